@@ -1,0 +1,94 @@
+"""Bonsai: structured pruning of large language models with forward passes only.
+
+The names below are the public surface, and what a plugin may import. They load on first use, so that importing
+`bonsai_core` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bonsai_core.config import RunConfig
+    from bonsai_core.contracts import (
+        AttentionSite,
+        Component,
+        Draw,
+        Estimator,
+        Family,
+        Fit,
+        Measurements,
+        Metric,
+        MlpSite,
+        Prior,
+        Sampler,
+        SampleRequest,
+        SiteView,
+        token_nll,
+    )
+    from bonsai_core.engine import resume, run
+    from bonsai_core.errors import BonsaiError
+    from bonsai_core.hooks import hookimpl
+    from bonsai_core.model.load import load_model, register_checkpoints
+    from bonsai_core.registry import Registry
+    from bonsai_core.units import UnitTable
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AttentionSite": "contracts",
+    "BonsaiError": "errors",
+    "Component": "contracts",
+    "Draw": "contracts",
+    "Estimator": "contracts",
+    "Family": "contracts",
+    "Fit": "contracts",
+    "Measurements": "contracts",
+    "Metric": "contracts",
+    "MlpSite": "contracts",
+    "Prior": "contracts",
+    "Registry": "registry",
+    "RunConfig": "config",
+    "SampleRequest": "contracts",
+    "Sampler": "contracts",
+    "SiteView": "contracts",
+    "UnitTable": "units",
+    "hookimpl": "hooks",
+    "load_model": "model.load",
+    "register_checkpoints": "model.load",
+    "resume": "engine",
+    "run": "engine",
+    "token_nll": "contracts",
+}
+__all__ = [
+    "AttentionSite",
+    "BonsaiError",
+    "Component",
+    "Draw",
+    "Estimator",
+    "Family",
+    "Fit",
+    "Measurements",
+    "Metric",
+    "MlpSite",
+    "Prior",
+    "Registry",
+    "RunConfig",
+    "SampleRequest",
+    "Sampler",
+    "SiteView",
+    "UnitTable",
+    "hookimpl",
+    "load_model",
+    "register_checkpoints",
+    "resume",
+    "run",
+    "token_nll",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

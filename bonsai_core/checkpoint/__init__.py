@@ -1,0 +1,13 @@
+"""Checkpoints: pruned models on disk, and how transformers gets them back.
+
+Uniform widths are stock checkpoints. Free widths keep each layer's sizes in config.json, and are loaded by
+classes made from the stock ones: those that `register` makes known, or, without Bonsai, those of the modeling
+file in the checkpoint.
+"""
+
+from bonsai_core.checkpoint.modeling_bonsai import EmptyAttention, EmptyMLP, ragged
+from bonsai_core.checkpoint.register import register
+from bonsai_core.checkpoint.save import save_checkpoint
+from bonsai_core.checkpoint.uniform import check_uniform
+
+__all__ = ["EmptyAttention", "EmptyMLP", "check_uniform", "ragged", "register", "save_checkpoint"]

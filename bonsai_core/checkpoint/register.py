@@ -1,0 +1,36 @@
+"""Teaches transformers the free-shape checkpoints, so that they load without remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+
+from bonsai_core.checkpoint.modeling_bonsai import ragged
+from bonsai_core.errors import UnknownNameError
+
+
+def register(model_types: Iterable[str]) -> None:
+    """Register the ragged classes of stock model types with transformers' auto classes; doing it again does nothing.
+
+    Registered classes go before a checkpoint's modeling file, also where `trust_remote_code=True` is passed
+    (transformers 5.23), and nobody is asked.
+
+    Args:
+        model_types: stock `model_type` values, such as ``llama``.
+
+    Raises:
+        UnknownNameError: the installed transformers has no causal LM of that type.
+    """
+    for model_type in model_types:
+        if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UnknownNameError(
+                "causal language model type",
+                model_type,
+                (config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING),
+                "A newer transformers may have it.",
+            )
+        config_class = CONFIG_MAPPING[model_type]
+        ragged_config, ragged_model = ragged(config_class, MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
+        AutoConfig.register(ragged_config.model_type, ragged_config, exist_ok=True)
+        AutoModelForCausalLM.register(ragged_config, ragged_model, exist_ok=True)

@@ -1,0 +1,122 @@
+"""Writes a pruned model as a checkpoint that loads again: as a whole, or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bonsai_core.checkpoint.modeling_bonsai import ragged
+from bonsai_core.checkpoint.uniform import check_uniform, stock_class
+from bonsai_core.errors import BonsaiError
+
+PROVENANCE_NAME = "bonsai.json"
+
+
+def save_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    directory: Path,
+    *,
+    per_layer: Sequence[Mapping[str, int]],
+    shapes: Literal["free", "uniform"],
+    provenance: Mapping[str, object],
+) -> None:
+    """Save a sliced model, its tokenizer, and how it was made.
+
+    The same inputs give the same bytes. A kill leaves what was there before, or nothing, or the whole checkpoint; at
+    worst a hidden sibling directory, which the next save removes. Neither model nor configuration is changed.
+
+    Args:
+        model: a transformers causal LM whose linears are sliced; emptied sub-layers are `EmptyAttention` and
+            `EmptyMLP`, or MLPs of width 0. Its configuration still holds the dense sizes.
+        tokenizer: saved beside it; None saves none.
+        directory: made, or replaced as a whole where it exists.
+        per_layer: the true sizes of every layer, under the names of the configuration's fields.
+        shapes: ``uniform`` writes a stock checkpoint; ``free`` one with its own modeling file.
+        provenance: written to bonsai.json; values that JSON knows.
+
+    Raises:
+        BonsaiError: `shapes` is ``uniform`` and the sizes differ between layers or no stock model has them.
+        ValueError: `per_layer` does not describe the weights.
+    """
+    story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    small = _small_model(model, per_layer, shapes)
+    with _written_whole(directory) as partial:
+        small.save_pretrained(partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
+
+
+def _small_model(model: Any, per_layer: Sequence[Mapping[str, int]], shapes: Literal["free", "uniform"]) -> Any:
+    """A model that is small by its configuration, with the weights of `model`: what loading will build.
+
+    It is built without memory and shares the weights, so that names and shapes are checked before a byte is written.
+    """
+    values = _values(model.config)
+    if len(per_layer) != model.config.num_hidden_layers:
+        raise ValueError(f"per_layer has {len(per_layer)} layers, the model {model.config.num_hidden_layers}.")
+    config_class, model_class = stock_class(type(model.config)), stock_class(type(model))
+    if shapes == "uniform":
+        sizes = dict(per_layer[0])
+        if any(dict(other) != sizes for other in per_layer):
+            raise BonsaiError(
+                "Uniform shapes need the same sizes in every layer, and these differ between layers. "
+                "Save with shapes free, or prune with shapes uniform from the start."
+            )
+        check_uniform(model.config, sizes)
+        values.update(sizes)
+    else:
+        config_class, model_class = ragged(config_class, model_class)
+        values["per_layer_config"] = {index: dict(sizes) for index, sizes in enumerate(per_layer)}
+    with torch.device("meta"):
+        small = model_class(config_class.from_dict(values))
+    # Linears of width 0 hold nothing; what is loaded has no module for them.
+    weights = {name: weight for name, weight in model.state_dict().items() if weight.numel()}
+    try:
+        small.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"per_layer does not describe the weights of this model: {error}") from error
+    small.tie_weights()
+    small.generation_config = copy.deepcopy(model.generation_config)
+    return small
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
+    values: dict[str, Any] = config.to_dict()
+    for name in ("model_type", "architectures", "auto_map", "per_layer_config"):
+        values.pop(name, None)
+    # Stock classes derive a missing head_dim from the number of heads, which is no longer the dense one.
+    values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
+    return values
+
+
+@contextmanager
+def _written_whole(directory: Path) -> Iterator[Path]:
+    """A directory to write to, which takes the place of `directory` when the block ends well."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    previous = directory.with_name(f".{directory.name}.previous")
+    _remove(partial, previous)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        # A directory with content cannot be replaced, only moved out of the way.
+        if directory.exists():
+            directory.replace(previous)
+        partial.replace(directory)
+    finally:
+        _remove(partial, previous)
+
+
+def _remove(*directories: Path) -> None:
+    for directory in directories:
+        if directory.exists():
+            shutil.rmtree(directory)

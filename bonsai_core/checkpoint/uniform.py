@@ -1,0 +1,61 @@
+"""Which uniform sizes a model family's stock configuration accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from bonsai_core.errors import BonsaiError
+
+
+def stock_class(ragged_or_stock: Any) -> Any:
+    """The transformers class behind a ragged one; a stock class is its own."""
+    return getattr(ragged_or_stock, "stock_class", ragged_or_stock)
+
+
+def check_uniform(config: Any, sizes: Mapping[str, int]) -> None:
+    """Check that the stock configuration class takes these sizes in every layer.
+
+    Args:
+        config: the dense model's configuration.
+        sizes: the new values of its fields, all or some of them.
+
+    Raises:
+        BonsaiError: it refuses; the message lists the head counts that it accepts.
+    """
+    reason = _refusal(config, sizes)
+    if reason is None:
+        return
+    asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    raise BonsaiError(
+        f"No {stock_class(type(config)).__name__} has {asked}: {reason} "
+        f"{_allowed_heads(config)} With shapes free every number of heads works."
+    )
+
+
+def _refusal(config: Any, sizes: Mapping[str, int]) -> str | None:
+    """Why the stock class refuses, or None where it accepts."""
+    values = config.to_dict()
+    values.pop("per_layer_config", None)
+    values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
+    for name, size in sizes.items():
+        if size < 1:
+            return f"a stock model has at least 1 for {name}."
+    try:
+        stock_class(type(config)).from_dict(values | dict(sizes))
+    except (StrictDataclassError, ValueError) as error:
+        return str(error.__cause__ or error)
+    return None
+
+
+def _allowed_heads(config: Any) -> str:
+    dense = {name: getattr(config, name) for name in ("num_attention_heads", "num_key_value_heads")}
+    per_group = dense["num_attention_heads"] // dense["num_key_value_heads"]
+    allowed = [
+        f"{groups * per_group} ({groups})"
+        for groups in range(1, dense["num_key_value_heads"] + 1)
+        if _refusal(config, {"num_attention_heads": groups * per_group, "num_key_value_heads": groups}) is None
+    ]
+    return f"Of whole KV groups it accepts these numbers of heads (and KV heads): {', '.join(allowed)}."

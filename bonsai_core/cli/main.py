@@ -1,0 +1,176 @@
+"""Commands of `bonsai`. Everything slow is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+import bonsai_core
+from bonsai_core.cli.progress import ProgressObserver, duration
+from bonsai_core.cli.settings import SettingsCommand, installed, settings
+from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.registry import KINDS
+
+INTERRUPTED = 130
+MODEL_FIELDS = ("model", "slicer", "trust_remote_code")
+EVAL_FIELDS = ("eval_samples", "eval_sequence_length", "batch_size", "device", "dtype", "trust_remote_code")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(bonsai_core.__version__, prog_name="bonsai")
+def cli() -> None:
+    """Make language models smaller and faster by structured pruning, with forward passes only."""
+
+
+@cli.command(cls=SettingsCommand)
+@click.option("--config", type=click.Path(), envvar="BONSAI_CONFIG", help="Recipe (YAML) with any of these settings.")
+@click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
+def run(config: str | None, dry_run: bool, **values: Any) -> None:
+    """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
+    configuration = settings(values, config)
+    if dry_run:
+        _show_dry_run(configuration)
+    else:
+        _watch(lambda: _engine().run(configuration, registry=installed()))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def resume(run: Path) -> None:
+    """Continue a run that was interrupted."""
+    _watch(lambda: _engine().resume(run, registry=installed()))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
+def report(run: Path, as_json: bool) -> None:
+    """Show what a run found."""
+    from bonsai_core.cli.tables import report_view
+    from bonsai_core.rundir import RunDirectory
+
+    directory = RunDirectory.open(run)
+    if not directory.report_path.is_file():
+        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}")
+    text = directory.report_path.read_text(encoding="utf-8")
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        Console().print(report_view(json.loads(text), run))
+
+
+@cli.command()
+@click.argument("kind", required=False)
+def plugins(kind: str | None) -> None:
+    """List installed plugins, all or of one KIND."""
+    from bonsai_core.cli.tables import plugin_view
+
+    if kind is not None and kind.removesuffix("s") not in KINDS:
+        raise UnknownNameError("kind of plugin", kind, KINDS)
+    Console().print(plugin_view(installed(), kind.removesuffix("s") if kind else None))
+
+
+@cli.command(cls=SettingsCommand, fields=MODEL_FIELDS)
+def units(**values: Any) -> None:
+    """List what can be removed from a model, and what each piece weighs."""
+    from bonsai_core.cli.tables import unit_view
+    from bonsai_core.model.load import load_unit_table
+
+    _quiet()
+    chosen = settings(values, None)
+    table = load_unit_table(chosen.model, installed(), slicer=chosen.slicer, trust_remote_code=chosen.trust_remote_code)
+    Console().print(unit_view(table))
+
+
+@cli.command(name="eval", cls=SettingsCommand, fields=EVAL_FIELDS)
+@click.argument("model")
+@click.option("--dataset", default="builtin", show_default=True, help="Text, named as for `bonsai run --eval-dataset`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(model: str, dataset: str, as_json: bool, **values: Any) -> None:
+    """Perplexity of a MODEL: a directory, a run directory, a Hugging Face id or 'demo'."""
+    from bonsai_core.evaluation import evaluate_perplexity
+
+    _quiet()
+    found = evaluate_perplexity(model, dataset, settings(values, None), warn=_warn)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(
+        f"perplexity {found['perplexity']:.3f} on {found['text']['name']} "
+        f"({found['windows']} windows of {found['sequence_length']:,} tokens), {found['parameters']:,} parameters"
+    )
+
+
+def main() -> None:
+    """Entry point of the installed command: errors the user can mend come without a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BonsaiError as error:
+        Console(stderr=True).print("[bold red]Error:[/bold red]", str(error), highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _engine() -> Any:
+    _quiet()
+    from bonsai_core import engine
+
+    return engine
+
+
+def _quiet() -> None:
+    """One progress display is enough: transformers' own bars and notices stay out of the terminal."""
+    from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    disable_datasets_bar()
+
+
+def _watch(work: Callable[[], Any]) -> None:
+    """Run with live progress, then show the report; on Ctrl-C say how to go on."""
+    from bonsai_core.cli.tables import report_view
+
+    console = Console()
+    observer = ProgressObserver(console)
+    installed().register(observer, "the progress display")
+    try:
+        with observer:
+            result = work()
+    except KeyboardInterrupt:
+        if observer.directory is not None:
+            console.print(
+                f"Interrupted. Everything measured so far is safe. Continue with: bonsai resume {observer.directory}"
+            )
+        raise
+    console.print(report_view(result.report, result.directory))
+
+
+def _show_dry_run(configuration: Any) -> None:
+    from bonsai_core.cli.tables import unit_view
+
+    console = Console()
+    found = _engine().dry_run(configuration, registry=installed())
+    plan, table = found.work.plan, found.work.subject.table
+    console.print(unit_view(table))
+    console.print(
+        f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
+        f"({configuration.sparsity * table.decoder_params:,.0f}) in {len(plan.targets)} rounds; "
+        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here. Nothing was written.",
+        highlight=False,
+    )
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True).print(f"[yellow]Note:[/yellow] {text}", highlight=False)

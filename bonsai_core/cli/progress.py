@@ -1,0 +1,111 @@
+"""Live progress of a run: which round, which sub-model, the metric so far, and about how long it will take."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from bonsai_core import hookimpl
+from bonsai_core.contracts.events import (
+    Event,
+    RoundFinished,
+    RunStarted,
+    StageStarted,
+    SubmodelMeasured,
+    TokensDone,
+    Warned,
+)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class ProgressObserver:
+    """An observer that draws a bar over the run's forward tokens.
+
+    Attributes:
+        directory: the run directory, once the run has started.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.directory: Path | None = None
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("loading the model", total=None, left="")
+        self._rounds = 0
+        self._start = 0.0
+        self._live_tokens = 0
+        self._tokens_left = 0
+
+    def __enter__(self) -> ProgressObserver:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._begin(event)
+            case StageStarted():
+                where = f"round {event.round} of {self._rounds}: " if event.round else ""
+                self._bar.update(self._task, description=where + event.text)
+            case TokensDone():
+                self._advance(event)
+            case SubmodelMeasured():
+                value = "not finite" if event.value is None else f"{event.value:.4g}"
+                self._bar.update(
+                    self._task,
+                    description=f"round {event.round} of {self._rounds}: sub-model {event.index + 1} of {event.total}, "
+                    f"{event.metric} {value}",
+                )
+            case RoundFinished():
+                tau = "" if event.kendall_tau is None else f", out-of-fold Kendall tau {event.kendall_tau:.2f}"
+                self._console.print(
+                    f"round {event.round} of {self._rounds}: {event.units_removed} units removed, "
+                    f"sparsity {event.sparsity:.2%}{tau}",
+                    highlight=False,
+                )
+            case Warned():
+                self._console.print(f"[yellow]Note:[/yellow] {event.text}", highlight=False)
+
+    def _begin(self, event: RunStarted) -> None:
+        self.directory = event.directory
+        self._rounds = event.num_rounds
+        self._start = time.monotonic()
+        self._tokens_left = event.forward_tokens
+        self._bar.update(self._task, total=event.forward_tokens)
+        rounds = f"{event.num_rounds} round{'s' if event.num_rounds > 1 else ''}"
+        if event.num_submodels:
+            rounds += f" of {event.num_submodels} sub-models"
+        self._console.print(
+            f"Pruning [bold]{event.model}[/bold] to {event.sparsity:.1%} sparsity in {rounds}, into {event.directory}\n"
+            f"The result will load in {event.runtimes}.",
+            highlight=False,
+        )
+
+    def _advance(self, event: TokensDone) -> None:
+        self._tokens_left = max(0, self._tokens_left - event.tokens)
+        if not event.replayed:
+            self._live_tokens += event.tokens
+        left = ""
+        if self._live_tokens:
+            pace = (time.monotonic() - self._start) / self._live_tokens
+            left = f"about {duration(pace * self._tokens_left)} left"
+        self._bar.update(self._task, advance=event.tokens, left=left)

@@ -1,0 +1,159 @@
+"""Options of `bonsai run`: the fields of RunConfig, then the fields of the chosen plugins, all validated by pydantic.
+
+Parsing has two phases, because which options exist depends on which plugins are chosen: first the plugin names are
+looked up in the arguments, the environment and the recipe; then each chosen plugin's fields are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+import yaml
+from click.shell_completion import CompletionItem
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from bonsai_core.config import Choice, RunConfig, read_recipe
+from bonsai_core.contracts import Component
+from bonsai_core.registry import COMPONENTS, KINDS, Registry
+
+
+@cache
+def installed() -> Registry:
+    """The installed plugins, looked for once per process."""
+    return Registry()
+
+
+class SettingsCommand(click.RichCommand):
+    """A command with an option per setting and per option of the chosen plugins.
+
+    Args:
+        fields: names of the RunConfig fields to offer; None: all.
+    """
+
+    def __init__(self, *args: Any, fields: Sequence[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = list(RunConfig.model_fields) if fields is None else fields
+        self._own = [*(_field_option(name, RunConfig.model_fields[name]) for name in names), *self.params]
+        self._kinds = [kind for kind in COMPONENTS if kind in names]
+        self.params = self._own
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        self.params = [*self._own, *_plugin_options(args, self._kinds)]
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
+    """The configuration: recipe, then environment, then options, each overriding the one before.
+
+    Raises:
+        BonsaiError: a value is refused; the message names the setting.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    merged = read_recipe(Path(recipe)) if recipe else {}
+    options = {name: value for name, value in given.items() if "__" in name}
+    merged.update(
+        {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
+    )
+    for name, text in options.items():
+        kind, option = name.split("__", 1)
+        chosen = Choice.model_validate(merged.get(kind, RunConfig.model_fields[kind].default))
+        merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
+    return RunConfig.from_mapping(merged, "settings")
+
+
+def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether the recipe already chose this plugin, so that its options there stay."""
+    return name in COMPONENTS and name in merged and Choice.model_validate(merged[name]).name == value
+
+
+def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
+    field = installed().component_class(kind, chosen.name).model_fields[option]
+    return text if field.annotation is str else yaml.safe_load(text)
+
+
+def _field_option(name: str, field: FieldInfo) -> click.RichOption:
+    flag = "--" + name.replace("_", "-")
+    is_flag = field.annotation is bool
+    return click.RichOption(
+        [f"{flag}/--no-{flag[2:]}" if is_flag else flag, name],
+        default=None,
+        envvar=f"BONSAI_{name.upper()}",
+        metavar=None if is_flag else _metavar(name, field),
+        help=_help(field),
+        shell_complete=_complete_names if name in KINDS else None,
+        panel="Plugins" if name in KINDS else "Settings",
+    )
+
+
+def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]:
+    recipe = _value_of("config", args)
+    values = read_recipe(Path(recipe)) if recipe and Path(recipe).is_file() else {}
+    options = []
+    for kind in kinds:
+        default = values.get(kind, RunConfig.model_fields[kind].default)
+        name = _value_of(kind, args) or Choice.model_validate(default).name
+        offers = {offer.name: offer.item for offer in installed().offers(kind)}
+        if name not in offers:
+            continue  # reported by the engine, with what is available
+        item = offers[name]
+        assert isinstance(item, type)
+        options += [_plugin_option(kind, item, option) for option in item.model_fields]
+    return options
+
+
+def _plugin_option(kind: str, item: type[Component], option: str) -> click.RichOption:
+    field = item.model_fields[option]
+    return click.RichOption(
+        [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
+        default=None,
+        envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
+        metavar=_metavar(option, field),
+        help=_help(field),
+        panel=f"Options of the {kind} {item.name}",
+    )
+
+
+def _value_of(name: str, args: list[str]) -> str | None:
+    """The value that arguments or environment give an option, before real parsing."""
+    found = os.environ.get(f"BONSAI_{name.upper()}")
+    flag = f"--{name}"
+    for position, word in enumerate(args):
+        if word.startswith(flag + "="):
+            found = word.split("=", 1)[1]
+        elif word == flag and position + 1 < len(args):
+            found = args[position + 1]
+    return found
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default
+    if default is None or default is PydanticUndefined:
+        return field.description or ""
+    shown = default.name if isinstance(default, BaseModel) and isinstance(default, Choice) else default
+    if isinstance(shown, tuple):
+        shown = list(shown)
+    return f"{field.description or ''} [default: {shown}]".strip()
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    annotation = field.annotation
+    choices = getattr(annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    if name in KINDS:
+        return "NAME"
+    return {int: "N", float: "X"}.get(annotation, "TEXT") if isinstance(annotation, type) else "VALUE"
+
+
+def _complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    offers = installed().offers(parameter.name or "")
+    return [CompletionItem(o.name, help=o.summary) for o in offers if o.name.startswith(incomplete)]

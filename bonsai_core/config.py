@@ -1,0 +1,133 @@
+"""The configuration of a run: one frozen model for Python, recipes and the command line alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+
+from bonsai_core.errors import BonsaiError, UnknownNameError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Choice(BaseModel):
+    """A plugin by name, with its options; written ``ridge`` or ``{name: ridge, folds: 10}``."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "options" not in value:
+            return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
+        return value
+
+    @model_serializer
+    def _to_short_form(self) -> str | dict[str, Any]:
+        return {"name": self.name, **self.options} if self.options else self.name
+
+
+class RunConfig(BaseModel):
+    """Everything that decides the result of a run. The field descriptions are the command line's help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
+    dataset: str = Field(
+        "builtin",
+        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id.",
+    )
+    eval_dataset: str | None = Field(
+        None,
+        description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth.",
+    )
+    prior: Choice = Field(Choice(name="wanda"), description="Cheap score per unit.")
+    sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
+    metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
+    estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
+    slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
+    sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
+    round_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
+    )
+    submodels: Annotated[int, Field(ge=2)] = Field(24, description="Sub-models measured per round.")
+    samples: Positive = Field(8, description="Calibration windows that every sub-model is measured on.")
+    sequence_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per calibration window.")
+    batch_size: Positive = Field(8, description="Windows per forward pass.")
+    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
+    eval_sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per evaluation window.")
+    rank: Literal["importance", "density"] = Field(
+        "density", description="Remove by lowest importance, or by lowest importance per parameter."
+    )
+    round_to: Positive = Field(1, description="MLP widths become multiples of this (64 or 128 suit GPUs).")
+    min_units: Annotated[int, Field(ge=0)] = Field(
+        1, description="Units every site keeps; 0 lets whole sub-layers go (free shapes only)."
+    )
+    shapes: Literal["free", "uniform"] = Field(
+        "free",
+        description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint.",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the weights; auto is the checkpoint's own."
+    )
+    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
+    latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
+    out: Path | None = Field(None, description="Run directory; left out: runs/ plus a name made from the settings.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.min_units == 0 and self.shapes == "uniform":
+            raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
+        return self
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], origin: str) -> RunConfig:
+        """A configuration from parsed YAML or options.
+
+        Raises:
+            BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
+
+    def to_yaml(self) -> str:
+        """The configuration as a recipe that reproduces it."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+
+def _fault(row: Any) -> str:
+    name = ".".join(str(part) for part in row["loc"])
+    if row["type"] == "extra_forbidden":
+        return str(UnknownNameError("setting", name, RunConfig.model_fields))
+    message = row["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} (got {row['input']!r})." if name else f"{message}."
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe file as a mapping of field names to values.
+
+    Raises:
+        BonsaiError: the file is missing, is no YAML, or is no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BonsaiError(f"The recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")
+    return values

@@ -1,0 +1,28 @@
+"""What every plugin class is: a frozen pydantic model whose fields are its options."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Component(BaseModel, ABC):
+    """Base of every prior, sampler, metric and estimator.
+
+    The fields are the options a user may set (``--estimator.folds 10``, or ``{name: ridge, folds: 10}`` in a
+    recipe); unknown names are refused. Instances are frozen: what a component learns it returns.
+
+    Attributes:
+        name: what users type to choose it, lower case, unique within its kind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the class's own docstring."""
+        return (inspect.cleandoc(cls.__doc__ or "").splitlines() or [""])[0]

@@ -1,0 +1,71 @@
+"""Estimators: from measured sub-models to one importance per unit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.contracts.component import Component
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured in one round, over the units that at least one sub-model dropped.
+
+    Attributes:
+        keep_MU: bool [M, U]; every column holds both values.
+        utility_M: float64 [M], finite; higher is better.
+        group_M: int64 [M]; sub-models drawn together share a number.
+        prior_U: float64 [U], non-negative; comparable within a site only.
+        site_U: int64 [U]; which site a unit belongs to.
+        cost_U: int64 [U]; parameters a unit frees.
+    """
+
+    keep_MU: NDArray[np.bool_]
+    utility_M: NDArray[np.float64]
+    group_M: NDArray[np.int64]
+    prior_U: NDArray[np.float64]
+    site_U: NDArray[np.int64]
+    cost_U: NDArray[np.int64]
+
+    def rows(self, index: NDArray[np.intp]) -> Measurements:
+        """The same units, fewer sub-models."""
+        return replace(
+            self,
+            keep_MU=self.keep_MU[index],
+            utility_M=self.utility_M[index],
+            group_M=self.group_M[index],
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an estimator learnt.
+
+    Attributes:
+        importance_U: float64 [U], finite; larger means keep. Ties are broken by the prior.
+        details: numbers worth reporting (the chosen strength, say).
+    """
+
+    importance_U: NDArray[np.float64]
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class Estimator(Component):
+    """Regresses utilities on keep vectors.
+
+    Attributes:
+        needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured,
+            and `fit` gets M = 0 over all living units.
+    """
+
+    needs_measurements: ClassVar[bool] = True
+
+    @abstractmethod
+    def fit(self, measurements: Measurements) -> Fit:
+        """One importance per unit, from all measurements of a round."""

@@ -1,0 +1,84 @@
+"""What observers are told while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events; observers switch on the type and ignore what they do not know."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The configuration holds and the model is loaded. `forward_tokens` is the work ahead, resumed work included."""
+
+    directory: Path
+    model: str
+    num_rounds: int
+    num_submodels: int
+    sparsity: float
+    forward_tokens: int
+    runtimes: str
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage begins: ``dense``, ``prior``, ``measure``, ``select``, ``evaluate``, ``save``, ``latency``."""
+
+    stage: str
+    round: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TokensDone(Event):
+    """`tokens` more tokens went through the model, or were already in the journal (`replayed`)."""
+
+    tokens: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class SubmodelMeasured(Event):
+    """Sub-model `index` (from 0) of `total` in this round is in the journal; value None: not finite, dropped."""
+
+    round: int
+    index: int
+    total: int
+    metric: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class RoundFinished(Event):
+    """A round's selection is in the journal."""
+
+    round: int
+    sparsity: float
+    kendall_tau: float | None
+    units_removed: int
+
+
+@dataclass(frozen=True)
+class Journaled(Event):
+    """An event became durable in the run's journal; `count` events are in it now."""
+
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something the user should know but that does not stop the run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The report is written."""
+
+    directory: Path

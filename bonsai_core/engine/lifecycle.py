@@ -1,0 +1,322 @@
+"""A whole run: from a configuration to a smaller checkpoint and its report; and the same again after a kill."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.checkpoint import save_checkpoint
+from bonsai_core.config import RunConfig
+from bonsai_core.contracts.events import (
+    Event,
+    Journaled,
+    RoundFinished,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    TokensDone,
+    Warned,
+)
+from bonsai_core.engine.rounds import Rounds
+from bonsai_core.engine.setup import Workspace, check_disk, open_workspace, versions
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
+from bonsai_core.model.load import load_model
+from bonsai_core.model.passes import Passes
+from bonsai_core.registry import Registry
+from bonsai_core.report import build_report
+from bonsai_core.rundir import Journal, RunDirectory
+
+LATENCY_REPEATS = 7
+LATENCY_HEADROOM = 1.5
+DISK_MARGIN = 1.1
+
+RUNTIMES = {
+    "free": "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True",
+    "uniform": "transformers without anything else, and every runtime that reads its family's stock checkpoints",
+}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run lies and what it found.
+
+    Attributes:
+        directory: the run directory.
+        report: the contents of report.json.
+    """
+
+    directory: Path
+    report: Mapping[str, Any]
+
+    @property
+    def model_path(self) -> Path:
+        """The pruned checkpoint."""
+        return RunDirectory(self.directory).model_path
+
+
+def run(config: RunConfig, *, registry: Registry | None = None) -> RunResult:
+    """Prune a model as configured.
+
+    Args:
+        config: what to do.
+        registry: plugins and observers; None loads all installed ones.
+
+    Raises:
+        BonsaiError: something is wrong that the user can mend; the message says what.
+    """
+    registry = registry or Registry()
+    path = config.out or _free_name(config)
+    RunDirectory(path).refuse_occupied()
+    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+    check_disk(path, _checkpoint_bytes(work))
+    directory = RunDirectory.create(path, config)
+    with directory.lock():
+        journal = directory.journal(create=True, on_append=_announcer(registry))
+        try:
+            journal.append("run", {**work.identity(), "versions": versions()})
+            return _Run(work, directory, journal, registry.observe).finish()
+        finally:
+            journal.close()
+
+
+def resume(path: Path | str, *, registry: Registry | None = None) -> RunResult:
+    """Continue a run that was interrupted; a finished one is returned as it is.
+
+    Raises:
+        BonsaiError: there is no run, its configuration, text or model changed, or another process has it.
+    """
+    registry = registry or Registry()
+    directory = RunDirectory.open(Path(path))
+    config = directory.config()
+    with directory.lock():
+        journal = directory.journal(create=True, on_append=_announcer(registry))
+        try:
+            if "run" in journal:
+                _refuse_changes(
+                    "configuration", journal["run"]["config"], config.model_dump(mode="json", exclude={"out"})
+                )
+            work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+            identity = work.identity()
+            started = journal.once("run", lambda: {**identity, "versions": versions()})
+            for what in ("calibration", "evaluation", "model"):
+                _refuse_changes(what, started[what], identity[what])
+            if started["versions"] != versions():
+                registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
+            directory.remove_temporaries()
+            return _Run(work, directory, journal, registry.observe).finish()
+        finally:
+            journal.close()
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        work: the loaded workspace.
+        seconds: rough time of the forward passes.
+    """
+
+    work: Workspace
+    seconds: float
+
+
+def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
+    """Load and check everything, time one batch, and stop; nothing is written."""
+    registry = registry or Registry()
+    if config.out:
+        RunDirectory(config.out).refuse_occupied()
+    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+    check_disk(config.out or Path(), _checkpoint_bytes(work))
+    batch = work.calibration_NT[: config.batch_size]
+    passes = _passes(work, registry.observe)
+    passes.dense_reference(batch)  # the first pass is slower than the rest
+    start = time.perf_counter()
+    dense = passes.dense_reference(batch)
+    passes.metric(work.methods.metric, batch, dense)
+    per_token = (time.perf_counter() - start) / (2 * batch.size)
+    return DryRun(work, per_token * work.plan.forward_tokens)
+
+
+class _Run:
+    def __init__(
+        self,
+        work: Workspace,
+        directory: RunDirectory,
+        journal: Journal,
+        observe: Callable[[Event], None],
+    ) -> None:
+        self._work = work
+        self._directory = directory
+        self._journal = journal
+        self._observe = observe
+        self._passes = _passes(work, observe)
+
+    def finish(self) -> RunResult:
+        """Do what the journal does not hold yet."""
+        work, config = self._work, self._work.config
+        self._observe(
+            RunStarted(
+                self._directory.path,
+                config.model,
+                len(work.plan.targets),
+                config.submodels if work.methods.estimator.needs_measurements else 0,
+                config.sparsity,
+                work.plan.forward_tokens,
+                RUNTIMES[config.shapes],
+            )
+        )
+        self._evaluate("dense")
+        alive_U = self._prune()
+        work.subject.slice(alive_U)
+        self._evaluate("pruned")
+        self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
+        self._save()
+        if config.latency:
+            self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
+            self._journal.once("latency", self._latency)
+        report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes)
+        self._directory.write_report(report)
+        self._observe(RunFinished(self._directory.path))
+        return RunResult(self._directory.path, report)
+
+    def _prune(self) -> NDArray[np.bool_]:
+        """All rounds; returns the units kept. Rounds that the journal has finished are only told of."""
+        work = self._work
+        alive_U = work.subject.table.keep_all()
+        rounds: Rounds | None = None
+        for number in range(1, len(work.plan.targets) + 1):
+            finished = self._journal.get(f"round-{number}/selection")
+            if finished is not None:
+                alive_U = self._directory.load_arrays(number, "selection", finished["sha256"])["keep_U"]
+                self._observe(TokensDone(work.plan.round_tokens, replayed=True))
+            else:
+                rounds = rounds or Rounds(
+                    work, self._passes, self._directory, self._journal, self._dense_reference(), self._observe
+                )
+                alive_U = rounds.run(number, alive_U)
+            event = self._journal[f"round-{number}/selection"]
+            self._observe(RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"]))
+        return alive_U
+
+    def _dense_reference(self) -> list[Tensor] | None:
+        """The dense model's side of the metric, computed before anything is sliced."""
+        methods = self._work.methods
+        if not (methods.metric.needs_dense and methods.estimator.needs_measurements):
+            return None
+        self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
+        return self._passes.dense_reference(self._work.calibration_NT)
+
+    def _evaluate(self, which: str) -> None:
+        self._observe(StageStarted("evaluate", 0, f"perplexity of the {which} model"))
+        key = f"evaluate/{which}"
+        windows_NT = self._work.evaluation_NT
+        if key in self._journal:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+            return
+        self._journal.once(
+            key,
+            lambda: {
+                "perplexity": self._passes.perplexity(windows_NT),
+                "windows": len(windows_NT),
+                "sequence_length": windows_NT.shape[1],
+            },
+        )
+
+    def _save(self) -> None:
+        self._observe(StageStarted("save", 0, "checkpoint"))
+        work, config = self._work, self._work.config
+        if "save" in self._journal and self._directory.model_path.is_dir():
+            return
+        keep_U = work.subject.present_U
+        provenance = {
+            "base_model": config.model,
+            "config": config.model_dump(mode="json", exclude={"out", "device"}),
+            "sparsity": work.subject.table.sparsity(keep_U),
+            "versions": versions(),
+            "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in work.subject.table},
+        }
+
+        def save() -> dict[str, Any]:
+            save_checkpoint(
+                work.subject.model,
+                work.tokenizer,
+                self._directory.model_path,
+                per_layer=work.subject.layer_sizes(),
+                shapes=config.shapes,
+                provenance=provenance,
+            )
+            parameters = sum(p.numel() for p in work.subject.model.parameters())
+            return {"bytes": _weight_bytes(self._directory.model_path), "parameters": parameters}
+
+        self._journal.once("save", save)
+
+    def _latency(self) -> dict[str, Any]:
+        """Dense and pruned taking turns; left out where there is no room for both."""
+        work, config = self._work, self._work.config
+        if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
+            return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
+        dense = load_model(
+            work.parent.source,
+            dtype=config.dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        num_tokens = work.evaluation_NT.shape[1]
+        dense_s, pruned_s = side_by_side(dense, work.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
+        return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}
+
+
+def _passes(work: Workspace, observe: Callable[[Event], None]) -> Passes:
+    return Passes(
+        work.subject.model,
+        work.config.batch_size,
+        on_warning=lambda text: observe(Warned(text)),
+        on_tokens=lambda tokens: observe(TokensDone(tokens)),
+    )
+
+
+def _announcer(registry: Registry) -> Callable[[str, int], None]:
+    return lambda key, count: registry.observe(Journaled(key, count))
+
+
+def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str, Any] | str) -> None:
+    if before == now:
+        return
+    if isinstance(before, str) or isinstance(now, str):
+        changes = "its weights are not those the run started with"
+    else:
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+    raise BonsaiError(
+        f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
+        f"Put it back, or start a new run with another --out."
+    )
+
+
+def _free_name(config: RunConfig) -> Path:
+    """runs/<model>-<percent>, with a number behind it where that is taken."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name).strip(".-") or "model"
+    base = Path("runs") / f"{stem}-{config.sparsity * 100:g}"
+    candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
+    return next(path for path in candidates if not path.exists())
+
+
+def _checkpoint_bytes(work: Workspace) -> int:
+    table = work.subject.table
+    kept = 1 - work.config.sparsity * table.decoder_params / table.total_params
+    return int(DISK_MARGIN * kept * work.dense_bytes)
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))

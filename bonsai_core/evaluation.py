@@ -1,0 +1,50 @@
+"""Perplexity of any model on any text, outside a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.config import RunConfig
+from bonsai_core.model.load import load_model, load_tokenizer
+from bonsai_core.model.passes import Passes
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.sources import load_evaluation_text, take_windows, tokenize
+
+
+def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Perplexity, and what it was measured on.
+
+    Args:
+        model: a checkpoint, a run directory (its pruned model), a Hugging Face id or ``demo``.
+        dataset: as for a run's evaluation text.
+        config: evaluation windows, sequence length, batch size, device and type are taken from here.
+        warn: told when the text is shorter than asked for.
+
+    Raises:
+        BonsaiError: no such model or text.
+    """
+    run_directory = RunDirectory(Path(model))
+    source = str(run_directory.model_path) if run_directory.config_path.is_file() else model
+    text = load_evaluation_text(dataset)
+    tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+    windows_NT = take_windows(
+        tokenize(text, tokenizer),
+        num_windows=config.eval_samples,
+        sequence_length=config.eval_sequence_length,
+        seed=None,
+        source=text,
+    )
+    if len(windows_NT) < config.eval_samples:
+        warn(f"The text has only {len(windows_NT)} windows of {config.eval_sequence_length} tokens.")
+    loaded = load_model(source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+    passes = Passes(loaded, config.batch_size, on_warning=warn)
+    return {
+        "perplexity": passes.perplexity(windows_NT),
+        "windows": len(windows_NT),
+        "sequence_length": windows_NT.shape[1],
+        "text": text.describe(),
+        "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "model": model,
+    }

@@ -1,0 +1,194 @@
+"""Finds a model by name and loads it for inference: safetensors only, nobody else's code unless allowed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bonsai_core.checkpoint import register
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.layout import find_family, unit_table
+from bonsai_core.registry import Registry
+from bonsai_core.sources import demo_model_dir
+from bonsai_core.units import UnitTable
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that was found but not loaded.
+
+    Attributes:
+        name: what the user asked for.
+        source: a directory or a hub id.
+        config: its transformers configuration.
+        family: how it is built.
+    """
+
+    name: str
+    source: str
+    config: Any
+    family: Family
+
+
+def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_remote_code: bool = False) -> Parent:
+    """Look a model up and check that it can be pruned, before any weight is read.
+
+    Raises:
+        BonsaiError: no such model, no safetensors weights, or an unsupported architecture.
+    """
+    source = find_source(name)
+    config = _config(source, trust_remote_code)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    family = find_family(registry.families(), slicer, config.model_type, architecture)
+    return Parent(name, source, config, family)
+
+
+def find_source(name: str) -> str:
+    """The directory or hub id behind a model's name; directories are checked for configuration and weights."""
+    if name == "demo":
+        return str(demo_model_dir())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_directory(path)
+        return str(path)
+    if path.exists():
+        raise BonsaiError(f"The model {name} is a file; give the directory that holds config.json and *.safetensors.")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BonsaiError(f"There is no model directory {name}. Give a directory, a Hugging Face id, or 'demo'.")
+    return name
+
+
+def load_model(source: str, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Any:
+    """A causal LM in evaluation mode on its device; checkpoints of Bonsai load too, without remote code.
+
+    Args:
+        source: a directory, a Hugging Face id, or ``demo``.
+        dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` (CUDA, else MPS, else CPU) or any name torch knows.
+
+    Raises:
+        BonsaiError: there is no such model or device, or it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    register_checkpoints()
+    place = find_device(device)
+    kwargs = {"device_map": {"": place}} if place.type == "cuda" else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            find_source(source),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code or None,
+            **kwargs,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _loading_error(source, error) from error
+    return model.to(place).eval()
+
+
+def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        BonsaiError: it has none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _loading_error(f"the tokenizer of {source}", error) from error
+
+
+def load_unit_table(
+    name: str, registry: Registry, *, slicer: str = "auto", trust_remote_code: bool = False
+) -> UnitTable:
+    """A model's unit table, from its configuration alone: no weight is read.
+
+    Raises:
+        BonsaiError: no such model, or an unsupported architecture.
+    """
+    from transformers import AutoModelForCausalLM
+
+    parent = find_parent(name, registry, slicer=slicer, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(parent.config, trust_remote_code=trust_remote_code or None)
+    return unit_table(model, parent.family)
+
+
+def register_checkpoints(registry: Registry | None = None) -> None:
+    """Teach transformers' auto classes the free-shape checkpoints of every declared family."""
+    families = (registry or Registry()).families()
+    register(sorted({model_type for family in families for model_type in family.model_types}))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        BonsaiError: torch does not know the name, or has no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            here.append("mps")
+        reason = str(error).splitlines()[0]
+        raise BonsaiError(f"The device {name!r} cannot be used: {reason} Available: {', '.join(here)}.") from None
+    return device
+
+
+def fingerprint(model: Any) -> str:
+    """sha256 over names, shapes, types and the first values of all parameters: tells two parents apart, cheaply."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode() + head)
+    return digest.hexdigest()
+
+
+def _config(source: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    register_checkpoints()
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
+    except (OSError, ValueError, KeyError) as error:
+        raise _loading_error(source, error) from error
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise BonsaiError(f"{path} is no model directory: there is no config.json in it.")
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if pickled:
+        raise BonsaiError(
+            f"{path} has its weights in pickle files only ({', '.join(pickled)}), which can run any code when they "
+            f"are read, so they are refused. Convert them to safetensors in a place you trust: load the model there "
+            f"with transformers and call save_pretrained."
+        )
+    raise BonsaiError(f"{path} has no weights: there is no *.safetensors file in it.")
+
+
+def _loading_error(what: str, error: Exception) -> BonsaiError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return BonsaiError(
+        f"Cannot load {what}: {reason} (Give a model directory, a Hugging Face id that can be reached from here, "
+        f"or 'demo'. Code that comes with a model runs only with --trust-remote-code.)"
+    )

@@ -1,0 +1,132 @@
+"""The model under pruning: keep vectors laid over it by hooks, and units removed from it for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bonsai_core.checkpoint import EmptyAttention
+from bonsai_core.contracts import Family
+from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
+from bonsai_core.units import Site
+
+
+class Subject:
+    """A causal LM, its unit table, and which units are still physically there.
+
+    Args:
+        model: a dense transformers model; it is sliced in place.
+        family: how it is built.
+    """
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self.model = model.eval()
+        self.family = family
+        self.table = unit_table(model, family)
+        self.present_U = self.table.keep_all()
+        self._parts = {site.name: site_parts(self._layer(site), family, site.kind) for site in self.table}
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def output(self, site: Site) -> nn.Linear:
+        """The site's output projection; its input channels are the units'."""
+        return self._linear(site, self._parts[site.name][-1])
+
+    def sites_present(self) -> list[Site]:
+        """Sites that have at least one unit left."""
+        return [site for site in self.table if self.present_U[site.units].any()]
+
+    @contextmanager
+    def masked(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
+        """The sub-model under a keep vector: dropped units' channels are zeroed before the output projection.
+
+        Sites that lose nothing get no hook; on leaving, no trace stays.
+        """
+        handles = []
+        try:
+            for site in self.sites_present():
+                keep = keep_U[site.units][self.present_U[site.units]]
+                if keep.all():
+                    continue
+                output = self.output(site)
+                channels = torch.from_numpy(np.repeat(keep, site.unit_channels))
+                factor = channels.to(output.weight.device, output.weight.dtype)
+                handles.append(output.register_forward_pre_hook(_multiply_by(factor)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def slice(self, keep_U: NDArray[np.bool_]) -> None:
+        """Remove every unit that is not kept, in place, one linear at a time.
+
+        Units keep their numbers; slicing twice equals slicing once by the second keep vector.
+        """
+        for site in self.sites_present():
+            present = self.present_U[site.units]
+            keep = keep_U[site.units][present]
+            if keep.all():
+                continue
+            if site.kind == "attention" and not keep.any():
+                layer = self._layer(site)
+                layer.set_submodule(self.family.attention.module, EmptyAttention(site.layer))
+                continue
+            index = torch.from_numpy(np.flatnonzero(keep))
+            for part in self._parts[site.name]:
+                self._layer(site).set_submodule(part.path, _slice(self._linear(site, part), part, index))
+        self.present_U = self.present_U & keep_U
+
+    def layer_sizes(self) -> list[dict[str, int]]:
+        """Each layer's true sizes, under the names its configuration class uses."""
+        sizes: list[dict[str, int]] = [{} for _ in decoder_layers(self.model, self.family)]
+        for site in self.table:
+            count = int(self.present_U[site.units].sum())
+            if site.kind == "mlp":
+                sizes[site.layer][self.family.mlp.width_field] = count
+                continue
+            attention = self.family.attention
+            query, key = self._parts[site.name][:2]
+            sizes[site.layer][attention.groups_field] = count
+            sizes[site.layer][attention.heads_field] = count * query.block // key.block
+        return sizes
+
+    def _layer(self, site: Site) -> nn.Module:
+        return decoder_layers(self.model, self.family)[site.layer]
+
+    def _linear(self, site: Site, part: Part) -> nn.Linear:
+        linear = self._layer(site).get_submodule(part.path)
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+
+def _multiply_by(factor: Tensor) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * factor, *args[1:])
+
+    return hook
+
+
+def _slice(linear: nn.Linear, part: Part, index: Tensor) -> nn.Linear:
+    """The linear with the units of `index` only."""
+    weight = linear.weight.data
+    index = index.to(weight.device)
+    shape = (-1, part.block, weight.shape[1]) if part.dim == 0 else (weight.shape[0], -1, part.block)
+    kept = weight.view(shape).index_select(part.dim, index)
+    kept = kept.reshape(-1, weight.shape[1]) if part.dim == 0 else kept.reshape(weight.shape[0], -1)
+    bias = linear.bias
+    if bias is not None and part.dim == 0:
+        bias = nn.Parameter(bias.data.view(-1, part.block).index_select(0, index).flatten(), bias.requires_grad)
+    small = nn.Linear(kept.shape[1], kept.shape[0], bias=bias is not None, device="meta")
+    small.weight = nn.Parameter(kept, linear.weight.requires_grad)
+    small.bias = bias
+    return small

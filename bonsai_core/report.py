@@ -1,0 +1,72 @@
+"""The report: a fold over a run's journal, no number from anywhere else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.rundir import Journal
+from bonsai_core.units import UnitTable
+
+
+def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], dense_bytes: int) -> dict[str, Any]:
+    """Everything a run found, as report.json holds it.
+
+    All sections but ``seconds``, ``latency`` and ``memory`` are the same for the same configuration and seed.
+
+    Args:
+        dense_bytes: size of the dense weights in the type they were loaded in.
+    """
+    started, saved = journal["run"], journal["save"]
+    dense, pruned = journal["evaluate/dense"], journal["evaluate/pruned"]
+    return {
+        "config": started["config"],
+        "perplexity": {
+            "dense": dense["perplexity"],
+            "pruned": pruned["perplexity"],
+            "sequence_length": dense["sequence_length"],
+            "windows": dense["windows"],
+            "text": started["evaluation"],
+        },
+        "calibration": started["calibration"],
+        "parameters": {"dense": table.total_params, "pruned": saved["parameters"]},
+        "sparsity": {
+            "decoder": table.sparsity(keep_U),
+            "whole_model": table.removed_params(keep_U) / table.total_params,
+        },
+        "weight_bytes": {"dense": dense_bytes, "pruned": saved["bytes"]},
+        "rounds": _rounds(journal),
+        "layers": _layers(table, keep_U),
+        "versions": started["versions"],
+        "latency": journal.get("latency"),
+        "memory": {"peak_bytes": journal["peak"]["bytes"]},
+        "seconds": _seconds(journal),
+    }
+
+
+def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
+    rounds: list[Mapping[str, Any]] = []
+    while (event := journal.get(f"round-{len(rounds) + 1}/selection")) is not None:
+        rounds.append({name: value for name, value in event.items() if name != "sha256"})
+    return rounds
+
+
+def _layers(table: UnitTable, keep_U: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Units kept and units there were, per layer and kind of site."""
+    layers: dict[int, dict[str, Any]] = defaultdict(dict)
+    for site in table:
+        layers[site.layer][site.kind] = {"kept": int(keep_U[site.units].sum()), "dense": site.num_units}
+    return [layers[index] for index in sorted(layers)]
+
+
+def _seconds(journal: Journal) -> dict[str, float]:
+    """Seconds per stage over all processes that worked on the run."""
+    stages: dict[str, float] = defaultdict(float)
+    for key, _, elapsed_s in journal.items():
+        name = key.rsplit("/", 1)[-1] if key.startswith("round-") else key.split("/", 1)[0]
+        stages["measure" if name.startswith("submodel") else name] += elapsed_s
+    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds > 0}

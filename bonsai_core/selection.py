@@ -1,0 +1,169 @@
+"""Importances, exact costs and a budget become the next keep vector.
+
+Units leave in blocks: one unit by default; with `round_to`, as many channels as bring a width to the next multiple;
+with uniform shapes, the same number from every layer at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.units import Site, SiteKind, UnitTable
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user and the checkpoint's format allow.
+
+    Attributes:
+        rank: ``importance``: a block's mean importance; ``density``: that per parameter.
+        round_to: MLP widths become multiples of this.
+        min_units: units that every site keeps.
+        shapes: ``free`` or ``uniform`` (all sites of a kind end equally wide).
+        attention_counts: numbers of KV groups that the stock class accepts, for uniform shapes; None: all.
+    """
+
+    rank: Literal["importance", "density"] = "importance"
+    round_to: int = 1
+    min_units: int = 1
+    shapes: Literal["free", "uniform"] = "free"
+    attention_counts: tuple[int, ...] | None = None
+
+    def counts_below(self, kind: SiteKind, count: int) -> Iterator[int]:
+        """The numbers of units that a site with `count` of them may be cut down to, step by step."""
+        if kind == "attention":
+            allowed = range(count) if self.attention_counts is None else self.attention_counts
+            yield from sorted((c for c in allowed if self.min_units <= c < count), reverse=True)
+            return
+        floor = -(-self.min_units // self.round_to) * self.round_to
+        yield from range((count - 1) // self.round_to * self.round_to, floor - 1, -self.round_to)
+
+
+@dataclass(frozen=True, order=True)
+class _Block:
+    """Units that leave together. Measured units (tier 0) go before unmeasured ones (tier 1)."""
+
+    tier: int
+    value: float
+    chain: int
+    cost: int = field(compare=False)
+    units: NDArray[np.int64] = field(compare=False)
+
+
+def removal_order(
+    site: Site, alive_U: NDArray[np.bool_], importance_U: NDArray[np.float64], prior_U: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The site's living units, first to go first: measured ones by importance, then the others by prior."""
+    ids = np.arange(site.first, site.first + site.num_units)[alive_U[site.units]]
+    unmeasured = np.isnan(importance_U[ids])
+    value = np.where(unmeasured, 0.0, importance_U[ids])
+    return ids[np.lexsort((ids, prior_U[ids], value, unmeasured))]
+
+
+def select(
+    table: UnitTable,
+    alive_U: NDArray[np.bool_],
+    importance_U: NDArray[np.float64],
+    prior_U: NDArray[np.float64],
+    sparsity: float,
+    rules: Rules,
+) -> NDArray[np.bool_]:
+    """The keep vector that reaches a sparsity at the least importance.
+
+    Args:
+        alive_U: units that may still go, bool [U].
+        importance_U: float64 [U]; larger means keep; NaN for units that were not measured, which go last.
+        prior_U: float64 [U]; breaks ties, and orders unmeasured units.
+        sparsity: fraction of the decoder's parameters that shall be gone afterwards, 0..1.
+
+    Returns:
+        bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left.
+
+    Raises:
+        BonsaiError: the rules do not leave enough to remove.
+    """
+    target = int(np.ceil(sparsity * table.decoder_params - 1e-6))
+    missing = target - table.removed_params(alive_U)
+    chains = _chains(table, alive_U, importance_U, prior_U, rules)
+    available = sum(block.cost for chain in chains for block in chain)
+    if missing > available:
+        largest = (table.removed_params(alive_U) + available) / table.decoder_params
+        raise BonsaiError(
+            f"A sparsity of {sparsity:.4f} cannot be reached: with min_units={rules.min_units}, "
+            f"round_to={rules.round_to} and shapes={rules.shapes} at most {largest:.4f} can be removed."
+        )
+    keep_U = alive_U.copy()
+    queues = [iter(chain) for chain in chains]
+    heads = [block for queue in queues if (block := next(queue, None))]
+    heapq.heapify(heads)
+    too_big: list[_Block] = []
+    while missing > 0:
+        if heads:
+            block = heapq.heappop(heads)
+            if block.cost > missing:
+                too_big.append(block)  # what is missing only shrinks, and a chain's later blocks are no smaller
+                continue
+        else:
+            block = min(too_big, key=lambda b: (b.cost, b))
+        keep_U[block.units] = False
+        missing -= block.cost
+        if (following := next(queues[block.chain], None)) is not None:
+            heapq.heappush(heads, following)
+    return keep_U
+
+
+def _chains(
+    table: UnitTable,
+    alive_U: NDArray[np.bool_],
+    importance_U: NDArray[np.float64],
+    prior_U: NDArray[np.float64],
+    rules: Rules,
+) -> list[list[_Block]]:
+    """Blocks in the order in which they must leave: one chain per site, or per kind of site if uniform."""
+    if rules.shapes == "uniform":
+        kinds = dict.fromkeys(site.kind for site in table)
+        groups = [[site for site in table if site.kind == kind] for kind in kinds]
+    else:
+        groups = [[site] for site in table]
+    chains = []
+    for number, sites in enumerate(groups):
+        orders = [removal_order(site, alive_U, importance_U, prior_U) for site in sites]
+        counts = {len(order) for order in orders}
+        if len(counts) > 1:
+            raise BonsaiError(
+                f"Uniform shapes need equal widths to start from; the {sites[0].kind} sites have {sorted(counts)}."
+            )
+        count = counts.pop()
+        chain, gone = [], 0
+        for remaining in rules.counts_below(sites[0].kind, count):
+            leaving = count - remaining
+            units = np.concatenate([order[gone:leaving] for order in orders])
+            chain.append(_block(table, units, gone / count, importance_U, rules, number))
+            gone = leaving
+        chains.append(chain)
+    return chains
+
+
+def _block(
+    table: UnitTable,
+    units: NDArray[np.int64],
+    position: float,
+    importance_U: NDArray[np.float64],
+    rules: Rules,
+    chain: int,
+) -> _Block:
+    cost = int(table.cost_U[units].sum())
+    importance = importance_U[units]
+    if np.isnan(importance).any():
+        return _Block(1, position, chain, cost, units)
+    value = float(importance.mean())
+    if rules.rank == "density":
+        value = float(importance.sum()) / cost
+    return _Block(0, value, chain, cost, units)

@@ -1,0 +1,8 @@
+"""Where models and texts come from: the demo model, and text for calibration and evaluation."""
+
+from __future__ import annotations
+
+from bonsai_core.sources.demo import demo_model_dir
+from bonsai_core.sources.text import Text, load_evaluation_text, load_text, take_windows, tokenize
+
+__all__ = ["Text", "demo_model_dir", "load_evaluation_text", "load_text", "take_windows", "tokenize"]

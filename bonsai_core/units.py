@@ -1,0 +1,92 @@
+"""The unit table: what can be removed from a model, numbered, with the exact price of each.
+
+Shape legend used throughout the project: U units, M sub-models, S sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SiteKind = Literal["attention", "mlp"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in one layer where units live side by side.
+
+    Attributes:
+        name: for people and for random streams, e.g. ``layers.3.attention``.
+        layer: index of the decoder layer, from 0.
+        kind: ``attention`` (units are KV groups) or ``mlp`` (units are channels).
+        first: number of the site's first unit in the table.
+        num_units: units in the dense model.
+        unit_params: parameters that removing one unit frees, exactly.
+        unit_channels: input channels of the output projection that one unit owns.
+    """
+
+    name: str
+    layer: int
+    kind: SiteKind
+    first: int
+    num_units: int
+    unit_params: int
+    unit_channels: int
+
+    @property
+    def units(self) -> slice:
+        """Where the site's units stand in any vector over units."""
+        return slice(self.first, self.first + self.num_units)
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """All sites of a model in order; units are numbered 0..U-1 and keep their numbers for a whole run.
+
+    Attributes:
+        sites: in order of their first unit, without gaps.
+        decoder_params: parameters of all decoder layers of the dense model; sparsity is a fraction of these.
+        total_params: parameters of the whole dense model, tied weights counted once.
+    """
+
+    sites: tuple[Site, ...]
+    decoder_params: int
+    total_params: int
+
+    def __len__(self) -> int:
+        return sum(site.num_units for site in self.sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    @cached_property
+    def cost_U(self) -> NDArray[np.int64]:
+        """Parameters each unit frees, int64 [U]."""
+        return np.concatenate([np.full(s.num_units, s.unit_params, np.int64) for s in self.sites])
+
+    @cached_property
+    def site_U(self) -> NDArray[np.int64]:
+        """Index of each unit's site, int64 [U]."""
+        return np.concatenate([np.full(s.num_units, i, np.int64) for i, s in enumerate(self.sites)])
+
+    def keep_all(self) -> NDArray[np.bool_]:
+        """A fresh keep vector of the dense model, bool [U], all True."""
+        return np.ones(len(self), dtype=bool)
+
+    def removed_params(self, keep_U: NDArray[np.bool_]) -> int:
+        """Parameters that the keep vector removes."""
+        return int(self.cost_U[~keep_U].sum())
+
+    def sparsity(self, keep_U: NDArray[np.bool_]) -> float:
+        """Removed fraction of the decoder's parameters, 0..1."""
+        return self.removed_params(keep_U) / self.decoder_params
+
+    def largest_sparsity(self, min_units: int) -> float:
+        """Sparsity when every site is cut down to `min_units`."""
+        freed = sum(max(0, s.num_units - min_units) * s.unit_params for s in self.sites)
+        return freed / self.decoder_params

@@ -1,0 +1,33 @@
+"""Does an estimator predict sub-models it has not seen? Out-of-fold Kendall tau."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bonsai_core.contracts import Estimator, Measurements
+
+
+def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int = 5) -> float | None:
+    """Rank correlation between measured utilities and those predicted by fits that did not see them.
+
+    Sub-models drawn together stay in one fold. A sub-model's prediction is the summed importance of what it keeps,
+    relative to its fold's training mean.
+
+    Returns:
+        Kendall's tau in -1..1; None where it is undefined (fewer than two groups, or constant utilities).
+    """
+    from scipy.stats import kendalltau
+    from sklearn.model_selection import GroupKFold
+
+    num_groups = len(np.unique(measurements.group_M))
+    if num_groups < 3:
+        return None
+    predicted_M = np.zeros(len(measurements.utility_M))
+    splits = GroupKFold(min(folds, num_groups)).split(predicted_M, groups=measurements.group_M)
+    for train, test in splits:
+        importance_U = estimator.fit(measurements.rows(train)).importance_U
+        centre_U = measurements.keep_MU[train].mean(axis=0)
+        baseline = measurements.utility_M[train].mean()
+        predicted_M[test] = baseline + (measurements.keep_MU[test] - centre_U) @ importance_U
+    tau = float(kendalltau(predicted_M, measurements.utility_M).statistic)
+    return None if np.isnan(tau) else tau

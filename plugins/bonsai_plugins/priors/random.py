@@ -1,0 +1,23 @@
+"""No prior knowledge: the control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from bonsai_core import Prior, SiteView
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Random(Prior):
+    """Uniform noise per unit; the same seed gives a unit the same score wherever it stands."""
+
+    name: ClassVar[str] = "random"
+    needs_data: ClassVar[bool] = False
+
+    def score(self, site: SiteView) -> Tensor:
+        noise = np.random.default_rng(site.seed).random(int(site.unit_ids.max()) + 1)
+        return site.weight.new_tensor(noise[site.unit_ids])
