@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.checkpoint import EmptyAttention
+from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.units import Site
@@ -77,9 +77,8 @@ class Subject:
             keep = keep_U[site.units][present]
             if keep.all():
                 continue
-            if site.kind == "attention" and not keep.any():
-                layer = self._layer(site)
-                layer.set_submodule(self.family.attention.module, EmptyAttention(site.layer))
+            if not keep.any():
+                self._empty(site)
                 continue
             index = torch.from_numpy(np.flatnonzero(keep))
             for part in self._parts[site.name]:
@@ -99,6 +98,14 @@ class Subject:
             sizes[site.layer][attention.groups_field] = count
             sizes[site.layer][attention.heads_field] = count * query.block // key.block
         return sizes
+
+    def _empty(self, site: Site) -> None:
+        """Take a whole sub-layer away; the bias of its output projection, if any, stays."""
+        bias = self.output(site).bias
+        if site.kind == "attention":
+            self._layer(site).set_submodule(self.family.attention.module, EmptyAttention(site.layer, bias))
+        else:
+            self._layer(site).set_submodule(self.family.mlp.module, EmptyMLP(bias))
 
     def _layer(self, site: Site) -> nn.Module:
         return decoder_layers(self.model, self.family)[site.layer]
