@@ -1,0 +1,110 @@
+"""Pico models with random weights and a tokenizer trained on the spot: enough to prove equalities, never quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from bonsai_core import Registry
+from bonsai_core.sources import load_text
+
+HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
+
+
+@dataclass(frozen=True)
+class Pico:
+    """One row of the table of architectures that every law is checked on."""
+
+    family: str
+    num_key_value_heads: int
+    attention_bias: bool = False
+    tied: bool = False
+
+    def __str__(self) -> str:
+        kind = {HEADS: "mha", 1: "mqa"}.get(self.num_key_value_heads, "gqa")
+        return "-".join([self.family, kind, *["bias"] * self.attention_bias, *["tied"] * self.tied])
+
+    def build(self, seed: int = 0) -> Any:
+        """A causal LM in evaluation mode; weights are large enough that every unit matters."""
+        sizes = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": HIDDEN,
+            "intermediate_size": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": HEAD_DIM,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": self.tied,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if self.family == "llama":
+                bias = self.attention_bias
+                model = LlamaForCausalLM(LlamaConfig(**sizes, attention_bias=bias, mlp_bias=bias))
+            else:
+                model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.2)
+        return model.eval()
+
+
+PICOS = [
+    Pico("llama", HEADS),
+    Pico("llama", 2),
+    Pico("llama", 1, tied=True),
+    Pico("llama", 2, attention_bias=True),
+    Pico("mistral", HEADS),
+    Pico("mistral", 2, tied=True),
+    Pico("mistral", 1),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Pico matrices are far faster on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """All installed plugins."""
+    return Registry()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the pico vocabulary."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    raw.train_from_iterator([load_text("builtin")[0].text[:50_000]], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A grouped-query pico Llama on disk, as a user's own model would be."""
+    directory = tmp_path_factory.mktemp("models") / "pico-llama"
+    Pico("llama", 2).build().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
