@@ -1,0 +1,90 @@
+"""Text files and JSON lines, with errors that say where and what."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.sources.text import join
+
+_JSON_SUFFIXES = {".jsonl", ".json"}
+_PATH_SUFFIXES = {".txt", ".md", *_JSON_SUFFIXES}
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def is_path(name: str) -> bool:
+    path = Path(name)
+    marked = name.startswith((".", "~", "/")) or path.is_absolute() or path.suffix.lower() in _PATH_SUFFIXES
+    return marked or path.exists()
+
+
+def read_file(name: str) -> tuple[str, list[int]]:
+    """A file's text, and where in it a paragraph or document starts."""
+    path = Path(name).expanduser()
+    try:
+        # utf-8-sig: a byte order mark would become a token.
+        content = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise BonsaiError(_missing_file(name, path)) from None
+    except UnicodeDecodeError as error:
+        raise BonsaiError(
+            f"{name!r} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}. "
+            "Convert it, for instance with `iconv -f latin1 -t utf-8`."
+        ) from error
+    except OSError as error:
+        kind = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
+        raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
+    if path.suffix.lower() in _JSON_SUFFIXES:
+        text, starts = join(_json_rows(name, content))
+    else:
+        first = len(content) - len(content.lstrip())  # blank lines before the text divide nothing
+        text, starts = content, [found.end() for found in _BLANK_LINES.finditer(content.rstrip(), first)]
+    if not text.strip():
+        raise BonsaiError(f"{name!r} holds no text. Give a file with text in it.")
+    return text, starts
+
+
+def _missing_file(name: str, path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
+    guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
+    return (
+        f"There is no file {name!r}.{guess} --dataset takes a file, a named data set (builtin, wikitext2, c4), or "
+        "a hub id (owner/name)."
+    )
+
+
+def _json_rows(name: str, content: str) -> Iterator[str]:
+    """The "text" field of each line; lines of white space are passed over."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{name!r}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BonsaiError(
+                f"{where}: not valid JSON ({error.msg}, column {error.colno}). Each line must be one object "
+                'like {"text": "..."}.'
+            ) from error
+        if not isinstance(row, dict):
+            raise BonsaiError(f'{where}: a {type(row).__name__}, where an object like {{"text": "..."}} is needed.')
+        yield text_of(row, where)
+
+
+def text_of(row: Mapping[str, Any], where: str) -> str:
+    text = row.get("text")
+    if not isinstance(text, str):
+        wrong = f'"text" is a {type(text).__name__}' if "text" in row else 'there is no "text"'
+        raise BonsaiError(f'{where}: {wrong}. Its fields: {", ".join(map(str, row)) or "none"}. Text goes in "text".')
+    if _SURROGATES.search(text):
+        raise BonsaiError(f"{where}: half of a surrogate pair (\\ud800-\\udfff), which no tokenizer can encode.")
+    return text

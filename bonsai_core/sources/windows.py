@@ -1,0 +1,66 @@
+"""Tokenising a text and cutting it into windows.
+
+Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in a window.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.sources.text import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def tokenize(text: Text, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """The whole text as one stream of token ids, int64 [T], with no special tokens added."""
+    encoded = tokenizer(
+        text.text,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,  # no "sequence longer than the maximum": windows are cut from it
+    )
+    return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+
+def take_windows(
+    tokens: NDArray[np.int64], *, num_windows: int, sequence_length: int, seed: int | None, source: Text
+) -> NDArray[np.int64]:
+    """Cut non-overlapping windows out of a token stream.
+
+    The stream is divided into windows from its start; an incomplete last one is dropped. Where the text has
+    fewer windows than asked for, all there are come back: compare `len(result)` with `num_windows` and warn.
+
+    Args:
+        tokens: int64 [T].
+        num_windows: how many are wanted, N.
+        sequence_length: tokens in each, L.
+        seed: None takes the first N in order; otherwise N are drawn without replacement, and asking for more
+            with the same seed keeps the ones drawn before.
+        source: the text that the tokens are of, for error messages.
+
+    Returns:
+        int64 [min(N, T // L), L].
+
+    Raises:
+        BonsaiError: if the text is shorter than one window, or N or L is not positive.
+    """
+    if num_windows < 1 or sequence_length < 1:
+        raise BonsaiError(
+            f"Asked for {num_windows} windows of {sequence_length} tokens of {source.name!r}: both must be positive."
+        )
+    available = len(tokens) // sequence_length
+    if available == 0:
+        raise BonsaiError(
+            f"{source.name!r} ({source.split}) has {len(tokens):,} tokens, fewer than one sequence of "
+            f"{sequence_length:,}. Give a longer text, or a sequence length of {len(tokens):,} or less."
+        )
+    windows_NL = tokens[: available * sequence_length].reshape(available, sequence_length)
+    if seed is None:
+        return windows_NL[:num_windows].copy()
+    return windows_NL[np.random.default_rng(seed).permutation(available)[:num_windows]]
