@@ -2,8 +2,8 @@
 
     python benchmarks/against_one_shot.py --dataset CALIBRATION.txt --eval-dataset EVALUATION.txt --seeds 3
 
-Both arms go through the same engine, the same text, the same windows; one-shot Wanda is `--estimator none` with the whole
-sparsity in one round. Prints a table with the spread over seeds.
+All arms go through the same engine, the same text, the same windows; one-shot Wanda is `--estimator none` with the
+whole sparsity in one round. Prints a table with the spread over seeds.
 """
 
 from __future__ import annotations

@@ -147,6 +147,9 @@ class Registry:
             return faults
         if self._manager.get_plugin(source) is not None:
             return [Problem(source, "is registered twice")]
+        if self._manager.is_registered(plugin):
+            first = self._manager.get_name(plugin)
+            return [Problem(source, f"is the same plugin as {first}; one entry point is enough")]
         self._manager.register(plugin, name=source)
         for kind in KINDS:
             hook = getattr(plugin, f"bonsai_{kind}s", None)
@@ -182,13 +185,16 @@ def _hook_faults(plugin: object) -> list[str]:
     known = {name: inspect.signature(spec) for name, spec in vars(hooks).items() if name.startswith("bonsai_")}
     faults = []
     for name in dir(plugin):
-        function = getattr(plugin, name)
-        if not name.startswith("bonsai_") or not inspect.isroutine(function):
+        function = getattr(plugin, name, None)
+        if not inspect.isroutine(function):
+            continue
+        marked = hasattr(function, f"{hooks.PROJECT}_impl")
+        if not (marked or name.startswith("bonsai_")):
             continue
         if name not in known:
             faults.append(str(UnknownNameError("hook", name, known)))
             continue
-        if not hasattr(function, f"{hooks.PROJECT}_impl"):
+        if not marked:
             faults.append(f"{name} lacks the @hookimpl mark (from bonsai_core import hookimpl)")
         expected = list(known[name].parameters)
         parameters = inspect.signature(function).parameters.values()

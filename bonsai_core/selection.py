@@ -48,10 +48,14 @@ class Rules:
 
 @dataclass(frozen=True, order=True)
 class _Block:
-    """Units that leave together. Measured units (tier 0) go before unmeasured ones (tier 1)."""
+    """Units that leave together. Measured units (tier 0) go before unmeasured ones (tier 1).
+
+    Where values tie, as the many zeros of a lasso do, chains lose equal shares: position is the share already gone.
+    """
 
     tier: int
     value: float
+    position: float
     chain: int
     cost: int = field(compare=False)
     units: NDArray[np.int64] = field(compare=False)
@@ -162,8 +166,8 @@ def _block(
     cost = int(table.cost_U[units].sum())
     importance = importance_U[units]
     if np.isnan(importance).any():
-        return _Block(1, position, chain, cost, units)
+        return _Block(1, 0.0, position, chain, cost, units)
     value = float(importance.mean())
     if rules.rank == "density":
         value = float(importance.sum()) / cost
-    return _Block(0, value, chain, cost, units)
+    return _Block(0, value, position, chain, cost, units)

@@ -14,7 +14,7 @@ def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int
     relative to its fold's training mean.
 
     Returns:
-        Kendall's tau in -1..1; None where it is undefined (fewer than two groups, or constant utilities).
+        Kendall's tau in -1..1; None where it is undefined (fewer than three groups, or constant utilities).
     """
     from scipy.stats import kendalltau
     from sklearn.model_selection import GroupKFold
@@ -25,9 +25,10 @@ def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int
     predicted_M = np.zeros(len(measurements.utility_M))
     splits = GroupKFold(min(folds, num_groups)).split(predicted_M, groups=measurements.group_M)
     for train, test in splits:
-        importance_U = estimator.fit(measurements.rows(train)).importance_U
-        centre_U = measurements.keep_MU[train].mean(axis=0)
-        baseline = measurements.utility_M[train].mean()
-        predicted_M[test] = baseline + (measurements.keep_MU[test] - centre_U) @ importance_U
+        training = measurements.rows(train)
+        perturbed_U = training.keep_MU.any(axis=0) & ~training.keep_MU.all(axis=0)
+        importance_U = estimator.fit(training.columns(perturbed_U)).importance_U
+        deviation_MU = measurements.keep_MU[test][:, perturbed_U] - training.keep_MU[:, perturbed_U].mean(axis=0)
+        predicted_M[test] = training.utility_M.mean() + deviation_MU @ importance_U
     tau = float(kendalltau(predicted_M, measurements.utility_M).statistic)
     return None if np.isnan(tau) else tau

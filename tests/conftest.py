@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bonsai_core import Registry
+from bonsai_core import Registry, RunConfig
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
@@ -57,8 +57,8 @@ class Pico:
                 model = LlamaForCausalLM(LlamaConfig(**sizes, attention_bias=bias, mlp_bias=bias))
             else:
                 model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter, std=0.2)
+            for name, parameter in model.named_parameters():
+                torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
         return model.eval()
 
 
@@ -108,3 +108,21 @@ def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
     Pico("llama", 2).build().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Two rounds on the pico model and a short text, done in half a second; `out` is left to the test."""
+    text = tmp_path_factory.mktemp("texts") / "text.txt"
+    text.write_text(load_text("builtin")[0].text[:20_000], encoding="utf-8")
+    return RunConfig(
+        model=str(pico_directory),
+        dataset=str(text),
+        sparsity=0.3,
+        round_fraction=0.15,
+        submodels=4,
+        samples=2,
+        sequence_length=32,
+        eval_samples=2,
+        eval_sequence_length=64,
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
+from rich.markup import escape
 
 import bonsai_core
 from bonsai_core.cli.progress import ProgressObserver, duration
@@ -117,7 +118,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except BonsaiError as error:
-        Console(stderr=True).print("[bold red]Error:[/bold red]", str(error), highlight=False, soft_wrap=True)
+        Console(stderr=True).print("[bold red]Error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -151,7 +152,10 @@ def _watch(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         if observer.directory is not None:
             console.print(
-                f"Interrupted. Everything measured so far is safe. Continue with: bonsai resume {observer.directory}"
+                f"Interrupted. Everything measured so far is safe. Continue with: bonsai resume {observer.directory}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
         raise
     console.print(report_view(result.report, result.directory))
@@ -173,4 +177,4 @@ def _show_dry_run(configuration: Any) -> None:
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(f"[yellow]Note:[/yellow] {text}", highlight=False)
+    Console(stderr=True).print(f"[yellow]Note:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)

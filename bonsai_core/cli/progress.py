@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from bonsai_core import hookimpl
@@ -83,7 +84,7 @@ class ProgressObserver:
                     highlight=False,
                 )
             case Warned():
-                self._console.print(f"[yellow]Note:[/yellow] {event.text}", highlight=False)
+                self._console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False)
 
     def _begin(self, event: RunStarted) -> None:
         self.directory = event.directory
@@ -95,7 +96,8 @@ class ProgressObserver:
         if event.num_submodels:
             rounds += f" of {event.num_submodels} sub-models"
         self._console.print(
-            f"Pruning [bold]{event.model}[/bold] to {event.sparsity:.1%} sparsity in {rounds}, into {event.directory}\n"
+            f"Pruning [bold]{escape(event.model)}[/bold] to {event.sparsity:.1%} sparsity in {rounds}, "
+            f"into {escape(str(event.directory))}\n"
             f"The result will load in {event.runtimes}.",
             highlight=False,
         )

@@ -15,12 +15,13 @@ from typing import Any
 import rich_click as click
 import yaml
 from click.shell_completion import CompletionItem
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bonsai_core.config import Choice, RunConfig, read_recipe
 from bonsai_core.contracts import Component
+from bonsai_core.errors import BonsaiError
 from bonsai_core.registry import COMPONENTS, KINDS, Registry
 
 
@@ -65,19 +66,37 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     )
     for name, text in options.items():
         kind, option = name.split("__", 1)
-        chosen = Choice.model_validate(merged.get(kind, RunConfig.model_fields[kind].default))
+        chosen = _choice(kind, merged)
         merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
     return RunConfig.from_mapping(merged, "settings")
 
 
 def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
     """Whether the recipe already chose this plugin, so that its options there stay."""
-    return name in COMPONENTS and name in merged and Choice.model_validate(merged[name]).name == value
+    return name in COMPONENTS and name in merged and _choice(name, merged).name == value
+
+
+def _choice(kind: str, values: dict[str, Any]) -> Choice:
+    """The plugin that a recipe chooses, or the default.
+
+    Raises:
+        BonsaiError: what stands there names no plugin.
+    """
+    try:
+        return Choice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
+    except ValidationError:
+        raise BonsaiError(
+            f"{kind}: {values[kind]!r} chooses no plugin. Write a name, or name and options: "
+            f"{kind}: {{name: NAME, OPTION: VALUE}}."
+        ) from None
 
 
 def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
-    return text if field.annotation is str else yaml.safe_load(text)
+    try:
+        return text if field.annotation is str else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BonsaiError(f"--{kind}.{option.replace('_', '-')}: {text!r} is no value that YAML can read.") from None
 
 
 def _field_option(name: str, field: FieldInfo) -> click.RichOption:
@@ -99,8 +118,7 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
     values = read_recipe(Path(recipe)) if recipe and Path(recipe).is_file() else {}
     options = []
     for kind in kinds:
-        default = values.get(kind, RunConfig.model_fields[kind].default)
-        name = _value_of(kind, args) or Choice.model_validate(default).name
+        name = _value_of(kind, args) or _choice(kind, values).name
         offers = {offer.name: offer.item for offer in installed().offers(kind)}
         if name not in offers:
             continue  # reported by the engine, with what is available

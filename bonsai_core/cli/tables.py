@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +28,7 @@ def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
     table = Table("kind", "name", "what it is", "from", box=None, header_style="bold")
     for each in KINDS if kind is None else (kind,):
         for offer in registry.offers(each):
-            table.add_row(each, offer.name, offer.summary, offer.source.split(" ")[0])
+            table.add_row(each, offer.name, escape(offer.summary), escape(offer.source.split(" ")[0]))
     problems = [Text(f"Problem: {problem}", style="yellow") for problem in registry.problems]
     return Group(table, *problems)
 

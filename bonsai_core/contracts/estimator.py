@@ -42,6 +42,16 @@ class Measurements:
             group_M=self.group_M[index],
         )
 
+    def columns(self, which_U: NDArray[np.bool_]) -> Measurements:
+        """The same sub-models, fewer units."""
+        return replace(
+            self,
+            keep_MU=self.keep_MU[:, which_U],
+            prior_U=self.prior_U[which_U],
+            site_U=self.site_U[which_U],
+            cost_U=self.cost_U[which_U],
+        )
+
 
 @dataclass(frozen=True)
 class Fit:

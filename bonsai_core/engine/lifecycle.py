@@ -236,7 +236,9 @@ class _Run:
     def _save(self) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
         work, config = self._work, self._work.config
-        if "save" in self._journal and self._directory.model_path.is_dir():
+        saved = self._journal.get("save")
+        # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
+        if saved is not None and saved["bytes"] == _weight_bytes(self._directory.model_path):
             return
         keep_U = work.subject.present_U
         provenance = {
@@ -248,18 +250,22 @@ class _Run:
         }
 
         def save() -> dict[str, Any]:
-            save_checkpoint(
-                work.subject.model,
-                work.tokenizer,
-                self._directory.model_path,
-                per_layer=work.subject.layer_sizes(),
-                shapes=config.shapes,
-                provenance=provenance,
-            )
+            with self._directory.writing(f"the checkpoint {self._directory.model_path}"):
+                save_checkpoint(
+                    work.subject.model,
+                    work.tokenizer,
+                    self._directory.model_path,
+                    per_layer=work.subject.layer_sizes(),
+                    shapes=config.shapes,
+                    provenance=provenance,
+                )
             parameters = sum(p.numel() for p in work.subject.model.parameters())
             return {"bytes": _weight_bytes(self._directory.model_path), "parameters": parameters}
 
-        self._journal.once("save", save)
+        if saved is None:
+            self._journal.once("save", save)
+        else:
+            save()
 
     def _latency(self) -> dict[str, Any]:
         """Dense and pruned taking turns; left out where there is no room for both."""

@@ -161,14 +161,10 @@ class Rounds:
             self._observe(Warned("No unit was perturbed in this round, so the prior alone decides it."))
             return importance_U, {"kendall_tau": None, "details": {}, **dropped}
         metric, table = self._work.methods.metric, self._work.subject.table
+        utility_M = np.array([metric.utility(float(value)) for value in value_M[finite_M]])
         measurements = Measurements(
-            keep_MU[:, perturbed_U],
-            np.array([metric.utility(float(value)) for value in value_M[finite_M]]),
-            draw.group_M[finite_M],
-            prior_U[perturbed_U],
-            table.site_U[perturbed_U],
-            table.cost_U[perturbed_U],
-        )
+            keep_MU, utility_M, draw.group_M[finite_M], prior_U, table.site_U, table.cost_U
+        ).columns(perturbed_U)
         estimator = self._work.methods.estimator
         fit = _checked(estimator.name, estimator.fit(measurements), int(perturbed_U.sum()))
         importance_U[perturbed_U] = fit.importance_U
@@ -176,15 +172,11 @@ class Rounds:
         return importance_U, {"kendall_tau": tau, "details": dict(fit.details), **dropped}
 
     def _unmeasured(self, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> Measurements:
+        """No sub-model, all living units: what an estimator gets that needs no measurements."""
         table = self._work.subject.table
-        return Measurements(
-            np.zeros((0, int(alive_U.sum())), dtype=bool),
-            np.zeros(0),
-            np.zeros(0, dtype=np.int64),
-            prior_U[alive_U],
-            table.site_U[alive_U],
-            table.cost_U[alive_U],
-        )
+        keep_MU = np.zeros((0, len(table)), dtype=bool)
+        nothing = Measurements(keep_MU, np.zeros(0), np.zeros(0, dtype=np.int64), prior_U, table.site_U, table.cost_U)
+        return nothing.columns(alive_U)
 
     def _select(
         self,

@@ -86,11 +86,22 @@ def unit_table(model: nn.Module, family: Family) -> UnitTable:
             parts = site_parts(layer, family, kind)
             output = _linear(layer, parts[-1].path, family)
             num_units = output.in_features // parts[-1].block
+            for part in parts:
+                _check_fit(_linear(layer, part.path, family), part, num_units, family)
             price = sum(_price(_linear(layer, part.path, family), part) for part in parts)
             sites.append(Site(f"layers.{index}.{kind}", index, kind, first, num_units, price, parts[-1].block))
             first += num_units
     decoder = sum(parameter.numel() for parameter in layers.parameters())
     return UnitTable(tuple(sites), decoder, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _check_fit(linear: nn.Linear, part: Part, num_units: int, family: Family) -> None:
+    size, what = (linear.out_features, "rows") if part.dim == 0 else (linear.in_features, "columns")
+    if size != num_units * part.block:
+        raise BonsaiError(
+            f"{part.path} has {size} {what}, which are not {num_units} units of {part.block}; "
+            f"the family {family.name!r} does not fit."
+        )
 
 
 def _price(linear: nn.Linear, part: Part) -> int:

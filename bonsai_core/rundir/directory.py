@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
@@ -46,7 +47,7 @@ class RunDirectory:
         directory.refuse_occupied()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            directory.write_text(directory.config_path, config.to_yaml())
+            _write(directory.config_path, config.to_yaml().encode())
         except OSError as error:
             raise BonsaiError(f"Cannot make the run directory {path}: {error.strerror}.") from error
         return directory
@@ -76,7 +77,9 @@ class RunDirectory:
                 f"{self.path} already holds a run. Continue it with: bonsai resume {self.path}; "
                 f"or choose another --out."
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # A run killed while it wrote its configuration leaves nothing else, and cannot be resumed.
+        debris = _partial(self.config_path)
+        if self.path.exists() and (not self.path.is_dir() or any(file != debris for file in self.path.iterdir())):
             raise BonsaiError(f"{self.path} exists and is not an empty directory; choose another --out.")
 
     def config(self) -> RunConfig:
@@ -91,13 +94,34 @@ class RunDirectory:
         Raises:
             BonsaiError: another process holds it.
         """
+        file = FileLock(self.path / ".lock", timeout=0)
+        with self.writing(f"to {self.path}"):
+            try:
+                file.acquire()
+            except Timeout:
+                raise BonsaiError(
+                    f"Another process is working on {self.path}. Wait for it, or end it and then: "
+                    f"bonsai resume {self.path}"
+                ) from None
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
+            yield
+        finally:
+            file.release()
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Turn what a full or unwritable disk raises into a message that says how to go on.
+
+        Raises:
+            BonsaiError: `what` could not be written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
             raise BonsaiError(
-                f"Another process is working on {self.path}. Wait for it, or end it and then: bonsai resume {self.path}"
-            ) from None
+                f"Cannot write {what}: {getattr(error, 'strerror', None) or error}. Nothing measured so far is lost; "
+                f"make room or mend the permissions, then: bonsai resume {self.path}"
+            ) from error
 
     def journal(self, *, create: bool, on_append: Callable[[str, int], None] | None = None) -> Journal:
         """The run's journal."""
@@ -108,8 +132,9 @@ class RunDirectory:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
         path = self.array_path(round_number, name)
-        path.parent.mkdir(exist_ok=True)
-        self._write(path, buffer.getvalue())
+        with self.writing(str(path)):
+            path.parent.mkdir(exist_ok=True)
+            _write(path, buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def load_arrays(self, round_number: int, name: str, sha256: str) -> Mapping[str, NDArray[Any]]:
@@ -134,21 +159,27 @@ class RunDirectory:
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""
-        self.write_text(self.report_path, json.dumps(report, indent=2) + "\n")
-
-    def write_text(self, path: Path, text: str) -> None:
-        """Write a text file atomically."""
-        self._write(path, text.encode())
+        with self.writing(str(self.report_path)):
+            _write(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
         """Clear what a killed process left half-written."""
-        for path in self.path.rglob("*.partial"):
+        for path in list(self.path.rglob("*.partial")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _write(self, path: Path, data: bytes) -> None:
-        partial = path.with_name(path.name + ".partial")
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = _partial(path)
+    try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

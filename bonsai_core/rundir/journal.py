@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,20 @@ class Journal:
             raise BonsaiError(f"{path.parent} holds no run: there is no {path.name} in it.")
         self.path = path
         self._on_append = on_append
-        self._database = sqlite3.connect(path, isolation_level=None)
-        try:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS events"
-                " (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL,"
-                " payload TEXT NOT NULL, elapsed_s REAL NOT NULL)"
-            )
-            rows = self._database.execute("SELECT key, payload, elapsed_s FROM events ORDER BY number").fetchall()
-        except sqlite3.OperationalError as error:
-            raise _storage_error(self.path, error) from error
-        except sqlite3.DatabaseError:
-            raise BonsaiError(f"{path} is damaged or is no journal of Bonsai.") from None
-        self._events: dict[str, Payload] = {key: json.loads(payload) for key, payload, _ in rows}
+        with ExitStack() as unless_read:
+            try:
+                self._database = sqlite3.connect(path, isolation_level=None)
+                unless_read.callback(self._database.close)
+                rows = _read(self._database)
+                self._events: dict[str, Payload] = {key: json.loads(payload) for key, payload, _ in rows}
+            except sqlite3.OperationalError as error:
+                raise _storage_error(path, error) from error
+            except (sqlite3.DatabaseError, json.JSONDecodeError):
+                raise BonsaiError(
+                    f"{path} is damaged or is no journal of Bonsai. Put back a good copy, or start a new run with "
+                    f"another --out."
+                ) from None
+            unless_read.pop_all()
         self._elapsed_s: dict[str, float] = {key: elapsed for key, _, elapsed in rows}
 
     def __len__(self) -> int:
@@ -94,6 +94,17 @@ class Journal:
     def close(self) -> None:
         """Close the database; the WAL is folded in."""
         self._database.close()
+
+
+def _read(database: sqlite3.Connection) -> list[tuple[str, str, float]]:
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS events"
+        " (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL,"
+        " payload TEXT NOT NULL, elapsed_s REAL NOT NULL)"
+    )
+    return database.execute("SELECT key, payload, elapsed_s FROM events ORDER BY number").fetchall()
 
 
 def _storage_error(path: Path, error: sqlite3.OperationalError) -> BonsaiError:

@@ -24,16 +24,18 @@ class Lasso(Estimator):
         from sklearn.linear_model import LassoCV
         from sklearn.model_selection import GroupKFold
 
+        num_groups = len(np.unique(measurements.group_M))
+        if np.ptp(measurements.utility_M) == 0 or num_groups < 2:  # nothing to learn, or to choose the strength by
+            return Fit(np.zeros(measurements.keep_MU.shape[1]))
         utility_M = measurements.utility_M - measurements.utility_M.mean()
         spread = utility_M.std()
-        if spread == 0:
-            return Fit(np.zeros(measurements.keep_MU.shape[1]), {"alpha": 0.0})
         keep_MU = measurements.keep_MU.astype(np.float64)
-        folds = GroupKFold(min(self.folds, len(np.unique(measurements.group_M))))
+        folds = GroupKFold(min(self.folds, num_groups))
         model = LassoCV(
             alphas=self.strengths,
             cv=list(folds.split(keep_MU, groups=measurements.group_M)),
             max_iter=10_000,
+            random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )
         model.fit(keep_MU, utility_M / spread)
         return Fit(model.coef_ * spread, {"alpha": float(model.alpha_)})

@@ -29,14 +29,19 @@ class Ridge(Estimator):
         from sklearn.linear_model import Ridge as SklearnRidge
         from sklearn.model_selection import GridSearchCV, GroupKFold
 
-        keep_MU = measurements.keep_MU.astype(np.float64)
-        keep_MU -= keep_MU.mean(axis=0)
-        scale = np.square(keep_MU).sum() / len(keep_MU)
+        num_groups = len(np.unique(measurements.group_M))
+        if num_groups < 2 or np.ptp(measurements.utility_M) == 0:
+            return Fit(np.zeros(measurements.keep_MU.shape[1]))  # nothing to learn: the prior orders
+        # Units that always went together share one importance: fit them as one feature, for exact ties and for speed.
+        pattern_MP, pattern_U, size_P = np.unique(measurements.keep_MU, axis=1, return_inverse=True, return_counts=True)
+        feature_MP = (pattern_MP - pattern_MP.mean(axis=0)) * np.sqrt(size_P)
+        scale = np.square(feature_MP).sum() / len(feature_MP)
         search = GridSearchCV(
             SklearnRidge(solver="cholesky"),
             {"alpha": [alpha * scale for alpha in self.alphas]},
             scoring="neg_mean_squared_error",
-            cv=GroupKFold(min(self.folds, len(np.unique(measurements.group_M)))),
+            cv=GroupKFold(min(self.folds, num_groups)),
         )
-        search.fit(keep_MU, measurements.utility_M, groups=measurements.group_M)
-        return Fit(search.best_estimator_.coef_, {"alpha": search.best_params_["alpha"] / scale})
+        search.fit(feature_MP, measurements.utility_M, groups=measurements.group_M)
+        importance_P = search.best_estimator_.coef_ / np.sqrt(size_P)
+        return Fit(importance_P[pattern_U.ravel()], {"alpha": float(search.best_params_["alpha"] / scale)})

@@ -1,0 +1,89 @@
+"""What holds for every component, whatever its kind."""
+
+from __future__ import annotations
+
+import json
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from bonsai_core.contracts import Component
+
+C = TypeVar("C", bound=Component)
+
+
+class ComponentContract(ABC, Generic[C]):
+    """Base of the other contracts; inherit one of those."""
+
+    @abstractmethod
+    def make(self) -> C:
+        """The component under test."""
+
+    def test_it_has_a_name_and_a_summary(self) -> None:
+        component = self.make()
+        assert component.name == component.name.lower(), "what users type is lower case"
+        assert component.summary(), "the first line of the docstring is shown in listings"
+
+    def test_unknown_options_are_refused(self) -> None:
+        try:
+            type(self.make()).model_validate({"no_such_option": 1})
+        except ValidationError:
+            return
+        raise AssertionError("an unknown option was accepted: Component's model_config must stay as it is")
+
+    def test_options_are_frozen(self) -> None:
+        component = self.make()
+        assert component.model_config.get("frozen"), "Component's model_config must stay as it is"
+        for field in type(component).model_fields:
+            try:
+                setattr(component, field, getattr(component, field))
+            except ValidationError:
+                continue
+            raise AssertionError(f"the option {field!r} can be changed after construction")
+
+    def test_options_survive_a_recipe(self) -> None:
+        component = self.make()
+        written = json.loads(component.model_dump_json())
+        assert type(component)(**written) == component, "options must be plain data, equal after JSON"
+
+
+@contextmanager
+def global_rng_kept() -> Iterator[None]:
+    """While open, the global random number generators may be seeded; afterwards they are as before."""
+    before = _states()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def assert_no_global_rng(compute: Callable[[], NDArray[Any]]) -> None:
+    """`compute` gives the same whatever the global generators hold, and leaves them as they are."""
+    results = []
+    with global_rng_kept():
+        for seed in (1, 2):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            before = _states()
+            results.append(compute())
+            assert _same_states(before, _states()), "a global random number generator was used"
+    np.testing.assert_array_equal(results[0], results[1], "global seeds change the result")
+
+
+def _states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _same_states(a: tuple[Any, Any, torch.Tensor], b: tuple[Any, Any, torch.Tensor]) -> bool:
+    numpy_same = all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
+    return a[0] == b[0] and numpy_same and torch.equal(a[2], b[2])

@@ -1,0 +1,116 @@
+"""The laws of estimators."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.contracts import Estimator, Measurements
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+
+NUM_UNITS, NUM_SITES = 30, 3
+MANY, FEW = 400, 12
+
+
+class EstimatorContract(ComponentContract[Estimator]):
+    """Inherit, and let `make` return the estimator.
+
+    Estimators with `needs_measurements` False read no measurements: only the laws on shape, permutation and
+    randomness hold for them.
+
+    Attributes:
+        least_tau: Kendall's tau to a planted ranking that has to be reached with many sub-models.
+        tolerance: largest change, relative to the largest importance, that an iterative fit may show when units
+            or sub-models come in another order.
+    """
+
+    least_tau = 0.8
+    tolerance = 1e-3
+
+    def test_one_finite_importance_per_unit(self) -> None:
+        for num_units, num_submodels in ((NUM_UNITS, MANY), (NUM_UNITS, FEW), (1, FEW), (100, 6)):
+            importance_U = self._fit(measured(num_units, num_submodels))
+            assert importance_U.shape == (num_units,), f"{num_units} units got shape {importance_U.shape}"
+            assert np.isfinite(importance_U).all(), f"not finite: {importance_U}"
+
+    def test_one_pair_of_sub_models_is_enough_to_fit(self) -> None:
+        assert np.isfinite(self._fit(measured(NUM_UNITS, 2))).all()
+
+    def test_a_planted_ranking_is_recovered(self) -> None:
+        from scipy.stats import kendalltau
+
+        if not self.make().needs_measurements:
+            return
+        for scale in (1.0, 1e-4):
+            tau = kendalltau(self._fit(measured(scale=scale)), planted()).statistic
+            assert tau > self.least_tau, f"Kendall's tau {tau:.2f} with utilities of size {scale}"
+
+    def test_constant_utilities_add_no_ranking_of_their_own(self) -> None:
+        if not self.make().needs_measurements:
+            return
+        for constant in (0.0, -0.1, 1 / 3, -1e6 - 0.1):
+            for num_submodels in (FEW, MANY):
+                measurements = measured(num_submodels=num_submodels)
+                constant_M = np.full(num_submodels, constant)
+                importance_U = self._fit(replace(measurements, utility_M=constant_M))
+                spread = float(np.ptp(importance_U))
+                assert spread == 0, f"utilities of {constant} throughout gave importances that differ by {spread:.3g}"
+
+    def test_permuting_units_permutes_importances(self) -> None:
+        m = measured()
+        order = np.random.default_rng(1).permutation(NUM_UNITS)
+        permuted = Measurements(
+            m.keep_MU[:, order], m.utility_M, m.group_M, m.prior_U[order], m.site_U[order], m.cost_U[order]
+        )
+        self._assert_close(self._fit(permuted), self._fit(m)[order])
+
+    def test_permuting_sub_models_changes_nothing(self) -> None:
+        measurements = measured()
+        order = np.random.default_rng(1).permutation(MANY)
+        if not self.make().needs_measurements:
+            order = order[:0]
+        self._assert_close(self._fit(measurements.rows(order)), self._fit(measurements))
+
+    def test_no_global_rng_is_read(self) -> None:
+        assert_no_global_rng(lambda: self._fit(measured(num_submodels=FEW)))
+
+    def _fit(self, measurements: Measurements) -> NDArray[np.float64]:
+        estimator = self.make()
+        if not estimator.needs_measurements:
+            measurements = measurements.rows(np.zeros(0, dtype=np.intp))
+        return np.asarray(estimator.fit(measurements).importance_U)
+
+    def _assert_close(self, actual_U: NDArray[np.float64], expected_U: NDArray[np.float64]) -> None:
+        atol = self.tolerance * float(np.abs(expected_U).max())
+        np.testing.assert_allclose(actual_U, expected_U, rtol=0, atol=atol)
+
+
+def planted(num_units: int = NUM_UNITS) -> NDArray[np.float64]:
+    """The importances behind `measured`, all different."""
+    return np.random.default_rng(5).permutation(np.linspace(-0.2, 1.0, num_units) ** 3)
+
+
+def measured(num_units: int = NUM_UNITS, num_submodels: int = MANY, scale: float = 1.0) -> Measurements:
+    """Pairs of complementary sub-models, whose utility is what they keep, plus noise.
+
+    The prior knows nothing of the planted importances: what is learnt comes from the measurements. The arrays are
+    read-only: an estimator that changes them raises.
+    """
+    rng = np.random.default_rng(num_units)
+    drawn_PU = rng.random(((num_submodels + 1) // 2, num_units)) < 0.5
+    keep_MU = np.stack([drawn_PU, ~drawn_PU], axis=1).reshape(-1, num_units)[:num_submodels]
+    noise_M = 0.02 * rng.standard_normal(num_submodels)
+    site_U = np.arange(num_units) * NUM_SITES // num_units
+    measurements = Measurements(
+        keep_MU,
+        scale * (keep_MU @ planted(num_units) + noise_M) - 3.0,
+        np.arange(num_submodels) // 2,
+        rng.lognormal(size=num_units),
+        site_U,
+        100 * (1 + site_U),
+    )
+    for array in vars(measurements).values():
+        array.setflags(write=False)
+    return measurements

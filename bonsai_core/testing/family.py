@@ -1,0 +1,153 @@
+"""The laws of slicers: what a family's declaration says fits its models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import Family
+from bonsai_core.model.subject import Subject
+from bonsai_core.units import UnitTable
+
+BATCH, TOKENS, PROMPT = 2, 9, 5
+
+
+class FamilyContract(ABC):
+    """Inherit, set `family`, and let `make_model` return a tiny dense model.
+
+    Attributes:
+        family: the declaration under test.
+        attention: implementations of attention that every law is checked with.
+        tolerance: largest difference between logits that should be equal, relative to the largest logit.
+    """
+
+    family: ClassVar[Family]
+    attention: ClassVar[tuple[str, ...]] = ("eager", "sdpa")
+    tolerance = 1e-4
+
+    @abstractmethod
+    def make_model(self) -> Any:
+        """A new causal LM of the family, float32, on the CPU, with the same weights at every call.
+
+        Random weights do; let them be large (a standard deviation of 0.2), so that every unit matters.
+        """
+
+    def test_every_layer_has_its_sites(self) -> None:
+        subject = self._subject()
+        num_layers = subject.model.config.num_hidden_layers
+        assert [(site.layer, site.kind) for site in subject.table] == [
+            (layer, kind) for layer in range(num_layers) for kind in ("attention", "mlp")
+        ]
+        decoder = sum(site.num_units * site.unit_params for site in subject.table)
+        assert decoder <= subject.table.decoder_params <= subject.table.total_params
+
+    def test_dropped_units_matter(self) -> None:
+        subject = self._subject()
+        dense = logits(subject.model)
+        for site in subject.table:
+            keep_U = subject.table.keep_all()
+            keep_U[site.first] = False
+            with subject.masked(keep_U):
+                assert not torch.equal(logits(subject.model), dense), f"a unit of {site.name} makes no difference"
+
+    def test_masked_equals_sliced(self) -> None:
+        for implementation in self.attention:
+            self._assert_masked_equals_sliced(implementation, cached=False)
+
+    def test_masked_equals_sliced_with_a_key_value_cache(self) -> None:
+        for implementation in self.attention:
+            self._assert_masked_equals_sliced(implementation, cached=True)
+
+    def test_costs_are_exact(self) -> None:
+        for keep_U in keep_vectors(self._subject().table):
+            subject = self._subject()
+            before = _num_params(subject.model)
+            assert before == subject.table.total_params
+            subject.slice(keep_U)
+            freed = before - _num_params(subject.model)
+            priced = subject.table.removed_params(keep_U)
+            assert freed == priced, f"slicing freed {freed} parameters, the unit table says {priced}"
+
+    def test_keeping_all_changes_nothing_bit_for_bit(self) -> None:
+        subject = self._subject()
+        dense = logits(subject.model)
+        with subject.masked(subject.table.keep_all()):
+            assert torch.equal(logits(subject.model), dense), "masked"
+        subject.slice(subject.table.keep_all())
+        assert torch.equal(logits(subject.model), dense), "sliced"
+
+    def test_hooks_leave_no_trace(self) -> None:
+        subject = self._subject()
+        dense = logits(subject.model)
+        for keep_U in keep_vectors(subject.table):
+            try:
+                with subject.masked(keep_U):
+                    logits(subject.model)
+                    raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                pass
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in subject.model.modules())
+        assert torch.equal(logits(subject.model), dense)
+
+    def _subject(self) -> Subject:
+        return Subject(self.make_model(), self.family)
+
+    def _assert_masked_equals_sliced(self, implementation: str, *, cached: bool) -> None:
+        run = logits_with_cache if cached else logits
+        for keep_U in keep_vectors(self._subject().table):
+            subject = self._subject()
+            subject.model.set_attn_implementation(implementation)
+            with subject.masked(keep_U):
+                masked = run(subject.model)
+            subject.slice(keep_U)
+            atol = self.tolerance * float(masked.abs().max())
+            torch.testing.assert_close(run(subject.model), masked, rtol=0, atol=atol)
+
+
+def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
+    """Lightly and heavily pruned, ragged across layers; and with whole sub-layers gone, the first attention too."""
+    rng = np.random.default_rng(0)
+    ragged = []
+    for dropped in (0.2, 0.6):
+        keep_U = rng.random(len(table)) >= dropped
+        for site in table:
+            keep_U[site.first + int(rng.integers(site.num_units))] = True
+        ragged.append(keep_U)
+    emptied_U = ragged[0].copy()
+    emptied_U[table.sites[0].units] = False
+    emptied_U[table.sites[-1].units] = False
+    return [*ragged, emptied_U]
+
+
+def logits(model: Any) -> Tensor:
+    """Logits [batch, tokens, vocabulary] of a few fixed tokens, all at once."""
+    with torch.inference_mode():
+        result: Tensor = model(input_ids=_tokens(model), use_cache=False).logits
+    return result
+
+
+def logits_with_cache(model: Any) -> Tensor:
+    """The same, the first tokens at once and the others one by one, keys and values from the cache."""
+    ids = _tokens(model)
+    pieces = []
+    cache = None
+    with torch.inference_mode():
+        for piece in (ids[:, :PROMPT], *torch.split(ids[:, PROMPT:], 1, dim=1)):
+            output = model(input_ids=piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            pieces.append(output.logits)
+    return torch.cat(pieces, dim=1)
+
+
+def _tokens(model: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=generator)
+
+
+def _num_params(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

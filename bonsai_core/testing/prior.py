@@ -1,0 +1,105 @@
+"""The laws of priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import Prior, SiteView
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+
+ROUNDING = 1e-5
+FLOAT16_MAX = 65504.0
+TOKENS, OUT = 96, 10
+
+
+class PriorContract(ComponentContract[Prior]):
+    """Inherit, and let `make` return the prior."""
+
+    def test_one_finite_non_negative_score_per_unit(self) -> None:
+        for units, channels in ((1, 1), (48, 1), (3, 16)):
+            inputs, weight = _example(units, channels)
+            score_U = score(self.make(), [inputs], weight)
+            assert score_U.shape == (units,), f"{units} units got scores of shape {score_U.shape}"
+            assert np.isfinite(score_U).all(), f"not finite: {score_U}"
+            assert (score_U >= 0).all(), f"negative: {score_U}"
+
+    def test_splitting_the_batches_changes_nothing(self) -> None:
+        inputs, weight = _example(12, 4)
+        whole_U = score(self.make(), [inputs], weight)
+        for sizes in ([1, 31, 64], [1] * TOKENS):
+            split_U = score(self.make(), list(torch.split(inputs, sizes)), weight)
+            np.testing.assert_allclose(split_U, whole_U, rtol=ROUNDING, err_msg=f"batches of {sizes} tokens")
+
+    def test_permuting_units_permutes_scores(self) -> None:
+        inputs, weight = _example(12, 4)
+        order = np.random.default_rng(0).permutation(12)
+        score_U = score(self.make(), [inputs], weight)
+        permuted_U = score(self.make(), [inputs[:, order]], weight[:, order], unit_ids=order)
+        np.testing.assert_allclose(permuted_U, score_U[order], rtol=ROUNDING)
+
+    def test_the_same_seed_gives_the_same_scores(self) -> None:
+        inputs, weight = _example(12, 4)
+        first_U, second_U = (score(self.make(), [inputs], weight) for _ in range(2))
+        np.testing.assert_array_equal(first_U, second_U)
+
+    def test_no_global_rng_is_read(self) -> None:
+        inputs, weight = _example(12, 4)
+        assert_no_global_rng(lambda: score(self.make(), [inputs], weight))
+
+    def test_the_extremes_of_half_precision_stay_finite(self) -> None:
+        inputs, weight = _example(12, 4)
+        extremes = {
+            "the largest float16": inputs.sign() * FLOAT16_MAX,
+            "float16": inputs.half().float(),
+            "bfloat16": inputs.bfloat16().float(),
+            "the smallest float16": inputs.sign() * 2.0**-24,
+            "zero": torch.zeros_like(inputs),
+        }
+        for what, values in extremes.items():
+            score_U = score(self.make(), [values], weight)
+            assert np.isfinite(score_U).all(), f"not finite for inputs of {what}: {score_U}"
+            assert (score_U >= 0).all(), f"negative for inputs of {what}: {score_U}"
+
+    def test_what_it_is_given_is_not_changed(self) -> None:
+        prior = self.make()
+        inputs, weight = _example(12, 4)
+        inputs_before, weight_before = inputs.clone(), weight.clone()
+        view = _view(prior, [inputs], weight, np.arange(12))
+        total_before = None if view.total is None else view.total.clone()
+        prior.score(view)
+        assert torch.equal(inputs, inputs_before), "accumulate() changed its inputs in place"
+        assert torch.equal(weight, weight_before), "score() changed the weight in place"
+        if view.total is not None and total_before is not None:
+            assert torch.equal(view.total, total_before), "score() changed the total in place"
+
+
+def score(
+    prior: Prior, batches: Sequence[Tensor], weight: Tensor, unit_ids: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """The prior's scores, computed as the engine does: statistics summed over batches in float64."""
+    ids = np.arange(weight.shape[1]) if unit_ids is None else unit_ids
+    with torch.inference_mode():
+        return prior.score(_view(prior, batches, weight, ids)).cpu().double().numpy()
+
+
+def _view(prior: Prior, batches: Sequence[Tensor], weight: Tensor, unit_ids: NDArray[np.int64]) -> SiteView:
+    total = None
+    if prior.needs_data:
+        parts = [prior.accumulate(batch).double() for batch in batches]
+        for part in parts:
+            assert part.shape[0] == weight.shape[1], f"accumulate() must lead with units; it gave {tuple(part.shape)}"
+        total = torch.stack(parts).sum(dim=0)
+    return SiteView(weight, total, sum(len(batch) for batch in batches), unit_ids, seed=7)
+
+
+def _example(units: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Inputs [tokens, units, channels], of different size in every channel, and a weight [out, units, channels]."""
+    generator = torch.Generator().manual_seed(units)
+    size = torch.rand(units, channels, generator=generator) + 0.1
+    inputs = torch.randn(TOKENS, units, channels, generator=generator) * size
+    return inputs, torch.randn(OUT, units, channels, generator=generator)

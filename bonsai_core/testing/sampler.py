@@ -1,0 +1,97 @@
+"""The laws of samplers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bonsai_core.contracts import Draw, Sampler, SampleRequest
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+from bonsai_core.testing.examples import example_table
+
+
+class SamplerContract(ComponentContract[Sampler]):
+    """Inherit, and let `make` return the sampler."""
+
+    def test_keep_vectors_and_groups_have_the_shapes_and_types_asked_for(self) -> None:
+        for request in requests():
+            draw = self._draw(request)
+            wanted = (request.num_submodels, len(request.table))
+            assert draw.keep_MU.shape == wanted, f"keep_MU is {draw.keep_MU.shape}, not {wanted}"
+            assert draw.keep_MU.dtype == np.bool_, f"keep_MU is {draw.keep_MU.dtype}, not bool"
+            assert draw.group_M.shape == wanted[:1], f"group_M is {draw.group_M.shape}, not {wanted[:1]}"
+            assert draw.group_M.dtype == np.int64, f"group_M is {draw.group_M.dtype}, not int64"
+
+    def test_dead_units_stay_dead(self) -> None:
+        for request in requests():
+            assert not self._draw(request).keep_MU[:, ~request.alive_U].any(), f"a dead unit is kept: {request}"
+
+    def test_every_site_keeps_its_smallest_number_of_units(self) -> None:
+        for request in requests():
+            keep_MU = self._draw(request).keep_MU
+            for site in request.table:
+                least = min(request.min_units, int(request.alive_U[site.units].sum()))
+                kept_M = keep_MU[:, site.units].sum(axis=1)
+                assert (kept_M >= least).all(), f"{site.name} has {kept_M.min()} units left, fewer than {least}"
+
+    def test_sub_models_drop_the_share_asked_for_on_average(self) -> None:
+        for drop_fraction in (0.05, 0.1, 0.25):
+            request = _request(drop_fraction=drop_fraction, num_submodels=200)
+            dropped = 1 - self._draw(request).keep_MU[:, request.alive_U].mean()
+            assert 0.5 * drop_fraction <= dropped <= 1.5 * drop_fraction, f"{dropped:.3f}, not {drop_fraction}"
+
+    def test_sub_models_differ_and_can_be_split_for_cross_validation(self) -> None:
+        draw = self._draw(_request())
+        assert len(np.unique(draw.keep_MU, axis=0)) > len(draw.keep_MU) // 2, "most sub-models are the same"
+        assert len(np.unique(draw.group_M)) >= 3, "fewer than three groups"
+
+    def test_the_same_generator_gives_the_same_draw(self) -> None:
+        for request in requests():
+            first, second = self._draw(request, seed=3), self._draw(request, seed=3)
+            np.testing.assert_array_equal(first.keep_MU, second.keep_MU)
+            np.testing.assert_array_equal(first.group_M, second.group_M)
+
+    def test_another_generator_gives_another_draw(self) -> None:
+        first, second = self._draw(_request(), seed=3), self._draw(_request(), seed=4)
+        assert not np.array_equal(first.keep_MU, second.keep_MU), "the generator makes no difference"
+
+    def test_no_global_rng_is_read(self) -> None:
+        assert_no_global_rng(lambda: self._draw(_request()).keep_MU)
+
+    def _draw(self, request: SampleRequest, seed: int = 0) -> Draw:
+        return self.make().sample(request, np.random.default_rng(seed))
+
+
+def requests() -> list[SampleRequest]:
+    """What a sampler meets in runs: first and late rounds, few sub-models, priors that say nothing, tiny sites.
+
+    The arrays are read-only: a sampler that changes them raises.
+    """
+    return [
+        _request(),
+        _request(drop_fraction=0.25, num_submodels=7, min_units=2, dead_fraction=0.4),
+        _request(drop_fraction=0.5, min_units=0, dead_fraction=0.6),
+        _request(drop_fraction=0.01, num_submodels=2),
+        _request(drop_fraction=0.3, min_units=30),
+        _request(constant_prior=1.0),
+        _request(constant_prior=0.0, drop_fraction=0.5),
+        _request(drop_fraction=0.0),
+    ]
+
+
+def _request(
+    *,
+    drop_fraction: float = 0.1,
+    num_submodels: int = 24,
+    min_units: int = 1,
+    dead_fraction: float = 0.0,
+    constant_prior: float | None = None,
+) -> SampleRequest:
+    table = example_table()
+    rng = np.random.default_rng(0)
+    alive_U = rng.random(len(table)) >= dead_fraction
+    alive_U[table.sites[0].units] &= dead_fraction == 0  # in a late round some site may have nothing left
+    prior_U = rng.lognormal(size=len(table)) if constant_prior is None else np.full(len(table), constant_prior)
+    prior_U = np.where(alive_U, prior_U, 0.0)
+    for array in (alive_U, prior_U):
+        array.setflags(write=False)
+    return SampleRequest(table, alive_U, prior_U, drop_fraction, num_submodels, min_units)

@@ -1,0 +1,98 @@
+"""Every built-in keeps the laws of its kind. A new one adds a row to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PICOS, Pico
+
+from bonsai_core import Component, Registry
+from bonsai_core.config import Choice
+from bonsai_core.testing import (
+    ComponentContract,
+    EstimatorContract,
+    FamilyContract,
+    MetricContract,
+    PriorContract,
+    SamplerContract,
+)
+from bonsai_core.testing.sampler import requests
+
+CONTRACTS: dict[str, type[ComponentContract[Any]]] = {
+    "prior": PriorContract,
+    "sampler": SamplerContract,
+    "metric": MetricContract,
+    "estimator": EstimatorContract,
+}
+# Of every built-in, the options it is checked with.
+TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("prior", "activation"): [{}],
+    ("prior", "random"): [{}],
+    ("prior", "wanda"): [{}],
+    ("sampler", "antithetic"): [{}],
+    ("metric", "kl"): [{}],
+    ("metric", "perplexity"): [{}],
+    ("estimator", "lasso"): [{}, {"folds": 2, "strengths": 5}],
+    ("estimator", "none"): [{}],
+    ("estimator", "ridge"): [{}],
+}
+
+
+def _laws(contract: type) -> list[str]:
+    return [name for name in dir(contract) if name.startswith("test_")]
+
+
+def _cases() -> Iterator[Any]:
+    for (kind, name), rows in TABLE.items():
+        for options in rows:
+            label = "-".join([kind, name, *(f"{k}={v}" for k, v in options.items())])
+            for law in _laws(CONTRACTS[kind]):
+                yield pytest.param(kind, Choice(name=name, options=options), law, id=f"{label}-{law[5:]}")
+
+
+@pytest.mark.parametrize(("kind", "choice", "law"), list(_cases()))
+def test_law(registry: Registry, kind: str, choice: Choice, law: str) -> None:
+    component = registry.create(kind, choice)
+
+    class Row(CONTRACTS[kind]):  # type: ignore[misc]
+        def make(self) -> Component:
+            return component
+
+    getattr(Row(), law)()
+
+
+@pytest.mark.parametrize("law", _laws(FamilyContract))
+@pytest.mark.parametrize("pico", PICOS, ids=str)
+def test_family_law(registry: Registry, pico: Pico, law: str) -> None:
+    class Row(FamilyContract):
+        family = next(family for family in registry.families() if pico.family in family.model_types)
+
+        def make_model(self) -> Any:
+            return pico.build()
+
+    getattr(Row(), law)()
+
+
+def test_every_built_in_has_a_row(registry: Registry) -> None:
+    assert not registry.problems
+    ours = [offer for kind in CONTRACTS for offer in registry.offers(kind) if offer.source.startswith("bonsai-prune ")]
+    assert {(offer.kind, offer.name) for offer in ours} == set(TABLE)
+
+
+def test_every_model_type_of_a_built_in_family_has_a_pico(registry: Registry) -> None:
+    declared = {model_type for family in registry.families() for model_type in family.model_types}
+    assert declared == {pico.family for pico in PICOS}
+
+
+def test_antithetic_pairs_never_drop_a_unit_twice(registry: Registry) -> None:
+    sampler: Any = registry.create("sampler", Choice(name="antithetic"))
+    for request in requests():
+        draw = sampler.sample(request, np.random.default_rng(0))
+        for group in np.unique(draw.group_M):
+            pair = draw.keep_MU[draw.group_M == group]
+            assert len(pair) == 2 or (len(pair) == 1 and request.num_submodels % 2 == 1)
+            if len(pair) == 2:
+                assert pair[:, request.alive_U].any(axis=0).all()

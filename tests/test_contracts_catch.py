@@ -1,0 +1,145 @@
+"""The shipped contracts catch what they are for: each broken plugin fails the law it breaks."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from conftest import PICOS
+from torch import Tensor
+
+from bonsai_core import (
+    AttentionSite,
+    BonsaiError,
+    Component,
+    Draw,
+    Estimator,
+    Family,
+    Fit,
+    Measurements,
+    Metric,
+    Prior,
+    Registry,
+    Sampler,
+    SampleRequest,
+    SiteView,
+    token_nll,
+)
+from bonsai_core.testing import EstimatorContract, FamilyContract, MetricContract, PriorContract, SamplerContract
+from bonsai_core.testing.component import ComponentContract
+
+
+class BatchMean(Prior):
+    """A mean, where a sum is asked for."""
+
+    name: ClassVar[str] = "batch-mean"
+
+    def accumulate(self, inputs: Tensor) -> Tensor:
+        return inputs.abs().mean(dim=0)
+
+    def score(self, site: SiteView) -> Tensor:
+        assert site.total is not None
+        return site.total.mean(dim=-1)
+
+
+class Positional(Prior):
+    """Scores by position, and signed."""
+
+    name: ClassVar[str] = "positional"
+    needs_data: ClassVar[bool] = False
+
+    def score(self, site: SiteView) -> Tensor:
+        return torch.linspace(-1, 1, site.weight.shape[1]) + torch.rand(1)
+
+
+class InPlace(Prior):
+    """Saves memory at the model's expense, and squares without a wide type."""
+
+    name: ClassVar[str] = "in-place"
+
+    def accumulate(self, inputs: Tensor) -> Tensor:
+        return inputs.abs_().half().square().sum(dim=0)
+
+    def score(self, site: SiteView) -> Tensor:
+        assert site.total is not None
+        return site.total.mean(dim=-1)
+
+
+class Careless(Sampler):
+    """Coin flips from the global generator, over dead units too."""
+
+    name: ClassVar[str] = "careless"
+
+    def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
+        keep_MU = np.random.random((request.num_submodels, len(request.table))) < 0.5
+        return Draw(keep_MU, np.zeros(request.num_submodels))
+
+
+class UpsideDown(Metric):
+    """The loss itself as utility, and each token's share of it."""
+
+    name: ClassVar[str] = "upside-down"
+
+    def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+        return token_nll(logits.sub_(logits.mean()), targets) / len(targets)
+
+    def utility(self, value: float) -> float:
+        return value
+
+
+class Positions(Estimator):
+    """Learns nothing and ranks all the same."""
+
+    name: ClassVar[str] = "positions"
+
+    def fit(self, measurements: Measurements) -> Fit:
+        return Fit(np.arange(measurements.keep_MU.shape[1], dtype=np.float64))
+
+
+BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
+    (PriorContract, BatchMean(), "splitting_the_batches_changes_nothing"),
+    (PriorContract, Positional(), "permuting_units_permutes_scores"),
+    (PriorContract, Positional(), "one_finite_non_negative_score_per_unit"),
+    (PriorContract, Positional(), "no_global_rng_is_read"),
+    (PriorContract, Positional(), "the_same_seed_gives_the_same_scores"),
+    (PriorContract, InPlace(), "what_it_is_given_is_not_changed"),
+    (PriorContract, InPlace(), "the_extremes_of_half_precision_stay_finite"),
+    (SamplerContract, Careless(), "keep_vectors_and_groups_have_the_shapes_and_types_asked_for"),
+    (SamplerContract, Careless(), "dead_units_stay_dead"),
+    (SamplerContract, Careless(), "every_site_keeps_its_smallest_number_of_units"),
+    (SamplerContract, Careless(), "sub_models_drop_the_share_asked_for_on_average"),
+    (SamplerContract, Careless(), "sub_models_differ_and_can_be_split_for_cross_validation"),
+    (SamplerContract, Careless(), "the_same_generator_gives_the_same_draw"),
+    (SamplerContract, Careless(), "no_global_rng_is_read"),
+    (MetricContract, UpsideDown(), "better_predictions_have_a_higher_utility"),
+    (MetricContract, UpsideDown(), "chunks_of_tokens_give_what_the_whole_gives"),
+    (MetricContract, UpsideDown(), "what_it_is_given_is_not_changed"),
+    (EstimatorContract, Positions(), "a_planted_ranking_is_recovered"),
+    (EstimatorContract, Positions(), "constant_utilities_add_no_ranking_of_their_own"),
+    (EstimatorContract, Positions(), "permuting_units_permutes_importances"),
+]
+
+
+@pytest.mark.parametrize(("contract", "broken", "law"), BROKEN, ids=lambda value: getattr(value, "name", None))
+def test_a_broken_component_fails(contract: Any, broken: Component, law: str) -> None:
+    class Row(contract):  # type: ignore[misc]
+        def make(self) -> Component:
+            return broken
+
+    with pytest.raises(AssertionError):
+        getattr(Row(), f"test_{law}")()
+
+
+def test_a_family_with_key_and_query_swapped_fails(registry: Registry) -> None:
+    class Row(FamilyContract):
+        family: ClassVar[Family] = registry.family("llama").model_copy(
+            update={"attention": AttentionSite(key="q_proj", query="k_proj")}
+        )
+
+        def make_model(self) -> Any:
+            return PICOS[1].build()
+
+    with pytest.raises(BonsaiError, match=r"k_proj has 16 rows, which are not 4 units of 8.*'llama' does not fit"):
+        Row().test_masked_equals_sliced()

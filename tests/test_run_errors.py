@@ -1,0 +1,401 @@
+"""What a person can get wrong, and what can go wrong around them: a clear message, and nothing half-written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from bonsai_core import BonsaiError, Metric, Registry, RunConfig, hookimpl, resume, run, token_nll
+from bonsai_core.contracts.events import Event, StageStarted, Warned
+
+BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "run"
+
+
+@pytest.fixture
+def refused(small_run: RunConfig, out: Path, registry: Registry) -> Refused:
+    """The message with which changed settings are refused, before anything is written."""
+
+    def message(**changes: Any) -> str:
+        settings = {**small_run.model_dump(), "out": out, **changes}
+        with pytest.raises(BonsaiError) as caught:
+            run(RunConfig.from_mapping(settings, "settings"), registry=registry)
+        assert not out.parent.exists()
+        return str(caught.value)
+
+    return message
+
+
+def at(config: RunConfig, path: Path, **changes: Any) -> RunConfig:
+    return config.model_copy(update={"out": path, **changes})
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prior": "wandda"}, ["no prior 'wandda'", "Did you mean 'wanda'?", "Available:", "activation"]),
+        ({"estimator": "none-such"}, ["no estimator 'none-such'", "Available:", "ridge"]),
+        ({"slicer": "lama"}, ["no slicer 'lama'", "Did you mean 'llama'?", "auto"]),
+        ({"estimator": {"name": "ridge", "foldz": 3}}, ["'foldz'", "Did you mean 'folds'?", "alphas"]),
+        ({"estimator": {"name": "ridge", "folds": "many"}}, ["estimator.folds", "'ridge'", "integer", "'many'"]),
+        ({"estimator": {"name": "ridge", "folds": 1}}, ["estimator.folds", "greater than or equal to 2"]),
+        ({"sparsty": 0.2}, ["no setting 'sparsty'", "Did you mean 'sparsity'?"]),
+        ({"sparsity": 0}, ["sparsity", "greater than 0", "got 0"]),
+        ({"sparsity": 1}, ["sparsity", "less than 1"]),
+        ({"sparsity": "half"}, ["sparsity", "number", "'half'"]),
+        ({"submodels": 1}, ["submodels", "greater than or equal to 2"]),
+        ({"sparsity": 0.999}, ["0.9990 cannot be reached", "min_units=1", "at most"]),
+        ({"min_units": 0, "shapes": "uniform"}, ["min_units 0 needs shapes free"]),
+        ({"shapes": "uniform", "round_to": 64, "sparsity": 0.5}, ["cannot be reached", "shapes=uniform", "at most"]),
+        ({"device": "toaster"}, ["'toaster' cannot be used", "Available: cpu"]),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_be_are_refused(refused: Refused, changes: dict[str, Any], words: list[str]) -> None:
+    message = refused(**changes)
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_text_shorter_than_a_sequence_is_refused(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("A short text.\n\nIn two paragraphs.\n")
+    message = refused(dataset=str(tmp_path / "short.txt"))
+    assert "short.txt" in message
+    assert "fewer than one sequence of 32" in message
+
+
+def test_a_text_that_is_not_there_is_refused_with_the_near_name(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "novel.txt").write_text("text")
+    assert f"Did you mean '{tmp_path / 'novel.txt'}'?" in refused(dataset=str(tmp_path / "novle.txt"))
+
+
+# Models
+
+
+def test_a_model_that_is_not_there_is_refused(refused: Refused) -> None:
+    assert "There is no model directory /nowhere/model" in refused(model="/nowhere/model")
+
+
+def test_a_file_in_place_of_a_model_directory_is_refused(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    assert "give the directory" in refused(model=str(tmp_path / "model.safetensors"))
+
+
+@pytest.fixture
+def own_model(pico_directory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pico_directory, tmp_path / "model"))
+
+
+def test_a_model_without_configuration_is_refused(refused: Refused, own_model: Path) -> None:
+    (own_model / "config.json").unlink()
+    assert "no config.json" in refused(model=str(own_model))
+
+
+def test_a_model_without_weights_is_refused(refused: Refused, own_model: Path) -> None:
+    (own_model / "model.safetensors").unlink()
+    assert "has no weights: there is no *.safetensors" in refused(model=str(own_model))
+
+
+def test_pickled_weights_are_refused_unread(refused: Refused, own_model: Path) -> None:
+    (own_model / "model.safetensors").rename(own_model / "pytorch_model.bin")
+    message = refused(model=str(own_model))
+    assert "pytorch_model.bin" in message
+    assert "Convert them to safetensors" in message
+
+
+def test_an_unsupported_architecture_is_refused_with_what_is_supported(refused: Refused, own_model: Path) -> None:
+    (own_model / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    message = refused(model=str(own_model))
+    assert "GPT2LMHeadModel (model type 'gpt2') is not supported" in message
+    assert "llama" in message
+    assert "bonsai_slicers" in message
+
+
+# Run directories
+
+
+def test_a_directory_with_a_run_in_it_is_not_written_to(small_run: RunConfig, finished: Path) -> None:
+    with pytest.raises(BonsaiError, match=r"already holds a run. Continue it with: bonsai resume .*another --out"):
+        run(at(small_run, finished))
+
+
+def test_a_directory_with_other_files_is_not_written_to(small_run: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(BonsaiError, match="not an empty directory; choose another --out"):
+        run(at(small_run, tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_place_where_no_directory_can_be_made_is_said(small_run: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BonsaiError, match=r"Cannot make the run directory .*Not a directory"):
+        run(at(small_run, tmp_path / "file" / "run"))
+
+
+@pytest.fixture(scope="module")
+def template(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
+    return run(at(small_run, tmp_path_factory.mktemp("runs") / "template", latency=False), registry=registry).directory
+
+
+@pytest.fixture
+def finished(template: Path, tmp_path: Path) -> Path:
+    """A run directory of one's own to spoil."""
+    return Path(shutil.copytree(template, tmp_path / "finished"))
+
+
+def not_resumed(path: Path, registry: Registry) -> str:
+    with pytest.raises(BonsaiError) as caught:
+        resume(path, registry=registry)
+    return str(caught.value)
+
+
+def test_a_directory_without_a_run_is_not_resumed(finished: Path, registry: Registry) -> None:
+    message = not_resumed(finished.parent / "finnished", registry)
+    assert "holds no run" in message
+    assert "Runs beside it: finished." in message
+
+
+def test_a_changed_configuration_is_not_resumed(finished: Path, registry: Registry) -> None:
+    config = finished / "config.yaml"
+    config.write_text(config.read_text().replace("sparsity: 0.3", "sparsity: 0.4"))
+    assert "sparsity was 0.3, is 0.4" in not_resumed(finished, registry)
+
+
+def test_a_configuration_that_is_none_is_not_resumed(finished: Path, registry: Registry) -> None:
+    (finished / "config.yaml").write_text("sparsity: [")
+    assert "config.yaml is not valid YAML" in not_resumed(finished, registry)
+
+
+def test_a_changed_text_is_not_resumed(small_run: RunConfig, out: Path, tmp_path: Path, registry: Registry) -> None:
+    text = Path(shutil.copy(small_run.dataset, tmp_path / "text.txt"))
+    run(at(small_run, out, dataset=str(text), latency=False), registry=registry)
+    text.write_text("Another beginning. " + text.read_text(encoding="utf-8"), encoding="utf-8")
+    assert "The calibration of this run has changed" in not_resumed(out, registry)
+
+
+def test_changed_weights_are_not_resumed(small_run: RunConfig, out: Path, own_model: Path, registry: Registry) -> None:
+    run(at(small_run, out, model=str(own_model), latency=False), registry=registry)
+    weights = load_file(own_model / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, own_model / "model.safetensors", metadata={"format": "pt"})
+    assert "its weights are not those the run started with" in not_resumed(out, registry)
+
+
+@pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + b"\xff" * 4096], ids=["foreign", "torn"])
+def test_a_damaged_journal_is_not_resumed(finished: Path, damage: bytes, registry: Registry) -> None:
+    (finished / "journal.sqlite").write_bytes(damage)
+    assert "journal.sqlite is damaged" in not_resumed(finished, registry)
+
+
+def test_arrays_that_are_not_what_was_journaled_are_not_used(finished: Path, registry: Registry) -> None:
+    arrays = finished / "round-001" / "selection.npz"
+    shutil.copy(finished / "round-002" / "selection.npz", arrays)
+    assert "selection.npz is not what the journal recorded" in not_resumed(finished, registry)
+    arrays.unlink()
+    assert "Cannot read" in not_resumed(finished, registry)
+
+
+def test_two_processes_never_work_on_one_run(finished: Path, registry: Registry) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from bonsai_core.rundir import RunDirectory\n"
+        "with RunDirectory.open(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, str(finished)], **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert "Another process is working on" in not_resumed(finished, registry)
+        other.kill()
+    assert resume(finished, registry=registry).directory == finished
+
+
+# Measurements that are not finite
+
+
+class FlakyPlugin:
+    """Offers the metric `flaky`, which is not finite at every n-th sub-model."""
+
+    def __init__(self, every: int) -> None:
+        calls = itertools.count(1)
+
+        class Flaky(Metric):
+            """Perplexity that breaks down now and then."""
+
+            name: ClassVar[str] = "flaky"
+
+            def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+                return token_nll(logits, targets)
+
+            def value(self, mean: float) -> float:
+                return math.nan if next(calls) % every == 0 else mean
+
+            def utility(self, value: float) -> float:
+                return -value
+
+        self._metric = Flaky
+        self.warnings: list[str] = []
+
+    @hookimpl
+    def bonsai_metrics(self) -> list[type[Metric]]:
+        return [self._metric]
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.warnings.append(event.text)
+
+
+def with_flaky_metric(every: int) -> tuple[Registry, FlakyPlugin]:
+    registry, plugin = Registry(), FlakyPlugin(every)
+    registry.register(plugin, "the test")
+    return registry, plugin
+
+
+def flaky(config: RunConfig, path: Path) -> RunConfig:
+    return RunConfig.from_mapping({**config.model_dump(), "out": path, "metric": "flaky", "submodels": 8}, "settings")
+
+
+def test_a_submodel_that_breaks_down_is_left_out_and_counted(small_run: RunConfig, out: Path) -> None:
+    registry, plugin = with_flaky_metric(every=8)
+    report = run(flaky(small_run, out), registry=registry).report
+    assert [row["dropped_submodels"] for row in report["rounds"]] == [1, 1]
+    assert "1 of 8 sub-models gave no finite flaky and were left out." in plugin.warnings
+
+
+def test_a_round_in_which_most_break_down_ends_the_run(small_run: RunConfig, out: Path) -> None:
+    registry, _ = with_flaky_metric(every=1)
+    with pytest.raises(BonsaiError, match=r"'flaky' was not finite for 8 of 8 sub-models. Try --dtype float32"):
+        run(flaky(small_run, out), registry=registry)
+
+
+# Room on disk
+
+
+def test_a_result_that_will_not_fit_is_refused_before_the_work(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10_000, 9_000, 1_000))
+    message = refused()
+    assert "Not enough room" in message
+    assert "0 MB are free. Make room, or choose another --out." in message
+
+
+class DiskFiller:
+    """Fills a disk to the last byte when a stage begins."""
+
+    def __init__(self, stage: str, filler: Path) -> None:
+        self._stage, self._filler = stage, filler
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == self._stage:
+            with self._filler.open("wb", buffering=0) as file:
+                for size in (4096, 1):
+                    while self._write(file, size):
+                        pass
+
+    def _write(self, file: Any, size: int) -> bool:
+        try:
+            return bool(file.write(b"\0" * size))
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if not (
+        sys.platform == "linux" and os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    ):
+        pytest.skip("mounting a small file system needs root on Linux")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "prior", "measure", "select", "save"])
+def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(
+    small_run: RunConfig, stage: str, tiny_disk: Path, template: Path, registry: Registry
+) -> None:
+    filling = Registry()
+    filling.register(DiskFiller(stage, tiny_disk / "filler"), "the disk filler")
+    path = tiny_disk / "run"
+    with pytest.raises(BonsaiError, match=rf"Cannot write .*(full|space).*make room.*bonsai resume {path}"):
+        run(at(small_run, path, latency=False), registry=filling)
+    (tiny_disk / "filler").unlink()
+    assert (
+        resume(path, registry=registry).report["rounds"] == json.loads((template / "report.json").read_text())["rounds"]
+    )
+    weights = Path("model", "model.safetensors")
+    assert (path / weights).read_bytes() == (template / weights).read_bytes()
+
+
+# Shapes
+
+
+def test_uniform_shapes_end_as_a_stock_checkpoint(small_run: RunConfig, out: Path, registry: Registry) -> None:
+    result = run(at(small_run, out, shapes="uniform", latency=False), registry=registry)
+    config = json.loads((result.model_path / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert not {"auto_map", "per_layer_config"} & config.keys()
+    model = LlamaForCausalLM.from_pretrained(result.model_path)
+    assert sum(parameter.numel() for parameter in model.parameters()) == result.report["parameters"]["pruned"]
+
+
+# Ctrl-C
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to another process")
+def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(
+    small_run: RunConfig, out: Path, registry: Registry
+) -> None:
+    options = ["--model", small_run.model, "--dataset", small_run.dataset, "--submodels", "400", "--samples", "2"]
+    sizes = ["--sequence-length", "32", "--eval-sequence-length", "64", "--eval-samples", "2", "--sparsity", "0.05"]
+    command = [BONSAI, "run", *options, *sizes, "--no-latency", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        journal = out / "journal.sqlite"
+        deadline = time.monotonic() + 60
+        while not (journal.exists() and events(journal) > 5) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"Continue with: bonsai resume {out}" in shown
+    assert "Traceback" not in shown + errors
+    assert 5 < events(journal) < 400
+    assert resume(out, registry=registry).report["rounds"][0]["sparsity"] >= 0.05
+
+
+def events(journal: Path) -> int:
+    with closing(sqlite3.connect(journal)) as database:
+        try:
+            return int(database.execute("SELECT COUNT(*) FROM events").fetchone()[0])
+        except sqlite3.OperationalError:  # not yet made
+            return 0

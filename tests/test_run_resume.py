@@ -1,0 +1,233 @@
+"""Laws 5 and 6: the same seed gives the same run; killed anywhere and resumed, it ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bonsai_core import Registry, RunConfig, hookimpl, resume, run
+from bonsai_core.contracts.events import Event, Journaled
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
+
+VARYING = ("seconds", "latency", "memory")
+EVENTS = [
+    "run",
+    "evaluate/dense",
+    *(
+        f"round-{number}/{step}"
+        for number in (1, 2)
+        for step in ("prior", *(f"submodel-{index}" for index in range(4)), "selection")
+    ),
+    "evaluate/pruned",
+    "peak",
+    "save",
+    "latency",
+]
+RENAMES = ["config.yaml", *(["prior.npz", "selection.npz"] * 2), "model", "report.json"]
+"""What a run moves into place, in order."""
+
+
+class Killer:
+    """Ends its process, without a chance to clean up, as soon as an event is in the journal."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Journaled) and event.key == self._key:
+            die()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_and_die_at_event(config: RunConfig, key: str) -> None:
+    registry = Registry()
+    registry.register(Killer(key), "the killer")
+    torch.set_num_threads(1)
+    run(config, registry=registry)
+
+
+def die_at_rename(work: Callable[[Any], object], subject: Any, number: int, when: str) -> None:
+    """Do the work, but die before or after the n-th time (from 0) that something is moved into place."""
+    replace, seen = os.replace, iter(range(1000))
+
+    def replace_or_die(*args: Any, **kwargs: Any) -> None:
+        last = next(seen) == number
+        if last and when == "before":
+            die()
+        replace(*args, **kwargs)
+        if last:
+            die()
+
+    os.replace = replace_or_die
+    torch.set_num_threads(1)
+    work(subject)
+
+
+def in_child(target: Callable[..., object], *args: Any) -> int | None:
+    """The exit code of a process that has torch already, so that it starts in an instant."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["bonsai_core.engine", "transformers.models.llama.modeling_llama", "sklearn.linear_model"]
+    )
+    child = context.Process(target=target, args=args)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def contents(directory: Path) -> dict[str, Any]:
+    """What two equal runs have in common: arrays and model as bytes, the report without what was timed."""
+    files = [*directory.glob("round-*/*"), *directory.glob("model/*")]
+    found: dict[str, Any] = {str(file.relative_to(directory)): file.read_bytes() for file in files}
+    report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    return {**found, "report": {name: value for name, value in report.items() if name not in VARYING}}
+
+
+@pytest.fixture(scope="module")
+def config(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture(scope="module")
+def whole(config: RunConfig, registry: Registry) -> dict[str, Any]:
+    """A run that was never killed."""
+    run(config, registry=registry)
+    return contents(config.out)
+
+
+def elsewhere(config: RunConfig, path: Path) -> RunConfig:
+    return config.model_copy(update={"out": path})
+
+
+def assert_resumes(path: Path, whole: dict[str, Any], registry: Registry) -> None:
+    resume(path, registry=registry)
+    assert contents(path) == whole
+    assert not [*path.rglob("*.partial"), *path.rglob("*.previous")]
+
+
+def test_a_run_has_the_files_that_the_laws_are_checked_on(whole: dict[str, Any]) -> None:
+    assert {"model/model.safetensors", "model/config.json", "round-001/prior.npz", "round-002/selection.npz"} <= {
+        *whole
+    }
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_global_generators(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    torch.manual_seed(123)
+    np.random.seed(123)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    run(elsewhere(config, tmp_path / "again"), registry=registry)
+    assert contents(tmp_path / "again") == whole
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+
+
+def test_the_same_seed_gives_the_same_run_in_another_process(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    assert in_child(run_and_die_at_event, elsewhere(config, tmp_path / "child"), "never") == 0
+    assert contents(tmp_path / "child") == whole
+
+
+def test_another_seed_gives_other_measurements(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    run(elsewhere(config, tmp_path / "other").model_copy(update={"seed": 1}), registry=registry)
+    assert contents(tmp_path / "other")["round-001/selection.npz"] != whole["round-001/selection.npz"]
+
+
+@pytest.mark.parametrize("key", EVENTS)
+def test_killed_at_any_event_it_resumes_to_the_same_bytes(
+    config: RunConfig, whole: dict[str, Any], key: str, tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    assert in_child(run_and_die_at_event, elsewhere(config, path), key) == -signal.SIGKILL
+    assert_resumes(path, whole, registry)
+
+
+def test_the_events_are_all_there_are(config: RunConfig, whole: dict[str, Any]) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
+        keys = [key for (key,) in database.execute("SELECT key FROM events ORDER BY number")]
+    assert keys == EVENTS
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(1, len(RENAMES)), ids=lambda n: f"{n}-{RENAMES[n]}")
+def test_killed_around_any_rename_it_resumes_to_the_same_bytes(
+    config: RunConfig, whole: dict[str, Any], number: int, when: str, tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    assert in_child(die_at_rename, run, elsewhere(config, path), number, when) == -signal.SIGKILL
+    assert (path / "report.json").exists() == ((RENAMES[number], when) == ("report.json", "after"))
+    assert_resumes(path, whole, registry)
+
+
+def test_killed_before_its_configuration_is_written_it_starts_anew(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    assert in_child(die_at_rename, run, elsewhere(config, path), 0, "before") == -signal.SIGKILL
+    assert [file.name for file in path.iterdir()] == ["config.yaml.partial"]
+    run(elsewhere(config, path), registry=registry)
+    assert contents(path) == whole
+
+
+def test_killed_while_an_old_checkpoint_is_moved_aside_it_resumes_to_the_same_bytes(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    saved = RENAMES.index("model")
+    assert in_child(die_at_rename, run, elsewhere(config, path), saved, "after") == -signal.SIGKILL
+    assert (path / "model").is_dir()
+    assert in_child(die_at_rename, resume, path, 0, "after") == -signal.SIGKILL
+    assert not (path / "model").exists()
+    assert_resumes(path, whole, registry)
+
+
+def test_killed_over_and_over_it_still_gets_there(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    assert in_child(run_and_die_at_event, elsewhere(config, path), "round-1/submodel-1") == -signal.SIGKILL
+    for number in range(3):
+        assert in_child(die_at_rename, resume, path, 0, "after") == -signal.SIGKILL, number
+    assert_resumes(path, whole, registry)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut short"])
+def test_a_lost_checkpoint_is_written_again(
+    config: RunConfig, whole: dict[str, Any], damage: str, tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    run(elsewhere(config, path), registry=registry)
+    if damage == "deleted":
+        for file in (path / "model").iterdir():
+            file.unlink()
+        (path / "model").rmdir()
+    else:
+        os.truncate(path / "model" / "model.safetensors", 1000)
+    assert_resumes(path, whole, registry)
+
+
+def test_a_finished_run_is_returned_as_it_is(config: RunConfig, whole: dict[str, Any], registry: Registry) -> None:
+    before = json.loads((config.out / "report.json").read_text(encoding="utf-8"))
+    assert resume(config.out, registry=registry).report == before

@@ -1,0 +1,198 @@
+"""Selection: exact budgets, the rules on shapes, and what goes first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bonsai_core import BonsaiError, UnitTable
+from bonsai_core.selection import Rules, select
+from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
+from bonsai_core.units import Site
+
+
+def choose(
+    table: UnitTable,
+    sparsity: float,
+    *,
+    importance_U: NDArray[np.float64] | None = None,
+    prior_U: NDArray[np.float64] | None = None,
+    alive_U: NDArray[np.bool_] | None = None,
+    **rules: Any,
+) -> NDArray[np.bool_]:
+    rng = np.random.default_rng(1)
+    importance_U = rng.normal(size=len(table)) if importance_U is None else importance_U
+    prior_U = rng.random(len(table)) if prior_U is None else prior_U
+    alive_U = table.keep_all() if alive_U is None else alive_U
+    return select(table, alive_U, importance_U, prior_U, sparsity, Rules(**rules))
+
+
+def widths(table: UnitTable, keep_U: NDArray[np.bool_], kind: str) -> list[int]:
+    return [int(keep_U[site.units].sum()) for site in table if site.kind == kind]
+
+
+def mlp_only(*layer_widths: int) -> UnitTable:
+    """Sites of channels that cost one parameter each, so that sparsities are easy to count."""
+    firsts = np.cumsum([0, *layer_widths])[:-1].tolist()
+    sites = [
+        Site(f"layers.{i}.mlp", i, "mlp", first, width, 1, 1)
+        for i, (first, width) in enumerate(zip(firsts, layer_widths, strict=True))
+    ]
+    return UnitTable(tuple(sites), sum(layer_widths), sum(layer_widths))
+
+
+def cheapest_step(table: UnitTable, keep_U: NDArray[np.bool_], rules: Rules) -> float:
+    """Parameters of the cheapest block that could still leave; free shapes only."""
+    costs = []
+    for site in table:
+        count = int(keep_U[site.units].sum())
+        following = next(rules.counts_below(site.kind, count), None)
+        if following is not None:
+            costs.append((count - following) * site.unit_params)
+    return min(costs, default=np.inf)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_budget_is_met_exactly_and_the_rules_are_kept(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = example_table(num_layers=3, num_groups=int(rng.integers(1, 6)), width=int(rng.integers(8, 40)))
+    rules = Rules(
+        rank=("importance", "density")[seed % 2],
+        round_to=(1, 4, 7)[seed % 3],
+        min_units=int(rng.integers(0, 3)),
+    )
+    alive_U = rng.random(len(table)) < 0.9
+    importance_U = np.where(rng.random(len(table)) < 0.3, np.nan, rng.normal(size=len(table)))
+    target = float(rng.uniform(table.sparsity(alive_U), 0.7))
+    try:
+        keep_U = select(table, alive_U, importance_U, rng.random(len(table)), target, rules)
+    except BonsaiError:
+        left = [next(iter(list(rules.counts_below(s.kind, n))[-1:]), n) for s, n in counted(table, alive_U)]
+        most = sum((s.num_units - n) * s.unit_params for (s, _), n in zip(counted(table, alive_U), left, strict=True))
+        assert most < target * table.decoder_params
+        return
+    assert not (keep_U & ~alive_U).any()
+    overshoot = table.removed_params(keep_U) - target * table.decoder_params
+    assert -1e-3 <= overshoot < cheapest_step(table, keep_U, rules)
+    for site, before in counted(table, alive_U):
+        after = int(keep_U[site.units].sum())
+        assert after >= min(before, rules.min_units)
+        assert after == before or site.kind == "attention" or after % rules.round_to == 0
+
+
+def counted(table: UnitTable, keep_U: NDArray[np.bool_]) -> list[tuple[Site, int]]:
+    return [(site, int(keep_U[site.units].sum())) for site in table]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_costs_lose_exactly_the_least_important_units(seed: int) -> None:
+    table = mlp_only(7, 5, 6)
+    importance_U = np.random.default_rng(seed).normal(size=len(table))
+    for count in range(len(table)):
+        keep_U = choose(table, count / len(table), importance_U=importance_U, min_units=0)
+        assert set(np.flatnonzero(~keep_U)) == set(np.argsort(importance_U)[:count])
+
+
+def test_nothing_to_remove_removes_nothing() -> None:
+    table = example_table()
+    alive_U = table.keep_all()
+    alive_U[table.sites[1].units] = False
+    np.testing.assert_array_equal(choose(table, table.sparsity(alive_U), alive_U=alive_U), alive_U)
+
+
+def test_density_takes_the_costlier_of_two_equally_important_units_first() -> None:
+    table = example_table()
+    sparsity = 4 * GROUP_PARAMS / table.decoder_params
+    keep_U = choose(table, sparsity, importance_U=np.ones(len(table)), rank="density")
+    assert widths(table, keep_U, "attention") == [3] * 4
+    assert widths(table, keep_U, "mlp") == [24] * 4
+
+
+def test_density_compares_importance_per_parameter() -> None:
+    table = example_table(num_layers=1)
+    group, channel = 0, table.sites[1].first
+    importance_U = np.full(len(table), 1e6)
+    importance_U[group], importance_U[channel] = 2.0, 1.0  # per parameter the group is the cheaper loss
+    sparsity = CHANNEL_PARAMS / table.decoder_params
+    assert not choose(table, sparsity, importance_U=importance_U, rank="importance")[channel]
+    sparsity = GROUP_PARAMS / table.decoder_params
+    kept = choose(table, sparsity, importance_U=importance_U, rank="density")
+    assert not kept[group]
+    assert kept[channel]
+
+
+def test_unmeasured_units_go_after_measured_ones_by_their_prior() -> None:
+    table = mlp_only(6)
+    importance_U = np.array([np.nan, 5.0, np.nan, 9.0, np.nan, np.nan])
+    prior_U = np.array([0.3, 0.0, 0.1, 0.0, 0.2, 0.4])
+    expected = [1, 3, 2, 4, 0]
+    for count in range(1, 6):
+        keep_U = choose(table, count / 6, importance_U=importance_U, prior_U=prior_U)
+        assert set(np.flatnonzero(~keep_U)) == set(expected[:count])
+
+
+def test_ties_within_a_site_are_broken_by_the_prior() -> None:
+    table = mlp_only(8)
+    prior_U = np.random.default_rng(0).random(8)
+    keep_U = choose(table, 3 / 8, importance_U=np.zeros(8), prior_U=prior_U)
+    assert set(np.flatnonzero(~keep_U)) == set(np.argsort(prior_U)[:3])
+
+
+@pytest.mark.parametrize("importance", [0.0, np.nan])
+def test_ties_between_sites_take_equal_shares(importance: float) -> None:
+    table = mlp_only(8, 8, 16)
+    keep_U = choose(table, 0.25, importance_U=np.full(32, importance))
+    assert widths(table, keep_U, "mlp") == [6, 6, 12]
+
+
+def test_widths_become_multiples_of_round_to() -> None:
+    table = example_table(width=30)
+    keep_U = choose(table, 0.3, round_to=8)
+    assert set(widths(table, keep_U, "mlp")) <= {30, 24, 16, 8}
+    assert keep_U.sum() < len(table)
+
+
+def test_whole_sub_layers_go_only_where_min_units_is_zero() -> None:
+    table = example_table()
+    importance_U = np.ones(len(table))
+    importance_U[table.sites[0].units] = -1.0
+    sparsity = 4 * GROUP_PARAMS / table.decoder_params
+    assert widths(table, choose(table, sparsity, importance_U=importance_U, min_units=0), "attention")[0] == 0
+    assert widths(table, choose(table, sparsity, importance_U=importance_U, min_units=1), "attention")[0] == 1
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.33, 0.5])
+def test_uniform_shapes_have_equal_widths_and_allowed_numbers_of_groups(sparsity: float) -> None:
+    table = example_table(num_groups=6, width=40)
+    keep_U = choose(table, sparsity, shapes="uniform", attention_counts=(1, 2, 3, 6), round_to=4)
+    attention, mlp = set(widths(table, keep_U, "attention")), set(widths(table, keep_U, "mlp"))
+    assert len(attention) == len(mlp) == 1
+    assert attention < {1, 2, 3, 6}
+    assert next(iter(mlp)) % 4 == 0
+    assert table.sparsity(keep_U) >= sparsity
+
+
+def test_uniform_shapes_refuse_ragged_beginnings() -> None:
+    table = example_table()
+    alive_U = table.keep_all()
+    alive_U[table.sites[1].first] = False
+    with pytest.raises(BonsaiError, match=r"mlp sites have \[23, 24\]"):
+        choose(table, 0.5, alive_U=alive_U, shapes="uniform")
+
+
+def test_an_impossible_target_names_the_largest_possible_one() -> None:
+    table = example_table(num_layers=1, num_groups=2, width=4)
+    largest = (GROUP_PARAMS + 3 * CHANNEL_PARAMS) / (2 * GROUP_PARAMS + 4 * CHANNEL_PARAMS + FIXED_PARAMS)
+    with pytest.raises(BonsaiError, match=rf"0\.9000 cannot be reached.*min_units=1.*at most {largest:.4f}"):
+        choose(table, 0.9)
+    assert table.sparsity(choose(table, largest)) == pytest.approx(largest) == table.largest_sparsity(1)
+
+
+def test_the_inputs_are_not_changed() -> None:
+    table = example_table()
+    alive_U = table.keep_all()
+    choose(table, 0.4, alive_U=alive_U)
+    assert alive_U.all()

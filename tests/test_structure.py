@@ -1,0 +1,146 @@
+"""The structure that CONTRIBUTING.md promises, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bonsai_core
+from bonsai_core import Registry, hooks
+from bonsai_core.registry import KINDS
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "bonsai_core").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins" / "bonsai_plugins").rglob("*.py"))
+# From the ground up: a module imports from its own line and from those above it.
+LAYERS = [
+    {"errors"},
+    {"units"},
+    {"contracts", "hooks"},
+    {"config"},
+    {"registry"},
+    {"rundir", "selection", "validation", "report"},
+    {"checkpoint", "sources"},
+    {"model"},
+    {"engine", "evaluation", "testing"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+WITHOUT_TORCH = ["contracts", "hooks", "config", "registry", "rundir", "selection", "validation", "report", "units"]
+SEEDED = {"default_rng", "Generator", "SeedSequence"}
+PICKLES = {"pickle", "joblib", "dill", "shelve"}
+
+
+def trees(files: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
+    for file in files:
+        yield file.relative_to(ROOT), ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import; the name is empty for `import module`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+def part_of_core(module: str, name: str) -> str:
+    """`bonsai_core.model.load` and `from bonsai_core import hooks` name a part; public names have a home."""
+    inner = module.split(".")[1] if "." in module else name
+    return bonsai_core._HOMES.get(inner, inner).split(".")[0]
+
+
+def test_imports_point_down_the_layers() -> None:
+    wrong = []
+    for path, tree in trees(CORE):
+        own = path.with_suffix("").parts[1]
+        if own == "__init__":
+            continue
+        for module, name in imports(tree):
+            if module.split(".")[0] != "bonsai_core" or (module, name) == ("bonsai_core", ""):
+                continue
+            other = part_of_core(module, name)
+            if LEVEL[other] > LEVEL[own]:
+                wrong.append(f"{path} imports {other}")
+    assert not wrong
+
+
+def test_the_core_does_not_import_plugins() -> None:
+    wrong = [f"{path}: {module}" for path, tree in trees(CORE) for module, _ in imports(tree) if "plugins" in module]
+    assert not wrong
+
+
+def test_the_core_does_not_branch_on_a_plugins_name(registry: Registry) -> None:
+    names = {offer.name for kind in KINDS for offer in registry.offers(kind)}
+    wrong = []
+    for path, tree in trees(CORE):
+        for node in ast.walk(tree):
+            compared = ast.walk(node) if isinstance(node, ast.Compare | ast.match_case) else ()
+            wrong += [f"{path}: {c.value}" for c in compared if isinstance(c, ast.Constant) and c.value in names]
+    assert not wrong
+
+
+def test_plugins_import_only_the_public_names_of_the_core() -> None:
+    wrong = []
+    for path, tree in trees(PLUGINS):
+        for module, name in imports(tree):
+            if module.split(".")[0] == "bonsai_core" and (module != "bonsai_core" or name not in bonsai_core.__all__):
+                wrong.append(f"{path}: from {module} import {name}")
+    assert not wrong
+
+
+def test_public_names_resolve() -> None:
+    assert set(bonsai_core.__all__) == set(bonsai_core._HOMES)
+    for name in bonsai_core.__all__:
+        assert getattr(bonsai_core, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        bonsai_core.no_such_name  # noqa: B018
+
+
+def test_every_hook_is_in_the_contributing_guide() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    specifications = [name for name in vars(hooks) if name.startswith("bonsai_")]
+    assert len(specifications) == len(KINDS) + 1
+    assert not [name for name in specifications if name not in guide]
+
+
+def test_torch_is_loaded_only_where_it_is_needed() -> None:
+    modules = ", ".join(f"bonsai_core.{name}" for name in WITHOUT_TORCH)
+    plugins = "bonsai_plugins.samplers, bonsai_plugins.estimators"
+    code = f"import sys, {modules}, {plugins}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_global_random_numbers() -> None:
+    wrong = []
+    for path, tree in trees(CORE + PLUGINS):
+        if path.parts[1] == "testing":
+            continue  # the contracts seed the global generators to see whether anybody reads them
+        wrong += [f"{path}: import random" for module, _ in imports(tree) if module == "random"]
+        for node in ast.walk(tree):
+            text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            library, _, name = text.partition(".random.")
+            drawn = library in ("np", "numpy") and name.isidentifier() and name not in SEEDED
+            if drawn or text in ("torch.manual_seed", "torch.seed"):
+                wrong.append(f"{path}: {text}")
+    assert not wrong
+
+
+def test_no_pickle_is_written_or_read() -> None:
+    wrong = []
+    for path, tree in trees(CORE + PLUGINS):
+        wrong += [f"{path}: {module}" for module, _ in imports(tree) if module in PICKLES]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.save", "torch.load"):
+                wrong.append(f"{path}: {ast.unparse(node)}")
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant)
+                assert node.value.value is False, path
+    assert not wrong
