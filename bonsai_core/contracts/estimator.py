@@ -33,6 +33,12 @@ class Measurements:
     site_U: NDArray[np.int64]
     cost_U: NDArray[np.int64]
 
+    @property
+    def perturbed_U(self) -> NDArray[np.bool_]:
+        """Units that one sub-model drops and another keeps, bool [U]; the others cannot be told from the mean."""
+        counts_U = self.keep_MU.sum(axis=0)
+        return np.asarray((counts_U > 0) & (counts_U < len(self.keep_MU)))
+
     def rows(self, index: NDArray[np.intp]) -> Measurements:
         """The same units, fewer sub-models."""
         return replace(

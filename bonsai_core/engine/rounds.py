@@ -153,18 +153,22 @@ class Rounds:
         prior_U: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Importances, NaN for units that no finite sub-model tells apart, and numbers for the report."""
-        keep_MU = draw.keep_MU[finite_M]
-        perturbed_U = keep_MU.any(axis=0) & ~keep_MU.all(axis=0)
+        metric, table = self._work.methods.metric, self._work.subject.table
+        measured = Measurements(
+            draw.keep_MU[finite_M],
+            np.array([metric.utility(float(value)) for value in value_M[finite_M]]),
+            draw.group_M[finite_M],
+            prior_U,
+            table.site_U,
+            table.cost_U,
+        )
+        perturbed_U = measured.perturbed_U
         importance_U = np.full(len(prior_U), np.nan)
         dropped = {"dropped_submodels": int((~finite_M).sum())}
         if not perturbed_U.any():
             self._observe(Warned("No unit was perturbed in this round, so the prior alone decides it."))
             return importance_U, {"kendall_tau": None, "details": {}, **dropped}
-        metric, table = self._work.methods.metric, self._work.subject.table
-        utility_M = np.array([metric.utility(float(value)) for value in value_M[finite_M]])
-        measurements = Measurements(
-            keep_MU, utility_M, draw.group_M[finite_M], prior_U, table.site_U, table.cost_U
-        ).columns(perturbed_U)
+        measurements = measured.columns(perturbed_U)
         estimator = self._work.methods.estimator
         fit = _checked(estimator.name, estimator.fit(measurements), int(perturbed_U.sum()))
         importance_U[perturbed_U] = fit.importance_U
