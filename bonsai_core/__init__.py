@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bonsai_core.contracts import (
         AttentionSite,
         Component,
+        DenseTokens,
         Draw,
         Estimator,
         Family,
@@ -40,6 +41,7 @@ _HOMES = {
     "AttentionSite": "contracts",
     "BonsaiError": "errors",
     "Component": "contracts",
+    "DenseTokens": "contracts",
     "Draw": "contracts",
     "Estimator": "contracts",
     "Family": "contracts",
@@ -65,6 +67,7 @@ __all__ = [
     "AttentionSite",
     "BonsaiError",
     "Component",
+    "DenseTokens",
     "Draw",
     "Estimator",
     "Family",

@@ -61,6 +61,9 @@ class RunConfig(BaseModel):
     )
     submodels: Annotated[int, Field(ge=2)] = Field(24, description="Sub-models measured per round.")
     samples: Positive = Field(8, description="Calibration windows that every sub-model is measured on.")
+    prior_samples: Positive = Field(
+        32, description="Calibration windows for the prior, one pass per round; the first of them are the samples."
+    )
     sequence_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")

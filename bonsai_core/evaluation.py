@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.config import RunConfig
-from bonsai_core.model.load import load_model, load_tokenizer
+from bonsai_core.model.load import load_model, load_tokenizer, register_checkpoints
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sources import load_evaluation_text, take_windows, tokenize
@@ -27,6 +27,7 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
     """
     run_directory = RunDirectory(Path(model))
     source = str(run_directory.model_path) if run_directory.config_path.is_file() else model
+    register_checkpoints()  # or loading the tokenizer of a pruned checkpoint asks about its modeling file
     text = load_evaluation_text(dataset)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     windows_NT = take_windows(

@@ -113,11 +113,13 @@ def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 @pytest.fixture(scope="session")
 def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Two rounds on the pico model and a short text, done in half a second; `out` is left to the test."""
-    text = tmp_path_factory.mktemp("texts") / "text.txt"
-    text.write_text(load_text("builtin")[0].text[:20_000], encoding="utf-8")
+    folder = tmp_path_factory.mktemp("texts")
+    for name, text in zip(("text.txt", "evaluation.txt"), load_text("builtin"), strict=True):
+        (folder / name).write_text(text.text[:20_000], encoding="utf-8")
     return RunConfig(
         model=str(pico_directory),
-        dataset=str(text),
+        dataset=str(folder / "text.txt"),
+        eval_dataset=str(folder / "evaluation.txt"),
         sparsity=0.3,
         round_fraction=0.15,
         submodels=4,

@@ -14,6 +14,7 @@ from bonsai_core import (
     AttentionSite,
     BonsaiError,
     Component,
+    DenseTokens,
     Draw,
     Estimator,
     Family,
@@ -82,7 +83,7 @@ class UpsideDown(Metric):
 
     name: ClassVar[str] = "upside-down"
 
-    def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+    def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
         return token_nll(logits.sub_(logits.mean()), targets) / len(targets)
 
     def utility(self, value: float) -> float:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from bonsai_core import BonsaiError, Metric, Registry, RunConfig, hookimpl, resume, run, token_nll
+from bonsai_core import BonsaiError, DenseTokens, Metric, Registry, RunConfig, hookimpl, resume, run, token_nll
 from bonsai_core.contracts.events import Event, StageStarted, Warned
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
@@ -247,7 +247,7 @@ class FlakyPlugin:
 
             name: ClassVar[str] = "flaky"
 
-            def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+            def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
                 return token_nll(logits, targets)
 
             def value(self, mean: float) -> float:

@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +164,6 @@ def test_killed_at_any_event_it_resumes_to_the_same_bytes(
 
 
 def test_the_events_are_all_there_are(config: RunConfig, whole: dict[str, Any]) -> None:
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
         keys = [key for (key,) in database.execute("SELECT key FROM events ORDER BY number")]
     assert keys == EVENTS

@@ -100,6 +100,7 @@ class ProgressObserver:
             f"into {escape(str(event.directory))}\n"
             f"The result will load in {event.runtimes}.",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _advance(self, event: TokensDone) -> None:

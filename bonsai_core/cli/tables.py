@@ -66,7 +66,7 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
 
 
 def _row(table: Table, name: str, dense: float, pruned: float, style: str) -> None:
-    table.add_row(name, style.format(dense), style.format(pruned), f"x {pruned / dense:.2f}")
+    table.add_row(escape(name), style.format(dense), style.format(pruned), f"x {pruned / dense:.2f}")
 
 
 def _layers(report: Mapping[str, Any]) -> RenderableType:

@@ -3,13 +3,14 @@
 from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
 from bonsai_core.contracts.family import AttentionSite, Family, MlpSite
-from bonsai_core.contracts.metric import Metric, token_nll
+from bonsai_core.contracts.metric import DenseTokens, Metric, token_nll
 from bonsai_core.contracts.prior import Prior, SiteView
 from bonsai_core.contracts.sampler import Draw, Sampler, SampleRequest
 
 __all__ = [
     "AttentionSite",
     "Component",
+    "DenseTokens",
     "Draw",
     "Estimator",
     "Family",

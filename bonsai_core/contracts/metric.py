@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bonsai_core.contracts.component import Component
@@ -16,6 +17,30 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.logsumexp(dim=-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
+@dataclass(frozen=True)
+class DenseTokens:
+    """A sub-model's predictions held against the dense model's, token by token.
+
+    With p the dense model's distribution and z the sub-model's logits, these two and logsumexp(z) give cross-entropy
+    and KL divergence without the dense logits: sum_v p_v z_v is linear in the hidden state, so that one vector per token,
+    computed once per run, stands for a whole distribution over the vocabulary.
+
+    Attributes:
+        entropy: -sum_v p_v log p_v in nats, float32 [tokens].
+        expected_logit: sum_v p_v z_v, float32 [tokens].
+    """
+
+    entropy: Tensor
+    expected_logit: Tensor
+
+    @classmethod
+    def compare(cls, dense_logits: Tensor, logits: Tensor) -> DenseTokens:
+        """The same from both logits [tokens, vocabulary], for tests and small cases."""
+        log_p = dense_logits.log_softmax(dim=-1)
+        p = log_p.exp()
+        return cls(-(p * log_p).sum(dim=-1), (p * logits).sum(dim=-1))
+
+
 class Metric(Component):
     """Measures a sub-model on calibration text, one number per predicted token, averaged over tokens.
 
@@ -23,21 +48,20 @@ class Metric(Component):
     stand in float32 at once, sums in float64, and turns the mean into the reported `value`.
 
     Attributes:
-        needs_dense: True if `per_token` compares with the dense model; its last hidden states on the calibration
-            text are then computed once, at the start of the run, and kept (tokens * hidden size numbers).
+        needs_dense: True if `per_token` compares with the dense model. Its side is computed once, at the start of the
+            run, and kept as hidden size + 2 float32 numbers per calibration token.
     """
 
     needs_dense: ClassVar[bool] = False
 
     @abstractmethod
-    def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+    def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
         """One number per token.
 
         Args:
             logits: the sub-model's, float32 [tokens, vocabulary].
             targets: the true next tokens, int64 [tokens].
-            dense_logits: the dense model's on the same tokens, float32 [tokens, vocabulary]; None unless
-                `needs_dense`.
+            dense: how the dense model compares on these tokens; None unless `needs_dense`.
 
         Returns:
             float32 [tokens].

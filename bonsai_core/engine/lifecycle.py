@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.config import RunConfig
@@ -31,7 +30,7 @@ from bonsai_core.engine.setup import Workspace, check_disk, open_workspace, vers
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
-from bonsai_core.model.passes import Passes
+from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
@@ -209,7 +208,7 @@ class _Run:
             self._observe(RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"]))
         return alive_U
 
-    def _dense_reference(self) -> list[Tensor] | None:
+    def _dense_reference(self) -> DenseSide | None:
         """The dense model's side of the metric, computed before anything is sliced."""
         methods = self._work.methods
         if not (methods.metric.needs_dense and methods.estimator.needs_measurements):

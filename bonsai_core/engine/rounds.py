@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.contracts import Draw, Fit, Measurements, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.passes import Passes
+from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.statistics import score_units
 from bonsai_core.rundir import Journal, RunDirectory
 from bonsai_core.selection import select
@@ -30,7 +29,7 @@ class Rounds:
         work: what the run works with.
         passes: forward passes over its subject.
         directory, journal: where results go.
-        dense: gives the dense model's hidden states on the calibration windows, for metrics that need them.
+        dense: the dense model's side of the calibration windows, for metrics that need it.
         observe: told every event.
     """
 
@@ -40,7 +39,7 @@ class Rounds:
         passes: Passes,
         directory: RunDirectory,
         journal: Journal,
-        dense: list[Tensor] | None,
+        dense: DenseSide | None,
         observe: Callable[[Event], None],
     ) -> None:
         self._work = work
@@ -79,7 +78,7 @@ class Rounds:
                 self._work.subject,
                 self._passes,
                 self._work.methods.prior,
-                self._work.calibration_NT,
+                self._work.prior_NT,
                 alive_U,
                 seed,
             )
@@ -87,7 +86,7 @@ class Rounds:
             self._journal.append(key, {"sha256": sha256}, time.perf_counter() - start)
             return prior_U
         if self._work.methods.prior.needs_data:
-            self._observe(TokensDone(self._work.calibration_NT.size, replayed=True))
+            self._observe(TokensDone(self._work.prior_NT.size, replayed=True))
         return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
 
     def _draw(self, number: int, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> Draw:

@@ -44,7 +44,9 @@ class Workspace:
     """What a run works with; nothing of it changes, except the subject's model, which is sliced.
 
     Attributes:
-        calibration_NT, evaluation_NT: token windows, int64 [windows, sequence].
+        prior_NT: token windows for the prior, int64 [windows, sequence].
+        calibration_NT: those that sub-models are measured on; they are the first of `prior_NT`, or the other way round.
+        evaluation_NT: those for the perplexity before and after.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
     """
 
@@ -54,6 +56,7 @@ class Workspace:
     subject: Subject
     tokenizer: Any
     texts: tuple[Text, Text]
+    prior_NT: NDArray[np.int64]
     calibration_NT: NDArray[np.int64]
     evaluation_NT: NDArray[np.int64]
     rules: Rules
@@ -66,7 +69,7 @@ class Workspace:
             self.config,
             calibration_tokens=self.calibration_NT.size,
             evaluation_tokens=self.evaluation_NT.size,
-            prior_needs_data=self.methods.prior.needs_data,
+            prior_tokens=self.prior_NT.size if self.methods.prior.needs_data else 0,
             needs_measurements=self.methods.estimator.needs_measurements,
             needs_dense=self.methods.metric.needs_dense,
         )
@@ -120,9 +123,8 @@ def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], 
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    calibration_NT = _windows(
-        texts[0], tokenizer, config.samples, config.sequence_length, config.seed, "calibration", warn
-    )
+    most = max(config.samples, config.prior_samples)
+    drawn_NT = _windows(texts[0], tokenizer, most, config.sequence_length, config.seed, "calibration", warn)
     evaluation_NT = _windows(
         texts[1], tokenizer, config.eval_samples, config.eval_sequence_length, None, "evaluation", warn
     )
@@ -134,7 +136,17 @@ def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], 
     rules = make_rules(config, subject.table, parent)
     _check_target(config, subject.table, rules)
     return Workspace(
-        config, methods, parent, subject, tokenizer, texts, calibration_NT, evaluation_NT, rules, dense_bytes
+        config,
+        methods,
+        parent,
+        subject,
+        tokenizer,
+        texts,
+        drawn_NT[: config.prior_samples],
+        drawn_NT[: config.samples],
+        evaluation_NT,
+        rules,
+        dense_bytes,
     )
 
 

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Metric
+from bonsai_core.contracts import DenseTokens, Metric
 from bonsai_core.contracts.metric import token_nll
 from bonsai_core.errors import BonsaiError
 
-CHUNK_LOGITS = 4 * 1024 * 1024
-"""Logits that stand in float32 at once: 16 MiB, whatever the vocabulary and the batch."""
+CHUNK_LOGITS = 8 * 1024 * 1024
+"""Logits that stand in float32 at once: 32 MiB, whatever the vocabulary and the batch."""
 
 
 LARGEST_EXPONENT = 700
-PerToken = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+PerToken = Callable[[Tensor, Tensor, DenseTokens | None], Tensor]
+
+
+class DenseSide(NamedTuple):
+    """The dense model's predictions on some windows, in hidden size + 2 float32 numbers per predicted token.
+
+    Attributes:
+        entropy: of the next-token distribution p, nats [tokens].
+        expected_row: the head's rows averaged under p, [tokens, hidden].
+        expected_bias: the head's bias averaged under p, [tokens].
+    """
+
+    entropy: Tensor
+    expected_row: Tensor
+    expected_bias: Tensor
+
+    def compare(self, hidden: Tensor, first: int) -> DenseTokens:
+        """Tokens from `first` on, at which a sub-model has the hidden states [tokens, hidden], held against it."""
+        rows = slice(first, first + len(hidden))
+        expected_logit = (hidden.float() * self.expected_row[rows]).sum(dim=-1) + self.expected_bias[rows]
+        return DenseTokens(self.entropy[rows], expected_logit)
 
 
 class Passes:
@@ -45,11 +65,20 @@ class Passes:
         self._warn = on_warning
         self._count = on_tokens
 
-    def dense_reference(self, windows_NT: NDArray[np.int64]) -> list[Tensor]:
-        """Last hidden states [sequence, hidden] per window, in the model's own type."""
-        return [hidden.clone() for _, hidden in self._hidden(windows_NT)]
+    def dense_reference(self, windows_NT: NDArray[np.int64]) -> DenseSide:
+        """What has to be remembered of the model as it stands, to compare sub-models with it on the same windows."""
+        head = self.model.get_output_embeddings()
+        chunks = []
+        with torch.inference_mode():
+            for hidden, _ in self._predictions(windows_NT):
+                log_p = self._logits(hidden).log_softmax(dim=-1)
+                p = log_p.exp()
+                bias = p @ head.bias.float() if head.bias is not None else p.new_zeros(len(p))
+                expected_row = (p.to(head.weight.dtype) @ head.weight).float()
+                chunks.append(DenseSide(-(p * log_p).sum(dim=-1), expected_row, bias))
+        return DenseSide(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
-    def metric(self, metric: Metric, windows_NT: NDArray[np.int64], dense: list[Tensor] | None) -> float:
+    def metric(self, metric: Metric, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
         """The metric's value for the model as it stands; not finite where the model breaks down."""
         return metric.value(self._mean(metric.per_token, windows_NT, dense))
 
@@ -58,19 +87,24 @@ class Passes:
         mean = self._mean(lambda logits, targets, _: token_nll(logits, targets), windows_NT, None)
         return math.exp(mean) if mean < LARGEST_EXPONENT else math.inf
 
-    def _mean(self, per_token: PerToken, windows_NT: NDArray[np.int64], dense: list[Tensor] | None) -> float:
+    def _mean(self, per_token: PerToken, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
         total, count = 0.0, 0
-        for index, hidden in self._hidden(windows_NT):
-            targets = torch.from_numpy(windows_NT[index, 1:]).to(hidden.device)
-            reference = dense[index] if dense is not None else None
-            with torch.inference_mode():
-                for first in range(0, len(targets), self._chunk_tokens()):
-                    rows = slice(first, min(first + self._chunk_tokens(), len(targets)))
-                    dense_logits = self._logits(reference[rows]) if reference is not None else None
-                    values = per_token(self._logits(hidden[rows]), targets[rows], dense_logits)
-                    total += float(values.cpu().double().sum())
-                    count += len(values)
+        with torch.inference_mode():
+            for hidden, targets in self._predictions(windows_NT):
+                compared = dense.compare(hidden, count) if dense is not None else None
+                values = per_token(self._logits(hidden), targets, compared)
+                total += float(values.cpu().double().sum())
+                count += len(values)
         return total / count
+
+    def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""
+        for start, hidden in self.batches(windows_NT):
+            targets = torch.from_numpy(windows_NT[start : start + len(hidden), 1:]).to(hidden.device)
+            rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+            for first in range(0, len(rows), self._chunk_tokens()):
+                chunk = slice(first, first + self._chunk_tokens())
+                yield rows[chunk], targets.reshape(-1)[chunk]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.model.get_output_embeddings()(hidden)
@@ -79,12 +113,6 @@ class Passes:
     def _chunk_tokens(self) -> int:
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         return max(1, CHUNK_LOGITS // vocabulary)
-
-    def _hidden(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
-        """(window number, last hidden state [sequence, hidden]) for every window."""
-        for start, hidden in self.batches(windows_NT):
-            for offset in range(len(hidden)):
-                yield start + offset, hidden[offset]
 
     def batches(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
         """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch."""

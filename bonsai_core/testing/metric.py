@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bonsai_core.contracts import Metric
+from bonsai_core.contracts import DenseTokens, Metric
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
 
 TOKENS, VOCABULARY = 300, 50
@@ -70,7 +70,7 @@ class MetricContract(ComponentContract[Metric]):
     def _per_token(self, logits: Tensor, targets: Tensor, dense: Tensor) -> Tensor:
         metric = self.make()
         with torch.inference_mode():
-            return metric.per_token(logits, targets, dense if metric.needs_dense else None)
+            return metric.per_token(logits, targets, DenseTokens.compare(dense, logits) if metric.needs_dense else None)
 
     def _value(self, logits: Tensor, targets: Tensor, dense: Tensor) -> float:
         return self.make().value(float(self._per_token(logits, targets, dense).double().mean()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Metric
+from bonsai_core import DenseTokens, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +19,9 @@ class KL(Metric):
     name: ClassVar[str] = "kl"
     needs_dense: ClassVar[bool] = True
 
-    def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
-        assert dense_logits is not None
-        log_dense = dense_logits.log_softmax(dim=-1)
-        return (log_dense.exp() * (log_dense - logits.log_softmax(dim=-1))).sum(dim=-1)
+    def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
+        assert dense is not None
+        return logits.logsumexp(dim=-1) - dense.expected_logit - dense.entropy
 
     def utility(self, value: float) -> float:
         return -value

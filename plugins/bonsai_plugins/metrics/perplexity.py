@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Metric, token_nll
+from bonsai_core import DenseTokens, Metric, token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class Perplexity(Metric):
 
     name: ClassVar[str] = "perplexity"
 
-    def per_token(self, logits: Tensor, targets: Tensor, dense_logits: Tensor | None) -> Tensor:
+    def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
         return token_nll(logits, targets)
 
     def value(self, mean: float) -> float:

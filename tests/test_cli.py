@@ -1,0 +1,218 @@
+"""The command line as people use it: in processes of its own, few, because each loads torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bonsai_core import BonsaiError, RunConfig
+from bonsai_core.cli.main import cli
+from bonsai_core.cli.settings import settings
+from bonsai_core.registry import KINDS
+
+BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
+
+
+def execute(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    whole = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **environment}
+    return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True)
+
+
+def bonsai(*words: str, **environment: str) -> str:
+    done = execute(BONSAI, *words, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def recipe(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    file.write_text(small_run.to_yaml())
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by the command, with what it printed beside it."""
+    path = tmp_path_factory.mktemp("runs") / "pico [30]"
+    shown = bonsai("run", "--config", str(recipe), "--out", str(path))
+    (path.parent / "shown.txt").write_text(shown)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(finished: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished / "report.json").read_text())
+    return found
+
+
+# A run and what can be asked about it
+
+
+def test_a_run_says_what_it_does_and_ends_with_the_report(finished: Path, report: dict[str, Any]) -> None:
+    shown = (finished.parent / "shown.txt").read_text()
+    assert f"to 30.0% sparsity in 2 rounds of 4 sub-models, into {finished}\n" in shown
+    assert "The result will load in transformers" in shown
+    assert "round 2 of 2" in shown
+    assert f"{report['parameters']['pruned']:,}" in shown
+    assert f"{report['perplexity']['pruned']:.2f}" in shown
+    assert report["sparsity"]["decoder"] >= 0.3
+    assert report["latency"]["pruned_s"] > 0
+
+
+def test_the_report_can_be_shown_again_and_read_by_programs(finished: Path, report: dict[str, Any]) -> None:
+    assert f"{report['sparsity']['decoder']:.2%}" in bonsai("report", str(finished))
+    assert json.loads(bonsai("report", str(finished), "--json")) == report
+
+
+def test_what_resume_shows_of_a_finished_run_is_its_report(finished: Path, report: dict[str, Any]) -> None:
+    assert f"{report['parameters']['pruned']:,}" in bonsai("resume", str(finished))
+
+
+@pytest.mark.parametrize("which", [".", "model"])
+def test_eval_agrees_with_the_report(finished: Path, report: dict[str, Any], small_run: RunConfig, which: str) -> None:
+    sizes = ["--eval-samples", "2", "--eval-sequence-length", "64", "--json"]
+    found = json.loads(bonsai("eval", str(finished / which), "--dataset", str(small_run.eval_dataset), *sizes))
+    assert found["parameters"] == report["parameters"]["pruned"]
+    assert (found["windows"], found["sequence_length"]) == (2, 64)
+    assert found["perplexity"] == pytest.approx(report["perplexity"]["pruned"])
+    assert found["text"] == report["perplexity"]["text"]
+
+
+def test_the_checkpoint_loads_with_plain_transformers(finished: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "print(sum(p.numel() for p in model.parameters()), 'bonsai_core' in sys.modules)"
+    )
+    done = execute(sys.executable, "-c", code, str(finished / "model"), cwd=tmp_path, HF_HOME=str(tmp_path))
+    assert done.stdout.split() == [str(report["parameters"]["pruned"]), "False"], done.stderr
+
+
+def test_units_lists_the_sites_without_reading_weights(pico_directory: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(pico_directory, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"")
+    shown = bonsai("units", "--model", str(model))
+    assert "layers.2.attention" in shown
+    assert "150 units, " in shown
+
+
+def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    done = execute(BONSAI, "run", "--config", str(recipe), "--out", str(tmp_path / "run"), "--dry-run", cwd=tmp_path)
+    assert "Would remove 30.0%" in done.stdout, done.stderr
+    assert "in 2 rounds" in done.stdout
+    assert "Nothing was written." in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+# What must not be slow
+
+
+@pytest.mark.parametrize("words", [["run", "--help"], ["plugins"], ["--help"]], ids=" ".join)
+def test_help_and_listings_load_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from bonsai_core.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('heavy:', {'torch', 'transformers', 'datasets', 'sklearn', 'scipy'} & sys.modules.keys() or 'none')"
+    )
+    done = execute(sys.executable, "-c", code, *words)
+    assert done.stdout.splitlines()[-1] == "heavy: none", done.stderr
+
+
+# Hints
+
+
+def test_plugins_lists_every_kind_with_its_origin() -> None:
+    lines = bonsai("plugins").splitlines()
+    assert {line.split()[0] for line in lines} >= {*KINDS}
+    assert any(line.split()[:2] == ["estimator", "ridge"] and "bonsai-prune" in line for line in lines)
+    assert {line.split()[0] for line in bonsai("plugins", "priors").splitlines()} & {*KINDS} == {"prior"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (["rn"], 2, "Did you mean 'run'?"),
+        (["run", "--sparsty", "0.2"], 2, "Did you mean '--sparsity'?"),
+        (["run", "--estimator.fold", "3"], 2, "--estimator.folds"),
+        (["plugins", "prunes"], 1, "Available: estimator, metric, prior, sampler, slicer"),
+        (["run", "--sparsity", "2"], 1, "sparsity: Input should be less than 1 (got '2')"),
+        (["run", "--estimator.folds", "["], 1, "--estimator.folds: '[' is no value"),
+        (["run", "--config", "/nowhere.yaml"], 1, "Cannot read the recipe /nowhere.yaml"),
+        (["report", "/nowhere [x]/run"], 1, "/nowhere [x]/run holds no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_answered_with_what_to_do(words: list[str], code: int, hint: str) -> None:
+    done = execute(BONSAI, *words)
+    assert done.returncode == code
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("bonsai run --estimator.", "plain,--estimator.folds"),
+        ("bonsai run --prior ", "plain,wanda"),
+        ("bonsai re", "plain,report"),
+    ],
+)
+def test_the_shell_completes_plugins_and_their_options(line: str, expected: str) -> None:
+    position = str(len(line.split(" ")) - 1)
+    shown = bonsai(_BONSAI_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=position)
+    assert expected in shown.splitlines()
+
+
+# Which value counts
+
+
+def chosen(*words: str) -> RunConfig:
+    values = dict(cli.commands["run"].make_context("run", list(words)).params)
+    values.pop("dry_run")
+    return settings(values, values.pop("config"))
+
+
+def test_options_go_before_the_environment_and_that_before_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("sparsity: 0.1\nsamples: 11\nseed: 1\nlatency: false\nestimator: {name: ridge, folds: 3}\n")
+    monkeypatch.setenv("BONSAI_CONFIG", str(recipe))
+    monkeypatch.setenv("BONSAI_SPARSITY", "0.2")
+    monkeypatch.setenv("BONSAI_SAMPLES", "22")
+    monkeypatch.setenv("BONSAI_ESTIMATOR_ALPHAS", "[0.5]")
+    config = chosen("--sparsity", "0.3")
+    assert (config.sparsity, config.samples, config.seed, config.latency) == (0.3, 22, 1, False)
+    assert config.estimator.options == {"folds": 3, "alphas": [0.5]}
+    assert config.submodels == RunConfig().submodels
+    assert chosen("--estimator.folds", "4", "--latency").estimator.options["folds"] == 4
+
+
+def test_options_in_a_recipe_stay_with_their_plugin(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("estimator: {name: ridge, folds: 3}\n")
+    assert chosen("--config", str(recipe), "--estimator", "ridge").estimator.options == {"folds": 3}
+    assert chosen("--config", str(recipe), "--estimator", "lasso").estimator.options == {}
+
+
+@pytest.mark.parametrize("value", ["5", "{folds: 3}", "[ridge]"])
+def test_a_recipe_that_names_no_plugin_is_refused(tmp_path: Path, value: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"estimator: {value}\n")
+    with pytest.raises(BonsaiError, match=r"estimator: .* chooses no plugin. Write a name"):
+        chosen("--config", str(recipe))
+
+
+def test_a_configuration_is_a_recipe_that_reproduces_it(tmp_path: Path, small_run: RunConfig) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small_run.to_yaml())
+    assert chosen("--config", str(recipe)) == small_run
