@@ -22,8 +22,8 @@ class DenseTokens:
     """A sub-model's predictions held against the dense model's, token by token.
 
     With p the dense model's distribution and z the sub-model's logits, these two and logsumexp(z) give cross-entropy
-    and KL divergence without the dense logits: sum_v p_v z_v is linear in the hidden state, so that one vector per token,
-    computed once per run, stands for a whole distribution over the vocabulary.
+    and KL divergence without the dense logits: sum_v p_v z_v is linear in the hidden state, so that one vector per
+    token, computed once per run, stands for a whole distribution over the vocabulary.
 
     Attributes:
         entropy: -sum_v p_v log p_v in nats, float32 [tokens].
