@@ -16,7 +16,8 @@ from bonsai_core.units import UnitTable
 def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], dense_bytes: int) -> dict[str, Any]:
     """Everything a run found, as report.json holds it.
 
-    All sections but ``seconds``, ``latency`` and ``memory`` are the same for the same configuration and seed.
+    A perplexity that is not finite is None. All sections but ``seconds``, ``latency`` and ``memory`` are the same for
+    the same configuration and seed.
 
     Args:
         dense_bytes: size of the dense weights in the type they were loaded in.
@@ -69,4 +70,4 @@ def _seconds(journal: Journal) -> dict[str, float]:
     for key, _, elapsed_s in journal.items():
         name = key.rsplit("/", 1)[-1] if key.startswith("round-") else key.split("/", 1)[0]
         stages["measure" if name.startswith("submodel") else name] += elapsed_s
-    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds > 0}
+    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds >= 0.1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,6 +109,9 @@ def _written_whole(directory: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in filter(Path.is_file, partial.rglob("*")):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
         # A directory with content cannot be replaced, only moved out of the way.
         if directory.exists():
             directory.replace(previous)

@@ -65,8 +65,10 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _row(table: Table, name: str, dense: float, pruned: float, style: str) -> None:
-    table.add_row(escape(name), style.format(dense), style.format(pruned), f"x {pruned / dense:.2f}")
+def _row(table: Table, name: str, dense: float | None, pruned: float | None, style: str) -> None:
+    shown = ["not finite" if value is None else style.format(value) for value in (dense, pruned)]
+    change = f"x {pruned / dense:.2f}" if dense and pruned is not None else ""
+    table.add_row(escape(name), *shown, change)
 
 
 def _layers(report: Mapping[str, Any]) -> RenderableType:

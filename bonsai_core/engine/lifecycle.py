@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
+from bonsai_core.sources import NAMED
 
 LATENCY_REPEATS = 7
 LATENCY_HEADROOM = 1.5
@@ -74,6 +76,7 @@ def run(config: RunConfig, *, registry: Registry | None = None) -> RunResult:
         BonsaiError: something is wrong that the user can mend; the message says what.
     """
     registry = registry or Registry()
+    config = _with_absolute_paths(config)
     path = config.out or _free_name(config)
     RunDirectory(path).refuse_occupied()
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
@@ -223,14 +226,16 @@ class _Run:
         if key in self._journal:
             self._observe(TokensDone(windows_NT.size, replayed=True))
             return
-        self._journal.once(
-            key,
-            lambda: {
-                "perplexity": self._passes.perplexity(windows_NT),
+
+        def measure() -> dict[str, Any]:
+            perplexity = self._passes.perplexity(windows_NT)
+            return {
+                "perplexity": perplexity if math.isfinite(perplexity) else None,
                 "windows": len(windows_NT),
                 "sequence_length": windows_NT.shape[1],
-            },
-        )
+            }
+
+        self._journal.once(key, measure)
 
     def _save(self) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
@@ -307,6 +312,13 @@ def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str
         f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
         f"Put it back, or start a new run with another --out."
     )
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same, with files and folders named so that a resume from elsewhere finds them."""
+    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset")}
+    found = {name: Path(value).expanduser() for name, value in names.items() if value not in (None, "demo", *NAMED)}
+    return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 
 def _free_name(config: RunConfig) -> Path:
