@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from bonsai_core.errors import BonsaiError
 from bonsai_core.units import Site, SiteKind, UnitTable
 
+TINY = np.finfo(np.float64).tiny
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -48,14 +50,16 @@ class Rules:
 
 @dataclass(frozen=True, order=True)
 class _Block:
-    """Units that leave together. Measured units (tier 0) go before unmeasured ones (tier 1).
+    """Units that leave together.
 
-    Where values tie, as the many zeros of a lasso do, chains lose equal shares: position is the share already gone.
+    Measured units (tier 0) go first, by importance; where that ties, as the many zeros of a lasso do, chains lose
+    equal shares. Unmeasured ones (tier 1) follow: chains lose equal shares, and where that ties, as it does for the few
+    KV groups of each layer, the block that the prior likes least compared with its site goes first.
     """
 
     tier: int
     value: float
-    position: float
+    tie_break: float
     chain: int
     cost: int = field(compare=False)
     units: NDArray[np.int64] = field(compare=False)
@@ -145,29 +149,19 @@ def _chains(
                 f"Uniform shapes need equal widths to start from; the {sites[0].kind} sites have {sorted(counts)}."
             )
         count = counts.pop()
+        order_all = np.concatenate(orders)
         chain, gone = [], 0
         for remaining in rules.counts_below(sites[0].kind, count):
             leaving = count - remaining
             units = np.concatenate([order[gone:leaving] for order in orders])
-            chain.append(_block(table, units, gone / count, importance_U, rules, number))
+            importance_B = importance_U[units]
+            cost = int(table.cost_U[units].sum())
+            if np.isnan(importance_B).any():
+                liking = float(prior_U[units].sum() / max(prior_U[order_all].sum(), TINY))
+                chain.append(_Block(1, leaving / count, liking, number, cost, units))
+            else:
+                price = importance_B.sum() / cost if rules.rank == "density" else importance_B.mean()
+                chain.append(_Block(0, float(price), gone / count, number, cost, units))
             gone = leaving
         chains.append(chain)
     return chains
-
-
-def _block(
-    table: UnitTable,
-    units: NDArray[np.int64],
-    position: float,
-    importance_U: NDArray[np.float64],
-    rules: Rules,
-    chain: int,
-) -> _Block:
-    cost = int(table.cost_U[units].sum())
-    importance = importance_U[units]
-    if np.isnan(importance).any():
-        return _Block(1, 0.0, position, chain, cost, units)
-    value = float(importance.mean())
-    if rules.rank == "density":
-        value = float(importance.sum()) / cost
-    return _Block(0, value, position, chain, cost, units)

@@ -196,3 +196,19 @@ def test_the_inputs_are_not_changed() -> None:
     alive_U = table.keep_all()
     choose(table, 0.4, alive_U=alive_U)
     assert alive_U.all()
+
+
+def test_unmeasured_units_leave_in_equal_shares_so_the_few_large_ones_do_not_go_first() -> None:
+    sites = (Site("layers.0.attention", 0, "attention", 0, 2, 10, 1), Site("layers.0.mlp", 0, "mlp", 2, 20, 1, 1))
+    table = UnitTable(sites, 40, 40)
+    keep_U = choose(table, 0.2, importance_U=np.full(22, np.nan))
+    assert widths(table, keep_U, "attention") == [2]
+    assert widths(table, keep_U, "mlp") == [12]
+
+
+def test_of_unmeasured_groups_the_one_its_prior_likes_least_goes_first() -> None:
+    sites = tuple(Site(f"layers.{i}.attention", i, "attention", 3 * i, 3, 1, 1) for i in range(3))
+    table = UnitTable(sites, 9, 9)
+    prior_U = np.array([3, 3, 3, 20, 20, 1, 5, 5, 4], float)
+    keep_U = choose(table, 1 / 9, importance_U=np.full(9, np.nan), prior_U=prior_U)
+    assert np.flatnonzero(~keep_U).tolist() == [5]

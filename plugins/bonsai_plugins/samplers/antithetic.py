@@ -39,7 +39,8 @@ class Antithetic(Sampler):
         for first in range(0, request.num_submodels, 2):
             for window in windows:
                 if by_unit:
-                    kept = _draw_by_weight(request.prior_U[window], len(window) // 2, rng)
+                    count = (len(window) + int(rng.integers(2))) // 2  # of an odd window, either half may be larger
+                    kept = _draw_by_weight(request.prior_U[window], count, rng)
                 else:
                     kept = np.full(len(window), rng.random() < 0.5)
                 keep_MU[first, window] = kept
@@ -48,12 +49,12 @@ class Antithetic(Sampler):
 
 
 def _windows(request: SampleRequest) -> list[NDArray[np.int64]]:
-    """Per site, the units that may be perturbed: the least 2p by prior, none where that is less than two."""
+    """Per site, the units that may be perturbed: the least 2p by prior, none where that is less than one."""
     windows = []
     for site in request.table:
         ids = np.arange(site.first, site.first + site.num_units)[request.alive_U[site.units]]
         size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - request.min_units)
-        if size >= 2:
+        if size >= 1:
             windows.append(ids[np.argsort(request.prior_U[ids], kind="stable")[:size]])
     return windows
 
