@@ -27,7 +27,7 @@ class Choice(BaseModel):
     def _from_short_forms(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, dict) and "options" not in value:
+        if isinstance(value, dict) and set(value) != {"name", "options"}:
             return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
         return value
 
@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
     estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
-    round_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+    round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
         0.05, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
     submodels: Annotated[int, Field(ge=2)] = Field(20, description="Sub-models measured per round.")
@@ -102,7 +102,7 @@ class RunConfig(BaseModel):
             BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
 
@@ -129,7 +129,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise BonsaiError(f"The recipe {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.config import RunConfig
-from bonsai_core.model.load import load_model, load_tokenizer, register_checkpoints
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.load import load_model, load_tokenizer, register_checkpoints, warn_beyond_positions
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sources import load_evaluation_text, take_windows, tokenize
@@ -20,13 +21,16 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
         model: a checkpoint, a run directory (its pruned model), a Hugging Face id or ``demo``.
         dataset: as for a run's evaluation text.
         config: evaluation windows, sequence length, batch size, device and type are taken from here.
-        warn: told when the text is shorter than asked for.
+        warn: told when the text is shorter than asked for, or the windows longer than the model's positions.
 
     Raises:
         BonsaiError: no such model or text.
     """
     run_directory = RunDirectory(Path(model))
-    source = str(run_directory.model_path) if run_directory.config_path.is_file() else model
+    is_run = run_directory.config_path.is_file()
+    if is_run and not run_directory.model_path.is_dir():
+        raise BonsaiError(f"The run {model} has no pruned model yet; continue it with: bonsai resume {model}")
+    source = str(run_directory.model_path) if is_run else model
     register_checkpoints()  # or loading the tokenizer of a pruned checkpoint asks about its modeling file
     text = load_evaluation_text(dataset)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
@@ -40,6 +44,7 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
     if len(windows_NT) < config.eval_samples:
         warn(f"The text has only {len(windows_NT)} windows of {config.eval_sequence_length} tokens.")
     loaded = load_model(source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+    warn_beyond_positions(loaded.config, config.eval_sequence_length, warn)
     passes = Passes(loaded, config.batch_size, on_warning=warn)
     return {
         "perplexity": passes.perplexity(windows_NT),

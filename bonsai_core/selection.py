@@ -116,7 +116,7 @@ def select(
         if heads:
             block = heapq.heappop(heads)
             if block.cost > missing:
-                too_big.append(block)  # what is missing only shrinks, and a chain's later blocks are no smaller
+                too_big.append(block)  # for good: what is missing only shrinks, and its chain waits for it
                 continue
         else:
             block = min(too_big, key=lambda b: (b.cost, b))

@@ -23,7 +23,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from bonsai_core import BonsaiError, DenseTokens, Metric, Registry, RunConfig, hookimpl, resume, run, token_nll
+from bonsai_core import (
+    BonsaiError,
+    DenseTokens,
+    Family,
+    Metric,
+    Registry,
+    RunConfig,
+    hookimpl,
+    register_checkpoints,
+    resume,
+    run,
+    token_nll,
+)
+from bonsai_core.config import read_recipe
 from bonsai_core.contracts.events import Event, StageStarted, Warned
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
@@ -65,6 +78,9 @@ def at(config: RunConfig, path: Path, **changes: Any) -> RunConfig:
         ({"estimator": {"name": "ridge", "foldz": 3}}, ["'foldz'", "Did you mean 'folds'?", "alphas"]),
         ({"estimator": {"name": "ridge", "folds": "many"}}, ["estimator.folds", "'ridge'", "integer", "'many'"]),
         ({"estimator": {"name": "ridge", "folds": 1}}, ["estimator.folds", "greater than or equal to 2"]),
+        ({"estimator": {"name": "ridge", "options": {"folds": 3}, "fold": 3}}, ["named 'options'", "'fold'"]),
+        ({"estimator": {"name": "ridge", "alphas": [math.nan]}}, ["estimator.alphas", "finite"]),
+        ({"round_fraction": 1e-320}, ["round_fraction", "greater than or equal to 0.0001"]),
         ({"sparsty": 0.2}, ["no setting 'sparsty'", "Did you mean 'sparsity'?"]),
         ({"sparsity": 0}, ["sparsity", "greater than 0", "got 0"]),
         ({"sparsity": 1}, ["sparsity", "less than 1"]),
@@ -80,6 +96,35 @@ def at(config: RunConfig, path: Path, **changes: Any) -> RunConfig:
 def test_settings_that_cannot_be_are_refused(refused: Refused, changes: dict[str, Any], words: list[str]) -> None:
     message = refused(**changes)
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize("text", ["5: 3", "sparsity: 2020-99-99"])
+def test_a_recipe_with_nonsense_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(BonsaiError):
+        RunConfig.from_mapping(read_recipe(tmp_path / "recipe.yaml"), "settings")
+
+
+@pytest.mark.parametrize("damage", ["weights", "config"])
+def test_a_damaged_model_is_refused(refused: Refused, pico_directory: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(pico_directory, tmp_path / "model")
+    if damage == "weights":
+        os.truncate(tmp_path / "model" / "model.safetensors", 5_000)
+    else:
+        values = json.loads((pico_directory / "config.json").read_text())
+        (tmp_path / "model" / "config.json").write_text(json.dumps({**values, "num_attention_heads": 5}))
+    assert "Cannot load" in refused(model=str(tmp_path / "model"))
+
+
+def test_a_model_type_that_transformers_lacks_stops_no_other_family() -> None:
+    class Strange:
+        @hookimpl
+        def bonsai_slicers(self) -> list[Family]:
+            return [Family(name="strange", model_types=("from-the-future",))]
+
+    registry = Registry()
+    registry.register(Strange(), "a test")
+    register_checkpoints(registry)
 
 
 def test_a_text_shorter_than_a_sequence_is_refused(refused: Refused, tmp_path: Path) -> None:

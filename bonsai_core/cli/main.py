@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.markup import escape
 import bonsai_core
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import SettingsCommand, installed, settings
+from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry import KINDS
 
@@ -59,11 +61,15 @@ def report(run: Path, as_json: bool) -> None:
     directory = RunDirectory.open(run)
     if not directory.report_path.is_file():
         raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}")
-    text = directory.report_path.read_text(encoding="utf-8")
+    try:
+        text = directory.report_path.read_text(encoding="utf-8")
+        found = json.loads(text)
+    except ValueError:
+        raise BonsaiError(f"{directory.report_path} is damaged; write it again with: bonsai resume {run}") from None
     if as_json:
         click.echo(text, nl=False)
     else:
-        Console().print(report_view(json.loads(text), run))
+        Console().print(report_view(found, run))
 
 
 @cli.command()
@@ -100,7 +106,8 @@ def evaluate(model: str, dataset: str, as_json: bool, **values: Any) -> None:
     _quiet()
     found = evaluate_perplexity(model, dataset, settings(values, None), warn=_warn)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        finite = found["perplexity"] if math.isfinite(found["perplexity"]) else None
+        click.echo(json.dumps({**found, "perplexity": finite}, indent=2))
         return
     click.echo(
         f"perplexity {found['perplexity']:.3f} on {found['text']['name']} "
@@ -165,6 +172,7 @@ def _show_dry_run(configuration: Any) -> None:
     from bonsai_core.cli.tables import unit_view
 
     console = Console()
+    installed().register(_WarningsAlone(), "the dry run")
     found = _engine().dry_run(configuration, registry=installed())
     plan, table = found.work.plan, found.work.subject.table
     console.print(unit_view(table))
@@ -174,6 +182,13 @@ def _show_dry_run(configuration: Any) -> None:
         f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here. Nothing was written.",
         highlight=False,
     )
+
+
+class _WarningsAlone:
+    @bonsai_core.hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            _warn(event.text)
 
 
 def _warn(text: str) -> None:

@@ -95,7 +95,7 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
     try:
         return text if field.annotation is str else yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise BonsaiError(f"--{kind}.{option.replace('_', '-')}: {text!r} is no value that YAML can read.") from None
 
 

@@ -96,7 +96,7 @@ def _cost(report: Mapping[str, Any]) -> Text:
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report["seconds"].items())
     total = duration(sum(report["seconds"].values()))
     peak = report["memory"]["peak_bytes"] / 1e6
-    return Text(f"\ntime {total} ({stages}); peak memory of pruning {peak:,.0f} MB")
+    return Text(f"\ntime {total}{f' ({stages})' if stages else ''}; peak memory of pruning {peak:,.0f} MB")
 
 
 def _next_steps(directory: Path) -> Text:

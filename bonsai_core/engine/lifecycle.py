@@ -83,7 +83,7 @@ def run(config: RunConfig, *, registry: Registry | None = None) -> RunResult:
     check_disk(path, _checkpoint_bytes(work))
     directory = RunDirectory.create(path, config)
     with directory.lock():
-        journal = directory.journal(create=True, on_append=_announcer(registry))
+        journal = directory.journal(on_append=_announcer(registry))
         try:
             journal.append("run", {**work.identity(), "versions": versions()})
             return _Run(work, directory, journal, registry.observe).finish()
@@ -101,7 +101,7 @@ def resume(path: Path | str, *, registry: Registry | None = None) -> RunResult:
     directory = RunDirectory.open(Path(path))
     config = directory.config()
     with directory.lock():
-        journal = directory.journal(create=True, on_append=_announcer(registry))
+        journal = directory.journal(on_append=_announcer(registry))
         try:
             if "run" in journal:
                 _refuse_changes(

@@ -34,7 +34,7 @@ def make_plan(
 ) -> Plan:
     """Rounds of `round_fraction` until the sparsity is reached, the last one clipped."""
     num_rounds = max(1, math.ceil(config.sparsity / config.round_fraction - 1e-9))
-    targets = tuple(min(config.sparsity, (i + 1) * config.round_fraction) for i in range(num_rounds))
+    targets = (*((i + 1) * config.round_fraction for i in range(num_rounds - 1)), config.sparsity)
     round_tokens = prior_tokens + needs_measurements * config.submodels * calibration_tokens
     reference = calibration_tokens if needs_measurements and needs_dense else 0
     return Plan(targets, round_tokens, num_rounds * round_tokens + reference + 2 * evaluation_tokens)

@@ -21,7 +21,14 @@ from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Estimator, Metric, Prior, Sampler
 from bonsai_core.engine.plan import Plan, make_plan
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import Parent, find_parent, fingerprint, load_model, load_tokenizer
+from bonsai_core.model.load import (
+    Parent,
+    find_parent,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    warn_beyond_positions,
+)
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
@@ -128,6 +135,7 @@ def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], 
     evaluation_NT = _windows(
         texts[1], tokenizer, config.eval_samples, config.eval_sequence_length, None, "evaluation", warn
     )
+    warn_beyond_positions(parent.config, max(config.sequence_length, config.eval_sequence_length), warn)
     model = load_model(
         parent.source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
     )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from bonsai_core.checkpoint import register
+from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.contracts import Family
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family, unit_table
 from bonsai_core.registry import Registry
 from bonsai_core.sources import demo_model_dir
@@ -45,6 +50,11 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
     """
     source = find_source(name)
     config = _config(source, trust_remote_code)
+    if stock_class(type(config)) is not type(config):
+        raise BonsaiError(
+            f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model with "
+            f"a larger --sparsity instead."
+        )
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find_family(registry.families(), slicer, config.model_type, architecture)
     return Parent(name, source, config, family)
@@ -89,7 +99,7 @@ def load_model(source: str, *, dtype: str = "auto", device: str = "auto", trust_
             trust_remote_code=trust_remote_code or None,
             **kwargs,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise _loading_error(source, error) from error
     return model.to(place).eval()
 
@@ -127,7 +137,17 @@ def load_unit_table(
 def register_checkpoints(registry: Registry | None = None) -> None:
     """Teach transformers' auto classes the free-shape checkpoints of every declared family."""
     families = (registry or Registry()).families()
-    register(sorted({model_type for family in families for model_type in family.model_types}))
+    for model_type in sorted({model_type for family in families for model_type in family.model_types}):
+        # One plugin's model type that this transformers lacks stops nobody else's.
+        with suppress(UnknownNameError):
+            register([model_type])
+
+
+def warn_beyond_positions(config: Any, sequence_length: int, warn: Callable[[str], None]) -> None:
+    """Tell that windows are longer than what the model was made for: perplexities on them say little."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and sequence_length > most:
+        warn(f"Windows of {sequence_length:,} tokens are longer than the {most:,} positions the model was made for.")
 
 
 def find_device(name: str) -> torch.device:
@@ -167,7 +187,7 @@ def _config(source: str, trust_remote_code: bool) -> Any:
     register_checkpoints()
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
         raise _loading_error(source, error) from error
 
 
@@ -187,7 +207,9 @@ def _check_directory(path: Path) -> None:
 
 
 def _loading_error(what: str, error: Exception) -> BonsaiError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # What is wrong with a field of config.json stands in the cause.
+    text = str(error.__cause__ or error) if isinstance(error, StrictDataclassError) else str(error)
+    reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return BonsaiError(
         f"Cannot load {what}: {reason} (Give a model directory, a Hugging Face id that can be reached from here, "
         f"or 'demo'. Code that comes with a model runs only with --trust-remote-code.)"

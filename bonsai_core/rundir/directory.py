@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -70,7 +71,7 @@ class RunDirectory:
         """Check that a new run may start here.
 
         Raises:
-            BonsaiError: another run or other files are here.
+            BonsaiError: another run or other files are here, or nothing can be written here.
         """
         if self.config_path.exists():
             raise BonsaiError(
@@ -81,6 +82,10 @@ class RunDirectory:
         debris = _partial(self.config_path)
         if self.path.exists() and (not self.path.is_dir() or any(file != debris for file in self.path.iterdir())):
             raise BonsaiError(f"{self.path} exists and is not an empty directory; choose another --out.")
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            why = os.strerror(errno.EACCES if existing.is_dir() else errno.ENOTDIR)
+            raise BonsaiError(f"Cannot make the run directory {self.path}: {why}: {existing}. Choose another --out.")
 
     def config(self) -> RunConfig:
         """The resolved configuration, with `out` set to where it lies now."""
@@ -123,9 +128,9 @@ class RunDirectory:
                 f"make room or mend the permissions, then: bonsai resume {self.path}"
             ) from error
 
-    def journal(self, *, create: bool, on_append: Callable[[str, int], None] | None = None) -> Journal:
+    def journal(self, *, on_append: Callable[[str, int], None] | None = None) -> Journal:
         """The run's journal."""
-        return Journal(self.journal_path, create=create, on_append=on_append)
+        return Journal(self.journal_path, on_append=on_append)
 
     def save_arrays(self, round_number: int, name: str, **arrays: NDArray[Any]) -> str:
         """Write arrays of a round atomically and return their sha256, to be journaled."""

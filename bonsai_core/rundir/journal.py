@@ -19,17 +19,14 @@ class Journal:
     """What a run has measured and decided, by key; a run is resumed by asking it before computing anything.
 
     Args:
-        path: the database file.
-        create: make it if it is not there.
+        path: the database file; made if it is not there.
         on_append: told the key and the number of events after each new one.
 
     Raises:
-        BonsaiError: the file is missing, or is no journal.
+        BonsaiError: the file cannot be opened, or is no journal.
     """
 
-    def __init__(self, path: Path, *, create: bool, on_append: Callable[[str, int], None] | None = None) -> None:
-        if not create and not path.is_file():
-            raise BonsaiError(f"{path.parent} holds no run: there is no {path.name} in it.")
+    def __init__(self, path: Path, *, on_append: Callable[[str, int], None] | None = None) -> None:
         self.path = path
         self._on_append = on_append
         with ExitStack() as unless_read:

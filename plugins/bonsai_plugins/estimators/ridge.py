@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ class Ridge(Estimator):
     """
 
     name: ClassVar[str] = "ridge"
-    alphas: tuple[float, ...] = Field(
+    alphas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2),
         min_length=1,
         description="Strengths to choose from, relative to the features' mean squared norm.",
