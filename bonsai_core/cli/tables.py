@@ -54,7 +54,7 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     _row(table, name, ppl["dense"], ppl["pruned"], "{:.2f}")
     _row(table, "parameters", report["parameters"]["dense"], report["parameters"]["pruned"], "{:,}")
     weights = report["weight_bytes"]
-    _row(table, "weights on disk, MB", weights["dense"] / 1e6, weights["pruned"] / 1e6, "{:.1f}")
+    _row(table, "weights, MB", weights["dense"] / 1e6, weights["pruned"] / 1e6, "{:.1f}")
     latency = report["latency"] or {}
     if "dense_s" in latency:
         name = f"forward of {latency['tokens']:,} tokens, ms"

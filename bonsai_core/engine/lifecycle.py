@@ -35,7 +35,7 @@ from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
-from bonsai_core.sources import NAMED
+from bonsai_core.sources import NAMED, user_path
 
 LATENCY_REPEATS = 7
 LATENCY_HEADROOM = 1.5
@@ -178,7 +178,11 @@ class _Run:
                 RUNTIMES[config.shapes],
             )
         )
-        self._evaluate("dense")
+        if self._evaluate("dense") is None:
+            raise BonsaiError(
+                f"The dense model's own perplexity is not finite, so there is nothing to prune: check its weights, or "
+                f"try --dtype float32 ({config.dtype} was asked for)."
+            )
         alive_U = self._prune()
         work.subject.slice(alive_U)
         self._evaluate("pruned")
@@ -219,13 +223,13 @@ class _Run:
         self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
         return self._passes.dense_reference(self._work.calibration_NT)
 
-    def _evaluate(self, which: str) -> None:
+    def _evaluate(self, which: str) -> float | None:
+        """Perplexity of the model as it stands; None where it is not finite."""
         self._observe(StageStarted("evaluate", 0, f"perplexity of the {which} model"))
         key = f"evaluate/{which}"
         windows_NT = self._work.evaluation_NT
         if key in self._journal:
             self._observe(TokensDone(windows_NT.size, replayed=True))
-            return
 
         def measure() -> dict[str, Any]:
             perplexity = self._passes.perplexity(windows_NT)
@@ -235,7 +239,8 @@ class _Run:
                 "sequence_length": windows_NT.shape[1],
             }
 
-        self._journal.once(key, measure)
+        found: float | None = self._journal.once(key, measure)["perplexity"]
+        return found
 
     def _save(self) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
@@ -317,7 +322,7 @@ def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same, with files and folders named so that a resume from elsewhere finds them."""
     names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset")}
-    found = {name: Path(value).expanduser() for name, value in names.items() if value not in (None, "demo", *NAMED)}
+    found = {name: user_path(value) for name, value in names.items() if value not in (None, "demo", *NAMED)}
     return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 

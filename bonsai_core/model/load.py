@@ -19,7 +19,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family, unit_table
 from bonsai_core.registry import Registry
-from bonsai_core.sources import demo_model_dir
+from bonsai_core.sources import demo_model_dir, user_path
 from bonsai_core.units import UnitTable
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -64,7 +64,7 @@ def find_source(name: str) -> str:
     """The directory or hub id behind a model's name; directories are checked for configuration and weights."""
     if name == "demo":
         return str(demo_model_dir())
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         _check_directory(path)
         return str(path)

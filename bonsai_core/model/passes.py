@@ -20,6 +20,7 @@ CHUNK_LOGITS = 8 * 1024 * 1024
 
 
 LARGEST_EXPONENT = 700
+HEAD_ROWS = 4096
 PerToken = Callable[[Tensor, Tensor, DenseTokens | None], Tensor]
 
 
@@ -74,7 +75,7 @@ class Passes:
                 log_p = self._logits(hidden).log_softmax(dim=-1)
                 p = log_p.exp()
                 bias = p @ head.bias.float() if head.bias is not None else p.new_zeros(len(p))
-                expected_row = (p.to(head.weight.dtype) @ head.weight).float()
+                expected_row = _average_rows(p, head.weight)
                 chunks.append(DenseSide(-(p * log_p).sum(dim=-1), expected_row, bias))
         return DenseSide(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
@@ -143,6 +144,15 @@ class Passes:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._warn(f"The device ran out of memory: the batch is now {self.batch_size} windows instead of {used}.")
+
+
+def _average_rows(p: Tensor, weight: Tensor) -> Tensor:
+    """p [tokens, vocabulary] @ weight [vocabulary, hidden] in float32, without a float32 copy of the whole weight."""
+    total = p.new_zeros(len(p), weight.shape[1])
+    for first in range(0, len(weight), HEAD_ROWS):
+        rows = slice(first, first + HEAD_ROWS)
+        total += p[:, rows] @ weight[rows].float()
+    return total
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

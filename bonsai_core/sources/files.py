@@ -18,6 +18,18 @@ _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
+def user_path(name: str) -> Path:
+    """A path as people type it, `~` included.
+
+    Raises:
+        BonsaiError: it names the home of a user there is not.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise BonsaiError(f"Cannot read the path {name!r}: {error} Write it out in full.") from None
+
+
 def is_path(name: str) -> bool:
     path = Path(name)
     marked = name.startswith((".", "~", "/")) or path.is_absolute() or path.suffix.lower() in _PATH_SUFFIXES
@@ -26,7 +38,7 @@ def is_path(name: str) -> bool:
 
 def read_file(name: str) -> tuple[str, list[int]]:
     """A file's text, and where in it a paragraph or document starts."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         # utf-8-sig: a byte order mark would become a token.
         content = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
