@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Sampler,
         SampleRequest,
         SiteView,
+        perplexity_of,
         token_nll,
     )
     from bonsai_core.engine import resume, run
@@ -58,6 +59,7 @@ _HOMES = {
     "UnitTable": "units",
     "hookimpl": "hooks",
     "load_model": "model.load",
+    "perplexity_of": "contracts",
     "register_checkpoints": "model.load",
     "resume": "engine",
     "run": "engine",
@@ -84,6 +86,7 @@ __all__ = [
     "UnitTable",
     "hookimpl",
     "load_model",
+    "perplexity_of",
     "register_checkpoints",
     "resume",
     "run",

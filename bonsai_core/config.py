@@ -106,6 +106,10 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
 
+    def decisive(self) -> dict[str, Any]:
+        """All settings that decide the result, as plain data: everything but where it is written."""
+        return self.model_dump(mode="json", exclude={"out"})
+
     def to_yaml(self) -> str:
         """The configuration as a recipe that reproduces it."""
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)

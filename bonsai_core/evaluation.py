@@ -8,10 +8,10 @@ from typing import Any
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import load_model, load_tokenizer, register_checkpoints, warn_beyond_positions
+from bonsai_core.model.load import load_model, load_tokenizer, warn_beyond_positions
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import RunDirectory
-from bonsai_core.sources import load_evaluation_text, take_windows, tokenize
+from bonsai_core.sources import load_evaluation_text, windows_of
 
 
 def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Callable[[str], None]) -> dict[str, Any]:
@@ -31,18 +31,17 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
     if is_run and not run_directory.model_path.is_dir():
         raise BonsaiError(f"The run {model} has no pruned model yet; continue it with: bonsai resume {model}")
     source = str(run_directory.model_path) if is_run else model
-    register_checkpoints()  # or loading the tokenizer of a pruned checkpoint asks about its modeling file
     text = load_evaluation_text(dataset)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-    windows_NT = take_windows(
-        tokenize(text, tokenizer),
+    windows_NT = windows_of(
+        text,
+        tokenizer,
         num_windows=config.eval_samples,
         sequence_length=config.eval_sequence_length,
         seed=None,
-        source=text,
+        what="evaluation",
+        warn=warn,
     )
-    if len(windows_NT) < config.eval_samples:
-        warn(f"The text has only {len(windows_NT)} windows of {config.eval_sequence_length} tokens.")
     loaded = load_model(source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
     warn_beyond_positions(loaded.config, config.eval_sequence_length, warn)
     passes = Passes(loaded, config.batch_size, on_warning=warn)

@@ -3,7 +3,7 @@
 from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
 from bonsai_core.contracts.family import AttentionSite, Family, MlpSite
-from bonsai_core.contracts.metric import DenseTokens, Metric, token_nll
+from bonsai_core.contracts.metric import DenseTokens, Metric, perplexity_of, token_nll
 from bonsai_core.contracts.prior import Prior, SiteView
 from bonsai_core.contracts.sampler import Draw, Sampler, SampleRequest
 
@@ -22,5 +22,6 @@ __all__ = [
     "SampleRequest",
     "Sampler",
     "SiteView",
+    "perplexity_of",
     "token_nll",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -12,9 +13,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LARGEST_EXPONENT = 700
+
+
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood in nats of each target, float32 [tokens], from logits [tokens, vocabulary]."""
     return logits.logsumexp(dim=-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def perplexity_of(mean_nll: float) -> float:
+    """exp of a mean negative log-likelihood in nats; infinite where that overflows."""
+    return math.exp(mean_nll) if mean_nll < LARGEST_EXPONENT else math.inf
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,7 @@ def resume(path: Path | str, *, registry: Registry | None = None) -> RunResult:
         journal = directory.journal(on_append=_announcer(registry))
         try:
             if "run" in journal:
-                _refuse_changes(
-                    "configuration", journal["run"]["config"], config.model_dump(mode="json", exclude={"out"})
-                )
+                _refuse_changes("configuration", journal["run"]["config"], config.decisive())
             work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
             identity = work.identity()
             started = journal.once("run", lambda: {**identity, "versions": versions()})

@@ -63,7 +63,8 @@ class Rounds:
             self._check_finite(number, finite_M)
             importance_U, summary = self._estimate(draw, value_M, finite_M, prior_U)
         else:
-            fit = self._work.methods.estimator.fit(self._unmeasured(alive_U, prior_U))
+            estimator = self._work.methods.estimator
+            fit = _checked(estimator.name, estimator.fit(self._unmeasured(alive_U, prior_U)), int(alive_U.sum()))
             importance_U[alive_U] = fit.importance_U
         return self._select(number, alive_U, importance_U, prior_U, summary)
 

@@ -32,7 +32,7 @@ from bonsai_core.model.load import (
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
-from bonsai_core.sources import Text, load_text, take_windows, tokenize
+from bonsai_core.sources import Text, load_text, windows_of
 from bonsai_core.units import UnitTable
 
 
@@ -92,7 +92,7 @@ class Workspace:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, as journaled at its start."""
         return {
-            "config": _plain_config(self.config),
+            "config": self.config.decisive(),
             "calibration": self.texts[0].describe(),
             "evaluation": self.texts[1].describe(),
             "model": fingerprint(self.subject.model),
@@ -131,9 +131,23 @@ def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], 
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
     most = max(config.samples, config.prior_samples)
-    drawn_NT = _windows(texts[0], tokenizer, most, config.sequence_length, config.seed, "calibration", warn)
-    evaluation_NT = _windows(
-        texts[1], tokenizer, config.eval_samples, config.eval_sequence_length, None, "evaluation", warn
+    drawn_NT = windows_of(
+        texts[0],
+        tokenizer,
+        num_windows=most,
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        what="calibration",
+        warn=warn,
+    )
+    evaluation_NT = windows_of(
+        texts[1],
+        tokenizer,
+        num_windows=config.eval_samples,
+        sequence_length=config.eval_sequence_length,
+        seed=None,
+        what="evaluation",
+        warn=warn,
     )
     warn_beyond_positions(parent.config, max(config.sequence_length, config.eval_sequence_length), warn)
     model = load_model(
@@ -182,30 +196,6 @@ def check_disk(path: Path, needed_bytes: int) -> None:
         )
 
 
-def _windows(
-    text: Text,
-    tokenizer: Any,
-    num_windows: int,
-    sequence_length: int,
-    seed: int | None,
-    what: str,
-    warn: Callable[[str], None],
-) -> NDArray[np.int64]:
-    windows_NT = take_windows(
-        tokenize(text, tokenizer),
-        num_windows=num_windows,
-        sequence_length=sequence_length,
-        seed=seed,
-        source=text,
-    )
-    if len(windows_NT) < num_windows:
-        warn(
-            f"The {what} text has only {len(windows_NT)} windows of {sequence_length} tokens; "
-            f"{num_windows} were asked for."
-        )
-    return windows_NT
-
-
 def _stock_accepts(parent: Parent, count: int, groups: int) -> bool:
     attention = parent.family.attention
     heads = getattr(parent.config, attention.heads_field)
@@ -221,7 +211,3 @@ def _check_target(config: RunConfig, table: UnitTable, rules: Rules) -> None:
     """Selecting without any importance tells whether the target can be reached at all."""
     unmeasured_U = np.full(len(table), np.nan)
     select(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules)
-
-
-def _plain_config(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"out"})

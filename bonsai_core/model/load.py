@@ -112,6 +112,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
+    register_checkpoints()  # or the tokenizer of a pruned checkpoint asks about its modeling file
     try:
         return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, ImportError, KeyError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import DenseTokens, Metric
-from bonsai_core.contracts.metric import token_nll
+from bonsai_core.contracts.metric import perplexity_of, token_nll
 from bonsai_core.errors import BonsaiError
 
 CHUNK_LOGITS = 8 * 1024 * 1024
 """Logits that stand in float32 at once: 32 MiB, whatever the vocabulary and the batch."""
 
 
-LARGEST_EXPONENT = 700
 HEAD_ROWS = 4096
 PerToken = Callable[[Tensor, Tensor, DenseTokens | None], Tensor]
 
@@ -86,7 +84,7 @@ class Passes:
     def perplexity(self, windows_NT: NDArray[np.int64]) -> float:
         """exp of the mean negative log-likelihood of all predicted tokens, each window on its own."""
         mean = self._mean(lambda logits, targets, _: token_nll(logits, targets), windows_NT, None)
-        return math.exp(mean) if mean < LARGEST_EXPONENT else math.inf
+        return perplexity_of(mean)
 
     def _mean(self, per_token: PerToken, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
         total, count = 0.0, 0

@@ -6,7 +6,7 @@ from bonsai_core.sources.demo import demo_model_dir
 from bonsai_core.sources.files import user_path
 from bonsai_core.sources.load import NAMED, load_evaluation_text, load_text
 from bonsai_core.sources.text import Text
-from bonsai_core.sources.windows import take_windows, tokenize
+from bonsai_core.sources.windows import take_windows, tokenize, windows_of
 
 __all__ = [
     "NAMED",
@@ -17,4 +17,5 @@ __all__ = [
     "take_windows",
     "tokenize",
     "user_path",
+    "windows_of",
 ]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
-from bonsai_core.sources.text import EVALUATION_FRACTION, Part
-
-_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+from bonsai_core.sources.text import BLANK_LINES, EVALUATION_FRACTION, Part
 
 
 def builtin_text(part: Part) -> str:
@@ -35,7 +32,7 @@ def _distinct_topics() -> dict[str, str]:
     distinct: dict[str, str] = {}
     for topic in sorted(topics, key=lambda name: (-len(topics[name]), name)):
         fresh = []
-        for paragraph in _BLANK_LINES.split(topics[topic]):
+        for paragraph in BLANK_LINES.split(topics[topic]):
             key = " ".join(paragraph.split())
             if key and key not in seen:
                 seen.add(key)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.text import join
+from bonsai_core.sources.text import BLANK_LINES, join
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
 _PATH_SUFFIXES = {".txt", ".md", *_JSON_SUFFIXES}
-_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -56,7 +55,7 @@ def read_file(name: str) -> tuple[str, list[int]]:
         text, starts = join(_json_rows(name, content))
     else:
         first = len(content) - len(content.lstrip())  # blank lines before the text divide nothing
-        text, starts = content, [found.end() for found in _BLANK_LINES.finditer(content.rstrip(), first)]
+        text, starts = content, [found.end() for found in BLANK_LINES.finditer(content.rstrip(), first)]
     if not text.strip():
         raise BonsaiError(f"{name!r} holds no text. Give a file with text in it.")
     return text, starts

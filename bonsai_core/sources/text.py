@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from bonsai_core.errors import BonsaiError
 
 Part = Literal["calibration", "evaluation"]
 
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 EVALUATION_FRACTION = 0.2
 
 

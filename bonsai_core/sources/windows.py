@@ -5,6 +5,7 @@ Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,3 +65,29 @@ def take_windows(
     if seed is None:
         return windows_NL[:num_windows].copy()
     return windows_NL[np.random.default_rng(seed).permutation(available)[:num_windows]]
+
+
+def windows_of(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_windows: int,
+    sequence_length: int,
+    seed: int | None,
+    what: str,
+    warn: Callable[[str], None],
+) -> NDArray[np.int64]:
+    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows."""
+    windows_NL = take_windows(
+        tokenize(text, tokenizer),
+        num_windows=num_windows,
+        sequence_length=sequence_length,
+        seed=seed,
+        source=text,
+    )
+    if len(windows_NL) < num_windows:
+        warn(
+            f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
+            f"{num_windows} were asked for."
+        )
+    return windows_NL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import DenseTokens, Metric, token_nll
+from bonsai_core import DenseTokens, Metric, perplexity_of, token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class Perplexity(Metric):
         return token_nll(logits, targets)
 
     def value(self, mean: float) -> float:
-        return math.exp(mean) if mean < 700 else math.inf
+        return perplexity_of(mean)
 
     def utility(self, value: float) -> float:
         return -math.log(value)
