@@ -29,6 +29,7 @@ from transformers import (
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP, check_uniform, register, save_checkpoint
 from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.testing.family import with_cache
 
 HIDDEN, HEADS, HEAD_DIM, VOCAB, WIDTH = 32, 4, 8, 64, 48
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
@@ -162,7 +163,7 @@ def decode_loop(model: Any) -> Tensor:
     cache = StaticCache(config=model.config, max_cache_len=32)
     text, step = PROMPT, PROMPT
     for _ in range(6):
-        step = model(step, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+        step = model(step, use_cache=True, **with_cache(model, cache)).logits[:, -1:].argmax(-1)
         text = torch.cat([text, step], dim=1)
     assert cache.get_seq_length() == text.shape[1] - 1
     return text

@@ -20,7 +20,7 @@ from bonsai_core.config import Choice
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.statistics import score_units
 from bonsai_core.model.subject import Subject
-from bonsai_core.testing.family import keep_vectors, logits
+from bonsai_core.testing.family import keep_vectors, logits, with_cache
 
 NEW_TOKENS = 8
 
@@ -97,7 +97,7 @@ def generated(model: Any, cache: str) -> Tensor:
     text, piece = prompt, prompt
     with torch.inference_mode():
         for _ in range(NEW_TOKENS):
-            piece = model(input_ids=piece, past_key_values=past, use_cache=True).logits[:, -1:].argmax(dim=-1)
+            piece = model(input_ids=piece, use_cache=True, **with_cache(model, past)).logits[:, -1:].argmax(dim=-1)
             text = torch.cat([text, piece], dim=1)
     return text
 

@@ -42,13 +42,14 @@ class EmptyAttention(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(
-        self, hidden_states: Tensor, past_key_values: Any = None, **kwargs: Any
+        self, hidden_states: Tensor, cache: Any = None, past_key_values: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Zeros, or the bias, in the shape of `hidden_states` [batch, tokens, hidden]; and no attention weights."""
-        if past_key_values is not None:
+        cache = past_key_values if cache is None else cache  # the name until transformers 5.23
+        if cache is not None:
             batch, tokens = hidden_states.shape[:2]
             entry = hidden_states.new_zeros(batch, 1, tokens, 1)
-            past_key_values.update(entry, entry, self.layer_idx)
+            cache.update(entry, entry, self.layer_idx)
         return _constant(hidden_states, self.bias), None
 
 

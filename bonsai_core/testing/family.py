@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -138,10 +139,15 @@ def logits_with_cache(model: Any) -> Tensor:
     cache = None
     with torch.inference_mode():
         for piece in (ids[:, :PROMPT], *torch.split(ids[:, PROMPT:], 1, dim=1)):
-            output = model(input_ids=piece, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = model(input_ids=piece, use_cache=True, **with_cache(model, cache))
+            cache = output.cache if "cache" in output else output.past_key_values
             pieces.append(output.logits)
     return torch.cat(pieces, dim=1)
+
+
+def with_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The argument that hands a model its key-value cache: `cache` from transformers 5.24 on, before `past_key_values`."""
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
 def _tokens(model: Any) -> Tensor:
