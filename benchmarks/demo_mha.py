@@ -41,7 +41,9 @@ def multi_head_llama(grouped: LlamaForCausalLM) -> LlamaForCausalLM:
     with torch.device("meta"):
         multi_head = LlamaForCausalLM(LlamaConfig.from_dict(values))
     weights = {
-        name: _repeated(weight, groups, heads // groups) if name.endswith(("k_proj.weight", "v_proj.weight")) else weight
+        name: _repeated(weight, groups, heads // groups)
+        if name.endswith(("k_proj.weight", "v_proj.weight"))
+        else weight
         for name, weight in grouped.state_dict().items()
     }
     multi_head.load_state_dict(weights, assign=True)

@@ -50,24 +50,34 @@ class RunConfig(BaseModel):
         None,
         description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth.",
     )
+    metric_dataset: str | None = Field(
+        None,
+        description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
+        "questions. Left out: the calibration text.",
+    )
     prior: Choice = Field(Choice(name="wanda"), description="Cheap score per unit.")
     sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
     metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
     estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
+    compensator: Choice = Field(Choice(name="none"), description="Repair of what is kept, after every removal.")
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
         0.05, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(20, description="Sub-models measured per round.")
-    samples: Positive = Field(8, description="Calibration windows that every sub-model is measured on.")
+    samples: Positive = Field(8, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(
         32, description="Calibration windows for the prior, one pass per round; the first of them are the samples."
+    )
+    resample: Literal["common", "fresh"] = Field(
+        "common", description="common: the same calibration draw in every round; fresh: another one in each."
     )
     sequence_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
     eval_sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per evaluation window.")
+    eval_rounds: bool = Field(False, description="Perplexity after every round, not only at the end.")
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from bonsai_core.contracts import Estimator, Family, Metric, Prior, Sampler
+    from bonsai_core.contracts import Compensator, Estimator, Family, Metric, Prior, Recipe, Sampler
     from bonsai_core.contracts.events import Event
 
 PROJECT = "bonsai"
@@ -48,6 +48,16 @@ def bonsai_estimators() -> Sequence[type[Estimator]]:  # type: ignore[empty-body
 @hookspec
 def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
     """Family declarations: where a model family keeps its units. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
+    """Compensator classes: repair after removal. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_recipes() -> Sequence[Recipe]:  # type: ignore[empty-body]
+    """Named settings for ``--config``. Called once, when plugins are loaded."""
 
 
 @hookspec

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bonsai_core import hooks
 from bonsai_core.config import Choice
-from bonsai_core.contracts import Component, Estimator, Family, Metric, Prior, Sampler
+from bonsai_core.contracts import Compensator, Component, Estimator, Family, Metric, Prior, Recipe, Sampler
 from bonsai_core.contracts.events import Event
 from bonsai_core.errors import BonsaiError, UnknownNameError
 
@@ -25,8 +25,10 @@ COMPONENTS: Mapping[str, type[Component]] = {
     "sampler": Sampler,
     "metric": Metric,
     "estimator": Estimator,
+    "compensator": Compensator,
 }
-KINDS = (*COMPONENTS, "slicer")
+DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe}
+KINDS = (*COMPONENTS, *DECLARATIONS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Offer:
 
     kind: str
     name: str
-    item: type[Component] | Family
+    item: type[Component] | Family | Recipe
     source: str
 
     @property
@@ -43,7 +45,7 @@ class Offer:
         """One line about it, for listings."""
         if isinstance(self.item, Family):
             return "for model types " + ", ".join(self.item.model_types)
-        return self.item.summary()
+        return self.item.summary if isinstance(self.item, Recipe) else self.item.summary()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Registry:
     def family(self, name: str) -> Family:
         """The family declared under a name."""
         return cast(Family, self._offer("slicer", name).item)
+
+    def recipe(self, name: str) -> Mapping[str, Any]:
+        """The settings of a named recipe."""
+        return cast(Recipe, self._offer("recipe", name).item).settings
 
     def observe(self, event: Event) -> None:
         """Tell every observer."""
@@ -204,8 +210,9 @@ def _hook_faults(plugin: object) -> list[str]:
 
 
 def _item_fault(kind: str, item: object) -> str | None:
-    if kind == "slicer":
-        return None if isinstance(item, Family) else f"bonsai_slicers() returned {item!r}, which is no Family"
+    if kind in DECLARATIONS:
+        declared = DECLARATIONS[kind]
+        return None if isinstance(item, declared) else f"bonsai_{kind}s() returned {item!r}, no {declared.__name__}"
     base = COMPONENTS[kind]
     if not (isinstance(item, type) and issubclass(item, base)):
         return f"bonsai_{kind}s() returned {item!r}, which is no subclass of {base.__name__}"

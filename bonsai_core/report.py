@@ -13,7 +13,9 @@ from bonsai_core.rundir import Journal
 from bonsai_core.units import UnitTable
 
 
-def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], dense_bytes: int) -> dict[str, Any]:
+def build_report(
+    journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], dense_bytes: int, forward_tokens: int
+) -> dict[str, Any]:
     """Everything a run found, as report.json holds it.
 
     A perplexity that is not finite is None. All sections but ``seconds``, ``latency`` and ``memory`` are the same for
@@ -21,6 +23,7 @@ def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], 
 
     Args:
         dense_bytes: size of the dense weights in the type they were loaded in.
+        forward_tokens: tokens of all forward passes that were planned.
     """
     started, saved = journal["run"], journal["save"]
     dense, pruned = journal["evaluate/dense"], journal["evaluate/pruned"]
@@ -34,6 +37,8 @@ def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], 
             "text": started["evaluation"],
         },
         "calibration": started["calibration"],
+        "measured_on": started.get("measured_on"),
+        "forward_tokens": forward_tokens,
         "parameters": {"dense": table.total_params, "pruned": saved["parameters"]},
         "sparsity": {
             "decoder": table.sparsity(keep_U),
@@ -50,9 +55,12 @@ def build_report(journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], 
 
 
 def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
+    """One row per round; with the perplexity after it where that was measured."""
     rounds: list[Mapping[str, Any]] = []
     while (event := journal.get(f"round-{len(rounds) + 1}/selection")) is not None:
-        rounds.append({name: value for name, value in event.items() if name != "sha256"})
+        evaluated = journal.get(f"round-{len(rounds) + 1}/evaluate")
+        row = {name: value for name, value in event.items() if name != "sha256"}
+        rounds.append(row | ({"perplexity": evaluated["perplexity"]} if evaluated else {}))
     return rounds
 
 

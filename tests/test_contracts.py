@@ -9,36 +9,59 @@ import numpy as np
 import pytest
 from conftest import PICOS, Pico
 
-from bonsai_core import Component, Registry
+from bonsai_core import ChoiceMetric, Component, Registry
 from bonsai_core.config import Choice
 from bonsai_core.testing import (
+    ChoiceMetricContract,
+    CompensatorContract,
     ComponentContract,
     EstimatorContract,
     FamilyContract,
-    MetricContract,
     PriorContract,
     SamplerContract,
+    TokenMetricContract,
 )
 from bonsai_core.testing.sampler import requests
 
 CONTRACTS: dict[str, type[ComponentContract[Any]]] = {
     "prior": PriorContract,
     "sampler": SamplerContract,
-    "metric": MetricContract,
+    "metric": TokenMetricContract,
     "estimator": EstimatorContract,
+    "compensator": CompensatorContract,
 }
 # Of every built-in, the options it is checked with.
 TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("prior", "activation"): [{}],
+    ("prior", "block-influence"): [{}],
+    ("prior", "fluctuation"): [{}],
+    ("prior", "magnitude"): [{}],
     ("prior", "random"): [{}],
+    ("prior", "uniform"): [{}],
     ("prior", "wanda"): [{}],
+    ("sampler", "adaptive"): [{}, {"rule": "bounds", "batch": 2, "settled": 1.0}],
     ("sampler", "antithetic"): [{}],
+    ("sampler", "bernoulli"): [{}],
+    ("sampler", "global"): [{}, {"level": "unit"}],
+    ("sampler", "stratified"): [{}, {"steps": 3}],
+    ("metric", "choice"): [{}, {"measures": "accuracy"}, {"per_byte": True}],
     ("metric", "kl"): [{}],
+    ("metric", "nll"): [{}],
     ("metric", "perplexity"): [{}],
+    ("compensator", "bias"): [{}],
+    ("compensator", "none"): [{}],
+    ("estimator", "bayes"): [{}],
+    ("estimator", "elastic"): [{}],
+    ("estimator", "hierarchical"): [{}],
     ("estimator", "lasso"): [{}, {"folds": 2, "strengths": 5}],
-    ("estimator", "none"): [{}],
+    ("estimator", "none"): [{}, {"allocation": "standardised"}, {"allocation": "global"}],
     ("estimator", "ridge"): [{}],
+    ("estimator", "shrunk"): [{}],
 }
+
+
+def _contract(kind: str, component: type[Component]) -> type[ComponentContract[Any]]:
+    return ChoiceMetricContract if issubclass(component, ChoiceMetric) else CONTRACTS[kind]
 
 
 def _laws(contract: type) -> list[str]:
@@ -46,18 +69,19 @@ def _laws(contract: type) -> list[str]:
 
 
 def _cases() -> Iterator[Any]:
+    registry = Registry()
     for (kind, name), rows in TABLE.items():
+        contract = _contract(kind, registry.component_class(kind, name))
         for options in rows:
             label = "-".join([kind, name, *(f"{k}={v}" for k, v in options.items())])
-            for law in _laws(CONTRACTS[kind]):
-                yield pytest.param(kind, Choice(name=name, options=options), law, id=f"{label}-{law[5:]}")
+            for law in _laws(contract):
+                choice = Choice(name=name, options=options)
+                yield pytest.param(contract, registry.create(kind, choice), law, id=f"{label}-{law[5:]}")
 
 
-@pytest.mark.parametrize(("kind", "choice", "law"), list(_cases()))
-def test_law(registry: Registry, kind: str, choice: Choice, law: str) -> None:
-    component = registry.create(kind, choice)
-
-    class Row(CONTRACTS[kind]):  # type: ignore[misc]
+@pytest.mark.parametrize(("contract", "component", "law"), list(_cases()))
+def test_law(contract: Any, component: Component, law: str) -> None:
+    class Row(contract):  # type: ignore[misc]
         def make(self) -> Component:
             return component
 

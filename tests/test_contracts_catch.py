@@ -20,15 +20,15 @@ from bonsai_core import (
     Family,
     Fit,
     Measurements,
-    Metric,
     Prior,
     Registry,
     Sampler,
     SampleRequest,
     SiteView,
+    TokenMetric,
     token_nll,
 )
-from bonsai_core.testing import EstimatorContract, FamilyContract, MetricContract, PriorContract, SamplerContract
+from bonsai_core.testing import EstimatorContract, FamilyContract, PriorContract, SamplerContract, TokenMetricContract
 from bonsai_core.testing.component import ComponentContract
 
 
@@ -78,7 +78,7 @@ class Careless(Sampler):
         return Draw(keep_MU, np.zeros(request.num_submodels))
 
 
-class UpsideDown(Metric):
+class UpsideDown(TokenMetric):
     """The loss itself as utility, and each token's share of it."""
 
     name: ClassVar[str] = "upside-down"
@@ -114,9 +114,9 @@ BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (SamplerContract, Careless(), "sub_models_differ_and_can_be_split_for_cross_validation"),
     (SamplerContract, Careless(), "the_same_generator_gives_the_same_draw"),
     (SamplerContract, Careless(), "no_global_rng_is_read"),
-    (MetricContract, UpsideDown(), "better_predictions_have_a_higher_utility"),
-    (MetricContract, UpsideDown(), "chunks_of_tokens_give_what_the_whole_gives"),
-    (MetricContract, UpsideDown(), "what_it_is_given_is_not_changed"),
+    (TokenMetricContract, UpsideDown(), "better_predictions_have_a_higher_utility"),
+    (TokenMetricContract, UpsideDown(), "chunks_of_tokens_give_what_the_whole_gives"),
+    (TokenMetricContract, UpsideDown(), "what_it_is_given_is_not_changed"),
     (EstimatorContract, Positions(), "a_planted_ranking_is_recovered"),
     (EstimatorContract, Positions(), "constant_utilities_add_no_ranking_of_their_own"),
     (EstimatorContract, Positions(), "permuting_units_permutes_importances"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 import bonsai_core.model.passes
-from bonsai_core import BonsaiError, Metric, Registry
+from bonsai_core import BonsaiError, Registry, TokenMetric
 from bonsai_core.config import Choice
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.statistics import score_units
@@ -141,7 +141,7 @@ def test_biases_are_priced(registry: Registry) -> None:
 # Priors in the model
 
 
-@pytest.mark.parametrize("name", ["wanda", "activation"])
+@pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence"])
 @pytest.mark.parametrize("pico", PICOS[:3], ids=str)
 def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pico: Pico, name: str) -> None:
     prior: Any = registry.create("prior", Choice(name=name))
@@ -160,13 +160,13 @@ def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pi
 # Metrics in the model
 
 
-def test_the_dense_model_has_no_divergence_from_itself(model: Any, kl: Metric) -> None:
+def test_the_dense_model_has_no_divergence_from_itself(model: Any, kl: TokenMetric) -> None:
     passes = quiet(model)
-    assert passes.metric(kl, windows(), passes.dense_reference(windows())) == pytest.approx(0, abs=1e-6)
+    assert passes.token_mean(kl.per_token, windows(), passes.dense_reference(windows())) == pytest.approx(0, abs=1e-6)
 
 
 def test_kl_in_chunks_equals_the_plain_formula(
-    model: Any, kl: Metric, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    model: Any, kl: TokenMetric, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = Subject(model, registry.family("llama"))
     keep_U = keep_vectors(subject.table)[0]
@@ -181,7 +181,7 @@ def test_kl_in_chunks_equals_the_plain_formula(
     dense, passes = log_probabilities(), quiet(model)
     reference = passes.dense_reference(windows())
     with subject.masked(keep_U):
-        pruned, measured = log_probabilities(), passes.metric(kl, windows(), reference)
+        pruned, measured = log_probabilities(), passes.token_mean(kl.per_token, windows(), reference)
     assert measured == pytest.approx(float((dense.exp() * (dense - pruned)).sum(dim=-1).mean()), rel=1e-4)
     assert measured > 0.01
 
@@ -228,7 +228,7 @@ def room_for(model: Any, num_windows: int) -> Iterator[None]:
         handle.remove()
 
 
-def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any, kl: Metric) -> None:
+def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any, kl: TokenMetric) -> None:
     expected = quiet(model).perplexity(windows())
     warnings: list[str] = []
     tokens: list[int] = []
@@ -236,7 +236,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any
     with room_for(model, 2):
         reference = passes.dense_reference(windows())
         assert passes.perplexity(windows()) == pytest.approx(expected, rel=1e-5)
-        assert passes.metric(kl, windows(), reference) == pytest.approx(0, abs=1e-6)
+        assert passes.token_mean(kl.per_token, windows(), reference) == pytest.approx(0, abs=1e-6)
     assert warnings == ["The device ran out of memory: the batch is now 2 windows instead of 5."]
     assert sum(tokens) == 3 * windows().size
 

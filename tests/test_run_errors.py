@@ -30,6 +30,7 @@ from bonsai_core import (
     Metric,
     Registry,
     RunConfig,
+    TokenMetric,
     hookimpl,
     register_checkpoints,
     resume,
@@ -287,7 +288,7 @@ class FlakyPlugin:
     def __init__(self, every: int) -> None:
         calls = itertools.count(1)
 
-        class Flaky(Metric):
+        class Flaky(TokenMetric):
             """Perplexity that breaks down now and then."""
 
             name: ClassVar[str] = "flaky"

@@ -74,6 +74,8 @@ class EmptyMLP(nn.Module):
 class RaggedConfig:
     """Mixed into a stock configuration: `per_layer_config` holds each layer's sizes, the fields the dense ones.
 
+    `added_biases` names the linears of a layer that have a bias which the stock model has not.
+
     A layer without attention has 0 heads and 0 key/value heads; one without MLP has an intermediate size of 0.
     """
 
@@ -179,6 +181,9 @@ def _decoder_layer(layer_class: Any, config: Any, index: int) -> nn.Module:
     if no_channels:
         layer_config.intermediate_size = 1
     layer: nn.Module = layer_class(layer_config, index)
+    for path in getattr(config, "added_biases", ()):
+        linear: Any = layer.get_submodule(path)
+        layer.set_submodule(path, nn.Linear(linear.in_features, linear.out_features, dtype=linear.weight.dtype))
     if no_heads:
         layer.self_attn = EmptyAttention(index, _output_bias(layer.self_attn, config.head_dim))
     if no_channels:

@@ -28,6 +28,7 @@ def save_checkpoint(
     per_layer: Sequence[Mapping[str, int]],
     shapes: Literal["free", "uniform"],
     provenance: Mapping[str, object],
+    added_biases: Sequence[str] = (),
 ) -> None:
     """Save a sliced model, its tokenizer, and how it was made.
 
@@ -42,13 +43,15 @@ def save_checkpoint(
         per_layer: the true sizes of every layer, under the names of the configuration's fields.
         shapes: ``uniform`` writes a stock checkpoint; ``free`` one with its own modeling file.
         provenance: written to bonsai.json; values that JSON knows.
+        added_biases: linears of every layer, by their names in it, that have got a bias which stock models lack.
 
     Raises:
-        BonsaiError: `shapes` is ``uniform`` and the sizes differ between layers or no stock model has them.
+        BonsaiError: `shapes` is ``uniform`` and the sizes differ between layers or no stock model has them, or
+            biases were added.
         ValueError: `per_layer` does not describe the weights.
     """
     story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    small = _small_model(model, per_layer, shapes)
+    small = _small_model(model, per_layer, shapes, added_biases)
     with _written_whole(directory) as partial:
         small.save_pretrained(partial)
         if tokenizer is not None:
@@ -56,7 +59,12 @@ def save_checkpoint(
         (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
 
 
-def _small_model(model: Any, per_layer: Sequence[Mapping[str, int]], shapes: Literal["free", "uniform"]) -> Any:
+def _small_model(
+    model: Any,
+    per_layer: Sequence[Mapping[str, int]],
+    shapes: Literal["free", "uniform"],
+    added_biases: Sequence[str],
+) -> Any:
     """A model that is small by its configuration, with the weights of `model`: what loading will build.
 
     It is built without memory and shares the weights, so that names and shapes are checked before a byte is written.
@@ -66,6 +74,8 @@ def _small_model(model: Any, per_layer: Sequence[Mapping[str, int]], shapes: Lit
         raise ValueError(f"per_layer has {len(per_layer)} layers, the model {model.config.num_hidden_layers}.")
     config_class, model_class = stock_class(type(model.config)), stock_class(type(model))
     if shapes == "uniform":
+        if added_biases:
+            raise BonsaiError("Biases were added, which stock checkpoints have no place for. Save with shapes free.")
         sizes = dict(per_layer[0])
         if any(dict(other) != sizes for other in per_layer):
             raise BonsaiError(
@@ -77,6 +87,8 @@ def _small_model(model: Any, per_layer: Sequence[Mapping[str, int]], shapes: Lit
     else:
         config_class, model_class = ragged(config_class, model_class)
         values["per_layer_config"] = {index: dict(sizes) for index, sizes in enumerate(per_layer)}
+        if added_biases:
+            values["added_biases"] = list(added_biases)
     with torch.device("meta"):
         small = model_class(config_class.from_dict(values))
     # Linears of width 0 hold nothing; what is loaded has no module for them.

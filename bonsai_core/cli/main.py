@@ -15,13 +15,14 @@ from rich.markup import escape
 
 import bonsai_core
 from bonsai_core.cli.progress import ProgressObserver, duration
-from bonsai_core.cli.settings import SettingsCommand, installed, settings
+from bonsai_core.cli.settings import SettingsCommand, complete_recipes, installed, settings
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry import KINDS
 
 INTERRUPTED = 130
 MODEL_FIELDS = ("model", "slicer", "trust_remote_code")
+SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
 EVAL_FIELDS = ("eval_samples", "eval_sequence_length", "batch_size", "device", "dtype", "trust_remote_code")
 
 
@@ -32,7 +33,13 @@ def cli() -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@click.option("--config", type=click.Path(), envvar="BONSAI_CONFIG", help="Recipe (YAML) with any of these settings.")
+@click.option(
+    "--config",
+    metavar="RECIPE",
+    envvar="BONSAI_CONFIG",
+    shell_complete=complete_recipes,
+    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins recipe` lists.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
 def run(config: str | None, dry_run: bool, **values: Any) -> None:
     """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
@@ -113,6 +120,26 @@ def evaluate(model: str, dataset: str, as_json: bool, **values: Any) -> None:
         f"perplexity {found['perplexity']:.3f} on {found['text']['name']} "
         f"({found['windows']} windows of {found['sequence_length']:,} tokens), {found['parameters']:,} parameters"
     )
+
+
+@cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
+@click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")
+@click.option("--dry-run", is_flag=True, help="List the runs, check their settings, and write nothing.")
+def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
+    """Run a grid of settings with seeds, as FILE (YAML) says, then write a table and plots.
+
+    Settings given here go before those of the file's `base`. The same command again does what is missing.
+    """
+    from bonsai_core.cli.sweep import show_sweep, sweep_and_report
+
+    given = {name: value for name, value in values.items() if value is not None}
+    if dry_run:
+        show_sweep(file, out, seeds, given, installed())
+        return
+    _quiet()
+    sweep_and_report(file, out, seeds, given, installed())
 
 
 def main() -> None:

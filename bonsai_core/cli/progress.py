@@ -28,8 +28,71 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def progress_bar(console: Console) -> Progress:
+    """A display for bars that tell by their field `left` how much time is left."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %  {task.fields[left]}"),
+        console=console,
+        transient=True,
+    )
+
+
+class RunBar:
+    """The bar of one run over its forward tokens: what it is doing, and how much time is left.
+
+    Args:
+        display: what it is a line of.
+    """
+
+    def __init__(self, display: Progress) -> None:
+        self.rounds = 0
+        self._display = display
+        self._task: TaskID = display.add_task("loading the model", total=None, left="")
+        self._start = 0.0
+        self._live_tokens = 0
+        self._tokens_left = 0
+
+    def follow(self, event: Event) -> None:
+        """Show what an event says."""
+        match event:
+            case RunStarted():
+                self.rounds = event.num_rounds
+                self._start = time.monotonic()
+                self._tokens_left = event.forward_tokens
+                self._display.update(self._task, total=event.forward_tokens)
+            case StageStarted():
+                where = f"round {event.round} of {self.rounds}: " if event.round else ""
+                self._display.update(self._task, description=where + event.text)
+            case TokensDone():
+                self._advance(event)
+            case SubmodelMeasured():
+                value = "not finite" if event.value is None else f"{event.value:.4g}"
+                self._display.update(
+                    self._task,
+                    description=f"round {event.round} of {self.rounds}: sub-model {event.index + 1} of {event.total}, "
+                    f"{event.metric} {value}",
+                )
+
+    def remove(self) -> None:
+        """Take the line away."""
+        self._display.remove_task(self._task)
+
+    def _advance(self, event: TokensDone) -> None:
+        self._tokens_left = max(0, self._tokens_left - event.tokens)
+        if not event.replayed:
+            self._live_tokens += event.tokens
+        left = ""
+        if self._live_tokens:
+            pace = (time.monotonic() - self._start) / self._live_tokens
+            left = f"about {duration(pace * self._tokens_left)} left"
+        self._display.update(self._task, advance=event.tokens, left=left)
+
+
 class ProgressObserver:
-    """An observer that draws a bar over the run's forward tokens.
+    """An observer that draws a run's bar and prints a line per round.
 
     Attributes:
         directory: the run directory, once the run has started.
@@ -38,60 +101,34 @@ class ProgressObserver:
     def __init__(self, console: Console) -> None:
         self.directory: Path | None = None
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %  {task.fields[left]}"),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID = self._bar.add_task("loading the model", total=None, left="")
-        self._rounds = 0
-        self._start = 0.0
-        self._live_tokens = 0
-        self._tokens_left = 0
+        self._display = progress_bar(console)
+        self._bar = RunBar(self._display)
 
     def __enter__(self) -> ProgressObserver:
-        self._bar.start()
+        self._display.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self._display.stop()
 
     @hookimpl
     def bonsai_observe(self, event: Event) -> None:
+        self._bar.follow(event)
         match event:
             case RunStarted():
-                self._begin(event)
-            case StageStarted():
-                where = f"round {event.round} of {self._rounds}: " if event.round else ""
-                self._bar.update(self._task, description=where + event.text)
-            case TokensDone():
-                self._advance(event)
-            case SubmodelMeasured():
-                value = "not finite" if event.value is None else f"{event.value:.4g}"
-                self._bar.update(
-                    self._task,
-                    description=f"round {event.round} of {self._rounds}: sub-model {event.index + 1} of {event.total}, "
-                    f"{event.metric} {value}",
-                )
+                self._announce(event)
             case RoundFinished():
                 tau = "" if event.kendall_tau is None else f", out-of-fold Kendall tau {event.kendall_tau:.2f}"
                 self._console.print(
-                    f"round {event.round} of {self._rounds}: {event.units_removed} units removed, "
+                    f"round {event.round} of {self._bar.rounds}: {event.units_removed} units removed, "
                     f"sparsity {event.sparsity:.2%}{tau}",
                     highlight=False,
                 )
             case Warned():
                 self._console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False)
 
-    def _begin(self, event: RunStarted) -> None:
+    def _announce(self, event: RunStarted) -> None:
         self.directory = event.directory
-        self._rounds = event.num_rounds
-        self._start = time.monotonic()
-        self._tokens_left = event.forward_tokens
-        self._bar.update(self._task, total=event.forward_tokens)
         rounds = f"{event.num_rounds} round{'s' if event.num_rounds > 1 else ''}"
         if event.num_submodels:
             rounds += f" of {event.num_submodels} sub-models"
@@ -102,13 +139,3 @@ class ProgressObserver:
             highlight=False,
             soft_wrap=True,
         )
-
-    def _advance(self, event: TokensDone) -> None:
-        self._tokens_left = max(0, self._tokens_left - event.tokens)
-        if not event.replayed:
-            self._live_tokens += event.tokens
-        left = ""
-        if self._live_tokens:
-            pace = (time.monotonic() - self._start) / self._live_tokens
-            left = f"about {duration(pace * self._tokens_left)} left"
-        self._bar.update(self._task, advance=event.tokens, left=left)

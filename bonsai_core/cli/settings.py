@@ -59,7 +59,7 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
         BonsaiError: a value is refused; the message names the setting.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    merged = read_recipe(Path(recipe)) if recipe else {}
+    merged = recipe_settings(recipe) if recipe else {}
     options = {name: value for name, value in given.items() if "__" in name}
     merged.update(
         {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
@@ -69,6 +69,18 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
         chosen = _choice(kind, merged)
         merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
     return RunConfig.from_mapping(merged, "settings")
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """The settings of a recipe: a YAML file, or one that a plugin offers.
+
+    Raises:
+        BonsaiError: there is no such file, or no such name.
+    """
+    path = Path(name)
+    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
+        return read_recipe(path)
+    return dict(installed().recipe(name))
 
 
 def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
@@ -115,7 +127,10 @@ def _field_option(name: str, field: FieldInfo) -> click.RichOption:
 
 def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]:
     recipe = _value_of("config", args)
-    values = read_recipe(Path(recipe)) if recipe and Path(recipe).is_file() else {}
+    try:
+        values = recipe_settings(recipe) if recipe else {}
+    except BonsaiError:
+        values = {}  # reported when the settings are read
     options = []
     for kind in kinds:
         name = _value_of(kind, args) or _choice(kind, values).name
@@ -173,5 +188,14 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 
 def _complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    offers = installed().offers(parameter.name or "")
+    return _offered(parameter.name or "", incomplete)
+
+
+def complete_recipes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Named recipes, then files."""
+    return [*_offered("recipe", incomplete), CompletionItem(incomplete, type="file")]
+
+
+def _offered(kind: str, incomplete: str) -> list[CompletionItem]:
+    offers = installed().offers(kind)
     return [CompletionItem(o.name, help=o.summary) for o in offers if o.name.startswith(incomplete)]

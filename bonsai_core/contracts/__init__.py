@@ -1,27 +1,46 @@
 """The contracts between the engine and its plugins, one noun of the field per file."""
 
+from bonsai_core.contracts.compensator import Compensator, Removal
 from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
 from bonsai_core.contracts.family import AttentionSite, Family, MlpSite
-from bonsai_core.contracts.metric import DenseTokens, Metric, perplexity_of, token_nll
+from bonsai_core.contracts.metric import (
+    Answers,
+    ChoiceMetric,
+    DenseTokens,
+    Metric,
+    Probe,
+    TokenMetric,
+    perplexity_of,
+    token_nll,
+)
 from bonsai_core.contracts.prior import Prior, SiteView
-from bonsai_core.contracts.sampler import Draw, Sampler, SampleRequest
+from bonsai_core.contracts.recipe import Recipe
+from bonsai_core.contracts.sampler import Draw, Evidence, Sampler, SampleRequest
 
 __all__ = [
+    "Answers",
     "AttentionSite",
+    "ChoiceMetric",
+    "Compensator",
     "Component",
     "DenseTokens",
     "Draw",
     "Estimator",
+    "Evidence",
     "Family",
     "Fit",
     "Measurements",
     "Metric",
     "MlpSite",
     "Prior",
+    "Probe",
+    "Recipe",
+    "Removal",
     "SampleRequest",
     "Sampler",
     "SiteView",
+    "TokenMetric",
     "perplexity_of",
     "token_nll",
 ]

@@ -66,10 +66,13 @@ class Fit:
     Attributes:
         importance_U: float64 [U], finite; larger means keep. Ties are broken by the prior.
         details: numbers worth reporting (the chosen strength, say).
+        spread_U: float64 [U], finite, non-negative: the posterior standard deviation of each importance, in the same
+            unit; None unless the estimator `gives_spread`.
     """
 
     importance_U: NDArray[np.float64]
     details: Mapping[str, float] = field(default_factory=dict)
+    spread_U: NDArray[np.float64] | None = None
 
 
 class Estimator(Component):
@@ -78,9 +81,11 @@ class Estimator(Component):
     Attributes:
         needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured,
             and `fit` gets M = 0 over all living units.
+        gives_spread: True if every `Fit` says how sure it is; samplers that look where the decision is open need it.
     """
 
     needs_measurements: ClassVar[bool] = True
+    gives_spread: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, measurements: Measurements) -> Fit:

@@ -26,7 +26,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage begins: ``dense``, ``prior``, ``measure``, ``select``, ``evaluate``, ``save``, ``latency``."""
+    """A stage: ``dense``, ``prior``, ``measure``, ``select``, ``repair``, ``evaluate``, ``save``, ``latency``."""
 
     stage: str
     round: int
@@ -54,12 +54,13 @@ class SubmodelMeasured(Event):
 
 @dataclass(frozen=True)
 class RoundFinished(Event):
-    """A round's selection is in the journal."""
+    """A round's selection is in the journal; `perplexity` is None unless it was measured after the round."""
 
     round: int
     sparsity: float
     kendall_tau: float | None
     units_removed: int
+    perplexity: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bonsai_core.contracts.component import Component
 
@@ -50,18 +54,72 @@ class DenseTokens:
         return cls(-(p * log_p).sum(dim=-1), (p * logits).sum(dim=-1))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a sub-model thinks of the choices of one question.
+
+    Attributes:
+        log_likelihood: of each choice after the question, summed over its tokens, nats, float64 [choices].
+        num_bytes: length of each choice in UTF-8, int64 [choices]; what length-normalised scores are divided by.
+        gold: index of the right choice.
+    """
+
+    log_likelihood: NDArray[np.float64]
+    num_bytes: NDArray[np.int64]
+    gold: int
+
+
+PerToken = Callable[["Tensor", "Tensor", "DenseTokens | None"], "Tensor"]
+
+
+class Probe(Protocol):
+    """What a metric may ask of a sub-model. The engine has laid the keep vector over the model already.
+
+    Attributes:
+        model: the sub-model, a transformers causal LM in evaluation mode; leave it as it is.
+        tokenizer: its tokenizer.
+    """
+
+    model: Any
+    tokenizer: Any
+
+    def token_mean(self, per_token: PerToken) -> float:
+        """Mean over all predicted tokens of the calibration text; summed in float64, whole batches never in float32."""
+
+    def answers(self) -> Sequence[Answers]:
+        """The sub-model's answers to the calibration questions, in their order."""
+
+
 class Metric(Component):
-    """Measures a sub-model on calibration text, one number per predicted token, averaged over tokens.
+    """Measures a sub-model: any number, differentiable or not, that a few forward passes give.
+
+    Inherit `TokenMetric` for an average over predicted tokens, `ChoiceMetric` for multiple-choice questions.
+
+    Attributes:
+        reads: which calibration data the probe has to offer: ``text``, ``choices`` (rows of
+            `{"question", "choices", "gold"}`), or ``nothing`` where the metric brings its own.
+        needs_dense: True if sub-models are compared with the dense model. Its side is computed once, at the start of
+            the run, and kept as hidden size + 2 float32 numbers per calibration token.
+    """
+
+    reads: ClassVar[Literal["text", "choices", "nothing"]] = "text"
+    needs_dense: ClassVar[bool] = False
+
+    @abstractmethod
+    def measure(self, probe: Probe) -> float:
+        """The metric's value as people quote it; not finite where the sub-model has broken down."""
+
+    @abstractmethod
+    def utility(self, value: float) -> float:
+        """The value turned so that higher is better; this is what estimators regress."""
+
+
+class TokenMetric(Metric):
+    """One number per predicted token, averaged over tokens.
 
     The engine calls `per_token` on chunks of a few hundred tokens, so that the logits of a whole batch never
     stand in float32 at once, sums in float64, and turns the mean into the reported `value`.
-
-    Attributes:
-        needs_dense: True if `per_token` compares with the dense model. Its side is computed once, at the start of the
-            run, and kept as hidden size + 2 float32 numbers per calibration token.
     """
-
-    needs_dense: ClassVar[bool] = False
 
     @abstractmethod
     def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
@@ -80,6 +138,21 @@ class Metric(Component):
         """The metric as people quote it, from the mean over tokens."""
         return mean
 
+    def measure(self, probe: Probe) -> float:
+        return self.value(probe.token_mean(self.per_token))
+
+
+class ChoiceMetric(Metric):
+    """One number per multiple-choice question, averaged over questions."""
+
+    reads: ClassVar[Literal["text", "choices", "nothing"]] = "choices"
+
     @abstractmethod
+    def per_question(self, answers: Answers) -> float:
+        """One number for one question; higher is better."""
+
+    def measure(self, probe: Probe) -> float:
+        return float(np.mean([self.per_question(answers) for answers in probe.answers()]))
+
     def utility(self, value: float) -> float:
-        """The value turned so that higher is better; this is what estimators regress."""
+        return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ class SiteView:
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
-        total: sum over all tokens of what `Prior.accumulate` returned; None if the prior needs no data.
+        total: sum over all tokens of what `Prior.accumulate` returned for the site, or `accumulate_layer` for its
+            layer; None if the prior needs no data.
         num_tokens: tokens behind `total`.
         unit_ids: the units' numbers in the unit table, int64 [units]; they never change during a run.
         seed: for priors that draw; the same for every site of a round.
@@ -44,9 +45,12 @@ class Prior(Component):
 
     Attributes:
         needs_data: False if `score` reads only weights; then no forward pass is made.
+        watches: ``sites``: `accumulate` sees what each site's output projection reads; ``layers``: `accumulate_layer`
+            sees the hidden states that enter and leave each decoder layer.
     """
 
     needs_data: ClassVar[bool] = True
+    watches: ClassVar[Literal["sites", "layers"]] = "sites"
 
     def accumulate(self, inputs: Tensor) -> Tensor:
         """Sum over tokens of any statistic of the inputs.
@@ -58,6 +62,10 @@ class Prior(Component):
             A tensor whose leading dimension is units; sums of it over batches reach `score`.
         """
         raise NotImplementedError(f"{type(self).__name__} sets needs_data but does not define accumulate()")
+
+    def accumulate_layer(self, before: Tensor, after: Tensor) -> Tensor:
+        """Sum over tokens of any statistic of the hidden states before and after a layer, float32 [tokens, hidden]."""
+        raise NotImplementedError(f"{type(self).__name__} watches layers but does not define accumulate_layer()")
 
     @abstractmethod
     def score(self, site: SiteView) -> Tensor:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts.component import Component
 from bonsai_core.units import UnitTable
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the round's measurements so far say, for samplers that look where the decision is open.
+
+    Attributes:
+        importance_U: the estimator's posterior mean, float64 [U]; NaN for units that no sub-model has told apart yet.
+        spread_U: its posterior standard deviation, float64 [U]; NaN likewise.
+    """
+
+    importance_U: NDArray[np.float64]
+    spread_U: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,8 +35,10 @@ class SampleRequest:
         alive_U: units that no earlier round removed, bool [U].
         prior_U: this round's prior, float64 [U]; larger means keep. Dead units hold 0.
         drop_fraction: share of the living units that this round will remove (the paper's p), 0..1.
-        num_submodels: how many sub-models to draw (the paper's M).
+        num_submodels: how many sub-models to draw (the paper's M); to a sequential sampler, how many are left.
         min_units: every site keeps at least this many units.
+        rank: what selection will rank by: ``importance``, or importance per parameter (``density``).
+        evidence: None at first; to a sequential sampler, what the sub-models measured so far say.
     """
 
     table: UnitTable
@@ -31,6 +47,8 @@ class SampleRequest:
     drop_fraction: float
     num_submodels: int
     min_units: int = 1
+    rank: Literal["importance", "density"] = "density"
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,17 @@ class Draw:
 
 
 class Sampler(Component):
-    """Draws sub-models around the current one."""
+    """Draws sub-models around the current one.
+
+    Attributes:
+        sequential: True if the sampler may draw fewer sub-models than it is asked for. Those are measured, the
+            estimator is fitted to all of the round's measurements, and the sampler is asked again with the `evidence`,
+            until nothing is left to draw or it draws none: the decision has settled. Needs an estimator that
+            `gives_spread`.
+    """
+
+    sequential: ClassVar[bool] = False
 
     @abstractmethod
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
-        """Draw `request.num_submodels` keep vectors, using no randomness but `rng`."""
+        """Draw `request.num_submodels` keep vectors (a sequential sampler: at most), with no randomness but `rng`."""

@@ -1,5 +1,6 @@
 """The engine: the only place that sees every stage."""
 
 from bonsai_core.engine.lifecycle import RunResult, dry_run, resume, run
+from bonsai_core.engine.shared import SharedMeasurements
 
-__all__ = ["RunResult", "dry_run", "resume", "run"]
+__all__ = ["RunResult", "SharedMeasurements", "dry_run", "resume", "run"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import save_checkpoint
@@ -26,8 +27,10 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
+from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.setup import Workspace, check_disk, open_workspace, versions
+from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
@@ -65,34 +68,55 @@ class RunResult:
         return RunDirectory(self.directory).model_path
 
 
-def run(config: RunConfig, *, registry: Registry | None = None) -> RunResult:
+def run(
+    config: RunConfig,
+    *,
+    registry: Registry | None = None,
+    metric: ModelFunction | None = None,
+    shared: SharedMeasurements | None = None,
+) -> RunResult:
     """Prune a model as configured.
 
     Args:
         config: what to do.
         registry: plugins and observers; None loads all installed ones.
+        metric: `function(model, tokenizer)`, higher is better, to measure sub-models with instead of the configured
+            metric. It may run the model as often as it likes, and must leave it as it is.
+        shared: where several runs keep what they measure of the dense model.
 
     Raises:
         BonsaiError: something is wrong that the user can mend; the message says what.
     """
     registry = registry or Registry()
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
+    if metric is not None:
+        config = config.model_copy(update={"metric": choice_of(metric)})
     path = config.out or _free_name(config)
     RunDirectory(path).refuse_occupied()
-    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, _checkpoint_bytes(work))
     directory = RunDirectory.create(path, config)
     with directory.lock():
         journal = directory.journal(on_append=_announcer(registry))
         try:
             journal.append("run", {**work.identity(), "versions": versions()})
-            return _Run(work, directory, journal, registry.observe).finish()
+            return _Run(work, directory, journal, registry.observe, shared).finish()
         finally:
             journal.close()
 
 
-def resume(path: Path | str, *, registry: Registry | None = None) -> RunResult:
+def resume(
+    path: Path | str,
+    *,
+    registry: Registry | None = None,
+    metric: ModelFunction | None = None,
+    shared: SharedMeasurements | None = None,
+) -> RunResult:
     """Continue a run that was interrupted; a finished one is returned as it is.
+
+    Args:
+        path: the run directory.
+        registry, metric, shared: as for `run`; a run that was started with a function as metric needs it again.
 
     Raises:
         BonsaiError: there is no run, its configuration, text or model changed, or another process has it.
@@ -105,15 +129,15 @@ def resume(path: Path | str, *, registry: Registry | None = None) -> RunResult:
         try:
             if "run" in journal:
                 _refuse_changes("configuration", journal["run"]["config"], config.decisive())
-            work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+            work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
             identity = work.identity()
             started = journal.once("run", lambda: {**identity, "versions": versions()})
-            for what in ("calibration", "evaluation", "model"):
-                _refuse_changes(what, started[what], identity[what])
+            for what in ("calibration", "evaluation", "model", "measured_on"):
+                _refuse_changes(what, started.get(what, {}), identity.get(what, {}))
             if started["versions"] != versions():
                 registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
             directory.remove_temporaries()
-            return _Run(work, directory, journal, registry.observe).finish()
+            return _Run(work, directory, journal, registry.observe, shared).finish()
         finally:
             journal.close()
 
@@ -136,15 +160,15 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     registry = registry or Registry()
     if config.out:
         RunDirectory(config.out).refuse_occupied()
+    config = with_absolute_paths(config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
     check_disk(config.out or Path(), _checkpoint_bytes(work))
-    batch = work.calibration_NT[: config.batch_size]
+    batch = work.prior_windows(1)[: config.batch_size]
     passes = _passes(work, registry.observe)
-    passes.dense_reference(batch)  # the first pass is slower than the rest
+    passes.perplexity(batch)  # the first pass is slower than the rest
     start = time.perf_counter()
-    dense = passes.dense_reference(batch)
-    passes.metric(work.methods.metric, batch, dense)
-    per_token = (time.perf_counter() - start) / (2 * batch.size)
+    passes.perplexity(batch)
+    per_token = (time.perf_counter() - start) / batch.size
     return DryRun(work, per_token * work.plan.forward_tokens)
 
 
@@ -155,11 +179,13 @@ class _Run:
         directory: RunDirectory,
         journal: Journal,
         observe: Callable[[Event], None],
+        shared: SharedMeasurements | None,
     ) -> None:
         self._work = work
         self._directory = directory
         self._journal = journal
         self._observe = observe
+        self._shared = shared
         self._passes = _passes(work, observe)
 
     def finish(self) -> RunResult:
@@ -170,7 +196,7 @@ class _Run:
                 self._directory.path,
                 config.model,
                 len(work.plan.targets),
-                config.submodels if work.methods.estimator.needs_measurements else 0,
+                config.submodels if work.methods.measured else 0,
                 config.sparsity,
                 work.plan.forward_tokens,
                 RUNTIMES[config.shapes],
@@ -183,13 +209,15 @@ class _Run:
             )
         alive_U = self._prune()
         work.subject.slice(alive_U)
+        if work.methods.compensator.adds_bias:
+            work.subject.complete_biases()
         self._evaluate("pruned")
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
         self._save()
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", self._latency)
-        report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes)
+        report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes, work.plan.forward_tokens)
         self._directory.write_report(report)
         self._observe(RunFinished(self._directory.path))
         return RunResult(self._directory.path, report)
@@ -198,39 +226,82 @@ class _Run:
         """All rounds; returns the units kept. Rounds that the journal has finished are only told of."""
         work = self._work
         alive_U = work.subject.table.keep_all()
-        rounds: Rounds | None = None
-        for number in range(1, len(work.plan.targets) + 1):
+        numbers = range(1, len(work.plan.targets) + 1)
+        unfinished = any(f"round-{number}/selection" not in self._journal for number in numbers)
+        dense = self._dense() if unfinished else None
+        rounds = Rounds(work, self._passes, self._directory, self._journal, dense, self._observe, self._shared)
+        for number in numbers:
+            before_U = alive_U
             finished = self._journal.get(f"round-{number}/selection")
             if finished is not None:
                 alive_U = self._directory.load_arrays(number, "selection", finished["sha256"])["keep_U"]
-                self._observe(TokensDone(work.plan.round_tokens, replayed=True))
+                self._observe(TokensDone(work.plan.prune_tokens, replayed=True))
             else:
-                rounds = rounds or Rounds(
-                    work, self._passes, self._directory, self._journal, self._dense_reference(), self._observe
-                )
                 alive_U = rounds.run(number, alive_U)
+            if work.methods.compensator.repairs:
+                rounds.repair(number, before_U, alive_U)
             event = self._journal[f"round-{number}/selection"]
-            self._observe(RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"]))
+            perplexity = self._evaluate_round(number, alive_U)
+            self._observe(
+                RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"], perplexity)
+            )
         return alive_U
 
-    def _dense_reference(self) -> DenseSide | None:
-        """The dense model's side of the metric, computed before anything is sliced."""
-        methods = self._work.methods
-        if not (methods.metric.needs_dense and methods.estimator.needs_measurements):
+    def _evaluate_round(self, number: int, alive_U: NDArray[np.bool_]) -> float | None:
+        """Perplexity after a round, where it was asked for; that after the last one is the pruned model's anyway."""
+        if not self._work.config.eval_rounds or number == len(self._work.plan.targets):
+            return None
+        self._observe(StageStarted("evaluate", number, "perplexity after the round"))
+        key = f"round-{number}/evaluate"
+        if self._work.slices_between_rounds and key not in self._journal:
+            self._work.subject.slice(alive_U)
+        with self._work.subject.masked(alive_U):
+            return self._perplexity(key, self._passes.perplexity)
+
+    def _dense(self) -> list[DenseSide] | None:
+        """The dense model's side of the metric, per draw of calibration data, computed before anything is sliced."""
+        work = self._work
+        if not work.methods.compared:
             return None
         self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
-        return self._passes.dense_reference(self._work.calibration_NT)
+        return [self._dense_side(data.windows_NT) for data in work.data]
+
+    def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
+        if self._shared is None:
+            return self._passes.dense_reference(windows_NT)
+        arrays, _ = self._shared.once(
+            {**self._work.dense_origin(), "dense side": windows_NT},
+            lambda: {
+                name: tensor.cpu().numpy()
+                for name, tensor in self._passes.dense_reference(windows_NT)._asdict().items()
+            },
+        )
+        device = self._work.subject.device
+        return DenseSide(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
     def _evaluate(self, which: str) -> float | None:
-        """Perplexity of the model as it stands; None where it is not finite."""
+        """Perplexity of the dense or the pruned model; None where it is not finite."""
         self._observe(StageStarted("evaluate", 0, f"perplexity of the {which} model"))
-        key = f"evaluate/{which}"
+        dense = which == "dense"
+        return self._perplexity(f"evaluate/{which}", self._dense_perplexity if dense else self._passes.perplexity)
+
+    def _dense_perplexity(self, windows_NT: NDArray[np.int64]) -> float:
+        if self._shared is None:
+            return self._passes.perplexity(windows_NT)
+        arrays, _ = self._shared.once(
+            {**self._work.dense_origin(), "perplexity": windows_NT},
+            lambda: {"perplexity": np.array([self._passes.perplexity(windows_NT)])},
+        )
+        return float(arrays["perplexity"][0])
+
+    def _perplexity(self, key: str, compute: Callable[[NDArray[np.int64]], float]) -> float | None:
+        """Perplexity of the model as it stands, from the journal if it is there; None where it is not finite."""
         windows_NT = self._work.evaluation_NT
         if key in self._journal:
             self._observe(TokensDone(windows_NT.size, replayed=True))
 
         def measure() -> dict[str, Any]:
-            perplexity = self._passes.perplexity(windows_NT)
+            perplexity = compute(windows_NT)
             return {
                 "perplexity": perplexity if math.isfinite(perplexity) else None,
                 "windows": len(windows_NT),
@@ -265,6 +336,7 @@ class _Run:
                     per_layer=work.subject.layer_sizes(),
                     shapes=config.shapes,
                     provenance=provenance,
+                    added_biases=work.subject.output_paths() if work.methods.compensator.adds_bias else (),
                 )
             parameters = sum(p.numel() for p in work.subject.model.parameters())
             return {"bytes": _weight_bytes(self._directory.model_path), "parameters": parameters}
@@ -317,9 +389,9 @@ def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str
     )
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset")}
+    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset", "metric_dataset")}
     found = {name: user_path(value) for name, value in names.items() if value not in (None, "demo", *NAMED)}
     return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 

@@ -1,4 +1,4 @@
-"""What a run will do, from its configuration and the unit table alone."""
+"""What a run will do, from its configuration and the size of its texts alone."""
 
 from __future__ import annotations
 
@@ -9,32 +9,49 @@ from bonsai_core.config import RunConfig
 
 
 @dataclass(frozen=True)
+class Work:
+    """Tokens of one pass over each part of the data; 0 where a part is not needed.
+
+    Attributes:
+        prior: the prior's windows.
+        repair: the compensator's windows.
+        submodel: what one sub-model is measured on, times the number of sub-models a round.
+        dense: what the dense model's side of the metric is computed on, all rounds together.
+        evaluation: the evaluation windows.
+    """
+
+    prior: int
+    repair: int
+    submodel: int
+    dense: int
+    evaluation: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The work ahead.
 
     Attributes:
         targets: sparsity after each round; the last one is the run's.
-        round_tokens: tokens of one round's forward passes.
+        prune_tokens: tokens of one round's forward passes, repair and evaluation aside.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
     """
 
     targets: tuple[float, ...]
-    round_tokens: int
+    prune_tokens: int
     forward_tokens: int
 
 
-def make_plan(
-    config: RunConfig,
-    *,
-    calibration_tokens: int,
-    evaluation_tokens: int,
-    prior_tokens: int,
-    needs_measurements: bool,
-    needs_dense: bool,
-) -> Plan:
+def round_targets(config: RunConfig) -> tuple[float, ...]:
     """Rounds of `round_fraction` until the sparsity is reached, the last one clipped."""
     num_rounds = max(1, math.ceil(config.sparsity / config.round_fraction - 1e-9))
-    targets = (*((i + 1) * config.round_fraction for i in range(num_rounds - 1)), config.sparsity)
-    round_tokens = prior_tokens + needs_measurements * config.submodels * calibration_tokens
-    reference = calibration_tokens if needs_measurements and needs_dense else 0
-    return Plan(targets, round_tokens, num_rounds * round_tokens + reference + 2 * evaluation_tokens)
+    return (*((i + 1) * config.round_fraction for i in range(num_rounds - 1)), config.sparsity)
+
+
+def make_plan(config: RunConfig, work: Work) -> Plan:
+    """The plan of a run over so much data."""
+    targets = round_targets(config)
+    prune_tokens = work.prior + work.submodel
+    rounds = len(targets) * (prune_tokens + work.repair)
+    between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
+    return Plan(targets, prune_tokens, rounds + between + work.dense + 2 * work.evaluation)

@@ -1,4 +1,4 @@
-"""One round of the method: prior -> sample -> measure -> estimate -> select."""
+"""One round of the method: prior -> sample -> measure -> estimate -> select -> repair."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.contracts import Draw, Fit, Measurements, SampleRequest
-from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
+from bonsai_core.contracts import SampleRequest
+from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
+from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.errors import BonsaiError
+from bonsai_core.engine.shared import SharedMeasurements
+from bonsai_core.engine.submodels import measure_submodels
 from bonsai_core.model.passes import DenseSide, Passes
-from bonsai_core.model.statistics import score_units
+from bonsai_core.model.probe import ModelProbe
+from bonsai_core.model.statistics import repair_biases, score_units
 from bonsai_core.rundir import Journal, RunDirectory
 from bonsai_core.selection import select
 from bonsai_core.validation import out_of_fold_tau
 
-PRIOR_STREAM, SAMPLER_STREAM = 0, 1
+PRIOR_STREAM = 0
 
 
 class Rounds:
@@ -29,8 +32,9 @@ class Rounds:
         work: what the run works with.
         passes: forward passes over its subject.
         directory, journal: where results go.
-        dense: the dense model's side of the calibration windows, for metrics that need it.
+        dense: the dense model's side of the calibration data, per draw; None for metrics that do not need it.
         observe: told every event.
+        shared: where the dense model's prior is kept for other runs.
     """
 
     def __init__(
@@ -39,8 +43,9 @@ class Rounds:
         passes: Passes,
         directory: RunDirectory,
         journal: Journal,
-        dense: DenseSide | None,
+        dense: list[DenseSide] | None,
         observe: Callable[[Event], None],
+        shared: SharedMeasurements | None,
     ) -> None:
         self._work = work
         self._passes = passes
@@ -48,139 +53,99 @@ class Rounds:
         self._journal = journal
         self._dense = dense
         self._observe = observe
+        self._shared = shared
 
     def run(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Round `number` (from 1), starting from the units alive; returns the units kept."""
-        if self._work.slices_between_rounds:
-            self._work.subject.slice(alive_U)
+        self._slice(alive_U)
         prior_U = self._prior(number, alive_U)
-        importance_U = np.full(len(alive_U), np.nan)
-        summary: dict[str, Any] = {"kendall_tau": None, "details": {}, "dropped_submodels": 0}
-        if self._work.methods.estimator.needs_measurements:
-            draw = self._draw(number, alive_U, prior_U)
-            value_M = self._measure(number, draw)
-            finite_M = np.isfinite(value_M)
-            self._check_finite(number, finite_M)
-            importance_U, summary = self._estimate(draw, value_M, finite_M, prior_U)
+        request = self._request(number, alive_U, prior_U)
+        summary: dict[str, Any] = {"kendall_tau": None, "details": {}, "submodels": 0, "dropped_submodels": 0}
+        if self._work.methods.measured:
+            importance_U, found = self._perturb_and_regress(number, request)
+            summary |= found
         else:
-            estimator = self._work.methods.estimator
-            fit = _checked(estimator.name, estimator.fit(self._unmeasured(alive_U, prior_U)), int(alive_U.sum()))
-            importance_U[alive_U] = fit.importance_U
+            importance_U = fit_prior_alone(self._work.methods.estimator, request)
         return self._select(number, alive_U, importance_U, prior_U, summary)
 
+    def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
+        """Make up for what round `number` removes, in the weights; from the journal's arrays where they are there."""
+        compensator, windows_NT = self._work.methods.compensator, self._work.prior_windows(number)
+        key = f"round-{number}/repair"
+        if key in self._journal:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+        else:
+            self._observe(StageStarted("repair", number, f"repair by {compensator.name}"))
+            self._slice(alive_U)
+            start = time.perf_counter()
+            biases = repair_biases(self._work.subject, self._passes, compensator, windows_NT, alive_U, keep_U)
+            sha256 = self._directory.save_arrays(number, "repair", **biases)
+            self._journal.append(key, {"sha256": sha256}, time.perf_counter() - start)
+        arrays = self._directory.load_arrays(number, "repair", self._journal[key]["sha256"])
+        self._work.subject.add_biases(arrays)
+
+    def _slice(self, alive_U: NDArray[np.bool_]) -> None:
+        if self._work.slices_between_rounds:
+            self._work.subject.slice(alive_U)
+
     def _prior(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.float64]:
-        self._observe(StageStarted("prior", number, f"prior {self._work.methods.prior.name}"))
+        prior, windows_NT = self._work.methods.prior, self._work.prior_windows(number)
+        self._observe(StageStarted("prior", number, f"prior {prior.name}"))
         key = f"round-{number}/prior"
         event = self._journal.get(key)
-        if event is None:
-            start = time.perf_counter()
-            seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
-            prior_U = score_units(
-                self._work.subject,
-                self._passes,
-                self._work.methods.prior,
-                self._work.prior_NT,
-                alive_U,
-                seed,
-            )
-            sha256 = self._directory.save_arrays(number, "prior", prior_U=prior_U)
-            self._journal.append(key, {"sha256": sha256}, time.perf_counter() - start)
-            return prior_U
-        if self._work.methods.prior.needs_data:
-            self._observe(TokensDone(self._work.prior_NT.size, replayed=True))
-        return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
+        if event is not None:
+            if prior.needs_data:
+                self._observe(TokensDone(windows_NT.size, replayed=True))
+            return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
+        seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
 
-    def _draw(self, number: int, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> Draw:
+        def score() -> dict[str, NDArray[np.float64]]:
+            return {"prior_U": score_units(self._work.subject, self._passes, prior, windows_NT, alive_U, seed)}
+
+        start = time.perf_counter()
+        if self._shared is not None and alive_U.all():
+            origin = {
+                **self._work.dense_origin(),
+                "prior": self._work.config.prior.model_dump(),
+                "windows": windows_NT,
+                "seed": seed,
+            }
+            found, seconds = self._shared.once(origin, score)
+        else:
+            found = score()
+            seconds = time.perf_counter() - start
+        sha256 = self._directory.save_arrays(number, "prior", prior_U=found["prior_U"])
+        self._journal.append(key, {"sha256": sha256}, seconds)
+        return found["prior_U"]
+
+    def _request(self, number: int, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> SampleRequest:
         work = self._work
         table = work.subject.table
         missing = work.plan.targets[number - 1] * table.decoder_params - table.removed_params(alive_U)
-        alive_params = int(table.cost_U[alive_U].sum())
-        request = SampleRequest(
+        return SampleRequest(
             table,
             alive_U,
             prior_U,
-            min(0.5, max(0.0, missing / alive_params)),
-            work.config.submodels,
-            work.config.min_units,
+            drop_fraction=min(0.5, max(0.0, missing / int(table.cost_U[alive_U].sum()))),
+            num_submodels=work.config.submodels,
+            min_units=work.config.min_units,
+            rank=work.config.rank,
         )
-        rng = np.random.default_rng([work.config.seed, number, SAMPLER_STREAM])
-        draw = work.methods.sampler.sample(request, rng)
-        wanted = (work.config.submodels, len(table))
-        if draw.keep_MU.shape != wanted or draw.keep_MU.dtype != bool or draw.keep_MU[:, ~alive_U].any():
-            raise BonsaiError(
-                f"The sampler {work.methods.sampler.name!r} must return boolean keep vectors of shape {wanted} that "
-                f"keep no dead unit; it returned {draw.keep_MU.dtype} {draw.keep_MU.shape}."
-            )
-        return draw
 
-    def _measure(self, number: int, draw: Draw) -> NDArray[np.float64]:
-        """The metric's value of every sub-model, float64 [M]; NaN where it is not finite."""
-        metric = self._work.methods.metric
-        total = len(draw.keep_MU)
-        self._observe(StageStarted("measure", number, f"{total} sub-models by {metric.name}"))
-        values: list[float] = []
-        for index, keep_U in enumerate(draw.keep_MU):
-            key = f"round-{number}/submodel-{index}"
-            if key in self._journal:
-                self._observe(TokensDone(self._work.calibration_NT.size, replayed=True))
-            else:
-                start = time.perf_counter()
-                with self._work.subject.masked(keep_U):
-                    measured = self._passes.metric(metric, self._work.calibration_NT, self._dense)
-                payload = {"value": measured if np.isfinite(measured) else None}
-                self._journal.append(key, payload, time.perf_counter() - start)
-            value = self._journal[key]["value"]
-            values.append(np.nan if value is None else value)
-            self._observe(SubmodelMeasured(number, index, total, metric.name, value))
-        return np.array(values)
-
-    def _check_finite(self, number: int, finite_M: NDArray[np.bool_]) -> None:
-        dropped = int((~finite_M).sum())
-        metric = self._work.methods.metric.name
-        if dropped > len(finite_M) / 2:
-            raise BonsaiError(
-                f"In round {number} the metric {metric!r} was not finite for {dropped} of {len(finite_M)} sub-models. "
-                f"Try --dtype float32 or bfloat16, a smaller --round-fraction, or another --metric."
-            )
-        if dropped:
-            self._observe(Warned(f"{dropped} of {len(finite_M)} sub-models gave no finite {metric} and were left out."))
-
-    def _estimate(
-        self,
-        draw: Draw,
-        value_M: NDArray[np.float64],
-        finite_M: NDArray[np.bool_],
-        prior_U: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    def _perturb_and_regress(self, number: int, request: SampleRequest) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Importances, NaN for units that no finite sub-model tells apart, and numbers for the report."""
-        metric, table = self._work.methods.metric, self._work.subject.table
-        measured = Measurements(
-            draw.keep_MU[finite_M],
-            np.array([metric.utility(float(value)) for value in value_M[finite_M]]),
-            draw.group_M[finite_M],
-            prior_U,
-            table.site_U,
-            table.cost_U,
-        )
-        perturbed_U = measured.perturbed_U
-        importance_U = np.full(len(prior_U), np.nan)
-        dropped = {"dropped_submodels": int((~finite_M).sum())}
-        if not perturbed_U.any():
+        work, draw = self._work, (number - 1) % len(self._work.data)
+        data = work.data[draw]
+        probe = ModelProbe(self._passes, work.tokenizer, data, self._dense[draw] if self._dense else None)
+        measured = measure_submodels(work, number, request, probe, data.num_tokens, self._journal, self._observe)
+        summary = {"submodels": len(measured.keep_MU), "dropped_submodels": measured.num_dropped}
+        estimator = work.methods.estimator
+        fitted = fit_units(estimator, request, measured.keep_MU, measured.utility_M, measured.group_M)
+        if fitted is None:
             self._observe(Warned("No unit was perturbed in this round, so the prior alone decides it."))
-            return importance_U, {"kendall_tau": None, "details": {}, **dropped}
-        measurements = measured.columns(perturbed_U)
-        estimator = self._work.methods.estimator
-        fit = _checked(estimator.name, estimator.fit(measurements), int(perturbed_U.sum()))
-        importance_U[perturbed_U] = fit.importance_U
-        tau = out_of_fold_tau(estimator, measurements)
-        return importance_U, {"kendall_tau": tau, "details": dict(fit.details), **dropped}
-
-    def _unmeasured(self, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> Measurements:
-        """No sub-model, all living units: what an estimator gets that needs no measurements."""
-        table = self._work.subject.table
-        keep_MU = np.zeros((0, len(table)), dtype=bool)
-        nothing = Measurements(keep_MU, np.zeros(0), np.zeros(0, dtype=np.int64), prior_U, table.site_U, table.cost_U)
-        return nothing.columns(alive_U)
+            return np.full(len(request.table), np.nan), summary
+        tau = out_of_fold_tau(estimator, fitted.measurements)
+        return fitted.importance_U, {**summary, "kendall_tau": tau, "details": dict(fitted.fit.details)}
 
     def _select(
         self,
@@ -203,13 +168,3 @@ class Rounds:
         }
         self._journal.append(f"round-{number}/selection", payload)
         return keep_U
-
-
-def _checked(name: str, fit: Fit, num_units: int) -> Fit:
-    importance_U = np.asarray(fit.importance_U)
-    if importance_U.shape != (num_units,) or not np.isfinite(importance_U).all():
-        raise BonsaiError(
-            f"The estimator {name!r} must return {num_units} finite importances; it returned shape "
-            f"{importance_U.shape} with {int((~np.isfinite(importance_U)).sum())} non-finite values."
-        )
-    return fit

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 import bonsai_core
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import Estimator, Metric, Prior, Sampler
-from bonsai_core.engine.plan import Plan, make_plan
+from bonsai_core.contracts import Compensator, Estimator, Metric, Prior, Sampler
+from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
+from bonsai_core.engine.plan import Plan, Work, make_plan, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.load import (
     Parent,
@@ -29,10 +30,19 @@ from bonsai_core.model.load import (
     load_tokenizer,
     warn_beyond_positions,
 )
+from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
-from bonsai_core.sources import Text, load_text, windows_of
+from bonsai_core.sources import (
+    Text,
+    describe_rows,
+    draw_questions,
+    load_metric_text,
+    load_text,
+    read_rows,
+    windows_of,
+)
 from bonsai_core.units import UnitTable
 
 
@@ -44,6 +54,17 @@ class Methods:
     sampler: Sampler
     metric: Metric
     estimator: Estimator
+    compensator: Compensator
+
+    @property
+    def measured(self) -> bool:
+        """Whether sub-models are measured at all."""
+        return self.estimator.needs_measurements
+
+    @property
+    def compared(self) -> bool:
+        """Whether sub-models are compared with the dense model."""
+        return self.measured and self.metric.needs_dense
 
 
 @dataclass(frozen=True)
@@ -51,8 +72,11 @@ class Workspace:
     """What a run works with; nothing of it changes, except the subject's model, which is sliced.
 
     Attributes:
-        prior_NT: token windows for the prior, int64 [windows, sequence].
-        calibration_NT: those that sub-models are measured on; they are the first of `prior_NT`, or the other way round.
+        prior_RNT: token windows for the prior and the compensator, int64 [draws, windows, sequence]; one draw for all
+            rounds, or one for each.
+        data: what sub-models are measured on, per draw; unless it is named in the configuration, the first of
+            `prior_RNT`, or the other way round.
+        measured_on: where `data` is from, if it was named.
         evaluation_NT: those for the perplexity before and after.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
     """
@@ -63,8 +87,9 @@ class Workspace:
     subject: Subject
     tokenizer: Any
     texts: tuple[Text, Text]
-    prior_NT: NDArray[np.int64]
-    calibration_NT: NDArray[np.int64]
+    prior_RNT: NDArray[np.int64]
+    data: tuple[CalibrationData, ...]
+    measured_on: dict[str, Any] | None
     evaluation_NT: NDArray[np.int64]
     rules: Rules
     dense_bytes: int
@@ -72,14 +97,32 @@ class Workspace:
     @cached_property
     def plan(self) -> Plan:
         """The work ahead."""
+        prior_tokens = self.prior_RNT[0].size
+        data_tokens = sum(data.num_tokens for data in self.data)
         return make_plan(
             self.config,
-            calibration_tokens=self.calibration_NT.size,
-            evaluation_tokens=self.evaluation_NT.size,
-            prior_tokens=self.prior_NT.size if self.methods.prior.needs_data else 0,
-            needs_measurements=self.methods.estimator.needs_measurements,
-            needs_dense=self.methods.metric.needs_dense,
+            Work(
+                prior=prior_tokens if self.methods.prior.needs_data else 0,
+                repair=prior_tokens if self.methods.compensator.repairs else 0,
+                submodel=self.config.submodels * self.data[0].num_tokens if self.methods.measured else 0,
+                dense=data_tokens if self.methods.compared else 0,
+                evaluation=self.evaluation_NT.size,
+            ),
         )
+
+    def dense_origin(self) -> dict[str, Any]:
+        """What every measurement of the dense model depends on, as plain data."""
+        return {
+            "model": fingerprint(self.subject.model),
+            "batch_size": self.config.batch_size,
+            "device": self.subject.device.type,
+            "versions": versions(),
+        }
+
+    def prior_windows(self, number: int) -> NDArray[np.int64]:
+        """The prior's windows in round `number`, int64 [windows, sequence]."""
+        windows_NT: NDArray[np.int64] = self.prior_RNT[(number - 1) % len(self.prior_RNT)]
+        return windows_NT
 
     @property
     def slices_between_rounds(self) -> bool:
@@ -96,6 +139,7 @@ class Workspace:
             "calibration": self.texts[0].describe(),
             "evaluation": self.texts[1].describe(),
             "model": fingerprint(self.subject.model),
+            **({"measured_on": self.measured_on} if self.measured_on else {}),
         }
 
 
@@ -110,36 +154,56 @@ def versions() -> dict[str, str]:
     }
 
 
-def choose_methods(config: RunConfig, registry: Registry) -> Methods:
-    """The configured plugins, their options checked."""
-    return Methods(
+def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
+    """The configured plugins, their options checked, and whether they fit together.
+
+    Raises:
+        BonsaiError: no such plugin or option, or two that do not work together.
+    """
+    if function is None and config.metric.name.startswith(PREFIX):
+        raise BonsaiError(
+            f"The metric is the Python function {config.metric.name.removeprefix(PREFIX)}, which no command line "
+            f"knows. Hand it over in Python: bonsai_core.run(config, metric=function) or resume(run, metric=function)."
+        )
+    metric = FunctionMetric(function=function) if function else cast(Metric, registry.create("metric", config.metric))
+    methods = Methods(
         cast(Prior, registry.create("prior", config.prior)),
         cast(Sampler, registry.create("sampler", config.sampler)),
-        cast(Metric, registry.create("metric", config.metric)),
+        metric,
         cast(Estimator, registry.create("estimator", config.estimator)),
+        cast(Compensator, registry.create("compensator", config.compensator)),
     )
+    if methods.measured and methods.sampler.sequential and not methods.estimator.gives_spread:
+        offered = [cast(type[Estimator], offer.item) for offer in registry.offers("estimator")]
+        able = [estimator.name for estimator in offered if estimator.gives_spread]
+        raise BonsaiError(
+            f"The sampler {config.sampler.name!r} asks the estimator how sure it is, which {config.estimator.name!r} "
+            f"does not say. Estimators that do: {', '.join(able) or 'none'}."
+        )
+    if methods.compensator.adds_bias and config.shapes == "uniform":
+        raise BonsaiError(
+            f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "
+            f"--shapes free, or another --compensator."
+        )
+    return methods
 
 
-def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], None]) -> Workspace:
+def open_workspace(
+    config: RunConfig, registry: Registry, warn: Callable[[str], None], function: ModelFunction | None = None
+) -> Workspace:
     """Load and check everything; cheap checks come first.
 
     Raises:
         BonsaiError: anything is missing, unsupported or impossible; nothing has been written then.
     """
-    methods = choose_methods(config, registry)
+    methods = choose_methods(config, registry, function)
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    most = max(config.samples, config.prior_samples)
-    drawn_NT = windows_of(
-        texts[0],
-        tokenizer,
-        num_windows=most,
-        sequence_length=config.sequence_length,
-        seed=config.seed,
-        what="calibration",
-        warn=warn,
-    )
+    drawn_RNT = _calibration_windows(config, texts[0], tokenizer, max(config.samples, config.prior_samples), warn)
+    data, measured_on = _calibration_data(config, methods, tokenizer, drawn_RNT, warn)
+    if measured_on and measured_on["sha256"] == texts[1].sha256:
+        raise BonsaiError("--metric-dataset is the evaluation text: the evaluation would be on the calibration text.")
     evaluation_NT = windows_of(
         texts[1],
         tokenizer,
@@ -164,12 +228,61 @@ def open_workspace(config: RunConfig, registry: Registry, warn: Callable[[str], 
         subject,
         tokenizer,
         texts,
-        drawn_NT[: config.prior_samples],
-        drawn_NT[: config.samples],
+        drawn_RNT[:, : config.prior_samples],
+        data,
+        measured_on,
         evaluation_NT,
         rules,
         dense_bytes,
     )
+
+
+def _calibration_windows(
+    config: RunConfig, text: Text, tokenizer: Any, num_windows: int, warn: Callable[[str], None]
+) -> NDArray[np.int64]:
+    """int64 [draws, windows, sequence]: one draw for all rounds, or one for each."""
+    draws = len(round_targets(config)) if config.resample == "fresh" else 1
+    windows_NT = windows_of(
+        text,
+        tokenizer,
+        num_windows=num_windows,
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        what="calibration",
+        warn=warn,
+        draws=draws,
+    )
+    return windows_NT.reshape(draws, -1, config.sequence_length)
+
+
+def _calibration_data(
+    config: RunConfig,
+    methods: Methods,
+    tokenizer: Any,
+    drawn_RNT: NDArray[np.int64],
+    warn: Callable[[str], None],
+) -> tuple[tuple[CalibrationData, ...], dict[str, Any] | None]:
+    """What sub-models are measured on, per draw, and where it is from if it is not the calibration text."""
+    reads, name = methods.metric.reads, config.metric_dataset
+    if reads == "nothing" or not methods.measured:
+        return tuple(CalibrationData() for _ in drawn_RNT), None
+    if reads == "text":
+        if name is None:
+            return tuple(CalibrationData(windows_NT[: config.samples]) for windows_NT in drawn_RNT), None
+        text = load_metric_text(name)
+        windows_RNT = _calibration_windows(config, text, tokenizer, config.samples, warn)
+        return tuple(CalibrationData(windows_NT) for windows_NT in windows_RNT), dict(text.describe())
+    if name is None:
+        raise BonsaiError(
+            f"The metric {config.metric.name!r} reads multiple-choice questions: name a .jsonl file of them with "
+            f"--metric-dataset."
+        )
+    rows = read_rows(name)
+    drawn = (
+        draw_questions(rows, tokenizer, num_questions=config.samples, seed=config.seed, draw=draw, warn=warn)
+        for draw in range(len(drawn_RNT))
+    )
+    return tuple(CalibrationData(questions=questions) for questions in drawn), dict(describe_rows(name, rows))
 
 
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:

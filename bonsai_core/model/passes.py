@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import DenseTokens, Metric
-from bonsai_core.contracts.metric import perplexity_of, token_nll
+from bonsai_core.contracts import Answers, DenseTokens
+from bonsai_core.contracts.metric import PerToken, perplexity_of, token_nll
 from bonsai_core.errors import BonsaiError
+from bonsai_core.sources import Question
 
 CHUNK_LOGITS = 8 * 1024 * 1024
 """Logits that stand in float32 at once: 32 MiB, whatever the vocabulary and the batch."""
 
-
 HEAD_ROWS = 4096
-PerToken = Callable[[Tensor, Tensor, DenseTokens | None], Tensor]
 
 
 class DenseSide(NamedTuple):
@@ -77,16 +76,13 @@ class Passes:
                 chunks.append(DenseSide(-(p * log_p).sum(dim=-1), expected_row, bias))
         return DenseSide(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
-    def metric(self, metric: Metric, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
-        """The metric's value for the model as it stands; not finite where the model breaks down."""
-        return metric.value(self._mean(metric.per_token, windows_NT, dense))
-
     def perplexity(self, windows_NT: NDArray[np.int64]) -> float:
         """exp of the mean negative log-likelihood of all predicted tokens, each window on its own."""
-        mean = self._mean(lambda logits, targets, _: token_nll(logits, targets), windows_NT, None)
+        mean = self.token_mean(lambda logits, targets, _: token_nll(logits, targets), windows_NT, None)
         return perplexity_of(mean)
 
-    def _mean(self, per_token: PerToken, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
+    def token_mean(self, per_token: PerToken, windows_NT: NDArray[np.int64], dense: DenseSide | None) -> float:
+        """Mean of `per_token` over all predicted tokens; not finite where the model breaks down."""
         total, count = 0.0, 0
         with torch.inference_mode():
             for hidden, targets in self._predictions(windows_NT):
@@ -95,6 +91,33 @@ class Passes:
                 total += float(values.cpu().double().sum())
                 count += len(values)
         return total / count
+
+    def answers(self, questions: Sequence[Question]) -> list[Answers]:
+        """Log-likelihoods of every question's choices; sequences of about the same length share a batch."""
+        found = [np.zeros(len(question.sequences)) for question in questions]
+        rows = [(q, c) for q, question in enumerate(questions) for c in range(len(question.sequences))]
+        rows.sort(key=lambda row: len(questions[row[0]].sequences[row[1]]))
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self.batch_size]
+            # Padded on the right: no token sees what follows it.
+            ids_NT = np.zeros((len(batch), len(questions[batch[-1][0]].sequences[batch[-1][1]])), dtype=np.int64)
+            for row_T, (q, c) in zip(ids_NT, batch, strict=True):
+                sequence = questions[q].sequences[c]
+                row_T[: len(sequence)] = sequence
+            for first, hidden in self.batches(ids_NT):
+                for row, states in enumerate(hidden, start=first):
+                    q, c = batch[row]
+                    found[q][c] = self._log_likelihood(states, questions[q].sequences[c], questions[q].num_given[c])
+            start += len(batch)
+        return [Answers(scores, q.num_bytes, q.gold) for scores, q in zip(found, questions, strict=True)]
+
+    def _log_likelihood(self, hidden: Tensor, sequence: NDArray[np.int64], num_given: int) -> float:
+        """Of the tokens after the first `num_given`, from the last hidden states [tokens or more, hidden]."""
+        targets = torch.from_numpy(sequence[num_given:]).to(hidden.device)
+        with torch.inference_mode():
+            logits = self._logits(hidden[num_given - 1 : len(sequence) - 1])
+            return -float(token_nll(logits, targets).cpu().double().sum())
 
     def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""

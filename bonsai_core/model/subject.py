@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,30 @@ class Subject:
             for part in self._parts[site.name]:
                 self._layer(site).set_submodule(part.path, _slice(self._linear(site, part), part, index))
         self.present_U = self.present_U & keep_U
+
+    def add_biases(self, biases: Mapping[str, NDArray[np.float32]]) -> None:
+        """Add to the biases of output projections, by site name; a projection without a bias gets one."""
+        for site in self.table:
+            if site.name not in biases:
+                continue
+            output = self.output(site)
+            change = torch.from_numpy(biases[site.name]).to(output.weight.device)
+            before = output.bias.detach().float() if output.bias is not None else 0
+            output.bias = nn.Parameter((change + before).to(output.weight.dtype), output.weight.requires_grad)
+
+    def complete_biases(self) -> None:
+        """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
+        for site in self.table:
+            part = self._parts[site.name][-1]
+            sublayer = self._layer(site).get_submodule(part.path.split(".")[0])
+            holder = sublayer if isinstance(sublayer, EmptyAttention | EmptyMLP) else self.output(site)
+            if holder.bias is None:
+                like = next(self._layer(site).parameters())
+                holder.bias = nn.Parameter(like.new_zeros(self.model.config.hidden_size), like.requires_grad)
+
+    def output_paths(self) -> tuple[str, ...]:
+        """Names of the output projections, relative to a decoder layer."""
+        return tuple(dict.fromkeys(parts[-1].path for parts in self._parts.values()))
 
     def layer_sizes(self) -> list[dict[str, int]]:
         """Each layer's true sizes, under the names its configuration class uses."""

@@ -37,45 +37,24 @@ def is_path(name: str) -> bool:
 
 def read_file(name: str) -> tuple[str, list[int]]:
     """A file's text, and where in it a paragraph or document starts."""
-    path = user_path(name)
-    try:
-        # utf-8-sig: a byte order mark would become a token.
-        content = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except FileNotFoundError:
-        raise BonsaiError(_missing_file(name, path)) from None
-    except UnicodeDecodeError as error:
-        raise BonsaiError(
-            f"{name!r} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}. "
-            "Convert it, for instance with `iconv -f latin1 -t utf-8`."
-        ) from error
-    except OSError as error:
-        kind = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
-        raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
-    if path.suffix.lower() in _JSON_SUFFIXES:
-        text, starts = join(_json_rows(name, content))
+    if user_path(name).suffix.lower() in _JSON_SUFFIXES:
+        text, starts = join(text_of(row, where) for row, where in json_objects(name))
     else:
-        first = len(content) - len(content.lstrip())  # blank lines before the text divide nothing
-        text, starts = content, [found.end() for found in BLANK_LINES.finditer(content.rstrip(), first)]
+        text = _content(name)
+        first = len(text) - len(text.lstrip())  # blank lines before the text divide nothing
+        starts = [found.end() for found in BLANK_LINES.finditer(text.rstrip(), first)]
     if not text.strip():
         raise BonsaiError(f"{name!r} holds no text. Give a file with text in it.")
     return text, starts
 
 
-def _missing_file(name: str, path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
-    guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
-    return (
-        f"There is no file {name!r}.{guess} --dataset takes a file, a named data set (builtin, wikitext2, c4), or "
-        "a hub id (owner/name)."
-    )
+def json_objects(name: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The object on each line of a JSON lines file, and where it stands, for messages; blank lines are passed over.
 
-
-def _json_rows(name: str, content: str) -> Iterator[str]:
-    """The "text" field of each line; lines of white space are passed over."""
-    for number, line in enumerate(content.split("\n"), start=1):
+    Raises:
+        BonsaiError: the file cannot be read, or a line is no JSON object.
+    """
+    for number, line in enumerate(_content(name).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{name!r}, line {number}"
@@ -88,7 +67,36 @@ def _json_rows(name: str, content: str) -> Iterator[str]:
             ) from error
         if not isinstance(row, dict):
             raise BonsaiError(f'{where}: a {type(row).__name__}, where an object like {{"text": "..."}} is needed.')
-        yield text_of(row, where)
+        yield row, where
+
+
+def _content(name: str) -> str:
+    path = user_path(name)
+    try:
+        # utf-8-sig: a byte order mark would become a token.
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise BonsaiError(_missing_file(name, path)) from None
+    except UnicodeDecodeError as error:
+        raise BonsaiError(
+            f"{name!r} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}. "
+            "Convert it, for instance with `iconv -f latin1 -t utf-8`."
+        ) from error
+    except OSError as error:
+        kind = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
+        raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
+
+
+def _missing_file(name: str, path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
+    guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
+    return (
+        f"There is no file {name!r}.{guess} --dataset takes a file, a named data set (builtin, wikitext2, c4), or "
+        "a hub id (owner/name)."
+    )
 
 
 def text_of(row: Mapping[str, Any], where: str) -> str:

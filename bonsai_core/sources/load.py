@@ -54,6 +54,11 @@ def load_evaluation_text(dataset: str) -> Text:
     return _load(dataset, "evaluation", hold_out=False)
 
 
+def load_metric_text(dataset: str) -> Text:
+    """Load text to measure sub-models on: the calibration split where there is one, a path whole."""
+    return _load(dataset, "calibration", hold_out=False)
+
+
 def _load(name: str, part: Part, hold_out: bool) -> Text:
     """One side of `load_text`. `hold_out`: the other side has the same data set, so divide a single text."""
     if name == "builtin":

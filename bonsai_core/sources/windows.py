@@ -30,7 +30,13 @@ def tokenize(text: Text, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64
 
 
 def take_windows(
-    tokens: NDArray[np.int64], *, num_windows: int, sequence_length: int, seed: int | None, source: Text
+    tokens: NDArray[np.int64],
+    *,
+    num_windows: int,
+    sequence_length: int,
+    seed: int | None,
+    source: Text,
+    skip: int = 0,
 ) -> NDArray[np.int64]:
     """Cut non-overlapping windows out of a token stream.
 
@@ -44,6 +50,7 @@ def take_windows(
         seed: None takes the first N in order; otherwise N are drawn without replacement, and asking for more
             with the same seed keeps the ones drawn before.
         source: the text that the tokens are of, for error messages.
+        skip: windows drawn before these; where the text has no more, it starts again with the first ones.
 
     Returns:
         int64 [min(N, T // L), L].
@@ -64,7 +71,8 @@ def take_windows(
     windows_NL = tokens[: available * sequence_length].reshape(available, sequence_length)
     if seed is None:
         return windows_NL[:num_windows].copy()
-    return windows_NL[np.random.default_rng(seed).permutation(available)[:num_windows]]
+    order = np.roll(np.random.default_rng(seed).permutation(available), -skip)
+    return windows_NL[order[:num_windows]]
 
 
 def windows_of(
@@ -76,18 +84,28 @@ def windows_of(
     seed: int | None,
     what: str,
     warn: Callable[[str], None],
+    draws: int = 1,
 ) -> NDArray[np.int64]:
-    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows."""
-    windows_NL = take_windows(
-        tokenize(text, tokenizer),
-        num_windows=num_windows,
-        sequence_length=sequence_length,
-        seed=seed,
-        source=text,
-    )
-    if len(windows_NL) < num_windows:
+    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows.
+
+    Args:
+        draws: how often to draw `num_windows` windows, one draw behind the other: int64 [draws * N, L].
+    """
+    tokens = tokenize(text, tokenizer)
+    drawn = [
+        take_windows(
+            tokens,
+            num_windows=num_windows,
+            sequence_length=sequence_length,
+            seed=seed,
+            source=text,
+            skip=number * num_windows,
+        )
+        for number in range(draws)
+    ]
+    if len(drawn[0]) < num_windows:
         warn(
-            f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
+            f"The {what} text has only {len(drawn[0])} windows of {sequence_length} tokens; "
             f"{num_windows} were asked for."
         )
-    return windows_NL
+    return np.concatenate(drawn)

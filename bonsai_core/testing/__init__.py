@@ -15,18 +15,21 @@ A slicer gives its family and a tiny random model instead::
             return MyForCausalLM(MyConfig(num_hidden_layers=2, hidden_size=32, ...)).eval()
 """
 
+from bonsai_core.testing.compensator import CompensatorContract
 from bonsai_core.testing.component import ComponentContract
 from bonsai_core.testing.estimator import EstimatorContract
 from bonsai_core.testing.family import FamilyContract
-from bonsai_core.testing.metric import MetricContract
+from bonsai_core.testing.metric import ChoiceMetricContract, TokenMetricContract
 from bonsai_core.testing.prior import PriorContract
 from bonsai_core.testing.sampler import SamplerContract
 
 __all__ = [
+    "ChoiceMetricContract",
+    "CompensatorContract",
     "ComponentContract",
     "EstimatorContract",
     "FamilyContract",
-    "MetricContract",
     "PriorContract",
     "SamplerContract",
+    "TokenMetricContract",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.contracts import Estimator, Measurements
+from bonsai_core.contracts import Estimator, Fit, Measurements
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
 
 NUM_UNITS, NUM_SITES = 30, 3
@@ -73,14 +73,37 @@ class EstimatorContract(ComponentContract[Estimator]):
             order = order[:0]
         self._assert_close(self._fit(measurements.rows(order)), self._fit(measurements))
 
+    def test_the_spread_is_given_as_promised_and_shrinks_with_more_sub_models(self) -> None:
+        if not self.make().gives_spread:
+            spread_U = self._whole_fit(measured()).spread_U
+            assert spread_U is None, "a spread is returned, but gives_spread is False"
+            return
+        for num_units, num_submodels in ((NUM_UNITS, MANY), (NUM_UNITS, FEW), (NUM_UNITS, 2), (1, FEW), (100, 6)):
+            measurements = measured(num_units, num_submodels)
+            self._spread(measurements)
+            self._spread(replace(measurements, utility_M=np.full(num_submodels, -0.1)))
+        few, many = self._spread(measured(num_submodels=FEW)).mean(), self._spread(measured()).mean()
+        assert many < few, f"mean spread {few:.3g} with {FEW} sub-models, {many:.3g} with {MANY}"
+
     def test_no_global_rng_is_read(self) -> None:
         assert_no_global_rng(lambda: self._fit(measured(num_submodels=FEW)))
 
-    def _fit(self, measurements: Measurements) -> NDArray[np.float64]:
+    def _whole_fit(self, measurements: Measurements) -> Fit:
         estimator = self.make()
         if not estimator.needs_measurements:
             measurements = measurements.rows(np.zeros(0, dtype=np.intp))
-        return np.asarray(estimator.fit(measurements).importance_U)
+        return estimator.fit(measurements)
+
+    def _fit(self, measurements: Measurements) -> NDArray[np.float64]:
+        return np.asarray(self._whole_fit(measurements).importance_U)
+
+    def _spread(self, measurements: Measurements) -> NDArray[np.float64]:
+        spread_U, shape = self._whole_fit(measurements).spread_U, measurements.prior_U.shape
+        assert spread_U is not None, "gives_spread is True, but no spread is returned"
+        assert spread_U.shape == shape, f"{shape[0]} units got spreads of shape {spread_U.shape}"
+        assert np.isfinite(spread_U).all(), f"not finite: {spread_U}"
+        assert (spread_U >= 0).all(), f"negative: {spread_U}"
+        return np.asarray(spread_U)
 
     def _assert_close(self, actual_U: NDArray[np.float64], expected_U: NDArray[np.float64]) -> None:
         atol = self.tolerance * float(np.abs(expected_U).max())

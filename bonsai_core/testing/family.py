@@ -146,7 +146,7 @@ def logits_with_cache(model: Any) -> Tensor:
 
 
 def with_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """The argument that hands a model its key-value cache: `cache` from transformers 5.24 on, before `past_key_values`."""
+    """The argument that hands over a key-value cache: `cache` since transformers 5.24, `past_key_values` before."""
     return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bonsai_core.contracts import DenseTokens, Metric
+from bonsai_core.contracts import Answers, ChoiceMetric, DenseTokens, TokenMetric
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
 
 TOKENS, VOCABULARY = 300, 50
@@ -16,7 +17,7 @@ NOISE = (0.0, 1.0, 3.0, 9.0)
 ROUNDING = 1e-5
 
 
-class MetricContract(ComponentContract[Metric]):
+class TokenMetricContract(ComponentContract[TokenMetric]):
     """Inherit, and let `make` return the metric."""
 
     def test_one_finite_number_per_token(self) -> None:
@@ -74,6 +75,64 @@ class MetricContract(ComponentContract[Metric]):
 
     def _value(self, logits: Tensor, targets: Tensor, dense: Tensor) -> float:
         return self.make().value(float(self._per_token(logits, targets, dense).double().mean()))
+
+
+class ChoiceMetricContract(ComponentContract[ChoiceMetric]):
+    """Inherit, and let `make` return the metric."""
+
+    def test_one_finite_number_per_question(self) -> None:
+        for answers in _questions():
+            assert math.isfinite(self.make().per_question(answers)), f"not finite for {answers}"
+
+    def test_being_surer_of_the_right_choice_is_never_worse(self) -> None:
+        metric = self.make()
+        for answers in _questions():
+            surer = answers.log_likelihood.copy()
+            surer[answers.gold] += 5.0
+            better = metric.per_question(Answers(surer, answers.num_bytes, answers.gold))
+            assert better >= metric.per_question(answers)
+
+    def test_answering_right_is_better_than_answering_wrong(self) -> None:
+        metric = self.make()
+        right, wrong = (
+            float(np.mean([metric.per_question(_confident(answers, shift)) for answers in _questions()]))
+            for shift in (0, 1)
+        )
+        assert metric.utility(right) > metric.utility(wrong)
+
+    def test_the_order_of_choices_does_not_matter(self) -> None:
+        metric = self.make()
+        for answers in _questions():
+            order = np.arange(len(answers.num_bytes))[::-1]
+            turned = Answers(answers.log_likelihood[order], answers.num_bytes[order], len(order) - 1 - answers.gold)
+            assert math.isclose(metric.per_question(turned), metric.per_question(answers), rel_tol=1e-9, abs_tol=1e-9)
+
+    def test_what_it_is_given_is_not_changed(self) -> None:
+        for answers in _questions():  # the arrays are read-only: a metric that changes them raises
+            self.make().per_question(answers)
+
+    def test_no_global_rng_is_read(self) -> None:
+        assert_no_global_rng(lambda: np.array([self.make().per_question(answers) for answers in _questions()]))
+
+
+def _questions() -> list[Answers]:
+    rng = np.random.default_rng(0)
+    questions = []
+    for num_choices in (2, 4, 5):
+        for gold in range(num_choices):
+            num_bytes = rng.integers(1, 40, size=num_choices)
+            log_likelihood = -rng.exponential(3.0, size=num_choices) * num_bytes
+            for array in (num_bytes, log_likelihood):
+                array.setflags(write=False)
+            questions.append(Answers(log_likelihood, num_bytes, gold))
+    return questions
+
+
+def _confident(answers: Answers, shift: int) -> Answers:
+    """The same question, answered with the choice `shift` places after the right one."""
+    scores = np.full(len(answers.num_bytes), -1000.0)
+    scores[(answers.gold + shift) % len(scores)] = 0.0
+    return Answers(scores, answers.num_bytes, answers.gold)
 
 
 def _example() -> tuple[Tensor, Tensor]:

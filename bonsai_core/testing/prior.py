@@ -90,11 +90,20 @@ def score(
 def _view(prior: Prior, batches: Sequence[Tensor], weight: Tensor, unit_ids: NDArray[np.int64]) -> SiteView:
     total = None
     if prior.needs_data:
-        parts = [prior.accumulate(batch).double() for batch in batches]
+        parts = [_accumulated(prior, batch).double() for batch in batches]
         for part in parts:
-            assert part.shape[0] == weight.shape[1], f"accumulate() must lead with units; it gave {tuple(part.shape)}"
+            leads = prior.watches == "layers" or part.shape[0] == weight.shape[1]
+            assert leads, f"accumulate() must lead with units; it gave {tuple(part.shape)}"
         total = torch.stack(parts).sum(dim=0)
     return SiteView(weight, total, sum(len(batch) for batch in batches), unit_ids, seed=7)
+
+
+def _accumulated(prior: Prior, inputs: Tensor) -> Tensor:
+    """What a prior accumulates over one batch; for one that watches layers, the inputs stand for hidden states."""
+    if prior.watches == "sites":
+        return prior.accumulate(inputs)
+    before = inputs.flatten(1)
+    return prior.accumulate_layer(before, before + before.abs().sqrt())
 
 
 def _example(units: int, channels: int) -> tuple[Tensor, Tensor]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from bonsai_core.contracts import Draw, Sampler, SampleRequest
+from bonsai_core.contracts import Draw, Evidence, Sampler, SampleRequest
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
 from bonsai_core.testing.examples import example_table
 
 
 class SamplerContract(ComponentContract[Sampler]):
-    """Inherit, and let `make` return the sampler."""
+    """Inherit, and let `make` return the sampler.
+
+    A sequential sampler is asked as the engine asks it: until nothing is left to draw, or it draws nothing.
+    """
 
     def test_keep_vectors_and_groups_have_the_shapes_and_types_asked_for(self) -> None:
         for request in requests():
             draw = self._draw(request)
             wanted = (request.num_submodels, len(request.table))
+            if self.make().sequential:
+                wanted = (min(len(draw.keep_MU), request.num_submodels), len(request.table))
             assert draw.keep_MU.shape == wanted, f"keep_MU is {draw.keep_MU.shape}, not {wanted}"
             assert draw.keep_MU.dtype == np.bool_, f"keep_MU is {draw.keep_MU.dtype}, not bool"
             assert draw.group_M.shape == wanted[:1], f"group_M is {draw.group_M.shape}, not {wanted[:1]}"
@@ -57,8 +64,48 @@ class SamplerContract(ComponentContract[Sampler]):
     def test_no_global_rng_is_read(self) -> None:
         assert_no_global_rng(lambda: self._draw(_request()).keep_MU)
 
+    def test_a_sequential_sampler_ends_and_draws_at_most_what_is_left(self) -> None:
+        if not self.make().sequential:
+            return
+        for request in requests():
+            left, rng = request.num_submodels, np.random.default_rng(0)
+            first = True
+            while left:
+                draw = self.make().sample(replace(request, num_submodels=left), rng)
+                assert len(draw.keep_MU) <= left, f"{len(draw.keep_MU)} drawn, {left} left"
+                assert len(draw.keep_MU) or not first, "the first draw is empty"
+                if not len(draw.keep_MU):
+                    break
+                left -= len(draw.keep_MU)
+                first = False
+                request = replace(request, evidence=_evidence(request))
+
     def _draw(self, request: SampleRequest, seed: int = 0) -> Draw:
-        return self.make().sample(request, np.random.default_rng(seed))
+        """All of a round's sub-models."""
+        sampler, rng = self.make(), np.random.default_rng(seed)
+        keeps = np.zeros((0, len(request.table)), dtype=bool)
+        groups = np.zeros(0, dtype=np.int64)
+        while len(keeps) < request.num_submodels:
+            draw = sampler.sample(replace(request, num_submodels=request.num_submodels - len(keeps)), rng)
+            if not sampler.sequential:
+                return draw
+            if not len(draw.keep_MU):
+                break
+            keeps = np.concatenate([keeps, draw.keep_MU])
+            groups = np.concatenate([groups, draw.group_M + (groups.max() + 1 if len(groups) else 0)])
+            request = replace(request, evidence=_evidence(request))
+        return Draw(keeps, groups)
+
+
+def _evidence(request: SampleRequest) -> Evidence:
+    """Importances that say little, of the lower half of each site's living units."""
+    importance_U = np.full(len(request.table), np.nan)
+    for site in request.table:
+        ids = np.flatnonzero(request.alive_U[site.units]) + site.first
+        count = max(0, len(ids) - max(request.min_units, len(ids) // 2))
+        ids = ids[np.argsort(request.prior_U[ids], kind="stable")[:count]]
+        importance_U[ids] = np.random.default_rng(site.first).standard_normal(len(ids))
+    return Evidence(importance_U, np.where(np.isnan(importance_U), np.nan, 1.0))
 
 
 def requests() -> list[SampleRequest]:

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
 from bonsai_core import Estimator, Fit, Measurements
+from bonsai_plugins.estimators.ranks import rank_fraction
 
 
 class PriorOnly(Estimator):
-    """Importance from the prior's order alone: every site loses the same share, its least units first.
+    """Importance from the prior alone: the no-regression arm, and every one-shot baseline.
 
     With one round and the prior `wanda` this is one-shot Wanda with an equal cut per site; the paper's
-    no-regression arm with more rounds. Dery et al. 2024, arXiv:2402.05406, section 4.3.
+    no-regression arm with more rounds. Dery et al. 2024, arXiv:2402.05406, section 4.3. The allocation `standardised`
+    is that of FLAP (An et al. 2023, arXiv:2312.11983, section 3.3), per unit where FLAP standardises channels, and is
+    meant for `--rank importance`, as is `global`.
     """
 
     name: ClassVar[str] = "none"
     needs_measurements: ClassVar[bool] = False
+    allocation: Literal["equal", "standardised", "global"] = Field(
+        "equal",
+        description="equal: every site loses the same share, its least units first; standardised: scores are compared "
+        "across sites in standard deviations from their site's mean; global: as they are.",
+    )
 
     def fit(self, measurements: Measurements) -> Fit:
-        importance_U = np.empty(len(measurements.prior_U))
-        for site in np.unique(measurements.site_U):
-            ids = np.flatnonzero(measurements.site_U == site)
-            order = ids[np.argsort(measurements.prior_U[ids], kind="stable")]
-            importance_U[order] = (1 + np.arange(len(ids))) / len(ids) * measurements.cost_U[ids]
-        return Fit(importance_U)
+        if self.allocation == "equal":
+            return Fit(rank_fraction(measurements) * measurements.cost_U)
+        if self.allocation == "standardised":
+            return Fit(_standardised(measurements.prior_U, measurements.site_U))
+        return Fit(measurements.prior_U.copy())
+
+
+def _standardised(prior_U: NDArray[np.float64], site_U: NDArray[np.int64]) -> NDArray[np.float64]:
+    standard_U = np.zeros(len(prior_U))
+    for site in np.unique(site_U):
+        here = site_U == site
+        spread = prior_U[here].std()
+        if spread > 0:
+            standard_U[here] = (prior_U[here] - prior_U[here].mean()) / spread
+    return standard_U

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import DenseTokens, Metric
+from bonsai_core import DenseTokens, TokenMetric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KL(Metric):
+class KL(TokenMetric):
     """Kullback-Leibler divergence from the dense model's next-token distribution, KL(dense || sub-model), in nats.
 
     Per token, non-negative; 0 means the sub-model predicts exactly as the dense model does.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import DenseTokens, Metric, perplexity_of, token_nll
+from bonsai_core import DenseTokens, TokenMetric, perplexity_of, token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Perplexity(Metric):
+class Perplexity(TokenMetric):
     """exp of the mean negative log-likelihood per token; the paper's metric.
 
     Its utility is minus the logarithm, on which the effects of units add up far better than on perplexity itself.

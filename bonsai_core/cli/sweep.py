@@ -1,0 +1,187 @@
+"""What `bonsai sweep` shows: two bars while it runs, a line per finished run, and the table at the end."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bonsai_core import hookimpl
+from bonsai_core.cli.progress import RunBar, duration, progress_bar
+from bonsai_core.contracts.events import Event, TokensDone, Warned
+from bonsai_core.errors import BonsaiError
+from bonsai_core.registry import Registry
+from bonsai_core.sweep.expand import SweepRun, expand
+from bonsai_core.sweep.files import write_results
+from bonsai_core.sweep.quantities import MEASURED, QUANTITIES
+from bonsai_core.sweep.record import Results, gather
+from bonsai_core.sweep.runner import Outcome, run_sweep, state
+from bonsai_core.sweep.spec import SweepSpec, read_sweep
+from bonsai_core.sweep.table import PER_SEED, cells
+
+MAY_WRAP = ("arm", PER_SEED)
+Given = Mapping[str, Any]
+
+
+def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Given, registry: Registry) -> None:
+    """Run what is missing, then write and show the results; exit status 1 if a run failed.
+
+    Raises:
+        BonsaiError: the file or a setting in it is wrong, or the directory cannot be used.
+    """
+    console = Console()
+    spec, runs = _runs(file, seeds, given, registry)
+    directory = out or _default_directory(file)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    _print(console, f"[bold]{escape(spec.title)}[/bold]: {len(runs)} runs, into {escape(str(directory))}")
+    progress = SweepProgress(console, runs)
+    registry.register(progress, "the progress display")
+    try:
+        with progress:
+            outcomes = run_sweep(runs, directory, registry, progress, keep_models=spec.keep_models)
+    except KeyboardInterrupt:
+        _print(console, f"Interrupted. Everything measured so far is safe. Continue with: {escape(command)}")
+        raise
+    results = gather(spec, outcomes, command)
+    write_results(results, spec.plots, directory)
+    console.print(results_view(results))
+    plots = f"; plots {directory / 'plots'}" if spec.plots else ""
+    _print(console, escape(f"page {directory / 'results.html'}; table {directory / 'results.md'}{plots}"))
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if failed:
+        _print(console, f"[red]{len(failed)} of {len(runs)} runs failed.[/red] The same command tries them again.")
+        sys.exit(1)
+
+
+def show_sweep(file: Path, out: Path | None, seeds: str | None, given: Given, registry: Registry) -> None:
+    """List the runs of a sweep, checked, and how far each is."""
+    spec, runs = _runs(file, seeds, given, registry)
+    directory = out or _default_directory(file)
+    names = list(dict.fromkeys(name for run in runs for name in run.point))
+    table = Table("arm", *(name.replace("_", " ") for name in names), "seed", "state", "directory", box=None)
+    for run in runs:
+        point = [escape(str(run.point.get(name, ""))) for name in names]
+        table.add_row(escape(run.arm), *point, str(run.seed), state(run, directory), escape(run.name))
+    console = Console()
+    console.print(table)
+    _print(console, f"{len(runs)} runs of {escape(spec.title)}, for {escape(str(directory))}. Nothing was written.")
+
+
+def results_view(results: Results) -> Table:
+    """The table of results."""
+    found = cells(results)
+    table = Table(box=None, header_style="bold")
+    for number, name in enumerate(found.header):
+        table.add_column(
+            textwrap.fill(name, 14),
+            justify="left" if number < found.num_names else "right",
+            no_wrap=name not in MAY_WRAP,  # rich would rather break numbers than sentences
+        )
+    for row in found.rows:
+        table.add_row(*(escape(text) for text in row))
+    return table
+
+
+class SweepProgress:
+    """An observer and listener: a bar over the runs, beneath it the bar of the run at work.
+
+    Args:
+        runs: all runs of the sweep, in their order.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[SweepRun]) -> None:
+        self._console = console
+        self._runs = runs
+        self._display = progress_bar(console)
+        self._task = self._display.add_task("", total=len(runs), left="")
+        self._bar: RunBar | None = None
+        self._number = 0
+        self._start = 0.0
+        self._seconds: dict[str, list[float]] = {}
+        self._told: set[str] = set()
+
+    def __enter__(self) -> SweepProgress:
+        self._display.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._display.stop()
+
+    def started(self, number: int, run: SweepRun) -> None:
+        """Show which run is at work."""
+        self._number, self._start = number, time.monotonic()
+        self._display.update(self._task, description=escape(self._name(number, run)), left=self._left())
+        self._bar = RunBar(self._display)
+
+    def finished(self, number: int, outcome: Outcome) -> None:
+        """Print what a run found."""
+        if self._bar is not None:
+            self._bar.remove()
+            self._bar = None
+        self._display.update(self._task, completed=number)
+        name = escape(self._name(number, outcome.run))
+        if outcome.report is None:
+            _print(self._console, f"{name}: [red]failed[/red]: {escape(outcome.error or '')}")
+            return
+        self._seconds.setdefault(_kind(outcome.run), []).append(outcome.seconds)
+        found = outcome.report["perplexity"]
+        pruned, dense = (QUANTITIES[MEASURED].show(found[which]) for which in ("pruned", "dense"))
+        how = "finished before" if outcome.found else duration(outcome.seconds)
+        _print(self._console, f"{name}: perplexity {pruned} (dense {dense}), {how}")
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if self._bar is not None:
+            self._bar.follow(event)
+        if isinstance(event, TokensDone):
+            self._display.update(self._task, left=self._left())
+        elif isinstance(event, Warned) and event.text not in self._told:
+            self._told.add(event.text)  # most runs of a sweep have the same to say
+            _print(self._console, f"[yellow]Note:[/yellow] {escape(event.text)}")
+
+    def _name(self, number: int, run: SweepRun) -> str:
+        return f"run {number} of {len(self._runs)}: {run}"
+
+    def _left(self) -> str:
+        """About how long the whole sweep still takes, by the runs of the same arm and point where there are any."""
+        if not self._seconds:
+            return ""
+        mean = {kind: statistics.fmean(seconds) for kind, seconds in self._seconds.items()}
+        usual = statistics.fmean(mean.values())
+        now, *rest = [mean.get(_kind(run), usual) for run in self._runs[self._number - 1 :]]
+        return f"about {duration(max(0.0, now - (time.monotonic() - self._start)) + sum(rest))} left"
+
+
+def _kind(run: SweepRun) -> str:
+    return repr((run.arm, run.point))
+
+
+def _runs(file: Path, seeds: str | None, given: Given, registry: Registry) -> tuple[SweepSpec, list[SweepRun]]:
+    spec = read_sweep(file)
+    if seeds is not None:
+        spec = spec.model_copy(update={"seeds": _seeds(seeds)})
+    return spec, expand(spec, file, registry, given)
+
+
+def _seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len({int(word) for word in words}) < len(words):
+        raise BonsaiError(f"--seeds {text!r}: write different whole numbers with commas between them, as in 0,1,2.")
+    return [int(word) for word in words]
+
+
+def _default_directory(file: Path) -> Path:
+    return Path("runs") / "sweeps" / file.stem
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

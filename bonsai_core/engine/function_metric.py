@@ -1,0 +1,34 @@
+"""A Python function as metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from bonsai_core.config import Choice
+from bonsai_core.contracts import Metric, Probe
+
+ModelFunction = Callable[[Any, Any], float]
+"""`function(model, tokenizer)`: a number that is higher for a better sub-model."""
+
+PREFIX = "python:"
+
+
+class FunctionMetric(Metric):
+    """Whatever a Python function makes of the sub-model; higher is better."""
+
+    name: ClassVar[str] = "python"
+    reads: ClassVar[Literal["text", "choices", "nothing"]] = "nothing"
+    function: ModelFunction
+
+    def measure(self, probe: Probe) -> float:
+        return float(self.function(probe.model, probe.tokenizer))
+
+    def utility(self, value: float) -> float:
+        return value
+
+
+def choice_of(function: ModelFunction) -> Choice:
+    """What the configuration says of a function: its name, so that a resumed run can be held against it."""
+    where = getattr(function, "__module__", "?")
+    return Choice(name=f"{PREFIX}{where}.{getattr(function, '__qualname__', type(function).__qualname__)}")

@@ -1,0 +1,98 @@
+"""results.json: the rows of a sweep and what made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bonsai_core.engine.setup import versions
+from bonsai_core.sweep.results import Row, rows_of
+from bonsai_core.sweep.runner import Outcome
+from bonsai_core.sweep.spec import SweepSpec
+
+TABLE_VERSIONS = ("bonsai-prune", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables, plots and the page are drawn from.
+
+    Attributes:
+        command: what was typed.
+        date: when this was written, UTC.
+        models, texts: what was pruned, and what perplexity was measured on; usually one each.
+    """
+
+    title: str
+    about: str
+    command: str
+    date: str
+    hardware: Mapping[str, Any]
+    versions: Mapping[str, str]
+    models: Sequence[str]
+    texts: Sequence[str]
+    seeds: Sequence[int]
+    rows: Sequence[Row]
+
+    def provenance(self) -> list[tuple[str, str]]:
+        """What the numbers stand with, as (name, text)."""
+        gpu = f", {self.hardware['gpu']}" if self.hardware["gpu"] else ""
+        return [
+            ("Command", self.command),
+            ("Model", "; ".join(self.models)),
+            ("Perplexity on", "; ".join(self.texts)),
+            ("Seeds", ", ".join(str(seed) for seed in self.seeds)),
+            ("Date", f"{self.date[:10]} {self.date[11:16]} UTC"),
+            ("Hardware", f"{self.hardware['cpu']}, {self.hardware['cores']} cores{gpu}"),
+            ("Versions", ", ".join(f"{name} {self.versions[name]}" for name in TABLE_VERSIONS)),
+        ]
+
+    def write(self, path: Path) -> None:
+        """Write results.json."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def gather(spec: SweepSpec, outcomes: Sequence[Outcome], command: str) -> Results:
+    """The results of a sweep whose runs have ended."""
+    reports = [outcome.report for outcome in outcomes if outcome.report]
+    return Results(
+        title=spec.title,
+        about=spec.about,
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        hardware=_hardware(),
+        versions=versions(),
+        models=_distinct(report["config"]["model"] for report in reports),
+        texts=_distinct(_text(report["perplexity"]) for report in reports),
+        seeds=spec.seeds,
+        rows=[row for outcome in outcomes for row in rows_of(outcome)],
+    )
+
+
+def _text(perplexity: Mapping[str, Any]) -> str:
+    return f"{perplexity['text']['name']}, {perplexity['windows']} x {perplexity['sequence_length']:,} tokens"
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _cpu() -> str:
+    """The processor's name; Linux tells it only here."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

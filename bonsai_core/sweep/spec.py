@@ -1,0 +1,159 @@
+"""The format of a sweep file, checked when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bonsai_core.config import read_recipe
+from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.sweep.quantities import QUANTITIES
+
+RESERVED = {"seed": "use the sweep's `seeds`", "out": "every run gets a directory of its own; use --out"}
+
+
+def _known_quantity(name: str) -> str:
+    if name not in QUANTITIES:
+        raise ValueError(str(UnknownNameError("quantity", name, QUANTITIES)))
+    return name
+
+
+QuantityName = Annotated[str, AfterValidator(_known_quantity)]
+Settings = dict[str, Any]
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Scale = Literal["auto", True, False]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lines(_Frozen):
+    """One line per arm over a quantity or a setting of the grid; mean over seeds, whiskers from lowest to highest.
+
+    Attributes:
+        rounds: draw every round of the runs (setting ``eval_rounds``) instead of their ends.
+        log_y: a logarithmic axis; auto: when the values span more than a factor of 5.
+    """
+
+    kind: Literal["lines"]
+    x: str
+    y: QuantityName
+    title: str = ""
+    rounds: bool = False
+    log_y: Scale = "auto"
+
+
+class Bars(_Frozen):
+    """One bar per arm and grid point, the mean over seeds, with a dot per seed."""
+
+    kind: Literal["bars"]
+    y: QuantityName
+    title: str = ""
+    log_y: Scale = "auto"
+
+
+class Bubbles(_Frozen):
+    """One bubble per arm and grid point; its area shows a third quantity."""
+
+    kind: Literal["bubbles"]
+    x: QuantityName
+    y: QuantityName
+    size: QuantityName
+    title: str = ""
+    log_y: Scale = "auto"
+
+
+Plot = Annotated[Lines | Bars | Bubbles, Field(discriminator="kind")]
+PLOTS: Mapping[str, type[_Frozen]] = {"lines": Lines, "bars": Bars, "bubbles": Bubbles}
+
+
+class Arm(_Frozen):
+    """A named variant: settings that go before the sweep's, and a grid that replaces the sweep's."""
+
+    settings: Settings = Field(default_factory=dict)
+    grid: Grid | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_mapping(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            return value
+        rest = {name: item for name, item in value.items() if name != "grid"}
+        return {"settings": rest, **({"grid": value["grid"]} if "grid" in value else {})}
+
+
+class SweepSpec(_Frozen):
+    """A sweep file.
+
+    Attributes:
+        base: settings common to all runs.
+        grid: values per setting; every combination is run.
+        arms: named variants, crossed with the grid.
+        keep_models: whether the pruned checkpoints stay once their reports are written.
+    """
+
+    title: str
+    about: str = ""
+    base: Settings = Field(default_factory=dict)
+    grid: Grid = Field(default_factory=dict)
+    arms: Annotated[dict[str, Arm], Field(min_length=1)] = Field(default={"default": Arm()})
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
+    keep_models: bool = False
+    plots: list[Plot] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepSpec:
+        for where, names in self._settings_by_place():
+            for name, advice in RESERVED.items():
+                if name in names:
+                    raise ValueError(f"{where} sets {name}, which a sweep sets itself: {advice}")
+        grids = [self.grid, *(arm.grid or {} for arm in self.arms.values())]
+        for grid in grids:
+            for name, values in grid.items():
+                _refuse_twins(f"grid.{name}", values)
+        _refuse_twins("seeds", self.seeds)
+        known = {*QUANTITIES, *(name for grid in grids for name in grid)}
+        for plot in self.plots:
+            if isinstance(plot, Lines) and plot.x not in known:
+                raise ValueError(str(UnknownNameError("quantity or setting of the grid", plot.x, known)))
+        return self
+
+    def _settings_by_place(self) -> list[tuple[str, Mapping[str, Any]]]:
+        places: list[tuple[str, Mapping[str, Any]]] = [("base", self.base), ("grid", self.grid)]
+        for name, arm in self.arms.items():
+            places += [(f"arm {name!r}", arm.settings), (f"the grid of arm {name!r}", arm.grid or {})]
+        return places
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """A sweep file.
+
+    Raises:
+        BonsaiError: it cannot be read, or something in it is unknown or has a bad value.
+    """
+    try:
+        return SweepSpec.model_validate(read_recipe(path))
+    except ValidationError as error:
+        raise BonsaiError(f"The sweep {path}: " + "\n".join(_fault(row) for row in error.errors())) from None
+
+
+def _refuse_twins(where: str, values: list[Any]) -> None:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise ValueError(f"{where} lists {value!r} twice")
+
+
+def _fault(row: Any) -> str:
+    name = ".".join(str(part) for part in row["loc"])
+    if row["type"] == "extra_forbidden":
+        plot = next((PLOTS[part] for part in row["loc"] if part in PLOTS), None)
+        kind = "key of a plot" if plot else "key of a sweep"
+        return str(UnknownNameError(kind, str(row["loc"][-1]), (plot or SweepSpec).model_fields))
+    message = row["msg"].removeprefix("Value error, ")
+    return f"{name}: {message.removesuffix('.')} (got {row['input']!r})." if name else f"{message.removesuffix('.')}."

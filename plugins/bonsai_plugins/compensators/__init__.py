@@ -1,0 +1,10 @@
+"""Built-in compensators."""
+
+from bonsai_core import Compensator, hookimpl
+from bonsai_plugins.compensators.bias import Bias
+from bonsai_plugins.compensators.none import NoRepair
+
+
+@hookimpl
+def bonsai_compensators() -> list[type[Compensator]]:
+    return [NoRepair, Bias]

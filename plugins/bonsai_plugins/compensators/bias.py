@@ -1,0 +1,29 @@
+"""FLAP's repair: what was removed is replaced by its mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from bonsai_core import Compensator, Removal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Bias(Compensator):
+    """Adds the mean contribution of the removed units to the output projection's bias.
+
+    An et al. 2023 (FLAP), arXiv:2312.11983, eq. 4. The checkpoint gets a bias on every output projection: `hidden size`
+    numbers a site.
+    """
+
+    name: ClassVar[str] = "bias"
+    adds_bias: ClassVar[bool] = True
+
+    def accumulate(self, inputs: Tensor) -> Tensor:
+        return inputs.sum(dim=0)
+
+    def bias(self, removal: Removal) -> Tensor:
+        mean = removal.total / removal.num_tokens
+        gone = ~removal.keep
+        return (removal.weight[:, gone] * mean[gone]).sum(dim=(1, 2))

@@ -1,0 +1,93 @@
+"""Ridge regression whose strength is chosen by cross-validation: what the ridge estimators share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bonsai_core import Estimator, Measurements
+
+LOOSE = 1e4  # how much less a common direction is penalised than a feature
+
+
+@dataclass(frozen=True)
+class Found:
+    """Coefficients of the features and of the directions common to them, and the strength they were fitted with."""
+
+    coefficient_K: NDArray[np.float64]
+    alpha: float
+    common_C: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+class CrossValidated(Estimator):
+    """A squared penalty on the features' coefficients, with the options that choose its strength."""
+
+    alphas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2),
+        min_length=1,
+        description="Strengths to choose from, relative to the features' mean squared norm.",
+    )
+    folds: int = Field(5, ge=2, description="Cross-validation folds; sub-models drawn together stay together.")
+
+    def _search(
+        self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64]
+    ) -> Found:
+        """Ridge towards zero, of centred features."""
+        return self._search_at(feature_MK, utility_M, group_M, np.square(feature_MK).sum() / len(feature_MK))
+
+    def _search_around(
+        self,
+        common_MC: NDArray[np.float64],
+        feature_MK: NDArray[np.float64],
+        utility_M: NDArray[np.float64],
+        group_M: NDArray[np.int64],
+    ) -> Found:
+        """Ridge with more features that are all but unpenalised: directions that coefficients are drawn towards.
+
+        Their coefficients are never negative: a direction whose best one is takes no part.
+        """
+        feature_MK, common_MC = centred(feature_MK), centred(common_MC)
+        scale, size_C = np.square(feature_MK).sum() / len(feature_MK), np.square(common_MC).mean(axis=0)
+        used_C = (size_C > 0) & (scale > 0)
+        common_C = np.zeros(len(used_C))
+        while True:
+            stretch_C = np.sqrt(LOOSE * scale / size_C[used_C])
+            loose_MC = common_MC[:, used_C] * stretch_C
+            found = self._search_at(np.column_stack([loose_MC, feature_MK]), utility_M, group_M, scale)
+            common_C[used_C] = found.coefficient_K[: used_C.sum()] * stretch_C
+            if (common_C >= 0).all():
+                return Found(found.coefficient_K[used_C.sum() :], found.alpha, common_C)
+            used_C, common_C = used_C & (common_C >= 0), np.zeros(len(used_C))
+
+    def _search_at(
+        self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64], scale: float
+    ) -> Found:
+        from sklearn.linear_model import Ridge
+        from sklearn.model_selection import GridSearchCV, GroupKFold
+
+        if scale == 0:
+            return Found(np.zeros(feature_MK.shape[1]), max(self.alphas))
+        search = GridSearchCV(
+            Ridge(solver="cholesky"),
+            {"alpha": [alpha * scale for alpha in self.alphas]},
+            scoring="neg_mean_squared_error",
+            cv=GroupKFold(min(self.folds, len(np.unique(group_M)))),
+        )
+        search.fit(feature_MK, utility_M, groups=group_M)
+        return Found(search.best_estimator_.coef_, float(search.best_params_["alpha"] / scale))
+
+
+def can_be_cross_validated(measurements: Measurements) -> bool:
+    """Whether there is something to learn, and a second group to choose the strength by."""
+    return len(np.unique(measurements.group_M)) >= 2 and bool(np.ptp(measurements.utility_M) > 0)
+
+
+def centred(feature_MK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Features less their mean; exactly zero where all that varies is rounding."""
+    deviation_MK = feature_MK - feature_MK.mean(axis=0)
+    varies_K = np.abs(deviation_MK).max(axis=0) > 1e-9 * np.abs(feature_MK).max(axis=0)
+    return np.asarray(deviation_MK * varies_K)

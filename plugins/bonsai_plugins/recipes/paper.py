@@ -1,0 +1,19 @@
+"""The paper's own settings."""
+
+from bonsai_core import Recipe
+
+PAPER = Recipe(
+    name="paper",
+    summary="Bonsai as published (Dery et al. 2024, arXiv:2402.05406): units regressed one by one on perplexity.",
+    settings={
+        "prior": "wanda",
+        "sampler": {"name": "antithetic", "level": "unit"},
+        "metric": "perplexity",
+        "estimator": "ridge",
+        "rank": "importance",
+        "round_fraction": 0.05,
+        "submodels": 200,
+        "samples": 32,
+        "resample": "fresh",
+    },
+)

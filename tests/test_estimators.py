@@ -1,0 +1,180 @@
+"""What the estimators promise beyond the laws that they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bonsai_core import Estimator, Measurements, Registry
+from bonsai_core.config import Choice
+
+NUM_SITES, PER_SITE = 10, 12
+NUM_UNITS = NUM_SITES * PER_SITE
+SITE_U = np.repeat(np.arange(NUM_SITES), PER_SITE)
+SEEDS = range(6)
+
+
+def make(registry: Registry, name: str) -> Estimator:
+    estimator: Any = registry.create("estimator", Choice(name=name))
+    return estimator  # type: ignore[no-any-return]
+
+
+def tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(first, second).statistic)
+
+
+def experiment(
+    keep_MU: NDArray[np.bool_],
+    truth_U: NDArray[np.float64],
+    prior_U: NDArray[np.float64],
+    rng: np.random.Generator,
+    noise: float = 0.1,
+) -> Measurements:
+    """Sub-models in pairs of complements; noise is relative to the spread of the true utilities."""
+    keep_MU = np.stack([keep_MU, ~keep_MU], axis=1).reshape(-1, keep_MU.shape[1])
+    exact_M = keep_MU @ truth_U
+    utility_M = exact_M + noise * exact_M.std() * rng.standard_normal(len(exact_M))
+    site_U = SITE_U[: keep_MU.shape[1]]
+    return Measurements(
+        keep_MU, utility_M, np.arange(len(keep_MU)) // 2, prior_U, site_U, np.full(len(site_U), 64, dtype=np.int64)
+    )
+
+
+def site_shares(num_pairs: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Keep vectors in which every site loses a share of its own, of any of its units."""
+    share_PU = rng.random((num_pairs, NUM_SITES))[:, SITE_U]
+    return np.asarray(rng.random((num_pairs, NUM_UNITS)) < share_PU)
+
+
+@pytest.mark.parametrize(("num_pairs", "num_units", "together"), [(20, 8, 1), (6, 40, 1), (6, 40, 4), (4, 12, 12)])
+def test_bayes_is_the_dense_computation(registry: Registry, num_pairs: int, num_units: int, together: int) -> None:
+    from sklearn.linear_model import BayesianRidge
+
+    rng = np.random.default_rng(num_pairs + together)
+    keep_MU = np.repeat(rng.random((num_pairs, num_units // together)) < 0.5, together, axis=1)
+    keep_MU = np.concatenate([keep_MU, rng.random((num_pairs, num_units)) < 0.5])[: max(num_pairs, 2)]
+    measurements = experiment(keep_MU, 1e-4 * rng.normal(size=num_units), rng.lognormal(size=num_units), rng)
+    fit = make(registry, "bayes").fit(measurements)
+
+    feature_MU = measurements.keep_MU - measurements.keep_MU.mean(axis=0)
+    feature_size, utility_size = np.sqrt(np.square(feature_MU).sum(axis=1).mean()), measurements.utility_M.std()
+    dense = BayesianRidge(max_iter=1000, tol=1e-6)
+    dense.fit(feature_MU / feature_size, (measurements.utility_M - measurements.utility_M.mean()) / utility_size)
+    unit = utility_size / feature_size
+    np.testing.assert_allclose(
+        fit.importance_U, dense.coef_ * unit, rtol=0, atol=1e-4 * np.abs(dense.coef_).max() * unit
+    )
+    np.testing.assert_allclose(fit.spread_U, np.sqrt(np.diag(dense.sigma_)) * unit, rtol=1e-4)
+    # And the posterior by its textbook formula, at the sizes that the fit reports.
+    precision, prior_precision = fit.details["noise"] ** -2, fit.details["prior_spread"] ** -2
+    covariance_UU = np.linalg.inv(precision * feature_MU.T @ feature_MU + prior_precision * np.eye(num_units))
+    mean_U = precision * covariance_UU @ feature_MU.T @ measurements.utility_M
+    np.testing.assert_allclose(fit.importance_U, mean_U, rtol=0, atol=1e-6 * np.abs(mean_U).max())
+    np.testing.assert_allclose(fit.spread_U, np.sqrt(np.diag(covariance_UU)), rtol=1e-6)
+
+
+def test_elastic_is_scikit_learns_elastic_net(registry: Registry) -> None:
+    from sklearn.linear_model import ElasticNet
+
+    rng = np.random.default_rng(0)
+    for num_pairs, num_units in ((30, 12), (16, 40)):
+        truth_U, prior_U = 1e-4 * rng.normal(size=num_units), rng.lognormal(size=num_units)
+        measurements = experiment(rng.random((num_pairs, num_units)) < 0.5, truth_U, prior_U, rng)
+        assert len(np.unique(measurements.keep_MU, axis=1).T) == num_units
+        fit = make(registry, "elastic").fit(measurements)
+        size = measurements.utility_M.std()
+        theirs = ElasticNet(
+            alpha=fit.details["alpha"], l1_ratio=fit.details["l1_ratio"], tol=1e-10, max_iter=100_000
+        ).fit(measurements.keep_MU, measurements.utility_M / size)
+        np.testing.assert_allclose(fit.importance_U, theirs.coef_ * size, rtol=0, atol=1e-5 * np.ptp(truth_U))
+
+
+def test_shrunk_uses_a_prior_that_knows_something(registry: Registry) -> None:
+    gain = []
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        truth_U = rng.lognormal(size=NUM_UNITS)
+        prior_U = truth_U * rng.lognormal(sigma=0.8, size=NUM_UNITS)
+        measurements = experiment(rng.random((8, NUM_UNITS)) < 0.5, truth_U, prior_U, rng)
+        tau_of = {
+            name: tau(make(registry, name).fit(measurements).importance_U, truth_U) for name in ("shrunk", "ridge")
+        }
+        gain.append(tau_of["shrunk"] - tau_of["ridge"])
+    assert np.mean(gain) > 0.2, gain
+
+
+def test_shrunk_ignores_a_prior_that_is_wrong(registry: Registry) -> None:
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        truth_U = rng.lognormal(size=NUM_UNITS)
+        measurements = experiment(rng.random((40, NUM_UNITS)) < 0.5, truth_U, 1 / truth_U, rng)
+        shrunk, ridge = (make(registry, name).fit(measurements) for name in ("shrunk", "ridge"))
+        assert shrunk.details["prior_slope"] == 0
+        assert tau(shrunk.importance_U, truth_U) > tau(ridge.importance_U, truth_U) - 0.05
+
+
+def test_hierarchical_recovers_sites_from_few_sub_models(registry: Registry) -> None:
+    tau_of: dict[str, list[float]] = {"hierarchical": [], "ridge": []}
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        price_S = rng.lognormal(sigma=1.0, size=NUM_SITES)
+        truth_U = price_S[SITE_U] * rng.lognormal(sigma=0.3, size=NUM_UNITS)
+        prior_U = rng.lognormal(size=NUM_UNITS)
+        measurements = experiment(site_shares(8, rng), truth_U, prior_U, rng)
+        for name, found in tau_of.items():
+            importance_U = make(registry, name).fit(measurements).importance_U
+            found.append(tau(np.bincount(SITE_U, importance_U), price_S))
+    assert np.mean(tau_of["hierarchical"]) > np.mean(tau_of["ridge"]) + 0.05, tau_of
+    assert np.mean(tau_of["hierarchical"]) > 0.5, tau_of
+
+
+def test_hierarchical_stays_with_sites_and_prior_where_units_predict_nothing(registry: Registry) -> None:
+    blends = []
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        prior_U = rng.lognormal(size=NUM_UNITS)
+        rank_U = np.concatenate([1 + prior_U[site == SITE_U].argsort().argsort() for site in range(NUM_SITES)])
+        truth_U = rng.lognormal(sigma=1.0, size=NUM_SITES)[SITE_U] * rank_U
+        fit = make(registry, "hierarchical").fit(experiment(site_shares(20, rng), truth_U, prior_U, rng, noise=0.3))
+        blends.append(fit.details["blend"])
+        assert fit.details["held_out_tau"] >= fit.details["held_out_tau_of_sites"]
+        if fit.details["blend"] == 0:
+            for site in range(NUM_SITES):
+                inside = site == SITE_U
+                assert tau(fit.importance_U[inside], prior_U[inside]) == pytest.approx(1)
+    assert np.median(blends) == 0, blends
+
+
+def test_hierarchical_refines_units_where_sub_models_are_plenty(registry: Registry) -> None:
+    rng = np.random.default_rng(0)
+    truth_U = rng.lognormal(size=NUM_UNITS)
+    measurements = experiment(site_shares(250, rng), truth_U, rng.lognormal(size=NUM_UNITS), rng)
+    fit = make(registry, "hierarchical").fit(measurements)
+    assert fit.details["blend"] >= 0.75
+    assert tau(fit.importance_U, truth_U) > 0.7
+
+
+def test_hierarchical_with_two_groups_has_no_evidence_to_refine_by(registry: Registry) -> None:
+    rng = np.random.default_rng(0)
+    ones_U = np.ones(NUM_UNITS)
+    fit = make(registry, "hierarchical").fit(
+        experiment(site_shares(2, rng), ones_U, rng.lognormal(size=NUM_UNITS), rng)
+    )
+    assert dict(fit.details) == {"blend": 0.0}
+
+
+def test_units_that_went_together_differ_by_their_prior_alone(registry: Registry) -> None:
+    rng = np.random.default_rng(0)
+    keep_MU = (rng.random((10, NUM_SITES)) < 0.5)[:, SITE_U]
+    truth_U, prior_U = rng.lognormal(size=NUM_UNITS), rng.lognormal(size=NUM_UNITS)
+    measurements = experiment(keep_MU, truth_U, prior_U, rng, noise=0.01)
+    first = SITE_U == 0
+    for name in ("ridge", "bayes", "elastic"):
+        assert np.ptp(make(registry, name).fit(measurements).importance_U[first]) == 0
+    for name in ("shrunk", "hierarchical"):
+        assert tau(make(registry, name).fit(measurements).importance_U[first], prior_U[first]) == pytest.approx(1)
