@@ -50,6 +50,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("metric", "perplexity"): [{}],
     ("compensator", "bias"): [{}],
     ("compensator", "none"): [{}],
+    ("estimator", "average"): [{}],
     ("estimator", "bayes"): [{}],
     ("estimator", "elastic"): [{}],
     ("estimator", "hierarchical"): [{}],

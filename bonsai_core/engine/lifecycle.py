@@ -270,7 +270,7 @@ class _Run:
         if self._shared is None:
             return self._passes.dense_reference(windows_NT)
         arrays, _ = self._shared.once(
-            {**self._work.dense_origin(), "dense side": windows_NT},
+            {**self._work.dense_origin, "dense side": windows_NT},
             lambda: {
                 name: tensor.cpu().numpy()
                 for name, tensor in self._passes.dense_reference(windows_NT)._asdict().items()
@@ -289,7 +289,7 @@ class _Run:
         if self._shared is None:
             return self._passes.perplexity(windows_NT)
         arrays, _ = self._shared.once(
-            {**self._work.dense_origin(), "perplexity": windows_NT},
+            {**self._work.dense_origin, "perplexity": windows_NT},
             lambda: {"perplexity": np.array([self._passes.perplexity(windows_NT)])},
         )
         return float(arrays["perplexity"][0])

@@ -14,7 +14,7 @@ from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import SharedMeasurements
-from bonsai_core.engine.submodels import measure_submodels
+from bonsai_core.engine.submodels import SubModels
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.probe import ModelProbe
 from bonsai_core.model.statistics import repair_biases, score_units
@@ -34,7 +34,7 @@ class Rounds:
         directory, journal: where results go.
         dense: the dense model's side of the calibration data, per draw; None for metrics that do not need it.
         observe: told every event.
-        shared: where the dense model's prior is kept for other runs.
+        shared: where what is measured of the dense model is kept for other runs.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Rounds:
         start = time.perf_counter()
         if self._shared is not None and alive_U.all():
             origin = {
-                **self._work.dense_origin(),
+                **self._work.dense_origin,
                 "prior": self._work.config.prior.model_dump(),
                 "windows": windows_NT,
                 "seed": seed,
@@ -137,7 +137,7 @@ class Rounds:
         work, draw = self._work, (number - 1) % len(self._work.data)
         data = work.data[draw]
         probe = ModelProbe(self._passes, work.tokenizer, data, self._dense[draw] if self._dense else None)
-        measured = measure_submodels(work, number, request, probe, data.num_tokens, self._journal, self._observe)
+        measured = SubModels(work, self._journal, self._observe, self._shared).measure(number, request, probe, data)
         summary = {"submodels": len(measured.keep_MU), "dropped_submodels": measured.num_dropped}
         estimator = work.methods.estimator
         fitted = fit_units(estimator, request, measured.keep_MU, measured.utility_M, measured.group_M)

@@ -110,8 +110,9 @@ class Workspace:
             ),
         )
 
+    @cached_property
     def dense_origin(self) -> dict[str, Any]:
-        """What every measurement of the dense model depends on, as plain data."""
+        """What every measurement of the dense model depends on, as plain data; asked for before it is sliced."""
         return {
             "model": fingerprint(self.subject.model),
             "batch_size": self.config.batch_size,

@@ -13,8 +13,9 @@ from bonsai_core.contracts import Draw, Evidence, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.setup import Workspace
+from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.probe import ModelProbe
+from bonsai_core.model.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
 
 SAMPLER_STREAM = 1
@@ -37,71 +38,110 @@ class Measured:
     num_dropped: int
 
 
-def measure_submodels(
-    work: Workspace,
-    number: int,
-    request: SampleRequest,
-    probe: ModelProbe,
-    num_tokens: int,
-    journal: Journal,
-    observe: Callable[[Event], None],
-) -> Measured:
-    """Draw and measure the sub-models of round `number`, all at once or as a sequential sampler asks for them.
+class SubModels:
+    """Draws and measures the sub-models of a round, all at once or as a sequential sampler asks for them.
 
     Args:
-        num_tokens: tokens of one measurement, for progress.
-
-    Raises:
-        BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
+        work: what the run works with.
+        journal: where values go.
+        observe: told every event.
+        shared: where measurements of the dense model's sub-models are kept for other runs.
     """
-    sampler, metric = work.methods.sampler, work.methods.metric
-    total = request.num_submodels
-    observe(StageStarted("measure", number, f"up to {total} sub-models by {metric.name}"))
-    keeps = np.zeros((0, len(request.table)), dtype=bool)
-    groups = np.zeros(0, dtype=np.int64)
-    values = np.zeros(0)
-    while len(keeps) < total:
-        rng = np.random.default_rng([work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])])
-        draw = sampler.sample(request, rng)
-        _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
-        for keep_U in draw.keep_MU:
-            value = _measure(work, number, len(values), keep_U, probe, num_tokens, journal, observe)
-            observe(SubmodelMeasured(number, len(values), total, metric.name, value))
-            values = np.append(values, np.nan if value is None else value)
-        keeps = np.concatenate([keeps, draw.keep_MU])
-        groups = np.concatenate([groups, draw.group_M + (groups.max() + 1 if len(groups) else 0)])
-        if len(draw.keep_MU) == 0:  # settled; what was not measured counts as done
-            observe(TokensDone((total - len(keeps)) * num_tokens, replayed=True))
-            break
-        if len(keeps) < total:
-            evidence = _evidence(work, _finite(work, keeps, groups, values), request)
-            request = replace(request, num_submodels=total - len(keeps), evidence=evidence)
-    measured = _finite(work, keeps, groups, values)
-    _check_finite(number, metric.name, measured, observe)
-    return measured
 
+    def __init__(
+        self,
+        work: Workspace,
+        journal: Journal,
+        observe: Callable[[Event], None],
+        shared: SharedMeasurements | None,
+    ) -> None:
+        self._work = work
+        self._journal = journal
+        self._observe = observe
+        self._shared = shared
 
-def _measure(
-    work: Workspace,
-    number: int,
-    index: int,
-    keep_U: NDArray[np.bool_],
-    probe: ModelProbe,
-    num_tokens: int,
-    journal: Journal,
-    observe: Callable[[Event], None],
-) -> float | None:
-    """The metric's value of one sub-model; None where it is not finite."""
-    key = f"round-{number}/submodel-{index}"
-    if key in journal:
-        observe(TokensDone(num_tokens, replayed=True))
-    else:
-        start = time.perf_counter()
-        with work.subject.masked(keep_U):
-            value = work.methods.metric.measure(probe)
-        journal.append(key, {"value": value if np.isfinite(value) else None}, time.perf_counter() - start)
-    found: float | None = journal[key]["value"]
-    return found
+    def measure(self, number: int, request: SampleRequest, probe: ModelProbe, data: CalibrationData) -> Measured:
+        """The sub-models of round `number`, measured.
+
+        Raises:
+            BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
+        """
+        work, total = self._work, request.num_submodels
+        sampler, metric = work.methods.sampler, work.methods.metric
+        self._observe(StageStarted("measure", number, f"{total} sub-models by {metric.name}"))
+        share = self._shared is not None and bool(request.alive_U.all()) and metric.reads != "nothing"
+        keeps = np.zeros((0, len(request.table)), dtype=bool)
+        groups = np.zeros(0, dtype=np.int64)
+        values = np.zeros(0)
+        while len(keeps) < total:
+            # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
+            stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
+            draw = sampler.sample(request, np.random.default_rng(stream))
+            _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
+            for keep_U in draw.keep_MU:
+                value = self._value(number, len(values), keep_U, probe, data, share=share)
+                self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))
+                values = np.append(values, np.nan if value is None else value)
+            keeps = np.concatenate([keeps, draw.keep_MU])
+            groups = np.concatenate([groups, draw.group_M + (groups.max() + 1 if len(groups) else 0)])
+            if len(draw.keep_MU) == 0:  # settled; what was not measured counts as done
+                self._observe(TokensDone((total - len(keeps)) * data.num_tokens, replayed=True))
+                break
+            if len(keeps) < total:
+                evidence = _evidence(work, _finite(work, keeps, groups, values), request)
+                request = replace(request, num_submodels=total - len(keeps), evidence=evidence)
+        measured = _finite(work, keeps, groups, values)
+        self._check_finite(number, measured)
+        return measured
+
+    def _value(
+        self,
+        number: int,
+        index: int,
+        keep_U: NDArray[np.bool_],
+        probe: ModelProbe,
+        data: CalibrationData,
+        *,
+        share: bool,
+    ) -> float | None:
+        """The metric's value of one sub-model; None where it is not finite."""
+        key = f"round-{number}/submodel-{index}"
+        if key in self._journal:
+            self._observe(TokensDone(data.num_tokens, replayed=True))
+            found: float | None = self._journal[key]["value"]
+            return found
+
+        def measure() -> dict[str, NDArray[np.float64]]:
+            with self._work.subject.masked(keep_U):
+                return {"value": np.array([self._work.methods.metric.measure(probe)])}
+
+        if share:
+            assert self._shared is not None
+            origin = {
+                **self._work.dense_origin,
+                "metric": self._work.config.metric.model_dump(),
+                "data": data.sha256,
+                "keep": keep_U,
+            }
+            arrays, seconds = self._shared.once(origin, measure)
+        else:
+            start = time.perf_counter()
+            arrays = measure()
+            seconds = time.perf_counter() - start
+        value = float(arrays["value"][0])
+        self._journal.append(key, {"value": value if np.isfinite(value) else None}, seconds)
+        return value if np.isfinite(value) else None
+
+    def _check_finite(self, number: int, measured: Measured) -> None:
+        metric = self._work.methods.metric.name
+        dropped, total = measured.num_dropped, measured.num_dropped + len(measured.keep_MU)
+        if dropped > total / 2:
+            raise BonsaiError(
+                f"In round {number} the metric {metric!r} was not finite for {dropped} of {total} sub-models. "
+                f"Try --dtype float32 or bfloat16, a smaller --round-fraction, or another --metric."
+            )
+        if dropped:
+            self._observe(Warned(f"{dropped} of {total} sub-models gave no finite {metric} and were left out."))
 
 
 def _finite(
@@ -132,14 +172,3 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
             f"The sampler {name!r} must return boolean keep vectors of shape {wanted} that "
             f"keep no dead unit; it returned {draw.keep_MU.dtype} {draw.keep_MU.shape}."
         )
-
-
-def _check_finite(number: int, metric: str, measured: Measured, observe: Callable[[Event], None]) -> None:
-    dropped, total = measured.num_dropped, measured.num_dropped + len(measured.keep_MU)
-    if dropped > total / 2:
-        raise BonsaiError(
-            f"In round {number} the metric {metric!r} was not finite for {dropped} of {total} sub-models. "
-            f"Try --dtype float32 or bfloat16, a smaller --round-fraction, or another --metric."
-        )
-    if dropped:
-        observe(Warned(f"{dropped} of {total} sub-models gave no finite {metric} and were left out."))

@@ -86,6 +86,21 @@ def can_be_cross_validated(measurements: Measurements) -> bool:
     return len(np.unique(measurements.group_M)) >= 2 and bool(np.ptp(measurements.utility_M) > 0)
 
 
+def grouped_folds(measurements: Measurements, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """(training, test) rows of every fold; sub-models drawn together stay together."""
+    from sklearn.model_selection import GroupKFold
+
+    groups = measurements.group_M
+    splitter = GroupKFold(min(folds, len(np.unique(groups))))
+    return list(splitter.split(measurements.utility_M, groups=groups))
+
+
+def standardised(measurements: Measurements) -> tuple[NDArray[np.float64], float]:
+    """Utilities with mean 0 and standard deviation 1, float64 [M], and the deviation they had."""
+    spread = float(measurements.utility_M.std())
+    return (measurements.utility_M - measurements.utility_M.mean()) / spread, spread
+
+
 def centred(feature_MK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Features less their mean; exactly zero where all that varies is rounding."""
     deviation_MK = feature_MK - feature_MK.mean(axis=0)

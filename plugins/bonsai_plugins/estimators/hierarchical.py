@@ -12,14 +12,14 @@ from pydantic import Field
 from bonsai_core import Fit, Measurements
 from bonsai_plugins.estimators.cross_validated import CrossValidated, can_be_cross_validated, centred
 from bonsai_plugins.estimators.patterns import Patterns
-from bonsai_plugins.estimators.ranks import rank_weight
+from bonsai_plugins.estimators.ranks import rank_weight, site_share
 
 
 class Hierarchical(CrossValidated):
     """One sensitivity per site, inside a site the prior's order, single units only as far as they predict better.
 
-    1. Ridge of the utilities on the weight that each site keeps gives a price per parameter, drawn towards the sites'
-       common mean. Weights come from the prior's ranks (mean 1 within a site, times cost).
+    1. Ridge of the utilities on the share of its perturbed weight that each site keeps: the effect of losing all of it,
+       drawn towards the sites' common mean. Weights come from the prior's ranks, mean 1 within a site.
     2. Inside a site the less liked units are cheaper, in a site of negative price too.
     3. Ridge of what is left over on single units; a share of it is added, the one with the highest Kendall tau on
        sub-models that were held out. Ties, and fewer than three groups, go to none.
@@ -45,8 +45,8 @@ class Hierarchical(CrossValidated):
         """Importances by site and prior, and what single units add to them, from some of the sub-models."""
         measured, kept_MS = problem.measurements.rows(rows), problem.kept_MS[rows]
         found = self._search_around(kept_MS.sum(axis=1, keepdims=True), kept_MS, measured.utility_M, measured.group_M)
-        price_U = (found.common_C[0] + found.coefficient_K)[problem.site_U]
-        by_site_U = (price_U + np.abs(price_U) * (problem.weight_U - 1)) * measured.cost_U
+        effect_U = (found.common_C[0] + found.coefficient_K)[problem.site_U]
+        by_site_U = (effect_U + np.abs(effect_U) * (problem.weight_U - 1)) * problem.share_U
         left_M = measured.utility_M - measured.keep_MU @ by_site_U
         coordinate_MK = centred(problem.coordinate_MK[rows])
         coefficient_K = self._search(coordinate_MK, left_M, measured.group_M).coefficient_K
@@ -85,12 +85,14 @@ class _Problem:
     Attributes:
         site_U: int64 [U]; sites numbered from 0.
         weight_U: float64 [U]; from the prior's ranks, mean 1 within a site.
-        kept_MS: float64 [M, S]; the weight times cost that each site keeps.
+        share_U: float64 [U]; the unit's part of its site's parameters.
+        kept_MS: float64 [M, S]; the share of its weight that each site keeps.
     """
 
     measurements: Measurements
     site_U: NDArray[np.int64]
     weight_U: NDArray[np.float64]
+    share_U: NDArray[np.float64]
     kept_MS: NDArray[np.float64]
     patterns: Patterns
     coordinate_MK: NDArray[np.float64]
@@ -100,9 +102,9 @@ class _Problem:
     def of(cls, measurements: Measurements) -> _Problem:
         site_U = np.unique(measurements.site_U, return_inverse=True)[1].astype(np.int64)
         weight_U = rank_weight(measurements)
-        share_U = weight_U * measurements.cost_U
-        kept_MS = np.stack([np.bincount(site_U, share_U * keep_U) for keep_U in measurements.keep_MU]).astype(
-            np.float64
+        share_U = site_share(measurements)
+        kept_MS = np.stack(
+            [np.bincount(site_U, weight_U * share_U * keep_U) for keep_U in measurements.keep_MU], dtype=np.float64
         )
-        patterns = Patterns.of(measurements.keep_MU)
-        return cls(measurements, site_U, weight_U, kept_MS, patterns, *patterns.rotated())
+        patterns = Patterns.of(measurements)
+        return cls(measurements, site_U, weight_U, share_U, kept_MS, patterns, *patterns.rotated())

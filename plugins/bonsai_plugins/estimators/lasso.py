@@ -8,6 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from bonsai_core import Estimator, Fit, Measurements
+from bonsai_plugins.estimators.cross_validated import can_be_cross_validated, grouped_folds, standardised
+from bonsai_plugins.estimators.patterns import Patterns
 
 
 class Lasso(Estimator):
@@ -22,20 +24,16 @@ class Lasso(Estimator):
 
     def fit(self, measurements: Measurements) -> Fit:
         from sklearn.linear_model import LassoCV
-        from sklearn.model_selection import GroupKFold
 
-        num_groups = len(np.unique(measurements.group_M))
-        if np.ptp(measurements.utility_M) == 0 or num_groups < 2:  # nothing to learn, or to choose the strength by
+        if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))
-        utility_M = measurements.utility_M - measurements.utility_M.mean()
-        spread = utility_M.std()
-        keep_MU = measurements.keep_MU.astype(np.float64)
-        folds = GroupKFold(min(self.folds, num_groups))
+        patterns = Patterns.of(measurements)
         model = LassoCV(
             alphas=self.strengths,
-            cv=list(folds.split(keep_MU, groups=measurements.group_M)),
+            cv=grouped_folds(measurements, self.folds),
             max_iter=10_000,
             random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )
-        model.fit(keep_MU, utility_M / spread)
-        return Fit(model.coef_ * spread, {"alpha": float(model.alpha_)})
+        utility_M, spread = standardised(measurements)
+        model.fit(patterns.feature_MP, utility_M)
+        return Fit(patterns.per_unit(model.coef_ * spread), {"alpha": float(model.alpha_)})

@@ -7,34 +7,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bonsai_core import Measurements
+
 
 @dataclass(frozen=True)
 class Patterns:
-    """Sub-models as features of a regression with the same squared penalty on every unit's importance.
+    """Sub-models as features of a regression: one feature for all units that always went together.
 
-    Units that always went together share one importance: they are one feature, for exact ties and for speed. With P
-    patterns of several units each, a penalty on the units' importances is one on sqrt(size) times the shared one.
+    Nothing tells such units apart, so a fit finds the effect of them together, and they share it in proportion to their
+    parameters. The penalty is on that effect: were it on each unit's share, a window of 300 channels could have an
+    effect 17 times that of a window of one head before it costs the same, and with few sub-models only the size of
+    the windows would be learnt.
 
     Attributes:
-        feature_MP: float64 [M, P]; kept or not, less the mean, times sqrt(size).
+        feature_MP: float64 [M, P]; kept or not, less the mean.
         pattern_U: int64 [U]; which pattern a unit belongs to.
-        size_P: int64 [P]; how many units share a pattern.
+        share_U: float64 [U]; the unit's share of its pattern's parameters.
     """
 
     feature_MP: NDArray[np.float64]
     pattern_U: NDArray[np.intp]
-    size_P: NDArray[np.intp]
+    share_U: NDArray[np.float64]
 
     @classmethod
-    def of(cls, keep_MU: NDArray[np.bool_]) -> Patterns:
-        """The patterns of keep vectors, bool [M, U]."""
-        pattern_MP, pattern_U, size_P = np.unique(keep_MU, axis=1, return_inverse=True, return_counts=True)
-        feature_MP = (pattern_MP - pattern_MP.mean(axis=0)) * np.sqrt(size_P)
-        return cls(feature_MP, pattern_U.ravel(), size_P)
+    def of(cls, measurements: Measurements) -> Patterns:
+        """The patterns of the measured sub-models."""
+        pattern_MP, pattern_U = np.unique(measurements.keep_MU, axis=1, return_inverse=True)
+        pattern_U = pattern_U.ravel()
+        share_U = measurements.cost_U / np.bincount(pattern_U, measurements.cost_U)[pattern_U]
+        return cls(pattern_MP - pattern_MP.mean(axis=0), pattern_U, share_U)
 
-    def per_unit(self, coefficient_P: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The importance of every unit, float64 [U], from the features' coefficients."""
-        return np.asarray((coefficient_P / np.sqrt(self.size_P))[self.pattern_U])
+    def per_unit(self, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Every unit's share, float64 [U], of an effect of its pattern, or of the effect's standard deviation."""
+        return np.asarray(value_P[self.pattern_U] * self.share_U)
 
     def rotated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The same features in at most M coordinates, and the way back.

@@ -23,3 +23,9 @@ def rank_weight(measurements: Measurements) -> NDArray[np.float64]:
     site_U = np.unique(measurements.site_U, return_inverse=True)[1]
     fraction_U = rank_fraction(measurements)
     return np.asarray(fraction_U / (np.bincount(site_U, fraction_U) / np.bincount(site_U))[site_U])
+
+
+def site_share(measurements: Measurements) -> NDArray[np.float64]:
+    """Each unit's part of its site's parameters, of the units measured: float64 [U], 1 in all per site."""
+    site_U = np.unique(measurements.site_U, return_inverse=True)[1]
+    return np.asarray(measurements.cost_U / np.bincount(site_U, measurements.cost_U)[site_U])

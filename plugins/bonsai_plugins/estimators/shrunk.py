@@ -9,17 +9,18 @@ import numpy as np
 from bonsai_core import Fit, Measurements
 from bonsai_plugins.estimators.cross_validated import CrossValidated, can_be_cross_validated
 from bonsai_plugins.estimators.patterns import Patterns
-from bonsai_plugins.estimators.ranks import rank_weight
+from bonsai_plugins.estimators.ranks import rank_weight, site_share
 
 
 class Shrunk(CrossValidated):
     """Ridge towards the prior's own ranking instead of towards zero: what is not measured is as the prior says.
 
-    importance = (level + a * w0) * cost + delta, with w0 the prior's rank within the site relative to the mean rank;
-    delta is penalised, its strength chosen by cross-validation; level and a are fitted with it, all but unpenalised,
-    and never negative: the prior never counts against itself. The level is there so that a prior that knows nothing
-    gets no credit for units being worth something on average. Where only whole windows were switched the two cannot
-    be told apart and share equally.
+    importance = (level + a * w0) * share + delta, with w0 the prior's rank within the site relative to the mean rank,
+    and share the unit's part of its site's parameters: before anything is known, sites are worth the same. delta is
+    penalised, its strength chosen by cross-validation; level and a are fitted with it, all but unpenalised, and never
+    negative: the prior never counts against itself. The level is there so that a prior that knows nothing gets no
+    credit for units being worth something on average. Where only whole windows were switched the two cannot be told
+    apart and share equally.
 
     A normal prior with non-zero mean (Lindley and Smith 1972, J. R. Stat. Soc. B 34(1)); "targeted" ridge in van
     Wieringen 2015, arXiv:1509.09169. Where we differ: the target's size is fitted, since ranks have no scale.
@@ -30,10 +31,10 @@ class Shrunk(CrossValidated):
     def fit(self, measurements: Measurements) -> Fit:
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))
-        patterns = Patterns.of(measurements.keep_MU)
+        patterns = Patterns.of(measurements)
         coordinate_MK, direction_PK = patterns.rotated()
-        rank_U = rank_weight(measurements) * measurements.cost_U
-        target_UC = np.column_stack([measurements.cost_U, rank_U])
+        share_U = site_share(measurements)
+        target_UC = np.column_stack([share_U, rank_weight(measurements) * share_U])
         common_MC = np.asarray(measurements.keep_MU @ target_UC, dtype=np.float64)
         found = self._search_around(common_MC, coordinate_MK, measurements.utility_M, measurements.group_M)
         delta_U = patterns.per_unit(direction_PK @ found.coefficient_K)

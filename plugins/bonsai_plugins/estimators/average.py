@@ -1,0 +1,30 @@
+"""Plain averages in place of a regression."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from bonsai_core import Estimator, Fit, Measurements
+from bonsai_plugins.estimators.patterns import Patterns
+
+
+class Average(Estimator):
+    """Mean utility of the sub-models that keep a unit, less that of those that drop it: perturbation, no regression.
+
+    What the other units did is noise to it. The control for the regression of Dery et al. 2024, arXiv:2402.05406,
+    section 4.3.
+    """
+
+    name: ClassVar[str] = "average"
+
+    def fit(self, measurements: Measurements) -> Fit:
+        patterns = Patterns.of(measurements)
+        kept_MP = patterns.feature_MP > 0
+        utility_M = measurements.utility_M - measurements.utility_M.mean()
+        if np.ptp(measurements.utility_M) == 0:
+            return Fit(np.zeros(measurements.keep_MU.shape[1]))
+        with_P = utility_M @ kept_MP / np.maximum(1, kept_MP.sum(axis=0))
+        without_P = utility_M @ ~kept_MP / np.maximum(1, (~kept_MP).sum(axis=0))
+        return Fit(patterns.per_unit(with_P - without_P))
