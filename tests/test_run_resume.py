@@ -230,3 +230,31 @@ def test_a_lost_checkpoint_is_written_again(
 def test_a_finished_run_is_returned_as_it_is(config: RunConfig, whole: dict[str, Any], registry: Registry) -> None:
     before = json.loads((config.out / "report.json").read_text(encoding="utf-8"))
     assert resume(config.out, registry=registry).report == before
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "repair": (
+        {"compensator": {"name": "bias"}, "eval_rounds": True},
+        ["round-1/selection", "round-1/repair", "round-1/evaluate", "round-2/prior", "round-2/selection"],
+    ),
+    "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodel-1"]),
+    "adaptive": (
+        {"sampler": {"name": "adaptive", "batch": 2, "settled": 1.0}, "estimator": "bayes", "submodels": 8},
+        ["round-1/submodel-2", "round-1/submodel-4", "round-2/submodel-3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_run_resumes_to_the_same_bytes(
+    config: RunConfig, variant: str, tmp_path: Path, registry: Registry
+) -> None:
+    changes, keys = VARIANTS[variant]
+    values = config.model_dump(mode="json") | changes | {"out": str(tmp_path / "whole"), "latency": False}
+    varied = RunConfig.from_mapping(values, "the test")
+    run(varied, registry=registry)
+    expected = contents(tmp_path / "whole")
+    for number, key in enumerate(keys):
+        path = tmp_path / f"killed-{number}"
+        assert in_child(run_and_die_at_event, elsewhere(varied, path), key) == -signal.SIGKILL
+        assert_resumes(path, expected, registry)

@@ -269,15 +269,17 @@ class _Run:
     def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         if self._shared is None:
             return self._passes.dense_reference(windows_NT)
-        arrays, _ = self._shared.once(
+        once = self._shared.once(
             {**self._work.dense_origin, "dense side": windows_NT},
             lambda: {
                 name: tensor.cpu().numpy()
                 for name, tensor in self._passes.dense_reference(windows_NT)._asdict().items()
             },
         )
+        if once.found:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
         device = self._work.subject.device
-        return DenseSide(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+        return DenseSide(**{name: torch.from_numpy(array).to(device) for name, array in once.arrays.items()})
 
     def _evaluate(self, which: str) -> float | None:
         """Perplexity of the dense or the pruned model; None where it is not finite."""
@@ -288,11 +290,13 @@ class _Run:
     def _dense_perplexity(self, windows_NT: NDArray[np.int64]) -> float:
         if self._shared is None:
             return self._passes.perplexity(windows_NT)
-        arrays, _ = self._shared.once(
+        once = self._shared.once(
             {**self._work.dense_origin, "perplexity": windows_NT},
             lambda: {"perplexity": np.array([self._passes.perplexity(windows_NT)])},
         )
-        return float(arrays["perplexity"][0])
+        if once.found:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+        return float(once.arrays["perplexity"][0])
 
     def _perplexity(self, key: str, compute: Callable[[NDArray[np.int64]], float]) -> float | None:
         """Perplexity of the model as it stands, from the journal if it is there; None where it is not finite."""

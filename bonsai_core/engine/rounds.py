@@ -13,7 +13,7 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import SharedMeasurements
+from bonsai_core.engine.shared import Arrays, SharedMeasurements
 from bonsai_core.engine.submodels import SubModels
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.probe import ModelProbe
@@ -99,7 +99,7 @@ class Rounds:
             return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
         seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
 
-        def score() -> dict[str, NDArray[np.float64]]:
+        def score() -> Arrays:
             return {"prior_U": score_units(self._work.subject, self._passes, prior, windows_NT, alive_U, seed)}
 
         start = time.perf_counter()
@@ -110,13 +110,16 @@ class Rounds:
                 "windows": windows_NT,
                 "seed": seed,
             }
-            found, seconds = self._shared.once(origin, score)
+            once = self._shared.once(origin, score)
+            prior_U, seconds = once.arrays["prior_U"], once.seconds
+            if once.found and prior.needs_data:
+                self._observe(TokensDone(windows_NT.size, replayed=True))
         else:
-            found = score()
+            prior_U = score()["prior_U"]
             seconds = time.perf_counter() - start
-        sha256 = self._directory.save_arrays(number, "prior", prior_U=found["prior_U"])
+        sha256 = self._directory.save_arrays(number, "prior", prior_U=prior_U)
         self._journal.append(key, {"sha256": sha256}, seconds)
-        return found["prior_U"]
+        return prior_U
 
     def _request(self, number: int, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> SampleRequest:
         work = self._work

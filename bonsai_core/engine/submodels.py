@@ -13,7 +13,7 @@ from bonsai_core.contracts import Draw, Evidence, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import SharedMeasurements
+from bonsai_core.engine.shared import Arrays, SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
@@ -111,7 +111,7 @@ class SubModels:
             found: float | None = self._journal[key]["value"]
             return found
 
-        def measure() -> dict[str, NDArray[np.float64]]:
+        def measure() -> Arrays:
             with self._work.subject.masked(keep_U):
                 return {"value": np.array([self._work.methods.metric.measure(probe)])}
 
@@ -123,7 +123,10 @@ class SubModels:
                 "data": data.sha256,
                 "keep": keep_U,
             }
-            arrays, seconds = self._shared.once(origin, measure)
+            once = self._shared.once(origin, measure)
+            if once.found:
+                self._observe(TokensDone(data.num_tokens, replayed=True))
+            arrays, seconds = once.arrays, once.seconds
         else:
             start = time.perf_counter()
             arrays = measure()

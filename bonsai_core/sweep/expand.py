@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.config import RunConfig, read_recipe
+from bonsai_core.engine.setup import choose_methods
 from bonsai_core.errors import BonsaiError
-from bonsai_core.registry import COMPONENTS, Registry
+from bonsai_core.registry import Registry
 from bonsai_core.sweep.quantities import describe, show_setting
 from bonsai_core.sweep.spec import Grid, SweepSpec
 
@@ -82,8 +83,7 @@ def _points(grid: Grid) -> list[dict[str, Any]]:
 
 
 def _check_plugins(config: RunConfig, registry: Registry) -> None:
-    for kind in COMPONENTS:
-        registry.create(kind, getattr(config, kind))
+    choose_methods(config, registry)
     if config.slicer != RunConfig.model_fields["slicer"].default:
         registry.family(config.slicer)
 

@@ -1,0 +1,291 @@
+"""The method's variants in whole runs on pico models: recipes, metrics on other data, schedules, repair, sharing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
+from bonsai_core.contracts.events import Event, TokensDone
+from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine.setup import open_workspace
+from bonsai_core.evaluation import evaluate_perplexity
+from bonsai_core.model.passes import Passes
+from bonsai_core.sources import draw_questions, read_rows
+
+RECIPES = [offer.name for offer in Registry().offers("recipe")]
+QUESTIONS = [
+    {"question": "What does a tree have?", "choices": ["leaves", "wheels", "a long keyboard"], "gold": 0},
+    {"question": "What is cut?", "choices": ["water", "a branch"], "gold": 1},
+    {"question": "Which one is a number?", "choices": ["seven", "green", "slowly", "of"], "gold": 0},
+]
+
+
+class Counter:
+    """Counts tokens that went through the model, and those that did not have to."""
+
+    def __init__(self) -> None:
+        self.live = self.replayed = 0
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, TokensDone) and event.replayed:
+            self.replayed += event.tokens
+        elif isinstance(event, TokensDone):
+            self.live += event.tokens
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in QUESTIONS), encoding="utf-8")
+    return str(file)
+
+
+def settings(small_run: RunConfig, out: Path, **changes: Any) -> RunConfig:
+    values = small_run.model_dump(mode="json") | {"latency": False, "out": str(out)} | changes
+    return RunConfig.from_mapping(values, "the test")
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_prunes_to_the_budget(small_run: RunConfig, registry: Registry, tmp_path: Path, name: str) -> None:
+    small = {"submodels": 4, "samples": 2, "prior_samples": 4, "sequence_length": 32}
+    config = settings(small_run, tmp_path / "run", **{**registry.recipe(name), **small})
+    report = run(config, registry=registry).report
+    assert report["sparsity"]["decoder"] == pytest.approx(0.3, abs=0.01)
+    assert report["perplexity"]["pruned"] > 0
+
+
+def test_shortgpt_takes_whole_layers(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    config = settings(small_run, tmp_path / "run", **registry.recipe("shortgpt"), sparsity=0.5)
+    layers = run(config, registry=registry).report["layers"]
+    whole = [all(site["kept"] == site["dense"] for site in layer.values()) for layer in layers]
+    gone = [not any(site["kept"] for site in layer.values()) for layer in layers]
+    assert any(whole)
+    assert any(gone)
+    assert len(layers) - sum(whole) - sum(gone) <= 1
+
+
+# Repair
+
+
+def test_what_bias_repair_saves_loads_everywhere(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    config = settings(small_run, tmp_path / "run", compensator="bias", min_units=0)
+    result = run(config, registry=registry)
+    biases = {name: p for name, p in load_model(str(result.model_path)).named_parameters() if name.endswith(".bias")}
+    assert len(biases) == 2 * len(result.report["layers"])
+    assert any(bias.any() for bias in biases.values())
+    remote = AutoModelForCausalLM.from_pretrained(result.model_path, trust_remote_code=True)
+    ids = torch.arange(24)[None]
+    assert torch.equal(remote(ids).logits, load_model(str(result.model_path))(ids).logits)
+    found = evaluate_perplexity(str(tmp_path / "run"), str(config.eval_dataset), config, warn=print)
+    assert found["perplexity"] == pytest.approx(result.report["perplexity"]["pruned"], rel=1e-5)
+
+
+def test_bias_repair_replaces_units_by_their_mean(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    """Of the first MLP, whose inputs nothing changes here, the mean output on the calibration text stays."""
+    change = {}
+    for name in ("none", "bias"):
+        one_shot = {"round_fraction": 1.0, "estimator": "none", "prior_samples": 4}
+        config = settings(small_run, tmp_path / name, compensator=name, **one_shot)
+        work = open_workspace(config, registry, print)
+        with torch.inference_mode():
+            dense, pruned = (
+                _mean_output(model, work.prior_windows(1))
+                for model in (work.subject.model, load_model(str(run(config, registry=registry).model_path)))
+            )
+        change[name] = float((dense - pruned).norm() / dense.norm())
+    assert change["none"] > 0.01
+    assert change["bias"] < 1e-4
+
+
+def _mean_output(model: Any, windows_NT: Any) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    handle = model.model.layers[0].mlp.register_forward_hook(lambda module, args, output: seen.append(output))
+    model(torch.from_numpy(windows_NT))
+    handle.remove()
+    return seen[0].mean(dim=(0, 1))
+
+
+# Metrics
+
+
+def test_choices_are_scored_as_by_hand(
+    small_run: RunConfig, registry: Registry, questions: str, tmp_path: Path
+) -> None:
+    work = open_workspace(
+        settings(small_run, tmp_path, metric="choice", metric_dataset=questions, samples=3), registry, print
+    )
+    drawn = draw_questions(read_rows(questions), work.tokenizer, num_questions=3, seed=0, draw=0, warn=print)
+    answers = Passes(work.subject.model, 2, on_warning=print).answers(drawn)
+    assert sorted(found.gold for found in answers) == [0, 0, 1]
+    with torch.inference_mode():
+        for question, found in zip(drawn, answers, strict=True):
+            for choice, ids in enumerate(question.sequences):
+                log_p = work.subject.model(torch.from_numpy(ids)[None]).logits[0].double().log_softmax(-1)
+                expected = sum(float(log_p[t - 1, ids[t]]) for t in range(question.num_given[choice], len(ids)))
+                assert found.log_likelihood[choice] == pytest.approx(expected, rel=1e-5)
+            text = work.tokenizer.decode(question.sequences[0][question.num_given[0] :])
+            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("measures", ["likelihood", "accuracy"])
+def test_a_model_is_pruned_for_a_task(
+    small_run: RunConfig, registry: Registry, questions: str, tmp_path: Path, measures: str
+) -> None:
+    metric = {"name": "choice", "measures": measures}
+    report = run(settings(small_run, tmp_path / "run", metric=metric, metric_dataset=questions, samples=3)).report
+    assert report["measured_on"]["questions"] == 3
+    assert report["sparsity"]["decoder"] >= 0.3
+
+
+def test_sub_models_may_be_measured_on_another_text(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("A quite different text, of its own.\n\n" * 400, encoding="utf-8")
+    report = run(settings(small_run, tmp_path / "run", metric_dataset=str(other))).report
+    assert report["measured_on"]["name"] == str(other)
+    assert report["calibration"]["name"] == small_run.dataset
+
+
+def test_a_python_function_is_a_metric(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    calls = []
+
+    def smoothness(model: Any, tokenizer: Any) -> float:
+        with torch.inference_mode():
+            value = -float(model(torch.tensor([tokenizer("a word")["input_ids"]])).logits.std())
+        calls.append(value)
+        return value
+
+    config = settings(small_run, tmp_path / "run")
+    report = run(config, registry=registry, metric=smoothness).report
+    assert len(calls) == 2 * config.submodels
+    assert len(set(calls)) > 2
+    assert report["config"]["metric"].startswith("python:")
+    assert report["config"]["metric"].endswith("smoothness")
+    (tmp_path / "run" / "report.json").unlink()
+    with pytest.raises(BonsaiError, match=r"Python function .*smoothness.*metric=function"):
+        resume(tmp_path / "run", registry=registry)
+    assert resume(tmp_path / "run", registry=registry, metric=smoothness).report == report
+
+
+def test_the_evaluation_text_is_no_metric_text(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BonsaiError, match="is the evaluation text"):
+        run(settings(small_run, tmp_path / "run", metric_dataset=small_run.eval_dataset), registry=registry)
+
+
+def test_questions_have_to_be_named(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BonsaiError, match=r"reads multiple-choice questions.*--metric-dataset"):
+        run(settings(small_run, tmp_path / "run", metric="choice"), registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q", "choices": ["a", "b"], "gold": 2}, r"line 1: \"gold\" must be the index.*0 to 1; it is 2"),
+        ({"question": "q", "choices": ["a"], "gold": 0}, r"line 1: \"choices\" must be a list of at least two"),
+        ({"question": " ", "choices": ["a", "b"], "gold": 0}, r"line 1: \"question\" must be text"),
+        ({"text": "only text"}, r"line 1: \"question\" must be text"),
+        ([1], "line 1: a list, where an object"),
+    ],
+)
+def test_rows_that_are_no_questions_are_refused(tmp_path: Path, row: Any, message: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(BonsaiError, match=message):
+        read_rows(str(file))
+
+
+def test_an_empty_file_of_questions_and_another_kind_of_file_are_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "rows.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(BonsaiError, match="holds no question"):
+        read_rows(str(empty))
+    with pytest.raises(BonsaiError, match=r"is no \.jsonl file"):
+        read_rows(str(tmp_path / "rows.csv"))
+
+
+# Schedules
+
+
+def test_fresh_draws_take_other_windows_in_every_round(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    common, fresh = (
+        open_workspace(settings(small_run, tmp_path, resample=resample, prior_samples=4), registry, print)
+        for resample in ("common", "fresh")
+    )
+    np.testing.assert_array_equal(common.prior_windows(1), common.prior_windows(2))
+    np.testing.assert_array_equal(common.prior_windows(1), fresh.prior_windows(1))
+    first, second = ({tuple(row) for row in fresh.prior_windows(number).tolist()} for number in (1, 2))
+    assert len(first) == len(second) == 4
+    assert not first & second
+    for number in (0, 1):
+        np.testing.assert_array_equal(fresh.data[number].windows_NT, fresh.prior_windows(number + 1)[:2])
+
+
+def test_perplexity_after_every_round(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    report = run(settings(small_run, tmp_path / "long", eval_rounds=True), registry=registry).report
+    short = run(settings(small_run, tmp_path / "short", sparsity=0.15), registry=registry).report
+    assert report["rounds"][0]["perplexity"] == pytest.approx(short["perplexity"]["pruned"], rel=1e-5)
+    assert "perplexity" not in report["rounds"][1]  # that is the pruned model's
+
+
+# The adaptive sampler
+
+
+def test_an_adaptive_run_stops_when_the_decision_has_settled(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    measured = []
+    for settled in (0.01, 1.0):
+        sampler = {"name": "adaptive", "settled": settled, "batch": 2, "first": 0.25}
+        config = settings(
+            small_run, tmp_path / str(settled), sampler=sampler, estimator="bayes", submodels=16, sparsity=0.15
+        )
+        (row,) = run(config, registry=registry).report["rounds"]
+        measured.append(row["submodels"])
+    assert measured[0] == 4
+    assert 4 < measured[1] <= 16
+
+
+def test_an_adaptive_sampler_needs_an_estimator_that_knows_its_spread(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    with pytest.raises(BonsaiError, match=r"'adaptive' asks.*'ridge' does not say\. Estimators that do: bayes"):
+        run(settings(small_run, tmp_path / "run", sampler="adaptive", estimator="ridge"), registry=registry)
+
+
+def test_biases_do_not_go_into_stock_checkpoints(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BonsaiError, match="'bias' adds biases, which stock checkpoints have no place for"):
+        run(settings(small_run, tmp_path / "run", compensator="bias", shapes="uniform"), registry=registry)
+
+
+# What several runs share
+
+
+def test_shared_measurements_change_nothing_and_are_made_once(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    alone = run(settings(small_run, tmp_path / "alone", sparsity=0.15), registry=registry)
+    counters = []
+    for name in ("first", "second"):
+        counting = Registry()
+        counters.append(Counter())
+        counting.register(counters[-1], "the counter")
+        config = settings(small_run, tmp_path / name, sparsity=0.15)
+        report = run(config, registry=counting, shared=SharedMeasurements(tmp_path / "shared")).report
+        assert report["perplexity"] == alone.report["perplexity"]
+        assert report["rounds"] == alone.report["rounds"]
+    first, second = counters
+    assert first.replayed == 0
+    assert second.live == small_run.eval_samples * small_run.eval_sequence_length  # the pruned model's perplexity
+    assert second.live + second.replayed == first.live == report["forward_tokens"]
