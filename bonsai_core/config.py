@@ -65,8 +65,8 @@ class RunConfig(BaseModel):
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
         0.05, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
-    submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(20, description="Sub-models measured per round.")
-    samples: Positive = Field(8, description="Calibration windows, or questions, that every sub-model is measured on.")
+    submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
+    samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(
         32, description="Calibration windows for the prior, one pass per round; the first of them are the samples."
     )

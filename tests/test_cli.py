@@ -147,6 +147,7 @@ def test_plugins_lists_every_kind_with_its_origin() -> None:
         (["run", "--sparsity", "2"], 1, "sparsity: Input should be less than 1 (got '2')"),
         (["run", "--estimator.folds", "["], 1, "--estimator.folds: '[' is no value"),
         (["run", "--config", "/nowhere.yaml"], 1, "Cannot read the recipe /nowhere.yaml"),
+        (["run", "--config", "wanda"], 1, "There is no recipe 'wanda'. Did you mean 'wanda-sp'?"),
         (["report", "/nowhere [x]/run"], 1, "/nowhere [x]/run holds no run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -202,6 +203,15 @@ def test_options_in_a_recipe_stay_with_their_plugin(tmp_path: Path) -> None:
     recipe.write_text("estimator: {name: ridge, folds: 3}\n")
     assert chosen("--config", str(recipe), "--estimator", "ridge").estimator.options == {"folds": 3}
     assert chosen("--config", str(recipe), "--estimator", "lasso").estimator.options == {}
+
+
+def test_a_recipe_by_name_is_overridden_as_a_file_is() -> None:
+    assert chosen("--config", "flap").compensator.name == "bias"
+    config = chosen(
+        "--config", "flap", "--compensator", "none", "--prior-samples", "8", "--estimator.allocation", "equal"
+    )
+    assert (config.compensator.name, config.prior_samples, config.prior.name) == ("none", 8, "fluctuation")
+    assert config.estimator.options == {"allocation": "equal"}
 
 
 @pytest.mark.parametrize("value", ["5", "{folds: 3}", "[ridge]"])

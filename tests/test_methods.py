@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.contracts.events import Event, TokensDone
 from bonsai_core.engine import SharedMeasurements
-from bonsai_core.engine.setup import open_workspace
+from bonsai_core.engine.setup import Workspace, open_workspace
 from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
@@ -62,7 +62,7 @@ def test_every_recipe_prunes_to_the_budget(small_run: RunConfig, registry: Regis
     config = settings(small_run, tmp_path / "run", **{**registry.recipe(name), **small})
     report = run(config, registry=registry).report
     assert report["sparsity"]["decoder"] == pytest.approx(0.3, abs=0.01)
-    assert report["perplexity"]["pruned"] > 0
+    assert len(report["rounds"]) == len(set(np.arange(0, 0.3, config.round_fraction)))
 
 
 def test_shortgpt_takes_whole_layers(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
@@ -174,12 +174,36 @@ def test_a_python_function_is_a_metric(small_run: RunConfig, registry: Registry,
     (tmp_path / "run" / "report.json").unlink()
     with pytest.raises(BonsaiError, match=r"Python function .*smoothness.*metric=function"):
         resume(tmp_path / "run", registry=registry)
-    assert resume(tmp_path / "run", registry=registry, metric=smoothness).report == report
+    with pytest.raises(BonsaiError, match=r"measures sub-models by .*smoothness', not by .*lambda"):
+        resume(tmp_path / "run", registry=registry, metric=lambda model, tokenizer: 0.0)
+    again = resume(tmp_path / "run", registry=registry, metric=smoothness).report
+    assert again == report
 
 
 def test_the_evaluation_text_is_no_metric_text(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(BonsaiError, match="is the evaluation text"):
-        run(settings(small_run, tmp_path / "run", metric_dataset=small_run.eval_dataset), registry=registry)
+    whole = tmp_path / "whole.txt"
+    whole.write_text("Before it.\n\n" + Path(str(small_run.eval_dataset)).read_text(encoding="utf-8"))
+    for name in (small_run.eval_dataset, str(whole)):
+        with pytest.raises(BonsaiError, match="holds the evaluation text"):
+            run(settings(small_run, tmp_path / "run", metric_dataset=name), registry=registry)
+
+
+def test_a_text_that_is_held_out_from_is_the_same_for_the_metric(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    one = {"dataset": small_run.dataset, "eval_dataset": None, "metric_dataset": small_run.dataset}
+    work = open_workspace(settings(small_run, tmp_path, **one), registry, print)
+    assert work.measured_on is not None
+    assert work.measured_on["split"] == "head"
+
+
+def test_python_metrics_build_no_graph(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    def graphless(model: Any, tokenizer: Any) -> float:
+        logits = model(torch.tensor([[1, 2, 3]])).logits
+        assert not logits.requires_grad
+        return float(logits.std())
+
+    run(settings(small_run, tmp_path / "run", sparsity=0.15), registry=registry, metric=graphless)
 
 
 def test_questions_have_to_be_named(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
@@ -289,3 +313,38 @@ def test_shared_measurements_change_nothing_and_are_made_once(
     assert first.replayed == 0
     assert second.live == small_run.eval_samples * small_run.eval_sequence_length  # the pruned model's perplexity
     assert second.live + second.replayed == first.live == report["forward_tokens"]
+
+
+def test_the_second_round_is_every_runs_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    reports = []
+    for name, estimator in (("ridge", "ridge"), ("average", "average"), ("alone", "average")):
+        shared = None if name == "alone" else SharedMeasurements(tmp_path / "shared")
+        config = settings(small_run, tmp_path / name, estimator=estimator)
+        reports.append(run(config, registry=registry, shared=shared).report)
+    assert reports[1]["rounds"] == reports[2]["rounds"]
+    assert reports[1]["perplexity"] == reports[2]["perplexity"]
+
+
+@pytest.mark.parametrize("compensator", ["none", "bias"])
+def test_masking_to_the_end_is_slicing_between_rounds(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensator: str
+) -> None:
+    perplexities = []
+    for name, slices in (("sliced", True), ("masked", False)):
+        monkeypatch.setattr(Workspace, "slices_between_rounds", slices)
+        config = settings(small_run, tmp_path / name, compensator=compensator, eval_rounds=True)
+        report = run(config, registry=registry).report
+        perplexities.append([report["rounds"][0]["perplexity"], report["perplexity"]["pruned"]])
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)
+
+
+def test_measurements_that_cannot_be_read_are_made_again(tmp_path: Path) -> None:
+    shared = SharedMeasurements(tmp_path)
+    first = shared.once({"what": "ones"}, lambda: {"a": np.ones(3)})
+    assert not first.found
+    assert shared.once({"what": "ones"}, lambda: {}).found
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:20])
+    again = shared.once({"what": "ones"}, lambda: {"a": np.ones(3)})
+    assert not again.found
+    np.testing.assert_array_equal(again.arrays["a"], first.arrays["a"])

@@ -26,6 +26,7 @@ VARYING = ("seconds", "latency", "memory")
 EVENTS = [
     "run",
     "evaluate/dense",
+    "dense",
     *(
         f"round-{number}/{step}"
         for number in (1, 2)
@@ -236,6 +237,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "repair": (
         {"compensator": {"name": "bias"}, "eval_rounds": True},
         ["round-1/selection", "round-1/repair", "round-1/evaluate", "round-2/prior", "round-2/selection"],
+    ),
+    "emptied": (
+        {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
+        ["round-2/repair"],
     ),
     "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodel-1"]),
     "adaptive": (

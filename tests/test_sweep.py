@@ -338,6 +338,22 @@ def test_rows_are_gathered_by_arm_and_point() -> None:
     assert grouped([Row("a", {}, 0, "d", round=1), Row("a", {}, 0, "d")])[0].round is None
 
 
+def test_runs_without_evaluated_rounds_are_drawn_by_their_ends() -> None:
+    rows = [
+        Row("rounds", {}, 0, "r", round=1, sparsity=0.1, perplexity=30.0),
+        Row("rounds", {}, 0, "r", round=2, sparsity=0.2, perplexity=40.0),
+        Row("rounds", {}, 0, "r", sparsity=0.2, perplexity=40.0),
+        Row("one shot", {"sparsity": 0.1}, 0, "o", sparsity=0.1, perplexity=35.0),
+        Row("one shot", {"sparsity": 0.2}, 0, "p", sparsity=0.2, perplexity=50.0),
+    ]
+    assert [(group.arm, group.round) for group in grouped(rows, rounds=True)] == [
+        ("rounds", 1),
+        ("rounds", 2),
+        ("one shot", None),
+        ("one shot", None),
+    ]
+
+
 def test_labels_move_apart_no_more_than_they_must() -> None:
     moved = [height + shift for height, shift in zip((0, 50, 51, 90), spread([0, 50, 51, 90], 10), strict=True)]
     assert moved == pytest.approx([0, 45.5, 55.5, 90])

@@ -124,6 +124,11 @@ def resume(
     registry = registry or Registry()
     directory = RunDirectory.open(Path(path))
     config = directory.config()
+    if metric is not None and choice_of(metric) != config.metric:
+        raise BonsaiError(
+            f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
+            f"what it was started with, or start a new run."
+        )
     with directory.lock():
         journal = directory.journal(on_append=_announcer(registry))
         try:
@@ -264,7 +269,11 @@ class _Run:
         if not work.methods.compared:
             return None
         self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
-        return [self._dense_side(data.windows_NT) for data in work.data]
+        start = time.perf_counter()
+        sides = [self._dense_side(data.windows_NT) for data in work.data]
+        if "dense" not in self._journal:  # only the time it took; what is found is needed in memory anyway
+            self._journal.append("dense", {}, time.perf_counter() - start)
+        return sides
 
     def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         if self._shared is None:

@@ -13,8 +13,8 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements
-from bonsai_core.engine.submodels import SubModels
+from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of
+from bonsai_core.engine.submodels import Measured, SubModels
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.probe import ModelProbe
 from bonsai_core.model.statistics import repair_biases, score_units
@@ -62,11 +62,14 @@ class Rounds:
         request = self._request(number, alive_U, prior_U)
         summary: dict[str, Any] = {"kendall_tau": None, "details": {}, "submodels": 0, "dropped_submodels": 0}
         if self._work.methods.measured:
-            importance_U, found = self._perturb_and_regress(number, request)
+            measured = self._measure(number, request)
+            start = time.perf_counter()
+            importance_U, found = self._regress(request, measured)
             summary |= found
         else:
+            start = time.perf_counter()
             importance_U = fit_prior_alone(self._work.methods.estimator, request)
-        return self._select(number, alive_U, importance_U, prior_U, summary)
+        return self._select(number, request, importance_U, summary, start)
 
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
         """Make up for what round `number` removes, in the weights; from the journal's arrays where they are there."""
@@ -107,6 +110,7 @@ class Rounds:
             origin = {
                 **self._work.dense_origin,
                 "prior": self._work.config.prior.model_dump(),
+                "code": code_of(prior),
                 "windows": windows_NT,
                 "seed": seed,
             }
@@ -135,14 +139,16 @@ class Rounds:
             rank=work.config.rank,
         )
 
-    def _perturb_and_regress(self, number: int, request: SampleRequest) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Importances, NaN for units that no finite sub-model tells apart, and numbers for the report."""
+    def _measure(self, number: int, request: SampleRequest) -> Measured:
         work, draw = self._work, (number - 1) % len(self._work.data)
         data = work.data[draw]
         probe = ModelProbe(self._passes, work.tokenizer, data, self._dense[draw] if self._dense else None)
-        measured = SubModels(work, self._journal, self._observe, self._shared).measure(number, request, probe, data)
+        return SubModels(work, self._journal, self._observe, self._shared).measure(number, request, probe, data)
+
+    def _regress(self, request: SampleRequest, measured: Measured) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Importances, NaN for units that no finite sub-model tells apart, and numbers for the report."""
         summary = {"submodels": len(measured.keep_MU), "dropped_submodels": measured.num_dropped}
-        estimator = work.methods.estimator
+        estimator = self._work.methods.estimator
         fitted = fit_units(estimator, request, measured.keep_MU, measured.utility_M, measured.group_M)
         if fitted is None:
             self._observe(Warned("No unit was perturbed in this round, so the prior alone decides it."))
@@ -153,15 +159,16 @@ class Rounds:
     def _select(
         self,
         number: int,
-        alive_U: NDArray[np.bool_],
+        request: SampleRequest,
         importance_U: NDArray[np.float64],
-        prior_U: NDArray[np.float64],
         summary: dict[str, Any],
+        start: float,
     ) -> NDArray[np.bool_]:
+        """The units kept; `start` is when the fit began, so that its time counts."""
         self._observe(StageStarted("select", number, "selection"))
-        table = self._work.subject.table
+        table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
-        keep_U = select(table, alive_U, importance_U, prior_U, target, self._work.rules)
+        keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules)
         sha256 = self._directory.save_arrays(number, "selection", importance_U=importance_U, keep_U=keep_U)
         payload = {
             **summary,
@@ -169,5 +176,5 @@ class Rounds:
             "sparsity": table.sparsity(keep_U),
             "units_removed": int((alive_U & ~keep_U).sum()),
         }
-        self._journal.append(f"round-{number}/selection", payload)
+        self._journal.append(f"round-{number}/selection", payload, time.perf_counter() - start)
         return keep_U

@@ -181,6 +181,8 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
             f"The sampler {config.sampler.name!r} asks the estimator how sure it is, which {config.estimator.name!r} "
             f"does not say. Estimators that do: {', '.join(able) or 'none'}."
         )
+    if methods.compared and metric.reads != "text":
+        raise BonsaiError(f"The metric {metric.name!r} compares with the dense model, so it must read text.")
     if methods.compensator.adds_bias and config.shapes == "uniform":
         raise BonsaiError(
             f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "
@@ -202,9 +204,7 @@ def open_workspace(
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
     drawn_RNT = _calibration_windows(config, texts[0], tokenizer, max(config.samples, config.prior_samples), warn)
-    data, measured_on = _calibration_data(config, methods, tokenizer, drawn_RNT, warn)
-    if measured_on and measured_on["sha256"] == texts[1].sha256:
-        raise BonsaiError("--metric-dataset is the evaluation text: the evaluation would be on the calibration text.")
+    data, measured_on = _calibration_data(config, methods, texts, tokenizer, drawn_RNT, warn)
     evaluation_NT = windows_of(
         texts[1],
         tokenizer,
@@ -259,6 +259,7 @@ def _calibration_windows(
 def _calibration_data(
     config: RunConfig,
     methods: Methods,
+    texts: tuple[Text, Text],
     tokenizer: Any,
     drawn_RNT: NDArray[np.int64],
     warn: Callable[[str], None],
@@ -266,11 +267,17 @@ def _calibration_data(
     """What sub-models are measured on, per draw, and where it is from if it is not the calibration text."""
     reads, name = methods.metric.reads, config.metric_dataset
     if reads == "nothing" or not methods.measured:
+        if name is not None:
+            warn("--metric-dataset is not used: no sub-model is measured on it.")
         return tuple(CalibrationData() for _ in drawn_RNT), None
     if reads == "text":
         if name is None:
             return tuple(CalibrationData(windows_NT[: config.samples]) for windows_NT in drawn_RNT), None
-        text = load_metric_text(name)
+        text = texts[0] if name == config.dataset else load_metric_text(name)
+        if texts[1].text in text.text:
+            raise BonsaiError(
+                "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
+            )
         windows_RNT = _calibration_windows(config, text, tokenizer, config.samples, warn)
         return tuple(CalibrationData(windows_NT) for windows_NT in windows_RNT), dict(text.describe())
     if name is None:

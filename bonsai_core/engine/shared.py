@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from bonsai_core.contracts import Component
+from bonsai_core.errors import BonsaiError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -46,20 +52,53 @@ class SharedMeasurements:
 
         Args:
             origin: everything that decides the result, as plain data; arrays in it count by their content.
+
+        Raises:
+            BonsaiError: what was computed cannot be written.
         """
         text = json.dumps(origin, sort_keys=True, default=_digest)
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-        known = path.is_file()
-        if not known:
-            start = time.perf_counter()
-            arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
-            seconds = np.array([time.perf_counter() - start])
-            self._directory.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            save_file({**arrays, "seconds": seconds}, partial)
-            partial.replace(path)
-        arrays_and_time = load_file(path)
-        return Shared(arrays_and_time, float(arrays_and_time.pop("seconds")[0]), known)
+        kept = _read(path)
+        if kept is not None:
+            return Shared(kept, float(kept.pop("seconds")[0]), True)
+        start = time.perf_counter()
+        arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
+        seconds = time.perf_counter() - start
+        try:
+            _write(path, {**arrays, "seconds": np.array([seconds])})
+        except (OSError, SafetensorError) as error:
+            raise BonsaiError(
+                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
+                f"then give the same command again."
+            ) from error
+        return Shared(arrays, seconds, False)
+
+
+def code_of(component: Component) -> str:
+    """Tells versions of a plugin's code apart: what an earlier version measured is not taken for a later one's."""
+    try:
+        source = inspect.getsource(inspect.getmodule(type(component)))  # type: ignore[arg-type]  # None raises too
+    except (OSError, TypeError):
+        return os.urandom(16).hex()  # typed in by hand: nothing to compare, so nothing is shared
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a file; None where there is none, or one that a power cut left torn."""
+    try:
+        return dict(load_file(path))
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(save(dict(arrays)))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, Evidence, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements
+from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
@@ -112,7 +113,7 @@ class SubModels:
             return found
 
         def measure() -> Arrays:
-            with self._work.subject.masked(keep_U):
+            with self._work.subject.masked(keep_U), torch.no_grad():
                 return {"value": np.array([self._work.methods.metric.measure(probe)])}
 
         if share:
@@ -120,6 +121,7 @@ class SubModels:
             origin = {
                 **self._work.dense_origin,
                 "metric": self._work.config.metric.model_dump(),
+                "code": code_of(self._work.methods.metric),
                 "data": data.sha256,
                 "keep": keep_U,
             }
@@ -168,10 +170,15 @@ def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Ev
 
 def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: bool) -> None:
     wanted = (request.num_submodels, len(request.table))
-    rows, columns = draw.keep_MU.shape
-    fits = columns == wanted[1] and (rows == wanted[0] or (may_be_fewer and rows < wanted[0]))
-    if not fits or draw.keep_MU.dtype != bool or draw.keep_MU[:, ~request.alive_U].any():
+    shape = draw.keep_MU.shape
+    fits = (
+        len(shape) == 2 and shape[1] == wanted[1] and (shape[0] == wanted[0] or (may_be_fewer and shape[0] < wanted[0]))
+    )
+    grouped = draw.group_M.shape == shape[:1]
+    if not fits or not grouped or draw.keep_MU.dtype != bool or draw.keep_MU[:, ~request.alive_U].any():
         raise BonsaiError(
-            f"The sampler {name!r} must return boolean keep vectors of shape {wanted} that "
-            f"keep no dead unit; it returned {draw.keep_MU.dtype} {draw.keep_MU.shape}."
+            f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
+            f"{' at most' if may_be_fewer else ''} that keep no dead unit, and a group for each; it returned "
+            f"{draw.keep_MU.dtype} {shape} and "
+            f"{draw.group_M.shape} groups."
         )

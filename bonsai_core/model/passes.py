@@ -115,9 +115,11 @@ class Passes:
     def _log_likelihood(self, hidden: Tensor, sequence: NDArray[np.int64], num_given: int) -> float:
         """Of the tokens after the first `num_given`, from the last hidden states [tokens or more, hidden]."""
         targets = torch.from_numpy(sequence[num_given:]).to(hidden.device)
+        predicting = hidden[num_given - 1 : len(sequence) - 1]
+        size = self._chunk_tokens()
         with torch.inference_mode():
-            logits = self._logits(hidden[num_given - 1 : len(sequence) - 1])
-            return -float(token_nll(logits, targets).cpu().double().sum())
+            chunks = zip(torch.split(predicting, size), torch.split(targets, size), strict=True)
+            return -sum(float(token_nll(self._logits(rows), ids).cpu().double().sum()) for rows, ids in chunks)
 
     def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""

@@ -108,4 +108,9 @@ def windows_of(
             f"The {what} text has only {len(drawn[0])} windows of {sequence_length} tokens; "
             f"{num_windows} were asked for."
         )
+    elif draws * num_windows > len(tokens) // sequence_length:
+        warn(
+            f"The {what} text has {len(tokens) // sequence_length} windows of {sequence_length} tokens, fewer than "
+            f"{draws} draws of {num_windows} need, so later draws repeat some."
+        )
     return np.concatenate(drawn)

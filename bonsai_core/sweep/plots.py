@@ -40,7 +40,11 @@ def draw(plot: Plot, results: Results) -> Figure:
     """One plot; groups that have a seed without a finite number are left out, and named beneath."""
     groups = grouped(results.rows, rounds=isinstance(plot, Lines) and plot.rounds)
     needed = [plot.y, *([plot.x, plot.size] if isinstance(plot, Bubbles) else [])]
-    drawn = [group for group in groups if all(group.stat(name).mean is not None for name in needed)]
+    if isinstance(plot, Lines) and plot.x in QUANTITIES:
+        needed.append(plot.x)
+    drawn = [
+        group for group in groups if not group.failed and all(group.stat(name).mean is not None for name in needed)
+    ]
     arms = dict.fromkeys(row.arm for row in results.rows)
     looks = {arm: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, arm in enumerate(arms)}
     dense = dense_perplexity(results.rows) if QUANTITIES[plot.y].dense else None
@@ -63,7 +67,7 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
     places = _x_axis(axes, plot.x, groups)
     series: dict[str, list[tuple[float | None, Group]]] = {}
     for place, group in zip(places, groups, strict=True):
-        point = {name: value for name, value in group.point.items() if plot.rounds or name != plot.x}
+        point = {name: value for name, value in group.point.items() if group.round is not None or name != plot.x}
         series.setdefault(describe(group.arm, point), []).append((place, group))
     heights = [] if dense is None else [dense]
     ends: list[tuple[float, str, str]] = []

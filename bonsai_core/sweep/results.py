@@ -137,11 +137,12 @@ def grouped(rows: Sequence[Row], *, rounds: bool = False) -> list[Group]:
     """Rows gathered over seeds, in the order in which the sweep asks for them.
 
     Args:
-        rounds: the rows of rounds; otherwise those of the runs' ends.
+        rounds: the rows of rounds, where a run has such; otherwise those of the runs' ends.
     """
+    by_round = {row.directory for row in rows if row.round is not None} if rounds else set()
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row.error is not None or (row.round is not None) == rounds:
+        if row.error is not None or (row.round is not None) == (row.directory in by_round):
             groups.setdefault(repr((row.arm, row.point, row.round)), []).append(row)
     gathered = []
     for members in groups.values():

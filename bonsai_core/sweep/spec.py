@@ -35,7 +35,7 @@ class Lines(_Frozen):
     """One line per arm over a quantity or a setting of the grid; mean over seeds, whiskers from lowest to highest.
 
     Attributes:
-        rounds: draw every round of the runs (setting ``eval_rounds``) instead of their ends.
+        rounds: draw every round of the runs that have evaluated rounds (setting ``eval_rounds``) instead of their ends.
         log_y: a logarithmic axis; auto: when the values span more than a factor of 5.
     """
 

@@ -98,13 +98,11 @@ class SamplerContract(ComponentContract[Sampler]):
 
 
 def _evidence(request: SampleRequest) -> Evidence:
-    """Importances that say little, of the lower half of each site's living units."""
+    """Importances that say little, of all living units: some sites look as if they could go altogether."""
     importance_U = np.full(len(request.table), np.nan)
     for site in request.table:
         ids = np.flatnonzero(request.alive_U[site.units]) + site.first
-        count = max(0, len(ids) - max(request.min_units, len(ids) // 2))
-        ids = ids[np.argsort(request.prior_U[ids], kind="stable")[:count]]
-        importance_U[ids] = np.random.default_rng(site.first).standard_normal(len(ids))
+        importance_U[ids] = np.random.default_rng(site.first).normal(site.layer, size=len(ids))
     return Evidence(importance_U, np.where(np.isnan(importance_U), np.nan, 1.0))
 
 

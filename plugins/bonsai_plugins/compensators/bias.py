@@ -26,4 +26,4 @@ class Bias(Compensator):
     def bias(self, removal: Removal) -> Tensor:
         mean = removal.total / removal.num_tokens
         gone = ~removal.keep
-        return (removal.weight[:, gone] * mean[gone]).sum(dim=(1, 2))
+        return removal.weight[:, gone].flatten(1) @ mean[gone].flatten().to(removal.weight.dtype)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Fit, Measurements
-from bonsai_plugins.estimators.cross_validated import CrossValidated, can_be_cross_validated, centred
+from bonsai_plugins.estimators.cross_validated import CrossValidated, can_be_cross_validated, centred, grouped_folds
 from bonsai_plugins.estimators.patterns import Patterns
 from bonsai_plugins.estimators.ranks import rank_weight, site_share
 
@@ -55,7 +55,6 @@ class Hierarchical(CrossValidated):
     def _blend(self, problem: _Problem) -> tuple[float, dict[str, float]]:
         """The share of the refinement that ranks held-out sub-models best, and how well it does."""
         from scipy.stats import kendalltau
-        from sklearn.model_selection import GroupKFold
 
         measurements = problem.measurements
         utility_M, group_M = measurements.utility_M, measurements.group_M
@@ -64,7 +63,7 @@ class Hierarchical(CrossValidated):
             return 0.0, {}
         blends = np.array([0.0, *sorted(self.blends)])
         predicted_MB = np.empty((len(utility_M), len(blends)))
-        for train, test in GroupKFold(min(self.folds, num_groups)).split(utility_M, groups=group_M):
+        for train, test in grouped_folds(measurements, self.folds):
             by_site_U, by_unit_U = self._levels(problem, train)
             deviation_MU = measurements.keep_MU[test] - measurements.keep_MU[train].mean(axis=0)
             predicted_MB[test] = (

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Estimator, Fit, Measurements
 from bonsai_plugins.estimators.ranks import rank_fraction
+from bonsai_plugins.standardised import standardised
 
 
 class PriorOnly(Estimator):
     """Importance from the prior alone: the no-regression arm, and every one-shot baseline.
 
     With one round and the prior `wanda` this is one-shot Wanda with an equal cut per site; the paper's
-    no-regression arm with more rounds. Dery et al. 2024, arXiv:2402.05406, section 4.3. The allocation `standardised`
-    is that of FLAP (An et al. 2023, arXiv:2312.11983, section 3.3), per unit where FLAP standardises channels, and is
-    meant for `--rank importance`, as is `global`.
+    no-regression arm with more rounds. Dery et al. 2024, arXiv:2402.05406, section 4.3. Equal shares are equal under
+    `--rank density`, the default. The allocation `standardised` is that of FLAP (An et al. 2023, arXiv:2312.11983,
+    section 3.3), per unit where FLAP standardises channels, and is meant for `--rank importance`, as is `global`.
     """
 
     name: ClassVar[str] = "none"
@@ -33,15 +32,5 @@ class PriorOnly(Estimator):
         if self.allocation == "equal":
             return Fit(rank_fraction(measurements) * measurements.cost_U)
         if self.allocation == "standardised":
-            return Fit(_standardised(measurements.prior_U, measurements.site_U))
+            return Fit(standardised(measurements.prior_U, measurements.site_U))
         return Fit(measurements.prior_U.copy())
-
-
-def _standardised(prior_U: NDArray[np.float64], site_U: NDArray[np.int64]) -> NDArray[np.float64]:
-    standard_U = np.zeros(len(prior_U))
-    for site in np.unique(site_U):
-        here = site_U == site
-        spread = prior_U[here].std()
-        if spread > 0:
-            standard_U[here] = (prior_U[here] - prior_U[here].mean()) / spread
-    return standard_U

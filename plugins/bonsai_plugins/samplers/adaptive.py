@@ -84,7 +84,19 @@ def _answer(request: SampleRequest, evidence: Evidence, deviation_U: NDArray[np.
     price_U = importance_U / request.table.cost_U if request.rank == "density" else importance_U
     ids = np.flatnonzero(request.alive_U & np.isfinite(importance_U))
     order = ids[np.lexsort((ids, request.prior_U[ids], price_U[ids]))]
+    order = order[_spare(request, order)]
     cost = request.table.cost_U[order].cumsum()
     keep_U = request.alive_U.copy()
     keep_U[order[cost <= request.drop_fraction * request.table.cost_U[request.alive_U].sum()]] = False
     return keep_U
+
+
+def _spare(request: SampleRequest, order: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the units in this order may go before their site is down to its smallest number, bool."""
+    site_U = request.table.site_U
+    left_S = np.bincount(site_U[request.alive_U], minlength=len(request.table.sites)) - request.min_units
+    spare = np.zeros(len(order), dtype=bool)
+    for position, site in enumerate(site_U[order]):
+        spare[position] = left_S[site] > 0
+        left_S[site] -= 1
+    return spare

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
 from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs
+from bonsai_plugins.standardised import standardised
 
 
 class Pooled(Sampler):
@@ -24,23 +25,14 @@ class Pooled(Sampler):
     level: Level = Field("auto", description=LEVEL_HELP)
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
-        standard_U = _standardised(request)
+        alive_U, table = request.alive_U, request.table
+        standard_U = np.zeros(len(table))
+        standard_U[alive_U] = standardised(request.prior_U[alive_U], table.site_U[alive_U])
         window = _window(request, standard_U)
-        site = request.table.site_U[window]
+        site = table.site_U[window]
         windows = [window[site == number] for number in np.unique(site)]
         weight_U = np.exp(standard_U - standard_U.max())
         return antithetic_pairs(request, windows, weight_U, self.level, rng)
-
-
-def _standardised(request: SampleRequest) -> NDArray[np.float64]:
-    """Each living unit's prior in standard deviations from its site's mean; 0 for the dead."""
-    standard_U = np.zeros(len(request.table))
-    for site in request.table:
-        alive = request.alive_U[site.units]
-        prior = request.prior_U[site.units][alive]
-        if len(prior) and prior.std() > 0:
-            standard_U[site.units][alive] = (prior - prior.mean()) / prior.std()
-    return standard_U
 
 
 def _window(request: SampleRequest, standard_U: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -48,14 +40,18 @@ def _window(request: SampleRequest, standard_U: NDArray[np.float64]) -> NDArray[
 
     Units of which a site may not lose any more are passed over.
     """
-    order = np.lexsort((np.arange(len(standard_U)), standard_U))
-    order = order[request.alive_U[order]]
-    site = request.table.site_U[order]
-    position = np.empty(len(order), dtype=np.int64)
+    ids = np.flatnonzero(request.alive_U)
+    site = request.table.site_U[ids]
+    # How far up its site a unit stands, 0..1: where priors tie, all sites give the same share.
+    height = np.empty(len(ids))
+    position = np.empty(len(ids), dtype=np.int64)
     for number in np.unique(site):
-        here = site == number
-        position[here] = np.arange(here.sum())
+        here = np.flatnonzero(site == number)
+        here = here[np.argsort(standard_U[ids[here]], kind="stable")]
+        position[here] = np.arange(len(here))
+        height[here] = position[here] / len(here)
+    order = np.lexsort((ids, height, standard_U[ids]))
     alive_S = np.bincount(site, minlength=len(request.table.sites))
-    order = order[position < alive_S[site] - request.min_units]
-    cost = request.table.cost_U[order].cumsum()
-    return np.asarray(order[cost <= 2 * request.drop_fraction * request.table.cost_U[request.alive_U].sum()])
+    order = order[position[order] < alive_S[site[order]] - request.min_units]
+    cost = request.table.cost_U[ids[order]].cumsum()
+    return np.asarray(ids[order[cost <= 2 * request.drop_fraction * request.table.cost_U[ids].sum()]])
