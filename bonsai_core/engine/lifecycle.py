@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import save_checkpoint
@@ -27,22 +24,28 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
+from bonsai_core.engine.evaluations import Evaluations
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
-from bonsai_core.engine.setup import Workspace, check_disk, open_workspace, versions
+from bonsai_core.engine.setup import (
+    Workspace,
+    check_disk,
+    checkpoint_bytes,
+    open_workspace,
+    passes_over,
+    versions,
+    with_absolute_paths,
+)
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
-from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
-from bonsai_core.sources import NAMED, user_path
 
 LATENCY_REPEATS = 7
 LATENCY_HEADROOM = 1.5
-DISK_MARGIN = 1.1
 
 RUNTIMES = {
     "free": "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True",
@@ -94,7 +97,7 @@ def run(
     path = config.out or _free_name(config)
     RunDirectory(path).refuse_occupied()
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
-    check_disk(path, _checkpoint_bytes(work))
+    check_disk(path, checkpoint_bytes(work))
     directory = RunDirectory.create(path, config)
     with directory.lock():
         journal = directory.journal(on_append=_announcer(registry))
@@ -147,36 +150,6 @@ def resume(
             journal.close()
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """What a run would do.
-
-    Attributes:
-        work: the loaded workspace.
-        seconds: rough time of the forward passes.
-    """
-
-    work: Workspace
-    seconds: float
-
-
-def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
-    """Load and check everything, time one batch, and stop; nothing is written."""
-    registry = registry or Registry()
-    if config.out:
-        RunDirectory(config.out).refuse_occupied()
-    config = with_absolute_paths(config)
-    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
-    check_disk(config.out or Path(), _checkpoint_bytes(work))
-    batch = work.prior_windows(1)[: config.batch_size]
-    passes = _passes(work, registry.observe)
-    passes.perplexity(batch)  # the first pass is slower than the rest
-    start = time.perf_counter()
-    passes.perplexity(batch)
-    per_token = (time.perf_counter() - start) / batch.size
-    return DryRun(work, per_token * work.plan.forward_tokens)
-
-
 class _Run:
     def __init__(
         self,
@@ -191,7 +164,8 @@ class _Run:
         self._journal = journal
         self._observe = observe
         self._shared = shared
-        self._passes = _passes(work, observe)
+        self._passes = passes_over(work, observe)
+        self._evaluations = Evaluations(work, self._passes, journal, observe, shared)
 
     def finish(self) -> RunResult:
         """Do what the journal does not hold yet."""
@@ -207,7 +181,7 @@ class _Run:
                 RUNTIMES[config.shapes],
             )
         )
-        if self._evaluate("dense") is None:
+        if self._evaluations.dense() is None:
             raise BonsaiError(
                 f"The dense model's own perplexity is not finite, so there is nothing to prune: check its weights, or "
                 f"try --dtype float32 ({config.dtype} was asked for)."
@@ -216,7 +190,7 @@ class _Run:
         work.subject.slice(alive_U)
         if work.methods.compensator.adds_bias:
             work.subject.complete_biases()
-        self._evaluate("pruned")
+        self._evaluations.pruned()
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
         self._save()
         if config.latency:
@@ -233,7 +207,7 @@ class _Run:
         alive_U = work.subject.table.keep_all()
         numbers = range(1, len(work.plan.targets) + 1)
         unfinished = any(f"round-{number}/selection" not in self._journal for number in numbers)
-        dense = self._dense() if unfinished else None
+        dense = self._evaluations.dense_sides() if unfinished else None
         rounds = Rounds(work, self._passes, self._directory, self._journal, dense, self._observe, self._shared)
         for number in numbers:
             before_U = alive_U
@@ -246,83 +220,11 @@ class _Run:
             if work.methods.compensator.repairs:
                 rounds.repair(number, before_U, alive_U)
             event = self._journal[f"round-{number}/selection"]
-            perplexity = self._evaluate_round(number, alive_U)
+            perplexity = self._evaluations.after_round(number, alive_U)
             self._observe(
                 RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"], perplexity)
             )
         return alive_U
-
-    def _evaluate_round(self, number: int, alive_U: NDArray[np.bool_]) -> float | None:
-        """Perplexity after a round, where it was asked for; that after the last one is the pruned model's anyway."""
-        if not self._work.config.eval_rounds or number == len(self._work.plan.targets):
-            return None
-        self._observe(StageStarted("evaluate", number, "perplexity after the round"))
-        key = f"round-{number}/evaluate"
-        if self._work.slices_between_rounds and key not in self._journal:
-            self._work.subject.slice(alive_U)
-        with self._work.subject.masked(alive_U):
-            return self._perplexity(key, self._passes.perplexity)
-
-    def _dense(self) -> list[DenseSide] | None:
-        """The dense model's side of the metric, per draw of calibration data, computed before anything is sliced."""
-        work = self._work
-        if not work.methods.compared:
-            return None
-        self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
-        start = time.perf_counter()
-        sides = [self._dense_side(data.windows_NT) for data in work.data]
-        if "dense" not in self._journal:  # only the time it took; what is found is needed in memory anyway
-            self._journal.append("dense", {}, time.perf_counter() - start)
-        return sides
-
-    def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
-        if self._shared is None:
-            return self._passes.dense_reference(windows_NT)
-        once = self._shared.once(
-            {**self._work.dense_origin, "dense side": windows_NT},
-            lambda: {
-                name: tensor.cpu().numpy()
-                for name, tensor in self._passes.dense_reference(windows_NT)._asdict().items()
-            },
-        )
-        if once.found:
-            self._observe(TokensDone(windows_NT.size, replayed=True))
-        device = self._work.subject.device
-        return DenseSide(**{name: torch.from_numpy(array).to(device) for name, array in once.arrays.items()})
-
-    def _evaluate(self, which: str) -> float | None:
-        """Perplexity of the dense or the pruned model; None where it is not finite."""
-        self._observe(StageStarted("evaluate", 0, f"perplexity of the {which} model"))
-        dense = which == "dense"
-        return self._perplexity(f"evaluate/{which}", self._dense_perplexity if dense else self._passes.perplexity)
-
-    def _dense_perplexity(self, windows_NT: NDArray[np.int64]) -> float:
-        if self._shared is None:
-            return self._passes.perplexity(windows_NT)
-        once = self._shared.once(
-            {**self._work.dense_origin, "perplexity": windows_NT},
-            lambda: {"perplexity": np.array([self._passes.perplexity(windows_NT)])},
-        )
-        if once.found:
-            self._observe(TokensDone(windows_NT.size, replayed=True))
-        return float(once.arrays["perplexity"][0])
-
-    def _perplexity(self, key: str, compute: Callable[[NDArray[np.int64]], float]) -> float | None:
-        """Perplexity of the model as it stands, from the journal if it is there; None where it is not finite."""
-        windows_NT = self._work.evaluation_NT
-        if key in self._journal:
-            self._observe(TokensDone(windows_NT.size, replayed=True))
-
-        def measure() -> dict[str, Any]:
-            perplexity = compute(windows_NT)
-            return {
-                "perplexity": perplexity if math.isfinite(perplexity) else None,
-                "windows": len(windows_NT),
-                "sequence_length": windows_NT.shape[1],
-            }
-
-        found: float | None = self._journal.once(key, measure)["perplexity"]
-        return found
 
     def _save(self) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
@@ -375,15 +277,6 @@ class _Run:
         return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}
 
 
-def _passes(work: Workspace, observe: Callable[[Event], None]) -> Passes:
-    return Passes(
-        work.subject.model,
-        work.config.batch_size,
-        on_warning=lambda text: observe(Warned(text)),
-        on_tokens=lambda tokens: observe(TokensDone(tokens)),
-    )
-
-
 def _announcer(registry: Registry) -> Callable[[str, int], None]:
     return lambda key, count: registry.observe(Journaled(key, count))
 
@@ -402,25 +295,12 @@ def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str
     )
 
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset", "metric_dataset")}
-    found = {name: user_path(value) for name, value in names.items() if value not in (None, "demo", *NAMED)}
-    return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
-
-
 def _free_name(config: RunConfig) -> Path:
     """runs/<model>-<percent>, with a number behind it where that is taken."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name).strip(".-") or "model"
     base = Path("runs") / f"{stem}-{config.sparsity * 100:g}"
     candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
     return next(path for path in candidates if not path.exists())
-
-
-def _checkpoint_bytes(work: Workspace) -> int:
-    table = work.subject.table
-    kept = 1 - work.config.sparsity * table.decoder_params / table.total_params
-    return int(DISK_MARGIN * kept * work.dense_bytes)
 
 
 def _weight_bytes(directory: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 import bonsai_core
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import Compensator, Estimator, Metric, Prior, Sampler
-from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
-from bonsai_core.engine.plan import Plan, Work, make_plan, round_targets
+from bonsai_core.contracts.events import Event, TokensDone, Warned
+from bonsai_core.engine.calibration import calibration_data, calibration_windows
+from bonsai_core.engine.function_metric import ModelFunction
+from bonsai_core.engine.methods import Methods, choose_methods
+from bonsai_core.engine.plan import Plan, Work, make_plan
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.load import (
     Parent,
@@ -30,41 +32,15 @@ from bonsai_core.model.load import (
     load_tokenizer,
     warn_beyond_positions,
 )
+from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
-from bonsai_core.sources import (
-    Text,
-    describe_rows,
-    draw_questions,
-    load_metric_text,
-    load_text,
-    read_rows,
-    windows_of,
-)
+from bonsai_core.sources import NAMED, Text, load_text, user_path, windows_of
 from bonsai_core.units import UnitTable
 
-
-@dataclass(frozen=True)
-class Methods:
-    """The chosen plugins."""
-
-    prior: Prior
-    sampler: Sampler
-    metric: Metric
-    estimator: Estimator
-    compensator: Compensator
-
-    @property
-    def measured(self) -> bool:
-        """Whether sub-models are measured at all."""
-        return self.estimator.needs_measurements
-
-    @property
-    def compared(self) -> bool:
-        """Whether sub-models are compared with the dense model."""
-        return self.measured and self.metric.needs_dense
+DISK_MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -155,42 +131,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
-    """The configured plugins, their options checked, and whether they fit together.
-
-    Raises:
-        BonsaiError: no such plugin or option, or two that do not work together.
-    """
-    if function is None and config.metric.name.startswith(PREFIX):
-        raise BonsaiError(
-            f"The metric is the Python function {config.metric.name.removeprefix(PREFIX)}, which no command line "
-            f"knows. Hand it over in Python: bonsai_core.run(config, metric=function) or resume(run, metric=function)."
-        )
-    metric = FunctionMetric(function=function) if function else cast(Metric, registry.create("metric", config.metric))
-    methods = Methods(
-        cast(Prior, registry.create("prior", config.prior)),
-        cast(Sampler, registry.create("sampler", config.sampler)),
-        metric,
-        cast(Estimator, registry.create("estimator", config.estimator)),
-        cast(Compensator, registry.create("compensator", config.compensator)),
-    )
-    if methods.measured and methods.sampler.sequential and not methods.estimator.gives_spread:
-        offered = [cast(type[Estimator], offer.item) for offer in registry.offers("estimator")]
-        able = [estimator.name for estimator in offered if estimator.gives_spread]
-        raise BonsaiError(
-            f"The sampler {config.sampler.name!r} asks the estimator how sure it is, which {config.estimator.name!r} "
-            f"does not say. Estimators that do: {', '.join(able) or 'none'}."
-        )
-    if methods.compared and metric.reads != "text":
-        raise BonsaiError(f"The metric {metric.name!r} compares with the dense model, so it must read text.")
-    if methods.compensator.adds_bias and config.shapes == "uniform":
-        raise BonsaiError(
-            f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "
-            f"--shapes free, or another --compensator."
-        )
-    return methods
-
-
 def open_workspace(
     config: RunConfig, registry: Registry, warn: Callable[[str], None], function: ModelFunction | None = None
 ) -> Workspace:
@@ -203,8 +143,8 @@ def open_workspace(
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    drawn_RNT = _calibration_windows(config, texts[0], tokenizer, max(config.samples, config.prior_samples), warn)
-    data, measured_on = _calibration_data(config, methods, texts, tokenizer, drawn_RNT, warn)
+    drawn_RNT = calibration_windows(config, texts[0], tokenizer, max(config.samples, config.prior_samples), warn)
+    data, measured_on = calibration_data(config, methods, texts, tokenizer, drawn_RNT, warn)
     evaluation_NT = windows_of(
         texts[1],
         tokenizer,
@@ -238,61 +178,6 @@ def open_workspace(
     )
 
 
-def _calibration_windows(
-    config: RunConfig, text: Text, tokenizer: Any, num_windows: int, warn: Callable[[str], None]
-) -> NDArray[np.int64]:
-    """int64 [draws, windows, sequence]: one draw for all rounds, or one for each."""
-    draws = len(round_targets(config)) if config.resample == "fresh" else 1
-    windows_NT = windows_of(
-        text,
-        tokenizer,
-        num_windows=num_windows,
-        sequence_length=config.sequence_length,
-        seed=config.seed,
-        what="calibration",
-        warn=warn,
-        draws=draws,
-    )
-    return windows_NT.reshape(draws, -1, config.sequence_length)
-
-
-def _calibration_data(
-    config: RunConfig,
-    methods: Methods,
-    texts: tuple[Text, Text],
-    tokenizer: Any,
-    drawn_RNT: NDArray[np.int64],
-    warn: Callable[[str], None],
-) -> tuple[tuple[CalibrationData, ...], dict[str, Any] | None]:
-    """What sub-models are measured on, per draw, and where it is from if it is not the calibration text."""
-    reads, name = methods.metric.reads, config.metric_dataset
-    if reads == "nothing" or not methods.measured:
-        if name is not None:
-            warn("--metric-dataset is not used: no sub-model is measured on it.")
-        return tuple(CalibrationData() for _ in drawn_RNT), None
-    if reads == "text":
-        if name is None:
-            return tuple(CalibrationData(windows_NT[: config.samples]) for windows_NT in drawn_RNT), None
-        text = texts[0] if name == config.dataset else load_metric_text(name)
-        if texts[1].text in text.text:
-            raise BonsaiError(
-                "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
-            )
-        windows_RNT = _calibration_windows(config, text, tokenizer, config.samples, warn)
-        return tuple(CalibrationData(windows_NT) for windows_NT in windows_RNT), dict(text.describe())
-    if name is None:
-        raise BonsaiError(
-            f"The metric {config.metric.name!r} reads multiple-choice questions: name a .jsonl file of them with "
-            f"--metric-dataset."
-        )
-    rows = read_rows(name)
-    drawn = (
-        draw_questions(rows, tokenizer, num_questions=config.samples, seed=config.seed, draw=draw, warn=warn)
-        for draw in range(len(drawn_RNT))
-    )
-    return tuple(CalibrationData(questions=questions) for questions in drawn), dict(describe_rows(name, rows))
-
-
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
@@ -315,6 +200,30 @@ def check_disk(path: Path, needed_bytes: int) -> None:
             f"Not enough room at {existing}: the pruned checkpoint needs about {needed_bytes / 1e6:.0f} MB, "
             f"{free / 1e6:.0f} MB are free. Make room, or choose another --out."
         )
+
+
+def passes_over(work: Workspace, observe: Callable[[Event], None]) -> Passes:
+    """Forward passes over the run's subject, which tell what they do."""
+    return Passes(
+        work.subject.model,
+        work.config.batch_size,
+        on_warning=lambda text: observe(Warned(text)),
+        on_tokens=lambda tokens: observe(TokensDone(tokens)),
+    )
+
+
+def checkpoint_bytes(work: Workspace) -> int:
+    """About how much room the pruned checkpoint needs."""
+    table = work.subject.table
+    kept = 1 - work.config.sparsity * table.decoder_params / table.total_params
+    return int(DISK_MARGIN * kept * work.dense_bytes)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same, with files and folders named so that a resume from elsewhere finds them."""
+    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset", "metric_dataset")}
+    found = {name: user_path(value) for name, value in names.items() if value not in (None, "demo", *NAMED)}
+    return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 
 def _stock_accepts(parent: Parent, count: int, groups: int) -> bool:

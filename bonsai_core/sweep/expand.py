@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.config import RunConfig, read_recipe
-from bonsai_core.engine.setup import choose_methods
+from bonsai_core.engine.methods import choose_methods
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry import Registry
 from bonsai_core.sweep.quantities import describe, show_setting

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from bonsai_core.engine import SharedMeasurements, resume, run
-from bonsai_core.engine.lifecycle import with_absolute_paths
+from bonsai_core.engine.setup import with_absolute_paths
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import RunDirectory

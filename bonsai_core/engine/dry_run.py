@@ -1,0 +1,50 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonsai_core.config import RunConfig
+from bonsai_core.contracts.events import Warned
+from bonsai_core.engine.setup import (
+    Workspace,
+    check_disk,
+    checkpoint_bytes,
+    open_workspace,
+    passes_over,
+    with_absolute_paths,
+)
+from bonsai_core.registry import Registry
+from bonsai_core.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        work: the loaded workspace.
+        seconds: rough time of the forward passes.
+    """
+
+    work: Workspace
+    seconds: float
+
+
+def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
+    """Load and check everything, time one batch, and stop; nothing is written."""
+    registry = registry or Registry()
+    if config.out:
+        RunDirectory(config.out).refuse_occupied()
+    config = with_absolute_paths(config)
+    work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
+    check_disk(config.out or Path(), checkpoint_bytes(work))
+    batch = work.prior_windows(1)[: config.batch_size]
+    passes = passes_over(work, registry.observe)
+    passes.perplexity(batch)  # the first pass is slower than the rest
+    start = time.perf_counter()
+    passes.perplexity(batch)
+    per_token = (time.perf_counter() - start) / batch.size
+    return DryRun(work, per_token * work.plan.forward_tokens)

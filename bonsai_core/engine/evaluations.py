@@ -1,0 +1,118 @@
+"""What a run measures besides sub-models: perplexities, and the dense model's side of the metric."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bonsai_core.contracts.events import Event, StageStarted, TokensDone
+from bonsai_core.engine.setup import Workspace
+from bonsai_core.engine.shared import Arrays, SharedMeasurements
+from bonsai_core.model.passes import DenseSide, Passes
+from bonsai_core.rundir import Journal
+
+
+class Evaluations:
+    """Perplexities go to the journal and come from it; what is measured of the dense model may be shared.
+
+    Args:
+        work: what the run works with.
+        passes: forward passes over its subject.
+        journal: where perplexities go.
+        observe: told every event.
+        shared: where measurements of the dense model are kept for other runs.
+    """
+
+    def __init__(
+        self,
+        work: Workspace,
+        passes: Passes,
+        journal: Journal,
+        observe: Callable[[Event], None],
+        shared: SharedMeasurements | None,
+    ) -> None:
+        self._work = work
+        self._passes = passes
+        self._journal = journal
+        self._observe = observe
+        self._shared = shared
+
+    def dense(self) -> float | None:
+        """Perplexity of the dense model, which the subject still is; None where it is not finite."""
+        self._observe(StageStarted("evaluate", 0, "perplexity of the dense model"))
+
+        def compute(windows_NT: NDArray[np.int64]) -> float:
+            arrays = self._of_dense(
+                "perplexity", windows_NT, lambda: {"perplexity": np.array([self._passes.perplexity(windows_NT)])}
+            )
+            return float(arrays["perplexity"][0])
+
+        return self._perplexity("evaluate/dense", compute)
+
+    def pruned(self) -> float | None:
+        """Perplexity of the pruned model, which the subject is by now."""
+        self._observe(StageStarted("evaluate", 0, "perplexity of the pruned model"))
+        return self._perplexity("evaluate/pruned", self._passes.perplexity)
+
+    def after_round(self, number: int, alive_U: NDArray[np.bool_]) -> float | None:
+        """Perplexity after a round, where it was asked for; that after the last one is the pruned model's anyway."""
+        if not self._work.config.eval_rounds or number == len(self._work.plan.targets):
+            return None
+        self._observe(StageStarted("evaluate", number, "perplexity after the round"))
+        key = f"round-{number}/evaluate"
+        if self._work.slices_between_rounds and key not in self._journal:
+            self._work.subject.slice(alive_U)
+        with self._work.subject.masked(alive_U):
+            return self._perplexity(key, self._passes.perplexity)
+
+    def dense_sides(self) -> list[DenseSide] | None:
+        """The dense model's side of the metric, per draw of calibration data, computed before anything is sliced."""
+        work = self._work
+        if not work.methods.compared:
+            return None
+        self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
+        start = time.perf_counter()
+        sides = [self._dense_side(data.windows_NT) for data in work.data]
+        if "dense" not in self._journal:  # only the time it took; what is found is needed in memory anyway
+            self._journal.append("dense", {}, time.perf_counter() - start)
+        return sides
+
+    def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
+        def compute() -> Arrays:
+            side = self._passes.dense_reference(windows_NT)
+            return {name: tensor.cpu().numpy() for name, tensor in side._asdict().items()}
+
+        arrays, device = self._of_dense("dense side", windows_NT, compute), self._work.subject.device
+        return DenseSide(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+
+    def _of_dense(self, what: str, windows_NT: NDArray[np.int64], compute: Callable[[], Arrays]) -> Arrays:
+        """What is computed of the dense model, or was by another run."""
+        if self._shared is None:
+            return compute()
+        once = self._shared.once({**self._work.dense_origin, what: windows_NT}, compute)
+        if once.found:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+        return once.arrays
+
+    def _perplexity(self, key: str, compute: Callable[[NDArray[np.int64]], float]) -> float | None:
+        """Perplexity of the model as it stands, from the journal if it is there; None where it is not finite."""
+        windows_NT = self._work.evaluation_NT
+        if key in self._journal:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+
+        def measure() -> dict[str, Any]:
+            perplexity = compute(windows_NT)
+            return {
+                "perplexity": perplexity if math.isfinite(perplexity) else None,
+                "windows": len(windows_NT),
+                "sequence_length": windows_NT.shape[1],
+            }
+
+        found: float | None = self._journal.once(key, measure)["perplexity"]
+        return found

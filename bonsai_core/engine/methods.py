@@ -1,0 +1,69 @@
+"""The chosen plugins, and whether they fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from bonsai_core.config import RunConfig
+from bonsai_core.contracts import Compensator, Estimator, Metric, Prior, Sampler
+from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
+from bonsai_core.errors import BonsaiError
+from bonsai_core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The chosen plugins."""
+
+    prior: Prior
+    sampler: Sampler
+    metric: Metric
+    estimator: Estimator
+    compensator: Compensator
+
+    @property
+    def measured(self) -> bool:
+        """Whether sub-models are measured at all."""
+        return self.estimator.needs_measurements
+
+    @property
+    def compared(self) -> bool:
+        """Whether sub-models are compared with the dense model."""
+        return self.measured and self.metric.needs_dense
+
+
+def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
+    """The configured plugins, their options checked, and whether they fit together.
+
+    Raises:
+        BonsaiError: no such plugin or option, or two that do not work together.
+    """
+    if function is None and config.metric.name.startswith(PREFIX):
+        raise BonsaiError(
+            f"The metric is the Python function {config.metric.name.removeprefix(PREFIX)}, which no command line "
+            f"knows. Hand it over in Python: bonsai_core.run(config, metric=function) or resume(run, metric=function)."
+        )
+    metric = FunctionMetric(function=function) if function else cast(Metric, registry.create("metric", config.metric))
+    methods = Methods(
+        cast(Prior, registry.create("prior", config.prior)),
+        cast(Sampler, registry.create("sampler", config.sampler)),
+        metric,
+        cast(Estimator, registry.create("estimator", config.estimator)),
+        cast(Compensator, registry.create("compensator", config.compensator)),
+    )
+    if methods.measured and methods.sampler.sequential and not methods.estimator.gives_spread:
+        offered = [cast(type[Estimator], offer.item) for offer in registry.offers("estimator")]
+        able = [estimator.name for estimator in offered if estimator.gives_spread]
+        raise BonsaiError(
+            f"The sampler {config.sampler.name!r} asks the estimator how sure it is, which {config.estimator.name!r} "
+            f"does not say. Estimators that do: {', '.join(able) or 'none'}."
+        )
+    if methods.compared and metric.reads != "text":
+        raise BonsaiError(f"The metric {metric.name!r} compares with the dense model, so it must read text.")
+    if methods.compensator.adds_bias and config.shapes == "uniform":
+        raise BonsaiError(
+            f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "
+            f"--shapes free, or another --compensator."
+        )
+    return methods
