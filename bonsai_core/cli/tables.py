@@ -81,14 +81,21 @@ def _layers(report: Mapping[str, Any]) -> RenderableType:
     return Group(*lines, Text(""))
 
 
-def _rounds(report: Mapping[str, Any]) -> RenderableType:
-    table = Table("round", "sparsity", "units removed", "Kendall tau", "dropped", box=None, header_style="bold")
+def _rounds(report: Mapping[str, Any]) -> Table:
+    """A line per round; the perplexity after it where that was measured."""
+    evaluated = any("perplexity" in row for row in report["rounds"])
+    names = ["round", "sparsity", "units removed", "sub-models", "dropped", "Kendall tau"]
+    table = Table(*names, *(["perplexity"] if evaluated else []), box=None, header_style="bold")
     for column in table.columns:
         column.justify = "right"
     for number, row in enumerate(report["rounds"], 1):
         tau = "-" if row["kendall_tau"] is None else f"{row['kendall_tau']:.2f}"
-        removed = f"{row['units_removed']:,}"
-        table.add_row(str(number), f"{row['sparsity']:.2%}", removed, tau, str(row["dropped_submodels"]))
+        counts = (f"{row[name]:,}" for name in ("units_removed", "submodels", "dropped_submodels"))
+        cells = [str(number), f"{row['sparsity']:.2%}", *counts, tau]
+        if evaluated:
+            after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
+            cells.append("not finite" if after is None else f"{after:.2f}")
+        table.add_row(*cells)
     return table
 
 
