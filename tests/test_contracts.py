@@ -36,7 +36,7 @@ LEAST_TAU = {"average": 0.5}
 TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("prior", "activation"): [{}],
     ("prior", "block-influence"): [{}],
-    ("prior", "fluctuation"): [{}],
+    ("prior", "fluctuation"): [{}, {"standardised": True}],
     ("prior", "magnitude"): [{}],
     ("prior", "random"): [{}],
     ("prior", "uniform"): [{}],
@@ -57,7 +57,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("estimator", "elastic"): [{}],
     ("estimator", "hierarchical"): [{}],
     ("estimator", "lasso"): [{}, {"folds": 2, "strengths": 5}],
-    ("estimator", "none"): [{}, {"allocation": "standardised"}, {"allocation": "global"}],
+    ("estimator", "none"): [{}, {"allocation": "global"}],
     ("estimator", "ridge"): [{}],
     ("estimator", "shrunk"): [{}],
 }

@@ -72,6 +72,7 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
     heights = [] if dense is None else [dense]
     ends: list[tuple[float, str, str]] = []
     dashes = {arm: itertools.cycle(DASHES) for arm in looks}
+    whiskers = any(len(group.rows) > 1 for group in groups)
     moving = [text for text, members in series.items() if all(place is not None for place, _ in members)]
     for text, members in series.items():
         arm = members[0][1].arm
@@ -83,7 +84,7 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
             ends.append((mean[0], text, colour))
             continue
         x = [place for place, _ in members if place is not None]
-        aside = (moving.index(text) - (len(moving) - 1) / 2) * WHISKER_GAP / 72
+        aside = (moving.index(text) - (len(moving) - 1) / 2) * WHISKER_GAP / 72 if whiskers else 0.0
         order = sorted(range(len(x)), key=x.__getitem__)
         axes.errorbar(
             [x[i] for i in order],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES, show_value
 from bonsai_core.sweep.record import Results
-from bonsai_core.sweep.results import Group, Stat, dense_perplexity, grouped
+from bonsai_core.sweep.results import Group, Row, Stat, dense_perplexity, grouped
 
 PER_SEED = "per seed"
 
@@ -23,7 +23,7 @@ class Cells:
 
 def cells(results: Results) -> Cells:
     """One row per arm and point, over seeds; before them the dense model, where all runs share one."""
-    groups = grouped(results.rows)
+    groups = _with_rounds(results.rows)
     settings = list(dict.fromkeys(name for group in groups for name in group.point))
     dense = dense_perplexity(results.rows)
     means = {"sparsity": "sparsity reached, %", "speedup": "speed-up, times"}
@@ -36,7 +36,8 @@ def cells(results: Results) -> Cells:
     if dense is not None:
         rows.append(["dense", *("" for _ in settings), QUANTITIES[MEASURED].show(dense)])
     for group in groups:
-        row = [group.arm, *(show_value(group.point[name]) if name in group.point else "" for name in settings)]
+        row = [group.arm if group.round is None else f"{group.arm}, round {group.round}"]
+        row += [show_value(group.point[name]) if name in group.point else "" for name in settings]
         if group.rows:
             row += [mean_and_deviation(group.stat(MEASURED)), _per_seed(group)]
             row += [QUANTITIES[name].show(group.stat(name).mean) for name in means]
@@ -45,6 +46,16 @@ def cells(results: Results) -> Cells:
         rows.append(row)
     header = [*names, "perplexity, mean ± sd", PER_SEED, *means.values()]
     return Cells(header, [[*row, *[""] * (len(header) - len(row))] for row in rows], len(names))
+
+
+def _with_rounds(rows: Sequence[Row]) -> list[Group]:
+    """The runs' ends, each after its evaluated rounds; the last round is the end."""
+    rounds = [group for group in grouped(rows, rounds=True) if group.round is not None]
+    found: list[Group] = []
+    for end in grouped(rows):
+        own = [group for group in rounds if (group.arm, group.point) == (end.arm, end.point)]
+        found += [*own[:-1], end]
+    return found
 
 
 def markdown(results: Results) -> str:

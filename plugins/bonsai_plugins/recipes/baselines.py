@@ -16,11 +16,11 @@ WANDA_SP = Recipe(
 )
 FLAP = Recipe(
     name="flap",
-    summary="Fluctuation standardised per site, compared globally, and bias repair (An et al. 2023, arXiv:2312.11983).",
+    summary="Standardised fluctuation, compared globally, and bias repair (An et al. 2023, arXiv:2312.11983).",
     settings={
         **ONE_SHOT,
-        "prior": "fluctuation",
-        "estimator": {"name": "none", "allocation": "standardised"},
+        "prior": {"name": "fluctuation", "standardised": True},
+        "estimator": {"name": "none", "allocation": "global"},
         "rank": "importance",
         "compensator": "bias",
     },

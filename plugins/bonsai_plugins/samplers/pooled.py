@@ -10,7 +10,6 @@ from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
 from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs
-from bonsai_plugins.standardised import standardised
 
 
 class Pooled(Sampler):
@@ -27,12 +26,22 @@ class Pooled(Sampler):
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         alive_U, table = request.alive_U, request.table
         standard_U = np.zeros(len(table))
-        standard_U[alive_U] = standardised(request.prior_U[alive_U], table.site_U[alive_U])
+        standard_U[alive_U] = _standardised(request.prior_U[alive_U], table.site_U[alive_U])
         window = _window(request, standard_U)
         site = table.site_U[window]
         windows = [window[site == number] for number in np.unique(site)]
         weight_U = np.exp(standard_U - standard_U.max())
         return antithetic_pairs(request, windows, weight_U, self.level, rng)
+
+
+def _standardised(prior_U: NDArray[np.float64], site_U: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each unit's prior in standard deviations from its site's mean, float64 [U]; 0 where a site's are all the same."""
+    standard_U = np.zeros(len(prior_U))
+    for site in np.unique(site_U):
+        here = site_U == site
+        if np.ptp(prior_U[here]) > 0:
+            standard_U[here] = (prior_U[here] - prior_U[here].mean()) / prior_U[here].std()
+    return standard_U
 
 
 def _window(request: SampleRequest, standard_U: NDArray[np.float64]) -> NDArray[np.int64]:
