@@ -83,7 +83,7 @@ def _layers(report: Mapping[str, Any]) -> RenderableType:
 
 def _rounds(report: Mapping[str, Any]) -> Table:
     """A line per round; the perplexity after it where that was measured."""
-    evaluated = any("perplexity" in row for row in report["rounds"])
+    evaluated = report["config"]["eval_rounds"]
     names = ["round", "sparsity", "units removed", "sub-models", "dropped", "Kendall tau"]
     table = Table(*names, *(["perplexity"] if evaluated else []), box=None, header_style="bold")
     for column in table.columns:
