@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements
+from bonsai_core.engine.shared import Arrays, SharedMeasurements, once
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.rundir import Journal
 
@@ -93,12 +93,11 @@ class Evaluations:
 
     def _of_dense(self, what: str, windows_NT: NDArray[np.int64], compute: Callable[[], Arrays]) -> Arrays:
         """What is computed of the dense model, or was by another run."""
-        if self._shared is None:
-            return compute()
-        once = self._shared.once({**self._work.dense_origin, what: windows_NT}, compute)
-        if once.found:
+        origin = {**self._work.dense_origin, what: windows_NT} if self._shared is not None else None
+        found = once(self._shared, origin, compute)
+        if found.found:
             self._observe(TokensDone(windows_NT.size, replayed=True))
-        return once.arrays
+        return found.arrays
 
     def _perplexity(self, key: str, compute: Callable[[NDArray[np.int64]], float]) -> float | None:
         """Perplexity of the model as it stands, from the journal if it is there; None where it is not finite."""

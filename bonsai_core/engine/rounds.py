@@ -13,7 +13,7 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of
+from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.probe import ModelProbe
@@ -105,7 +105,7 @@ class Rounds:
         def score() -> Arrays:
             return {"prior_U": score_units(self._work.subject, self._passes, prior, windows_NT, alive_U, seed)}
 
-        start = time.perf_counter()
+        origin = None
         if self._shared is not None and alive_U.all():
             origin = {
                 **self._work.dense_origin,
@@ -114,15 +114,12 @@ class Rounds:
                 "windows": windows_NT,
                 "seed": seed,
             }
-            once = self._shared.once(origin, score)
-            prior_U, seconds = once.arrays["prior_U"], once.seconds
-            if once.found and prior.needs_data:
-                self._observe(TokensDone(windows_NT.size, replayed=True))
-        else:
-            prior_U = score()["prior_U"]
-            seconds = time.perf_counter() - start
+        scored = once(self._shared, origin, score)
+        if scored.found and prior.needs_data:
+            self._observe(TokensDone(windows_NT.size, replayed=True))
+        prior_U = scored.arrays["prior_U"]
         sha256 = self._directory.save_arrays(number, "prior", prior_U=prior_U)
-        self._journal.append(key, {"sha256": sha256}, seconds)
+        self._journal.append(key, {"sha256": sha256}, scored.seconds)
         return prior_U
 
     def _request(self, number: int, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> SampleRequest:

@@ -61,17 +61,24 @@ class SharedMeasurements:
         kept = _read(path)
         if kept is not None:
             return Shared(kept, float(kept.pop("seconds")[0]), True)
-        start = time.perf_counter()
-        arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
-        seconds = time.perf_counter() - start
+        fresh = once(None, None, compute)
+        arrays = {name: np.ascontiguousarray(array) for name, array in fresh.arrays.items()}
         try:
-            _write(path, {**arrays, "seconds": np.array([seconds])})
+            _write(path, {**arrays, "seconds": np.array([fresh.seconds])})
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
                 f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
                 f"then give the same command again."
             ) from error
-        return Shared(arrays, seconds, False)
+        return fresh
+
+
+def once(shared: SharedMeasurements | None, origin: Mapping[str, Any] | None, compute: Callable[[], Arrays]) -> Shared:
+    """As `SharedMeasurements.once`; without it, or without an `origin` that runs have in common, simply computed."""
+    if shared is not None and origin is not None:
+        return shared.once(origin, compute)
+    start = time.perf_counter()
+    return Shared(compute(), time.perf_counter() - start, False)
 
 
 def code_of(component: Component) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from bonsai_core.contracts import Draw, Evidence, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of
+from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
@@ -70,7 +70,14 @@ class SubModels:
         work, total = self._work, request.num_submodels
         sampler, metric = work.methods.sampler, work.methods.metric
         self._observe(StageStarted("measure", number, f"{total} sub-models by {metric.name}"))
-        share = self._shared is not None and bool(request.alive_U.all()) and metric.reads != "nothing"
+        origin = None
+        if self._shared is not None and request.alive_U.all() and metric.reads != "nothing":
+            origin = {
+                **work.dense_origin,
+                "metric": work.config.metric.model_dump(),
+                "code": code_of(metric),
+                "data": data.sha256,
+            }
         keeps = np.zeros((0, len(request.table)), dtype=bool)
         groups = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)
@@ -80,7 +87,7 @@ class SubModels:
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
             for keep_U in draw.keep_MU:
-                value = self._value(number, len(values), keep_U, probe, data, share=share)
+                value = self._value(number, len(values), keep_U, probe, data, origin)
                 self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))
                 values = np.append(values, np.nan if value is None else value)
             keeps = np.concatenate([keeps, draw.keep_MU])
@@ -102,10 +109,9 @@ class SubModels:
         keep_U: NDArray[np.bool_],
         probe: ModelProbe,
         data: CalibrationData,
-        *,
-        share: bool,
+        origin: Mapping[str, Any] | None,
     ) -> float | None:
-        """The metric's value of one sub-model; None where it is not finite."""
+        """The metric's value of one sub-model, shared under its `origin` if it has one; None where it is not finite."""
         key = f"round-{number}/submodel-{index}"
         if key in self._journal:
             self._observe(TokensDone(data.num_tokens, replayed=True))
@@ -116,25 +122,11 @@ class SubModels:
             with self._work.subject.masked(keep_U), torch.no_grad():
                 return {"value": np.array([self._work.methods.metric.measure(probe)])}
 
-        if share:
-            assert self._shared is not None
-            origin = {
-                **self._work.dense_origin,
-                "metric": self._work.config.metric.model_dump(),
-                "code": code_of(self._work.methods.metric),
-                "data": data.sha256,
-                "keep": keep_U,
-            }
-            once = self._shared.once(origin, measure)
-            if once.found:
-                self._observe(TokensDone(data.num_tokens, replayed=True))
-            arrays, seconds = once.arrays, once.seconds
-        else:
-            start = time.perf_counter()
-            arrays = measure()
-            seconds = time.perf_counter() - start
-        value = float(arrays["value"][0])
-        self._journal.append(key, {"value": value if np.isfinite(value) else None}, seconds)
+        measured = once(self._shared, {**origin, "keep": keep_U} if origin else None, measure)
+        if measured.found:
+            self._observe(TokensDone(data.num_tokens, replayed=True))
+        value = float(measured.arrays["value"][0])
+        self._journal.append(key, {"value": value if np.isfinite(value) else None}, measured.seconds)
         return value if np.isfinite(value) else None
 
     def _check_finite(self, number: int, measured: Measured) -> None:

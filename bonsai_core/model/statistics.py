@@ -39,9 +39,7 @@ def score_units(
     score_U = np.zeros(len(subject.table))
     for site in subject.sites_present():
         ids = np.flatnonzero(subject.present_U[site.units]) + site.first
-        weight = subject.output(site).weight.detach().float()
-        shaped = weight.view(weight.shape[0], len(ids), site.unit_channels)
-        view = SiteView(shaped, totals.get(site.name), windows_NT.size, ids, seed)
+        view = SiteView(subject.unit_weight(site), totals.get(site.name), windows_NT.size, ids, seed)
         with torch.inference_mode():
             score = prior.score(view).cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
@@ -71,13 +69,11 @@ def repair_biases(
     for site in subject.sites_present():
         if not (before_U & ~keep_U)[site.units].any():
             continue
-        present = subject.present_U[site.units]
-        weight = subject.output(site).weight.detach().float()
-        shaped = weight.view(weight.shape[0], int(present.sum()), site.unit_channels)
+        weight = subject.unit_weight(site)
         # Units that left in an earlier round contribute nothing to the totals, so they count as removed again.
-        keep = torch.from_numpy(keep_U[site.units][present]).to(weight.device)
+        keep = torch.from_numpy(keep_U[site.units][subject.present_U[site.units]]).to(weight.device)
         with torch.inference_mode():
-            bias = compensator.bias(Removal(shaped, keep, totals[site.name], windows_NT.size)).float().cpu().numpy()
+            bias = compensator.bias(Removal(weight, keep, totals[site.name], windows_NT.size)).float().cpu().numpy()
         if bias.shape != weight.shape[:1] or not np.isfinite(bias).all():
             raise BonsaiError(
                 f"The compensator {compensator.name!r} must give {site.name} {weight.shape[0]} finite numbers; "

@@ -42,6 +42,11 @@ class Subject:
         """The site's output projection; its input channels are the units'."""
         return self._linear(site, self._parts[site.name][-1])
 
+    def unit_weight(self, site: Site) -> Tensor:
+        """The output projection's weight by the units still there, float32 [out, units, channels]."""
+        weight = self.output(site).weight.detach().float()
+        return weight.view(weight.shape[0], -1, site.unit_channels)
+
     def sites_present(self) -> list[Site]:
         """Sites that have at least one unit left."""
         return [site for site in self.table if self.present_U[site.units].any()]

@@ -67,7 +67,7 @@ class CrossValidated(Estimator):
         self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64], scale: float
     ) -> Found:
         from sklearn.linear_model import Ridge
-        from sklearn.model_selection import GridSearchCV, GroupKFold
+        from sklearn.model_selection import GridSearchCV
 
         if scale == 0:
             return Found(np.zeros(feature_MK.shape[1]), max(self.alphas))
@@ -75,9 +75,9 @@ class CrossValidated(Estimator):
             Ridge(solver="cholesky"),
             {"alpha": [alpha * scale for alpha in self.alphas]},
             scoring="neg_mean_squared_error",
-            cv=GroupKFold(min(self.folds, len(np.unique(group_M)))),
+            cv=grouped_folds(group_M, self.folds),
         )
-        search.fit(feature_MK, utility_M, groups=group_M)
+        search.fit(feature_MK, utility_M)
         return Found(search.best_estimator_.coef_, float(search.best_params_["alpha"] / scale))
 
 
@@ -86,13 +86,12 @@ def can_be_cross_validated(measurements: Measurements) -> bool:
     return len(np.unique(measurements.group_M)) >= 2 and bool(np.ptp(measurements.utility_M) > 0)
 
 
-def grouped_folds(measurements: Measurements, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def grouped_folds(group_M: NDArray[np.int64], folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """(training, test) rows of every fold; sub-models drawn together stay together."""
     from sklearn.model_selection import GroupKFold
 
-    groups = measurements.group_M
-    splitter = GroupKFold(min(folds, len(np.unique(groups))))
-    return list(splitter.split(measurements.utility_M, groups=groups))
+    splitter = GroupKFold(min(folds, len(np.unique(group_M))))
+    return list(splitter.split(group_M, groups=group_M))
 
 
 def standardised(measurements: Measurements) -> tuple[NDArray[np.float64], float]:

@@ -37,7 +37,7 @@ class ElasticNet(Estimator):
         model = ElasticNetCV(
             l1_ratio=list(self.l1_ratios),
             alphas=self.strengths,
-            cv=grouped_folds(measurements, self.folds),
+            cv=grouped_folds(measurements.group_M, self.folds),
             max_iter=10_000,
             random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )

@@ -63,7 +63,7 @@ class Hierarchical(CrossValidated):
             return 0.0, {}
         blends = np.array([0.0, *sorted(self.blends)])
         predicted_MB = np.empty((len(utility_M), len(blends)))
-        for train, test in grouped_folds(measurements, self.folds):
+        for train, test in grouped_folds(group_M, self.folds):
             by_site_U, by_unit_U = self._levels(problem, train)
             deviation_MU = measurements.keep_MU[test] - measurements.keep_MU[train].mean(axis=0)
             predicted_MB[test] = (

@@ -30,7 +30,7 @@ class Lasso(Estimator):
         patterns = Patterns.of(measurements)
         model = LassoCV(
             alphas=self.strengths,
-            cv=grouped_folds(measurements, self.folds),
+            cv=grouped_folds(measurements.group_M, self.folds),
             max_iter=10_000,
             random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )

@@ -37,10 +37,9 @@ class Adaptive(Sampler):
     )
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
-        windows = windows_per_site(request)
         evidence = request.evidence
         if evidence is None:
-            draw = antithetic_pairs(request, windows, request.prior_U, self.level, rng)
+            draw = antithetic_pairs(request, windows_per_site(request), request.prior_U, self.level, rng)
             count = min(request.num_submodels, max(4, 2 * round(self.first * request.num_submodels / 2)))
             return Draw(draw.keep_MU[:count], draw.group_M[:count])
         if self._has_settled(request, evidence, rng):
