@@ -1,6 +1,6 @@
 """The contracts between the engine and its plugins, one noun of the field per file."""
 
-from bonsai_core.contracts.compensator import Compensator, Removal
+from bonsai_core.contracts.compensator import Compensator, Removal, Repair
 from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
 from bonsai_core.contracts.family import AttentionSite, Family, MlpSite
@@ -37,6 +37,7 @@ __all__ = [
     "Probe",
     "Recipe",
     "Removal",
+    "Repair",
     "SampleRequest",
     "Sampler",
     "SiteView",

@@ -21,8 +21,11 @@ class SiteView:
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
-        total: sum over all tokens of what `Prior.accumulate` returned for the site, or `accumulate_layer` for its
-            layer; None if the prior needs no data.
+        total: None if the prior needs no data; else sum over all tokens of what `Prior.accumulate` returned for the
+            site, or `accumulate_layer` for its layer, or for priors that watch ``moments`` of x x' / |h|^2: x is what
+            the output projection reads, h the token's hidden state behind the layer; float32 [channels of all units,
+            the same]. The norms that follow divide by |h|, so that an error counts as it is felt, and tokens with
+            massive activations do not drown the others.
         num_tokens: tokens behind `total`.
         unit_ids: the units' numbers in the unit table, int64 [units]; they never change during a run.
         seed: for priors that draw; the same for every site of a round.
@@ -46,11 +49,12 @@ class Prior(Component):
     Attributes:
         needs_data: False if `score` reads only weights; then no forward pass is made.
         watches: ``sites``: `accumulate` sees what each site's output projection reads; ``layers``: `accumulate_layer`
-            sees the hidden states that enter and leave each decoder layer.
+            sees the hidden states that enter and leave each decoder layer; ``moments``: nothing is accumulated, `score`
+            gets the second moments, which the engine collects a layer at a time and keeps on disk.
     """
 
     needs_data: ClassVar[bool] = True
-    watches: ClassVar[Literal["sites", "layers"]] = "sites"
+    watches: ClassVar[Literal["sites", "layers", "moments"]] = "sites"
 
     def accumulate(self, inputs: Tensor) -> Tensor:
         """Sum over tokens of any statistic of the inputs.

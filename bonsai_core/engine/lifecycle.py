@@ -40,6 +40,7 @@ from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
+from bonsai_core.model.tensor_files import TensorFiles
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
@@ -198,6 +199,8 @@ class _Run:
             self._journal.once("latency", self._latency)
         report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes, work.plan.forward_tokens)
         self._directory.write_report(report)
+        for number in range(1, len(work.plan.targets) + 1):
+            TensorFiles(self._directory.tensor_path(number, "repair")).remove()  # it is in the checkpoint
         self._observe(RunFinished(self._directory.path))
         return RunResult(self._directory.path, report)
 
@@ -224,6 +227,7 @@ class _Run:
             self._observe(
                 RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"], perplexity)
             )
+        rounds.clear()
         return alive_U
 
     def _save(self) -> None:

@@ -32,6 +32,18 @@ class Methods:
         """Whether sub-models are compared with the dense model."""
         return self.measured and self.metric.needs_dense
 
+    @property
+    def shares_moments(self) -> bool:
+        """Whether prior and compensator watch second moments, which one pass finds for both."""
+        prior, compensator = self.prior, self.compensator
+        both = prior.needs_data and compensator.repairs
+        return both and prior.watches == compensator.watches == "moments"
+
+    @property
+    def statistics_passes(self) -> int:
+        """Passes over the prior's windows in a round."""
+        return self.prior.needs_data + self.compensator.repairs - self.shares_moments
+
 
 def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
     """The configured plugins, their options checked, and whether they fit together.

@@ -13,15 +13,13 @@ class Work:
     """Tokens of one pass over each part of the data; 0 where a part is not needed.
 
     Attributes:
-        prior: the prior's windows.
-        repair: the compensator's windows.
+        statistics: the prior's windows, once for the prior and once for the compensator, or once for both.
         submodel: what one sub-model is measured on, times the number of sub-models a round.
         dense: what the dense model's side of the metric is computed on, all rounds together.
         evaluation: the evaluation windows.
     """
 
-    prior: int
-    repair: int
+    statistics: int
     submodel: int
     dense: int
     evaluation: int
@@ -33,7 +31,7 @@ class Plan:
 
     Attributes:
         targets: sparsity after each round; the last one is the run's.
-        prune_tokens: tokens of one round's forward passes, repair and evaluation aside.
+        prune_tokens: tokens of one round's forward passes, evaluation aside.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
     """
 
@@ -51,7 +49,6 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
 def make_plan(config: RunConfig, work: Work) -> Plan:
     """The plan of a run over so much data."""
     targets = round_targets(config)
-    prune_tokens = work.prior + work.submodel
-    rounds = len(targets) * (prune_tokens + work.repair)
+    prune_tokens = work.statistics + work.submodel
     between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
-    return Plan(targets, prune_tokens, rounds + between + work.dense + 2 * work.evaluation)
+    return Plan(targets, prune_tokens, len(targets) * prune_tokens + between + work.dense + 2 * work.evaluation)

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.contracts import SampleRequest
+from bonsai_core.contracts import Repair, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
+from bonsai_core.engine.repairs import Repairs
+from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.model.probe import ModelProbe
-from bonsai_core.model.statistics import repair_biases, score_units
+from bonsai_core.model.statistics import score_units
+from bonsai_core.model.tensor_files import TensorFiles
 from bonsai_core.rundir import Journal, RunDirectory
 from bonsai_core.selection import select
 from bonsai_core.validation import out_of_fold_tau
@@ -54,10 +58,12 @@ class Rounds:
         self._dense = dense
         self._observe = observe
         self._shared = shared
+        self._scratch = TensorFiles(directory.scratch_path)
+        self._begun = 0
 
     def run(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Round `number` (from 1), starting from the units alive; returns the units kept."""
-        self._slice(alive_U)
+        self._begin(number, alive_U)
         prior_U = self._prior(number, alive_U)
         request = self._request(number, alive_U, prior_U)
         summary: dict[str, Any] = {"kendall_tau": None, "details": {}, "submodels": 0, "dropped_submodels": 0}
@@ -72,24 +78,50 @@ class Rounds:
         return self._select(number, request, importance_U, summary, start)
 
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
-        """Make up for what round `number` removes, in the weights; from the journal's arrays where they are there."""
-        compensator, windows_NT = self._work.methods.compensator, self._work.prior_windows(number)
-        key = f"round-{number}/repair"
-        if key in self._journal:
-            self._observe(TokensDone(windows_NT.size, replayed=True))
-        else:
-            self._observe(StageStarted("repair", number, f"repair by {compensator.name}"))
-            self._slice(alive_U)
+        """Make up for what round `number` removes, in the weights; from the run directory where that is done."""
+        work, subject, key = self._work, self._work.subject, f"round-{number}/repair"
+        files = TensorFiles(self._directory.tensor_path(number, "repair"))
+        if not (key in self._journal and files.folder.exists()):
+            self._observe(StageStarted("repair", number, f"repair by {work.methods.compensator.name}"))
             start = time.perf_counter()
-            biases = repair_biases(self._work.subject, self._passes, compensator, windows_NT, alive_U, keep_U)
-            sha256 = self._directory.save_arrays(number, "repair", **biases)
-            self._journal.append(key, {"sha256": sha256}, time.perf_counter() - start)
-        arrays = self._directory.load_arrays(number, "repair", self._journal[key]["sha256"])
-        self._work.subject.add_biases(arrays)
+            self._begin(number, alive_U)
+            self._write_repairs(files, keep_U)
+            if key not in self._journal:
+                self._journal.append(key, {"sha256": files.sha256()}, time.perf_counter() - start)
+        if files.sha256() != self._journal[key]["sha256"]:
+            raise BonsaiError(f"{files.folder} is not what the journal recorded. Remove it, and it is computed again.")
+        for site in subject.sites_present():
+            if site.name in files:
+                subject.repair(site, keep_U, Repair(**files.load(site.name, subject.device)))
 
-    def _slice(self, alive_U: NDArray[np.bool_]) -> None:
+    def clear(self) -> None:
+        """Remove what only the round at work needs."""
+        self._scratch.remove()
+
+    def _begin(self, number: int, alive_U: NDArray[np.bool_]) -> None:
+        """Bring the model to where round `number` starts, unless it is there already."""
+        if self._begun == number:
+            return
         if self._work.slices_between_rounds:
             self._work.subject.slice(alive_U)
+        self.clear()
+        folder, windows_NT = self._scratch.folder, self._work.prior_windows(number)
+        self._statistics = RoundStatistics(self._work, self._passes, windows_NT, alive_U, folder / "moments")
+        self._repairs = Repairs(self._work, self._statistics, alive_U, folder / "repairs")
+        self._begun = number
+
+    def _write_repairs(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
+        """What every site gets for its losses, computed and written as a whole or not at all."""
+        partial = TensorFiles(files.folder.with_name(files.folder.name + ".partial"))
+        partial.remove()
+        with self._directory.writing(str(files.folder)):
+            partial.folder.mkdir(parents=True)
+            for site in self._repairs.losing(keep_U):
+                partial.save_repair(
+                    site.name, self._repairs.of(site, keep_U), self._work.subject.output(site).weight.dtype
+                )
+            files.remove()
+            partial.folder.replace(files.folder)
 
     def _prior(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.float64]:
         prior, windows_NT = self._work.methods.prior, self._work.prior_windows(number)
@@ -97,13 +129,14 @@ class Rounds:
         key = f"round-{number}/prior"
         event = self._journal.get(key)
         if event is not None:
-            if prior.needs_data:
+            if prior.needs_data and not self._work.methods.shares_moments:  # else the repairs collect them again
                 self._observe(TokensDone(windows_NT.size, replayed=True))
             return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
         seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
 
         def score() -> Arrays:
-            return {"prior_U": score_units(self._work.subject, self._passes, prior, windows_NT, alive_U, seed)}
+            totals = self._statistics.totals(prior) if prior.needs_data else {}
+            return {"prior_U": score_units(self._work.subject, prior, totals, windows_NT.size, alive_U, seed)}
 
         origin = None
         if self._shared is not None and alive_U.all():
@@ -115,7 +148,7 @@ class Rounds:
                 "seed": seed,
             }
         scored = once(self._shared, origin, score)
-        if scored.found and prior.needs_data:
+        if scored.found and prior.needs_data and not self._work.methods.shares_moments:
             self._observe(TokensDone(windows_NT.size, replayed=True))
         prior_U = scored.arrays["prior_U"]
         sha256 = self._directory.save_arrays(number, "prior", prior_U=prior_U)
@@ -140,11 +173,17 @@ class Rounds:
         work, draw = self._work, (number - 1) % len(self._work.data)
         data = work.data[draw]
         probe = ModelProbe(self._passes, work.tokenizer, data, self._dense[draw] if self._dense else None)
-        return SubModels(work, self._journal, self._observe, self._shared).measure(number, request, probe, data)
+        return SubModels(work, self._repairs, self._journal, self._observe, self._shared).measure(
+            number, request, probe, data
+        )
 
     def _regress(self, request: SampleRequest, measured: Measured) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Importances, NaN for units that no finite sub-model tells apart, and numbers for the report."""
-        summary = {"submodels": len(measured.keep_MU), "dropped_submodels": measured.num_dropped}
+        summary = {
+            "submodels": len(measured.keep_MU),
+            "dropped_submodels": measured.num_dropped,
+            "repaired_submodels": measured.repaired,
+        }
         estimator = self._work.methods.estimator
         fitted = fit_units(estimator, request, measured.keep_MU, measured.utility_M, measured.group_M)
         if fitted is None:

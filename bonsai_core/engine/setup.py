@@ -73,13 +73,11 @@ class Workspace:
     @cached_property
     def plan(self) -> Plan:
         """The work ahead."""
-        prior_tokens = self.prior_RNT[0].size
         data_tokens = sum(data.num_tokens for data in self.data)
         return make_plan(
             self.config,
             Work(
-                prior=prior_tokens if self.methods.prior.needs_data else 0,
-                repair=prior_tokens if self.methods.compensator.repairs else 0,
+                statistics=self.prior_RNT[0].size * self.methods.statistics_passes,
                 submodel=self.config.submodels * self.data[0].num_tokens if self.methods.measured else 0,
                 dense=data_tokens if self.methods.compared else 0,
                 evaluation=self.evaluation_NT.size,

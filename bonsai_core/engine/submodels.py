@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Draw, Evidence, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
+from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.errors import BonsaiError
@@ -31,12 +33,14 @@ class Measured:
         utility_M: float64 [M].
         group_M: int64 [M]; sub-models drawn together share a number.
         num_dropped: how many gave no finite value and are left out.
+        repaired: whether they were measured as they would be after repair.
     """
 
     keep_MU: NDArray[np.bool_]
     utility_M: NDArray[np.float64]
     group_M: NDArray[np.int64]
     num_dropped: int
+    repaired: bool
 
 
 class SubModels:
@@ -44,6 +48,7 @@ class SubModels:
 
     Args:
         work: what the run works with.
+        repairs: the round's.
         journal: where values go.
         observe: told every event.
         shared: where measurements of the dense model's sub-models are kept for other runs.
@@ -52,11 +57,13 @@ class SubModels:
     def __init__(
         self,
         work: Workspace,
+        repairs: Repairs,
         journal: Journal,
         observe: Callable[[Event], None],
         shared: SharedMeasurements | None,
     ) -> None:
         self._work = work
+        self._repairs = repairs
         self._journal = journal
         self._observe = observe
         self._shared = shared
@@ -77,17 +84,20 @@ class SubModels:
                 "metric": work.config.metric.model_dump(),
                 "code": code_of(metric),
                 "data": data.sha256,
+                "repair": self._repair_origin(number),
             }
         keeps = np.zeros((0, len(request.table)), dtype=bool)
         groups = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)
+        repaired = True
         while len(keeps) < total:
             # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
             stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
+            repaired = repaired and self._prepare(number, len(keeps), draw.keep_MU)
             for keep_U in draw.keep_MU:
-                value = self._value(number, len(values), keep_U, probe, data, origin)
+                value = self._value(number, len(values), keep_U, repaired, probe, data, origin)
                 self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))
                 values = np.append(values, np.nan if value is None else value)
             keeps = np.concatenate([keeps, draw.keep_MU])
@@ -96,9 +106,9 @@ class SubModels:
                 self._observe(TokensDone((total - len(keeps)) * data.num_tokens, replayed=True))
                 break
             if len(keeps) < total:
-                evidence = _evidence(work, _finite(work, keeps, groups, values), request)
+                evidence = _evidence(work, _finite(work, keeps, groups, values, repaired), request)
                 request = replace(request, num_submodels=total - len(keeps), evidence=evidence)
-        measured = _finite(work, keeps, groups, values)
+        measured = _finite(work, keeps, groups, values, repaired)
         self._check_finite(number, measured)
         return measured
 
@@ -107,6 +117,7 @@ class SubModels:
         number: int,
         index: int,
         keep_U: NDArray[np.bool_],
+        repaired: bool,
         probe: ModelProbe,
         data: CalibrationData,
         origin: Mapping[str, Any] | None,
@@ -119,15 +130,40 @@ class SubModels:
             return found
 
         def measure() -> Arrays:
-            with self._work.subject.masked(keep_U), torch.no_grad():
+            sub_model = self._repairs.applied(keep_U) if repaired else self._work.subject.masked(keep_U)
+            with sub_model, torch.no_grad():
                 return {"value": np.array([self._work.methods.metric.measure(probe)])}
 
-        measured = once(self._shared, {**origin, "keep": keep_U} if origin else None, measure)
+        measured = once(self._shared, {**origin, "keep": keep_U, "repaired": repaired} if origin else None, measure)
         if measured.found:
             self._observe(TokensDone(data.num_tokens, replayed=True))
         value = float(measured.arrays["value"][0])
         self._journal.append(key, {"value": value if np.isfinite(value) else None}, measured.seconds)
         return value if np.isfinite(value) else None
+
+    def _prepare(self, number: int, first: int, keep_MU: NDArray[np.bool_]) -> bool:
+        """Whether the sub-models from `first` on are measured as repaired; if so, their repairs are ready."""
+        if not self._work.methods.compensator.repairs:
+            return False
+        total, key = first + len(keep_MU), f"round-{number}/submodel-repairs-{first}"
+        if all(f"round-{number}/submodel-{index}" in self._journal for index in range(first, total)):
+            return bool(self._journal[key]["repaired"])
+        start = time.perf_counter()
+        repaired = self._repairs.prepare(keep_MU)
+        if key not in self._journal:
+            self._journal.append(key, {"repaired": repaired}, time.perf_counter() - start)
+        return repaired
+
+    def _repair_origin(self, number: int) -> Mapping[str, Any] | None:
+        """What repairs depend on; None if there are none."""
+        work = self._work
+        if not work.methods.compensator.repairs:
+            return None
+        return {
+            "compensator": work.config.compensator.model_dump(),
+            "code": code_of(work.methods.compensator),
+            "windows": work.prior_windows(number),
+        }
 
     def _check_finite(self, number: int, measured: Measured) -> None:
         metric = self._work.methods.metric.name
@@ -142,11 +178,15 @@ class SubModels:
 
 
 def _finite(
-    work: Workspace, keep_MU: NDArray[np.bool_], group_M: NDArray[np.int64], value_M: NDArray[np.float64]
+    work: Workspace,
+    keep_MU: NDArray[np.bool_],
+    group_M: NDArray[np.int64],
+    value_M: NDArray[np.float64],
+    repaired: bool,
 ) -> Measured:
     finite_M = np.isfinite(value_M)
     utility_M = np.array([work.methods.metric.utility(float(value)) for value in value_M[finite_M]])
-    return Measured(keep_MU[finite_M], utility_M, group_M[finite_M], int((~finite_M).sum()))
+    return Measured(keep_MU[finite_M], utility_M, group_M[finite_M], int((~finite_M).sum()), repaired)
 
 
 def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Evidence | None:

@@ -140,22 +140,36 @@ class Passes:
 
     def batches(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
         """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch."""
+
+        def forward(rows: slice) -> Tensor:
+            ids = torch.from_numpy(windows_NT[rows]).to(self.model.device)
+            hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            return hidden
+
+        for rows, hidden in self.in_batches(len(windows_NT), forward):
+            self.count(windows_NT[rows].size)
+            yield rows.start, hidden
+
+    def in_batches(self, num_windows: int, forward: Callable[[slice], Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, what `forward` makes of them) for all windows; a batch that does not fit into memory is halved."""
         start = 0
-        while start < len(windows_NT):
-            batch = windows_NT[start : start + self.batch_size]
-            ids = torch.from_numpy(batch).to(self.model.device)
+        while start < num_windows:
+            rows = slice(start, min(start + self.batch_size, num_windows))
             try:
                 with torch.inference_mode():
-                    output = self.model.base_model(input_ids=ids, use_cache=False)
+                    found = forward(rows)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                self._halve(len(batch), error)
+                self._halve(rows.stop - rows.start, error)
                 continue
-            if self._count:
-                self._count(batch.size)
-            yield start, output.last_hidden_state
-            start += len(batch)
+            yield rows, found
+            start = rows.stop
+
+    def count(self, tokens: int) -> None:
+        """Tell that so many tokens went through."""
+        if self._count:
+            self._count(tokens)
 
     def _halve(self, used: int, error: RuntimeError) -> None:
         if used == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import Compensator, Prior, Removal, SiteView
+from bonsai_core.contracts import Compensator, Prior, Removal, Repair, SiteView
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.layout import decoder_layers
 from bonsai_core.model.passes import Passes
@@ -23,23 +23,25 @@ Hook = Callable[..., None]
 
 def score_units(
     subject: Subject,
-    passes: Passes,
     prior: Prior,
-    windows_NT: NDArray[np.int64],
+    totals: Mapping[str, Tensor],
+    num_tokens: int,
     keep_U: NDArray[np.bool_],
     seed: int,
 ) -> NDArray[np.float64]:
     """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
 
+    Args:
+        totals: by site name, what the prior watches; empty if it needs no data.
+        num_tokens: tokens behind them.
+
     Raises:
         BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
     """
-    watch = _watch_layers if prior.watches == "layers" else _watch_inputs
-    totals = _totals(subject, passes, watch, prior, windows_NT, keep_U) if prior.needs_data else {}
     score_U = np.zeros(len(subject.table))
     for site in subject.sites_present():
         ids = np.flatnonzero(subject.present_U[site.units]) + site.first
-        view = SiteView(subject.unit_weight(site), totals.get(site.name), windows_NT.size, ids, seed)
+        view = SiteView(subject.unit_weight(site), totals.get(site.name), num_tokens, ids, seed)
         with torch.inference_mode():
             score = prior.score(view).cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
@@ -51,58 +53,67 @@ def score_units(
     return np.where(keep_U, score_U, 0.0)
 
 
-def repair_biases(
+def site_repair(
     subject: Subject,
-    passes: Passes,
     compensator: Compensator,
-    windows_NT: NDArray[np.int64],
-    before_U: NDArray[np.bool_],
+    total: Tensor,
+    num_tokens: int,
+    site: Site,
     keep_U: NDArray[np.bool_],
-) -> dict[str, NDArray[np.float32]]:
-    """What to add to the output projections' biases of all sites that go from `before_U` to `keep_U`, by site name.
+) -> Repair:
+    """What a site gets for losing every unit that is present but not kept.
 
     Raises:
-        BonsaiError: the compensator returned a wrong shape or numbers that are not finite.
+        BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
     """
-    totals = _totals(subject, passes, _watch_inputs, compensator, windows_NT, before_U)
-    biases = {}
-    for site in subject.sites_present():
-        if not (before_U & ~keep_U)[site.units].any():
-            continue
-        weight = subject.unit_weight(site)
-        # Units that left in an earlier round contribute nothing to the totals, so they count as removed again.
-        keep = torch.from_numpy(keep_U[site.units][subject.present_U[site.units]]).to(weight.device)
-        with torch.inference_mode():
-            bias = compensator.bias(Removal(weight, keep, totals[site.name], windows_NT.size)).float().cpu().numpy()
-        if bias.shape != weight.shape[:1] or not np.isfinite(bias).all():
+    weight = subject.unit_weight(site)
+    keep = torch.from_numpy(keep_U[site.units][subject.present_U[site.units]]).to(weight.device)
+    with torch.inference_mode():
+        repair = compensator.repair(Removal(weight, keep, total, num_tokens))
+    wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
+    for what, shape in wanted.items():
+        found = getattr(repair, what)
+        if found is not None and (found.shape != shape or not found.isfinite().all()):
             raise BonsaiError(
-                f"The compensator {compensator.name!r} must give {site.name} {weight.shape[0]} finite numbers; "
-                f"it returned shape {bias.shape} with {int((~np.isfinite(bias)).sum())} that are not finite."
+                f"The compensator {compensator.name!r} must give {site.name} a {what} of {shape} finite numbers; it "
+                f"returned {tuple(found.shape)} with {int((~found.isfinite()).sum())} that are not finite."
             )
-        biases[site.name] = bias
-    return biases
+    return repair
 
 
-def _totals(
+def input_totals(
     subject: Subject,
     passes: Passes,
-    watch: Callable[..., list[Any]],
     observer: Prior | Compensator,
     windows_NT: NDArray[np.int64],
     keep_U: NDArray[np.bool_],
 ) -> dict[str, Tensor]:
-    """Per site, the sum over all tokens of what the observer accumulates."""
+    """Per site, the sum over all tokens of what the observer accumulates under `keep_U`."""
     totals: dict[str, Tensor] = {}
     batch: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
-    with subject.masked(keep_U), _removed_at_the_end(watch(subject, observer, batch)):
+    with subject.masked(keep_U), _watching(subject, observer, batch):
         for _ in passes.batches(windows_NT):
             for name, statistic in batch.items():
                 totals[name] = totals[name] + statistic if name in totals else statistic
     return totals
 
 
+@contextmanager
+def _watching(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> Iterator[None]:
+    """Hooks by which every forward pass leaves each site's statistic in `into`."""
+    if isinstance(observer, Prior) and observer.watches == "layers":
+        handles = _watch_layers(subject, observer, into)
+    else:
+        handles = _watch_inputs(subject, observer, into)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> list[Any]:
-    """Hooks by which every forward pass leaves each site's statistic in `into`, in the widest float of the device."""
+    """From what each output projection reads; in the widest float of the device."""
 
     def watch(site: Site) -> Hook:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -115,7 +126,7 @@ def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[st
 
 
 def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> list[Any]:
-    """The same from the hidden states before and after each layer; all sites of a layer get its statistic."""
+    """From the hidden states before and after each layer; all sites of a layer get its statistic."""
 
     def watch(names: list[str]) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -137,12 +148,3 @@ def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> li
 
 def _wide(subject: Subject) -> torch.dtype:
     return torch.float32 if subject.device.type == "mps" else torch.float64
-
-
-@contextmanager
-def _removed_at_the_end(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
-from bonsai_core.contracts import Family
+from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.units import Site
 
@@ -90,15 +90,35 @@ class Subject:
                 self._layer(site).set_submodule(part.path, _slice(self._linear(site, part), part, index))
         self.present_U = self.present_U & keep_U
 
-    def add_biases(self, biases: Mapping[str, NDArray[np.float32]]) -> None:
-        """Add to the biases of output projections, by site name; a projection without a bias gets one."""
-        for site in self.table:
-            if site.name not in biases:
-                continue
-            output = self.output(site)
-            change = torch.from_numpy(biases[site.name]).to(output.weight.device)
+    def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
+        """Put a repair into the weights, in place; units that are not kept stay as they are."""
+        output = self.output(site)
+        if repair.weight is not None:
+            keep = torch.from_numpy(keep_U[site.units][self.present_U[site.units]]).to(output.weight.device)
+            columns = output.weight.data.view(len(output.weight), -1, site.unit_channels)
+            columns[:, keep] = repair.weight.to(columns.device, columns.dtype)
+        if repair.bias is not None:
+            change = repair.bias.to(output.weight.device).float()
             before = output.bias.detach().float() if output.bias is not None else 0
             output.bias = nn.Parameter((change + before).to(output.weight.dtype), output.weight.requires_grad)
+
+    @contextmanager
+    def repaired(self, keep_U: NDArray[np.bool_], repairs: Mapping[str, Repair]) -> Iterator[None]:
+        """The sub-model under a keep vector, with repairs by site name; on leaving, no trace stays."""
+        before: list[tuple[nn.Linear, Any, Any]] = []
+        try:
+            for site in self.sites_present():
+                if site.name in repairs:
+                    output = self.output(site)
+                    before.append((output, output.weight, output.bias))
+                    if repairs[site.name].weight is not None:
+                        output.weight = nn.Parameter(output.weight.detach().clone(), output.weight.requires_grad)
+                    self.repair(site, keep_U, repairs[site.name])
+            with self.masked(keep_U):
+                yield
+        finally:
+            for output, weight, bias in before:
+                output.weight, output.bias = weight, bias
 
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""

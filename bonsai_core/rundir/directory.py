@@ -36,6 +36,7 @@ class RunDirectory:
         self.journal_path = path / "journal.sqlite"
         self.model_path = path / "model"
         self.report_path = path / "report.json"
+        self.scratch_path = path / "scratch.partial"
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunDirectory:
@@ -161,6 +162,10 @@ class RunDirectory:
     def array_path(self, round_number: int, name: str) -> Path:
         """Where a round's arrays lie."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
+
+    def tensor_path(self, round_number: int, name: str) -> Path:
+        """Where a folder of a round's tensors lies."""
+        return self.path / f"round-{round_number:03d}" / name
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Compensator, Removal
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+from bonsai_core.contracts import Compensator, Removal, Repair
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
 
 ROUNDING = 1e-5
 TOKENS, OUT = 96, 10
@@ -17,48 +19,106 @@ TOKENS, OUT = 96, 10
 class CompensatorContract(ComponentContract[Compensator]):
     """Inherit, and let `make` return the compensator."""
 
-    def test_one_finite_number_per_output(self) -> None:
+    def test_repairs_fit_what_is_kept(self) -> None:
         for units, channels in ((48, 1), (3, 16)):
             inputs, weight, keep = _example(units, channels)
-            bias = repaired(self.make(), [inputs], weight, keep)
-            assert bias.shape == (OUT,), f"{OUT} outputs got a bias of shape {tuple(bias.shape)}"
-            assert bias.isfinite().all(), f"not finite: {bias}"
+            repair = repaired(self.make(), [inputs], weight, keep)
+            wanted = {"weight": (OUT, int(keep.sum()), channels), "bias": (OUT,)}
+            for name, given in _given(repair).items():
+                assert given.shape == wanted[name], f"a {name} of {wanted[name]} was wanted, not {tuple(given.shape)}"
+                assert given.isfinite().all(), f"not finite: {given}"
+
+    def test_what_is_not_announced_is_not_given(self) -> None:
+        compensator = self.make()
+        repair = repaired(compensator, *_in_one_batch(12, 4))
+        assert repair.weight is None or compensator.changes_weights, "a weight was given; set changes_weights = True"
+        assert repair.bias is None or compensator.adds_bias, "a bias was given; set adds_bias = True"
 
     def test_keeping_all_changes_nothing(self) -> None:
         inputs, weight, keep = _example(12, 4)
-        bias = repaired(self.make(), [inputs], weight, torch.ones_like(keep))
-        assert not bias.any(), f"nothing was removed, and the bias changed by {bias}"
+        repair = repaired(self.make(), [inputs], weight, torch.ones_like(keep))
+        assert repair.bias is None or not repair.bias.any(), f"nothing was removed, and the bias changed: {repair.bias}"
+        assert repair.weight is None or torch.equal(repair.weight.float(), weight), "nothing was removed"
+
+    def test_keeping_nothing_is_no_error(self) -> None:
+        inputs, weight, keep = _example(12, 4)
+        repair = repaired(self.make(), [inputs], weight, torch.zeros_like(keep))
+        assert all(given.isfinite().all() for given in _given(repair).values()), "not finite"
 
     def test_splitting_the_batches_changes_nothing(self) -> None:
         inputs, weight, keep = _example(12, 4)
-        whole = repaired(self.make(), [inputs], weight, keep)
-        split = repaired(self.make(), list(torch.split(inputs, [1, 31, 64])), weight, keep)
-        torch.testing.assert_close(split, whole, rtol=ROUNDING, atol=ROUNDING)
+        whole = _given(repaired(self.make(), [inputs], weight, keep))
+        split = _given(repaired(self.make(), list(torch.split(inputs, [1, 31, 64])), weight, keep))
+        for name, given in whole.items():
+            torch.testing.assert_close(split[name], given, rtol=ROUNDING, atol=ROUNDING)
+
+    def test_permuting_what_is_kept_permutes_the_repair(self) -> None:
+        inputs, weight, keep = _example(12, 4)
+        order = torch.arange(11, -1, -1)
+        given = _given(repaired(self.make(), [inputs], weight, keep))
+        permuted = _given(repaired(self.make(), [inputs[:, order]], weight[:, order], keep[order]))
+        if "weight" in given:
+            given["weight"] = given["weight"].flip(1)
+        for name, expected in given.items():
+            torch.testing.assert_close(permuted[name], expected, rtol=ROUNDING, atol=ROUNDING)
 
     def test_repair_never_moves_the_output_further_away(self) -> None:
         inputs, weight, keep = _example(12, 4)
-        bias = repaired(self.make(), [inputs], weight, keep)
-        lost = torch.einsum("tuc,ouc->to", inputs[:, ~keep].double(), weight[:, ~keep].double())
-        before, after = lost.square().mean(), (lost - bias.double()).square().mean()
+        repair = repaired(self.make(), [inputs], weight, keep)
+        dense = torch.einsum("tuc,ouc->to", inputs.double(), weight.double())
+
+        def error(kept_weight: Tensor, bias: Tensor | None) -> Tensor:
+            found = torch.einsum("tuc,ouc->to", inputs[:, keep].double(), kept_weight.double())
+            return (found + (0 if bias is None else bias.double()) - dense).square().mean()
+
+        before = error(weight[:, keep], None)
+        after = error(weight[:, keep] if repair.weight is None else repair.weight, repair.bias)
         assert after <= before * (1 + ROUNDING), f"squared error {before:.4g} before repair, {after:.4g} after"
 
     def test_what_it_is_given_is_not_changed(self) -> None:
         inputs, weight, keep = _example(12, 4)
-        before = inputs.clone(), weight.clone(), keep.clone()
-        repaired(self.make(), [inputs], weight, keep)
-        for name, now, then in zip(("inputs", "weight", "keep"), (inputs, weight, keep), before, strict=True):
-            assert torch.equal(now, then), f"{name} was changed in place"
+        compensator = self.make()
+        removal = _removal(compensator, [inputs], weight, keep)
+        before = inputs.clone(), weight.clone(), keep.clone(), removal.total.clone()
+        with torch.inference_mode():
+            compensator.repair(removal)
+        now = inputs, weight, keep, removal.total
+        for name, tensor, then in zip(("inputs", "weight", "keep", "total"), now, before, strict=True):
+            assert torch.equal(tensor, then), f"{name} was changed in place"
 
     def test_no_global_rng_is_read(self) -> None:
-        inputs, weight, keep = _example(12, 4)
-        assert_no_global_rng(lambda: repaired(self.make(), [inputs], weight, keep).numpy())
+        def all_numbers() -> NDArray[np.float64]:
+            given = _given(repaired(self.make(), *_in_one_batch(12, 4)))
+            return np.concatenate([np.zeros(1), *(tensor.double().flatten().numpy() for tensor in given.values())])
+
+        assert_no_global_rng(all_numbers)
 
 
-def repaired(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor, keep: Tensor) -> Tensor:
-    """The bias, computed as the engine does: statistics summed over batches in float64."""
+def repaired(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor, keep: Tensor) -> Repair:
+    """The repair, computed as the engine does: from statistics summed over batches."""
     with torch.inference_mode():
+        return compensator.repair(_removal(compensator, batches, weight, keep))
+
+
+def _removal(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor, keep: Tensor) -> Removal:
+    if compensator.watches == "moments":
+        total = second_moments(batches)
+    elif compensator.repairs:
         total = torch.stack([compensator.accumulate(batch).double() for batch in batches]).sum(dim=0)
-        return compensator.bias(Removal(weight, keep, total, sum(len(batch) for batch in batches)))
+    else:
+        total = torch.zeros(weight.shape[1])
+    return Removal(weight, keep, total, sum(len(batch) for batch in batches))
+
+
+def _given(repair: Repair) -> dict[str, Tensor]:
+    """What a repair holds."""
+    both = {"weight": repair.weight, "bias": repair.bias}
+    return {name: tensor for name, tensor in both.items() if tensor is not None}
+
+
+def _in_one_batch(units: int, channels: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    inputs, weight, keep = _example(units, channels)
+    return [inputs], weight, keep
 
 
 def _example(units: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 from bonsai_core.contracts import Component
 
@@ -87,3 +88,9 @@ def _states() -> tuple[Any, Any, torch.Tensor]:
 def _same_states(a: tuple[Any, Any, torch.Tensor], b: tuple[Any, Any, torch.Tensor]) -> bool:
     numpy_same = all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
     return a[0] == b[0] and numpy_same and torch.equal(a[2], b[2])
+
+
+def second_moments(batches: Sequence[Tensor]) -> Tensor:
+    """What those that watch ``moments`` are given for inputs [tokens, units, channels] and hidden states of size 1."""
+    rows = torch.cat([batch.flatten(1) for batch in batches])
+    return rows.T @ rows

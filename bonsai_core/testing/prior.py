@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Prior, SiteView
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
 
 ROUNDING = 1e-5
 FLOAT16_MAX = 65504.0
@@ -89,7 +89,9 @@ def score(
 
 def _view(prior: Prior, batches: Sequence[Tensor], weight: Tensor, unit_ids: NDArray[np.int64]) -> SiteView:
     total = None
-    if prior.needs_data:
+    if prior.watches == "moments":
+        total = second_moments(batches)
+    elif prior.needs_data:
         parts = [_accumulated(prior, batch).double() for batch in batches]
         for part in parts:
             leads = prior.watches == "layers" or part.shape[0] == weight.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Compensator, Removal
+from bonsai_core import Compensator, Removal, Repair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class Bias(Compensator):
     def accumulate(self, inputs: Tensor) -> Tensor:
         return inputs.sum(dim=0)
 
-    def bias(self, removal: Removal) -> Tensor:
+    def repair(self, removal: Removal) -> Repair:
         mean = removal.total / removal.num_tokens
         gone = ~removal.keep
-        return removal.weight[:, gone].flatten(1) @ mean[gone].flatten().to(removal.weight.dtype)
+        return Repair(bias=removal.weight[:, gone].flatten(1) @ mean[gone].flatten().to(removal.weight.dtype))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from bonsai_core import Compensator, Removal
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from bonsai_core import Compensator, Removal, Repair
 
 
 class NoRepair(Compensator):
@@ -16,8 +13,5 @@ class NoRepair(Compensator):
     name: ClassVar[str] = "none"
     repairs: ClassVar[bool] = False
 
-    def accumulate(self, inputs: Tensor) -> Tensor:
-        return inputs.new_zeros(inputs.shape[1])
-
-    def bias(self, removal: Removal) -> Tensor:
-        return removal.weight.new_zeros(len(removal.weight))
+    def repair(self, removal: Removal) -> Repair:
+        return Repair()

@@ -5,6 +5,7 @@ from bonsai_plugins.priors.activation import Activation
 from bonsai_plugins.priors.block_influence import BlockInfluence
 from bonsai_plugins.priors.fluctuation import Fluctuation
 from bonsai_plugins.priors.magnitude import Magnitude
+from bonsai_plugins.priors.obs import OptimalBrainSurgeon
 from bonsai_plugins.priors.random import Random
 from bonsai_plugins.priors.uniform import Uniform
 from bonsai_plugins.priors.wanda import Wanda
@@ -12,4 +13,4 @@ from bonsai_plugins.priors.wanda import Wanda
 
 @hookimpl
 def bonsai_priors() -> list[type[Prior]]:
-    return [Wanda, Activation, Fluctuation, Magnitude, BlockInfluence, Random, Uniform]
+    return [Wanda, OptimalBrainSurgeon, Activation, Fluctuation, Magnitude, BlockInfluence, Random, Uniform]

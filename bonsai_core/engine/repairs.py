@@ -1,0 +1,100 @@
+"""Repairs of one round: of sub-models before they are measured, and of what the selection removes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import Repair
+from bonsai_core.engine.round_statistics import RoundStatistics
+from bonsai_core.engine.setup import Workspace
+from bonsai_core.model.statistics import site_repair
+from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.units import Site
+
+PATTERNS_PER_SITE = 4
+"""Up to so many different repairs per site, on average, are prepared; all together, so many output projections."""
+
+
+class Repairs:
+    """Repairs of the model as the round finds it, see `RoundStatistics`.
+
+    Args:
+        work: what the run works with.
+        statistics: the round's.
+        alive_U: units alive at its start, bool [U].
+        folder: where prepared repairs lie.
+    """
+
+    def __init__(self, work: Workspace, statistics: RoundStatistics, alive_U: NDArray[np.bool_], folder: Path) -> None:
+        self._subject = work.subject
+        self._compensator = work.methods.compensator
+        self._statistics = statistics
+        self._alive_U = alive_U
+        self._prepared = TensorFiles(folder)
+
+    def prepare(self, keep_MU: NDArray[np.bool_]) -> bool:
+        """Whether sub-models can be repaired; if so, everything that they need is computed now.
+
+        A site's repair depends on which of its units are kept, so sub-models that switch whole windows share theirs,
+        and those that are drawn unit by unit do not. Biases are always affordable.
+        """
+        if not self._compensator.changes_weights:
+            return True
+        patterns = [
+            (site, keep_U)
+            for site in self._subject.sites_present()
+            for keep_U in _different(keep_MU, self._alive_U, site)
+        ]
+        if len(patterns) > PATTERNS_PER_SITE * len(self._subject.sites_present()):
+            return False
+        for site, keep_U in patterns:
+            name = _name(site, keep_U)
+            if name not in self._prepared:
+                self._prepared.save_repair(name, self.of(site, keep_U), self._subject.output(site).weight.dtype)
+        return True
+
+    @contextmanager
+    def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
+        """The sub-model under a keep vector that was prepared, repaired."""
+        with self._subject.repaired(keep_U, {site.name: self._of(site, keep_U) for site in self.losing(keep_U)}):
+            yield
+
+    def losing(self, keep_U: NDArray[np.bool_]) -> list[Site]:
+        """Sites that lose units which were alive at the round's start."""
+        return [s for s in self._subject.sites_present() if (self._alive_U & ~keep_U)[s.units].any()]
+
+    def of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
+        """What a site gets under a keep vector, computed now."""
+        total, num_tokens = self._totals[site.name], self._statistics.num_tokens
+        return site_repair(self._subject, self._compensator, total, num_tokens, site, keep_U)
+
+    def _of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
+        name = _name(site, keep_U)
+        if name in self._prepared:
+            return Repair(**self._prepared.load(name, self._subject.device))
+        return self.of(site, keep_U)
+
+    @cached_property
+    def _totals(self) -> Mapping[str, Tensor]:
+        return self._statistics.totals(self._compensator)
+
+
+def _different(keep_MU: NDArray[np.bool_], alive_U: NDArray[np.bool_], site: Site) -> Iterator[NDArray[np.bool_]]:
+    """One keep vector for each way in which a site loses units."""
+    alive = alive_U[site.units]
+    kept_MU = keep_MU[:, site.units]
+    for first in np.unique(kept_MU, axis=0, return_index=True)[1]:
+        if (kept_MU[first] != alive).any():
+            yield keep_MU[first]
+
+
+def _name(site: Site, keep_U: NDArray[np.bool_]) -> str:
+    return f"{site.name}-{hashlib.sha256(np.packbits(keep_U[site.units]).tobytes()).hexdigest()[:16]}"

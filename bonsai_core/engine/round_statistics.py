@@ -1,0 +1,81 @@
+"""What a round's prior and compensator are told: totals over the prior's windows, in as few passes as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import Compensator, Prior
+from bonsai_core.engine.setup import Workspace
+from bonsai_core.model.moments import collect_moments
+from bonsai_core.model.passes import Passes
+from bonsai_core.model.statistics import input_totals
+from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.units import Site
+
+
+class RoundStatistics:
+    """Statistics of the model as a round finds it, which must not change while they are asked for.
+
+    Args:
+        work: what the run works with.
+        passes: forward passes over its subject.
+        windows_NT: the prior's windows, int64 [windows, sequence].
+        alive_U: the units alive, bool [U].
+        folder: where second moments lie.
+    """
+
+    def __init__(
+        self, work: Workspace, passes: Passes, windows_NT: NDArray[np.int64], alive_U: NDArray[np.bool_], folder: Path
+    ) -> None:
+        self._subject = work.subject
+        self._passes = passes
+        self._windows_NT = windows_NT
+        self._alive_U = alive_U
+        self._moments: _Moments | None = None
+        self._folder = folder
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens behind all totals."""
+        return self._windows_NT.size
+
+    def totals(self, observer: Prior | Compensator) -> Mapping[str, Tensor]:
+        """By site name, what a prior or compensator watches."""
+        if observer.watches != "moments":
+            return input_totals(self._subject, self._passes, observer, self._windows_NT, self._alive_U)
+        if self._moments is None:
+            files = TensorFiles(self._folder)
+
+            def keep(site: Site, moments: Tensor) -> None:
+                files.save(site.name, moments=moments)
+
+            collect_moments(self._subject, self._passes, self._windows_NT, self._alive_U, keep)
+            names = [site.name for site in self._subject.sites_present()]
+            self._moments = _Moments(files, names, self._subject.device)
+        return self._moments
+
+
+class _Moments(Mapping[str, Tensor]):
+    """Second moments by site name, read from disk one at a time."""
+
+    def __init__(self, files: TensorFiles, names: list[str], device: torch.device) -> None:
+        self._files = files
+        self._names = names
+        self._device = device
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._files.load(name, self._device)["moments"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,73 @@
+"""Second moments of what sites read, collected a layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.layerwise import LayerByLayer
+from bonsai_core.model.layout import decoder_layers
+from bonsai_core.model.passes import Passes
+from bonsai_core.model.subject import Subject
+from bonsai_core.units import Site
+
+
+def collect_moments(
+    subject: Subject,
+    passes: Passes,
+    windows_NT: NDArray[np.int64],
+    keep_U: NDArray[np.bool_],
+    found: Callable[[Site, Tensor], None],
+) -> None:
+    """Second moments of the sub-model under `keep_U`, as `SiteView.total` has them for priors that watch them.
+
+    Those of one layer stand in memory at a time: channels squared per site, in float32.
+
+    Args:
+        found: told each site's moments [channels, channels] of the units present, in the order of the layers.
+
+    Raises:
+        BonsaiError: a site reads numbers that are not finite.
+    """
+    layers = decoder_layers(subject.model, subject.family)
+    with subject.masked(keep_U), torch.inference_mode():
+        stream = LayerByLayer(passes, layers, windows_NT)
+        for index in range(len(layers)):
+            sites = [site for site in subject.sites_present() if site.layer == index]
+            for site, total in zip(sites, _of_layer(subject, stream, index, sites), strict=True):
+                if not total.isfinite().all():
+                    raise BonsaiError(
+                        f"{site.name} reads numbers that are not finite, so nothing can be fitted to them. "
+                        f"Try --dtype float32 or bfloat16, or another --dataset."
+                    )
+                found(site, total)
+
+
+def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Site]) -> list[Tensor]:
+    """Second moments of the sites of a layer, while all windows go through it."""
+    outputs = [subject.output(site) for site in sites]
+    totals = [output.weight.new_zeros((output.in_features,) * 2, dtype=torch.float32) for output in outputs]
+    inputs: dict[nn.Module, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
+
+    def read(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[module] = args[0]
+
+    def add(hidden: Tensor) -> None:
+        power = hidden.float().square().sum(dim=-1).flatten()
+        size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
+        for output, total in zip(outputs, totals, strict=True):
+            scaled = inputs[output].float().flatten(end_dim=-2) * size
+            total.addmm_(scaled.T, scaled)
+
+    handles = [output.register_forward_pre_hook(read) for output in outputs]
+    try:
+        stream.advance(index, add)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return totals

@@ -1,0 +1,57 @@
+"""Tensors too large to stand in memory together: a folder with one safetensors file per name."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bonsai_core.contracts import Repair
+
+
+class TensorFiles:
+    """A folder of tensors by name.
+
+    Args:
+        folder: made when something is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def save(self, name: str, **tensors: Tensor) -> None:
+        """Write tensors under a name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, self._path(name))
+
+    def save_repair(self, name: str, repair: Repair, dtype: torch.dtype) -> None:
+        """Write a repair in the type that it will have in the model."""
+        given = {"weight": repair.weight, "bias": repair.bias}
+        self.save(name, **{key: tensor.to(dtype) for key, tensor in given.items() if tensor is not None})
+
+    def load(self, name: str, device: torch.device) -> Mapping[str, Tensor]:
+        """The tensors of a name, on a device."""
+        found: dict[str, Tensor] = load_file(self._path(name), device=str(device))
+        return found
+
+    def sha256(self) -> str:
+        """Tells two folders' contents apart."""
+        total = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+
+    def remove(self) -> None:
+        """Take the folder away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"

@@ -1,0 +1,36 @@
+"""Least-squares repair: what is kept takes over, as far as it can, from what goes."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from bonsai_core import Compensator, Removal, Repair
+from bonsai_plugins.second_moments import cholesky, damped
+
+
+class LeastSquares(Compensator):
+    """Re-fits the kept columns of the output projection, so that its output on calibration text stays.
+
+    With H the second moments of its input, K the kept and D the removed channels,
+    W_K <- W_K + W_D H_DK (H_KK + damping)^-1: the least squared error of the output, plus the damping times the squared
+    change of the weights. Hassibi and Stork 1992 (optimal brain surgeon), for groups of columns as in Kurtic et al.
+    2023 (ZipLM), arXiv:2302.04089. Where we differ: errors are relative to the token's hidden state.
+    """
+
+    name: ClassVar[str] = "least_squares"
+    watches: ClassVar[Literal["inputs", "moments"]] = "moments"
+    changes_weights: ClassVar[bool] = True
+    damping: float = Field(1e-3, gt=0, description="Relative to the mean square of the input's channels.")
+
+    def repair(self, removal: Removal) -> Repair:
+        if removal.keep.all() or not removal.keep.any():
+            return Repair()
+        channels = removal.weight.shape[-1]
+        kept = removal.keep.repeat_interleave(channels)
+        moments = damped(removal.total, self.damping)
+        weight = removal.weight.flatten(1).to(moments.dtype)
+        lost = weight[:, ~kept] @ moments[~kept][:, kept]
+        taken_over = lost.T.cholesky_solve(cholesky(moments[kept][:, kept])).T
+        return Repair(weight=(weight[:, kept] + taken_over).view(len(weight), -1, channels))
