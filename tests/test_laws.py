@@ -15,12 +15,15 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 import bonsai_core.model.passes
-from bonsai_core import BonsaiError, Registry, TokenMetric
+from bonsai_core import BonsaiError, Compensator, Prior, Registry, Repair, TokenMetric
 from bonsai_core.config import Choice
+from bonsai_core.model.layout import decoder_layers
+from bonsai_core.model.moments import collect_moments
 from bonsai_core.model.passes import Passes
-from bonsai_core.model.statistics import score_units
+from bonsai_core.model.statistics import input_totals, score_units, site_repair
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors, logits, with_cache
+from bonsai_core.units import Site
 
 NEW_TOKENS = 8
 
@@ -141,7 +144,23 @@ def test_biases_are_priced(registry: Registry) -> None:
 # Priors in the model
 
 
-@pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence"])
+def totals_of(
+    subject: Subject, passes: Passes, observer: Prior | Compensator, keep_U: NDArray[np.bool_]
+) -> dict[str, Tensor]:
+    """By site name, what a prior or compensator watches."""
+    if observer.watches != "moments":
+        return input_totals(subject, passes, observer, windows(), keep_U)
+    totals: dict[str, Tensor] = {}
+    collect_moments(subject, passes, windows(), keep_U, lambda site, moments: totals.update({site.name: moments}))
+    return totals
+
+
+def scores_of(subject: Subject, passes: Passes, prior: Prior, keep_U: NDArray[np.bool_]) -> NDArray[np.float64]:
+    totals = totals_of(subject, passes, prior, keep_U)
+    return score_units(subject, prior, totals, windows().size, keep_U, seed=0)
+
+
+@pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence", "obs"])
 @pytest.mark.parametrize("pico", PICOS[:3], ids=str)
 def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pico: Pico, name: str) -> None:
     prior: Any = registry.create("prior", Choice(name=name))
@@ -149,7 +168,7 @@ def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pi
     masked, sliced = subject_of(pico, registry), subject_of(pico, registry)
     sliced.slice(keep_U)
     scores = [
-        score_units(subject, quiet(subject.model, batch_size), prior, windows(), keep_U, seed=0)
+        scores_of(subject, quiet(subject.model, batch_size), prior, keep_U)
         for subject, batch_size in ((masked, 5), (masked, 2), (sliced, 5))
     ]
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
@@ -241,15 +260,16 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any
     assert sum(tokens) == 3 * windows().size
 
 
-def test_running_out_of_memory_does_not_count_a_batch_twice_in_a_prior(registry: Registry) -> None:
+@pytest.mark.parametrize("name", ["wanda", "obs"])
+def test_running_out_of_memory_does_not_count_a_batch_twice_in_a_prior(registry: Registry, name: str) -> None:
     subject = subject_of(PICOS[1], registry)
-    prior: Any = registry.create("prior", Choice(name="wanda"))
+    prior: Any = registry.create("prior", Choice(name=name))
     keep_U = subject.table.keep_all()
-    expected = score_units(subject, quiet(subject.model), prior, windows(), keep_U, seed=0)
+    expected = scores_of(subject, quiet(subject.model), prior, keep_U)
     warnings: list[str] = []
     with room_in_the_last_layer(subject.model, 2):
         passes = Passes(subject.model, 5, on_warning=warnings.append)
-        score = score_units(subject, passes, prior, windows(), keep_U, seed=0)
+        score = scores_of(subject, passes, prior, keep_U)
     assert len(warnings) == 1
     np.testing.assert_allclose(score, expected, rtol=1e-5)
 
@@ -284,3 +304,99 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model: Any) -> None:
     model.base_model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         quiet(model).perplexity(windows())
+
+
+# Second moments and repair
+
+
+@pytest.mark.parametrize("pico", PICOS, ids=str)
+def test_moments_layer_by_layer_are_those_of_whole_passes(registry: Registry, pico: Pico) -> None:
+    subject = subject_of(pico, registry)
+    keep_U = keep_vectors(subject.table)[0]
+    found = totals_of(subject, quiet(subject.model), _compensator(registry, "least_squares"), keep_U)
+    with torch.inference_mode(), subject.masked(keep_U):
+        expected = {site.name: _moments_in_one_pass(subject, site, keep_U) for site in subject.table}
+    assert found.keys() == expected.keys()
+    for name, moments in expected.items():
+        torch.testing.assert_close(found[name].double(), moments, rtol=1e-4, atol=1e-5 * float(moments.abs().max()))
+
+
+def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]) -> Tensor:
+    """Of the units kept: sum over tokens of x x' / |h|^2 in float64, from one ordinary forward pass."""
+    seen: dict[str, Tensor] = {}
+    layer = decoder_layers(subject.model, subject.family)[site.layer]
+    handles = [
+        subject.output(site).register_forward_pre_hook(lambda module, args: seen.update(x=args[0])),
+        layer.register_forward_hook(lambda module, args, output: seen.update(h=output)),
+    ]
+    subject.model(torch.from_numpy(windows()))
+    for handle in handles:
+        handle.remove()
+    kept = torch.from_numpy(np.repeat(keep_U[site.units], site.unit_channels))
+    rows = seen["x"][..., kept].double().flatten(end_dim=-2) / seen["h"].double().norm(dim=-1).flatten()[:, None]
+    return rows.T @ rows
+
+
+@pytest.mark.parametrize("pico", PICOS, ids=str)
+@pytest.mark.parametrize("compensator", ["least_squares", "bias"])
+def test_a_repaired_sub_model_is_the_repaired_and_sliced_model(
+    registry: Registry, pico: Pico, compensator: str
+) -> None:
+    subject, chosen = subject_of(pico, registry), _compensator(registry, compensator)
+    dense = logits(subject.model)
+    for keep_U in keep_vectors(subject.table):
+        subject = subject_of(pico, registry)
+        repairs = _repairs(subject, chosen, keep_U)
+        with subject.repaired(keep_U, repairs):
+            measured = logits(subject.model)
+        assert torch.equal(logits(subject.model), dense), "a trace was left"
+        for site in subject.table:
+            if site.name in repairs:
+                subject.repair(site, keep_U, repairs[site.name])
+        subject.slice(keep_U)
+        atol = 1e-4 * float(measured.abs().max())
+        torch.testing.assert_close(logits(subject.model), measured, rtol=0, atol=atol)
+
+
+def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
+    """Of the first MLP, against numpy's least squares on the very rows, all in float64."""
+    subject, ids_NT = subject_of(PICOS[0], registry), windows()
+    site = subject.table.sites[1]
+    keep_U = subject.table.keep_all()
+    keep_U[site.first : site.first + 3] = False
+    compensator = registry.create("compensator", Choice(name="least_squares", options={"damping": 1e-9}))
+    weight = subject.output(site).weight.detach().double().numpy()
+    rows = _rows(subject, site, ids_NT)
+    expected = np.linalg.lstsq(rows[:, 3:], rows @ weight.T, rcond=None)[0].T
+    moments = torch.from_numpy(rows.T @ rows).float()
+    repair = site_repair(subject, compensator, moments, len(rows), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
+    assert repair.weight is not None
+    np.testing.assert_allclose(repair.weight.flatten(1).numpy(), expected, atol=1e-2 * np.abs(expected).max())
+
+
+def _compensator(registry: Registry, name: str) -> Compensator:
+    compensator = registry.create("compensator", Choice(name=name))
+    assert isinstance(compensator, Compensator)
+    return compensator
+
+
+def _repairs(subject: Subject, compensator: Compensator, keep_U: NDArray[np.bool_]) -> dict[str, Repair]:
+    """What every site that loses units gets, from statistics of the dense model."""
+    totals = totals_of(subject, quiet(subject.model), compensator, subject.table.keep_all())
+    return {
+        site.name: site_repair(
+            subject, compensator, totals[site.name], windows().size, site, subject.table.keep_all(), keep_U
+        )
+        for site in subject.table
+        if not keep_U[site.units].all()
+    }
+
+
+def _rows(subject: Subject, site: Site, ids_NT: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What the site's output projection reads, float64 [tokens, channels]."""
+    seen: list[Tensor] = []
+    handle = subject.output(site).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.inference_mode():
+        subject.model(torch.from_numpy(ids_NT))
+    handle.remove()
+    return np.asarray(seen[0].double().flatten(end_dim=-2).numpy())

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """A site that is about to lose units, as it stands before. At least one unit is kept, and one is not.
+    """A site that is about to lose units, as it stands before; earlier losses are no longer in it.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
         keep: bool [units], True = kept.
-        total: for compensators that watch ``inputs``, sum over all tokens of what `Compensator.accumulate` returned;
-            for those that watch ``moments``, the second moments, see `SiteView.total`.
+        total: for compensators that watch ``inputs``, sum over all tokens of what `Compensator.accumulate` returned,
+            which leads with units; for those that watch ``moments``, the second moments, see `SiteView.total`.
         num_tokens: tokens behind `total`.
     """
 
@@ -65,7 +65,11 @@ class Compensator(Component):
     adds_bias: ClassVar[bool] = False
 
     def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum over tokens of a statistic of what the output projection reads, float32 [tokens, units, channels]."""
+        """Sum over tokens of a statistic of what the output projection reads, float32 [tokens, units, channels].
+
+        Returns:
+            A tensor whose leading dimension is units; sums of it over batches reach `repair`.
+        """
         raise NotImplementedError(f"{type(self).__name__} watches inputs but does not define accumulate()")
 
     @abstractmethod

@@ -74,7 +74,7 @@ class Repairs:
     def of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
         """What a site gets under a keep vector, computed now."""
         total, num_tokens = self._totals[site.name], self._statistics.num_tokens
-        return site_repair(self._subject, self._compensator, total, num_tokens, site, keep_U)
+        return site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
 
     def _of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
         name = _name(site, keep_U)

@@ -29,7 +29,7 @@ def collect_moments(
     Those of one layer stand in memory at a time: channels squared per site, in float32.
 
     Args:
-        found: told each site's moments [channels, channels] of the units present, in the order of the layers.
+        found: told each site's moments [channels, channels] of the units kept, in the order of the layers.
 
     Raises:
         BonsaiError: a site reads numbers that are not finite.
@@ -45,7 +45,15 @@ def collect_moments(
                         f"{site.name} reads numbers that are not finite, so nothing can be fitted to them. "
                         f"Try --dtype float32 or bfloat16, or another --dataset."
                     )
-                found(site, total)
+                found(site, _of_living(subject, site, keep_U, total))
+
+
+def _of_living(subject: Subject, site: Site, keep_U: NDArray[np.bool_], total: Tensor) -> Tensor:
+    channels = site.unit_channels
+    by_unit = total.view(len(total) // channels, channels, -1)
+    rows = subject.of_living(site, keep_U, by_unit, dim=0).flatten(0, 1)
+    columns = subject.of_living(site, keep_U, rows.view(len(rows), -1, channels), dim=1)
+    return columns.flatten(1)
 
 
 def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Site]) -> list[Tensor]:

@@ -40,8 +40,10 @@ def score_units(
     """
     score_U = np.zeros(len(subject.table))
     for site in subject.sites_present():
-        ids = np.flatnonzero(subject.present_U[site.units]) + site.first
-        view = SiteView(subject.unit_weight(site), totals.get(site.name), num_tokens, ids, seed)
+        ids = np.flatnonzero(keep_U[site.units]) + site.first
+        if not len(ids):
+            continue
+        view = SiteView(subject.unit_weight(site, keep_U), totals.get(site.name), num_tokens, ids, seed)
         with torch.inference_mode():
             score = prior.score(view).cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
@@ -50,7 +52,7 @@ def score_units(
                 f"it returned shape {score.shape} in {score.min():.4g} .. {score.max():.4g}."
             )
         score_U[ids] = score
-    return np.where(keep_U, score_U, 0.0)
+    return score_U
 
 
 def site_repair(
@@ -59,15 +61,16 @@ def site_repair(
     total: Tensor,
     num_tokens: int,
     site: Site,
+    alive_U: NDArray[np.bool_],
     keep_U: NDArray[np.bool_],
 ) -> Repair:
-    """What a site gets for losing every unit that is present but not kept.
+    """What a site gets for losing every unit that is alive but not kept.
 
     Raises:
         BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
     """
-    weight = subject.unit_weight(site)
-    keep = torch.from_numpy(keep_U[site.units][subject.present_U[site.units]]).to(weight.device)
+    weight = subject.unit_weight(site, alive_U)
+    keep = torch.from_numpy(keep_U[site.units][alive_U[site.units]]).to(weight.device)
     with torch.inference_mode():
         repair = compensator.repair(Removal(weight, keep, total, num_tokens))
     wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
@@ -88,14 +91,16 @@ def input_totals(
     windows_NT: NDArray[np.int64],
     keep_U: NDArray[np.bool_],
 ) -> dict[str, Tensor]:
-    """Per site, the sum over all tokens of what the observer accumulates under `keep_U`."""
+    """Per site, the sum over all tokens of what the observer accumulates under `keep_U`, of the units kept."""
     totals: dict[str, Tensor] = {}
     batch: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
     with subject.masked(keep_U), _watching(subject, observer, batch):
         for _ in passes.batches(windows_NT):
             for name, statistic in batch.items():
                 totals[name] = totals[name] + statistic if name in totals else statistic
-    return totals
+    if observer.watches == "layers":
+        return totals
+    return {site.name: subject.of_living(site, keep_U, totals[site.name], dim=0) for site in subject.sites_present()}
 
 
 @contextmanager

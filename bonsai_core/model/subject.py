@@ -42,10 +42,18 @@ class Subject:
         """The site's output projection; its input channels are the units'."""
         return self._linear(site, self._parts[site.name][-1])
 
-    def unit_weight(self, site: Site) -> Tensor:
-        """The output projection's weight by the units still there, float32 [out, units, channels]."""
-        weight = self.output(site).weight.detach().float()
-        return weight.view(weight.shape[0], -1, site.unit_channels)
+    def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
+        """The output projection's weight by the units alive, float32 [out, units, channels]."""
+        weight = self.output(site).weight.detach()
+        by_unit = weight.view(weight.shape[0], -1, site.unit_channels)
+        return self.of_living(site, alive_U, by_unit, dim=1).float()
+
+    def of_living(self, site: Site, alive_U: NDArray[np.bool_], by_unit: Tensor, dim: int) -> Tensor:
+        """Of a tensor over the units that are still there, those alive: where slicing waits, others are there too."""
+        alive = alive_U[site.units][self.present_U[site.units]]
+        if alive.all():
+            return by_unit
+        return by_unit.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(by_unit.device))
 
     def sites_present(self) -> list[Site]:
         """Sites that have at least one unit left."""
