@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,62 @@ def test_bias_repair_replaces_units_by_their_mean(small_run: RunConfig, registry
         change[name] = float((dense - pruned).norm() / dense.norm())
     assert change["none"] > 0.01
     assert change["bias"] < 1e-4
+
+
+def test_least_squares_brings_the_model_closer_to_the_dense_one(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    one_shot = {"round_fraction": 1.0, "estimator": "none", "prior_samples": 16, "shapes": "uniform"}
+    before, after = (
+        run(settings(small_run, tmp_path / name, compensator=name, **one_shot), registry=registry)
+        for name in ("none", "least_squares")
+    )
+    config = settings(small_run, tmp_path / "run", **one_shot)
+    work = open_workspace(config, registry, print)
+    with torch.inference_mode():
+        dense, *pruned = (
+            model(torch.from_numpy(work.prior_windows(1))).logits
+            for model in (work.subject.model, *(load_model(str(result.model_path)) for result in (before, after)))
+        )
+    errors = [float((logits - dense).norm() / dense.norm()) for logits in pruned]
+    assert errors[1] < 0.95 * errors[0]
+    assert "bias" not in " ".join(load_model(str(after.model_path)).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "repaired"),
+    [
+        ({"compensator": "least_squares"}, True),
+        ({"compensator": "least_squares", "sampler": {"name": "antithetic", "level": "unit"}, "submodels": 40}, False),
+        ({"compensator": "bias", "sampler": {"name": "antithetic", "level": "unit"}}, True),
+        ({"compensator": "none"}, False),
+    ],
+)
+def test_the_report_says_whether_sub_models_were_repaired(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, changes: dict[str, Any], repaired: bool
+) -> None:
+    report = run(settings(small_run, tmp_path / "run", **changes), registry=registry).report
+    assert [row["repaired_submodels"] for row in report["rounds"]] == [repaired] * len(report["rounds"])
+
+
+def test_repaired_sub_models_are_worth_what_repair_makes_of_them(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    values = []
+    for compensator in ("none", "least_squares"):
+        config = settings(small_run, tmp_path / compensator, compensator=compensator, prior="wanda")
+        run(config, registry=registry)
+        with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
+            rows = dict(database.execute("SELECT key, payload FROM events"))
+        values.append([json.loads(rows[f"round-1/submodel-{index}"])["value"] for index in range(config.submodels)])
+    assert all(repaired < plain for plain, repaired in zip(*values, strict=True)), values
+
+
+def test_nothing_of_the_rounds_scratch_is_left(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    config = settings(small_run, tmp_path / "run", prior="obs", compensator="least_squares")
+    run(config, registry=registry)
+    left = [path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.safetensors")]
+    assert left == [Path("model/model.safetensors")]
 
 
 def _mean_output(model: Any, windows_NT: Any) -> torch.Tensor:
@@ -325,14 +383,15 @@ def test_the_second_round_is_every_runs_own(small_run: RunConfig, registry: Regi
     assert reports[1]["perplexity"] == reports[2]["perplexity"]
 
 
-@pytest.mark.parametrize("compensator", ["none", "bias"])
+@pytest.mark.parametrize("compensator", ["none", "bias", "least_squares"])
 def test_masking_to_the_end_is_slicing_between_rounds(
     small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensator: str
 ) -> None:
     perplexities = []
     for name, slices in (("sliced", True), ("masked", False)):
         monkeypatch.setattr(Workspace, "slices_between_rounds", slices)
-        config = settings(small_run, tmp_path / name, compensator=compensator, eval_rounds=True)
+        prior = "obs" if compensator == "least_squares" else "wanda"
+        config = settings(small_run, tmp_path / name, prior=prior, compensator=compensator, eval_rounds=True)
         report = run(config, registry=registry).report
         perplexities.append([report["rounds"][0]["perplexity"], report["perplexity"]["pruned"]])
     assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)

@@ -238,6 +238,18 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"compensator": {"name": "bias"}, "eval_rounds": True},
         ["round-1/selection", "round-1/repair", "round-1/evaluate", "round-2/prior", "round-2/selection"],
     ),
+    "least squares": (
+        {"prior": "obs", "compensator": "least_squares", "estimator": "prices", "eval_rounds": True},
+        [
+            "round-1/prior",
+            "round-1/submodel-repairs-0",
+            "round-1/submodel-1",
+            "round-1/repair",
+            "round-2/prior",
+            "evaluate/pruned",
+            "save",
+        ],
+    ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
         ["round-2/repair"],
