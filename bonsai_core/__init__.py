@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         SiteView,
         TokenMetric,
         perplexity_of,
+        token_kl,
         token_nll,
     )
     from bonsai_core.engine import resume, run
@@ -81,6 +82,7 @@ _HOMES = {
     "register_checkpoints": "model.load",
     "resume": "engine",
     "run": "engine",
+    "token_kl": "contracts",
     "token_nll": "contracts",
 }
 __all__ = [
@@ -117,6 +119,7 @@ __all__ = [
     "register_checkpoints",
     "resume",
     "run",
+    "token_kl",
     "token_nll",
 ]
 

@@ -55,25 +55,36 @@ class RunConfig(BaseModel):
         description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
         "questions. Left out: the calibration text.",
     )
-    prior: Choice = Field(Choice(name="wanda"), description="Cheap score per unit.")
+    prior: Choice = Field(Choice(name="obs"), description="Cheap score per unit.")
     sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
     metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
-    estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
-    compensator: Choice = Field(Choice(name="none"), description="Repair of what is kept, after every removal.")
+    estimator: Choice = Field(Choice(name="prices"), description="Regression from measurements to importances.")
+    compensator: Choice = Field(
+        Choice(name="least_squares"), description="Repair of what is kept, after every removal."
+    )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
-        0.05, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
+        0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
     samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(
-        32, description="Calibration windows for the prior, one pass per round; the first of them are the samples."
+        64, description="Calibration windows for the prior and the compensator, others than the samples."
+    )
+    held_out_samples: Annotated[int, Field(ge=0)] = Field(
+        8, description="Calibration windows that nothing is chosen by: KL on them is reported after each round."
+    )
+    search: Annotated[int, Field(ge=0)] = Field(
+        0, description="Generations of swaps between sites that are tried, by measuring, after each regression."
+    )
+    search_samples: Annotated[int, Field(ge=4)] = Field(
+        8, description="Calibration windows, of their own, that swaps are measured on."
     )
     resample: Literal["common", "fresh"] = Field(
         "common", description="common: the same calibration draw in every round; fresh: another one in each."
     )
-    sequence_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per calibration window.")
+    sequence_length: Annotated[int, Field(ge=2)] = Field(256, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
     eval_sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per evaluation window.")

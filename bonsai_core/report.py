@@ -55,11 +55,13 @@ def build_report(
 
 
 def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
-    """One row per round; with the perplexity after it where that was measured."""
+    """One row per round; with the perplexity after it, and KL to the dense model, where that was measured."""
     rounds: list[Mapping[str, Any]] = []
     while (event := journal.get(f"round-{len(rounds) + 1}/selection")) is not None:
         evaluated = journal.get(f"round-{len(rounds) + 1}/evaluate")
+        divergence = journal.get(f"round-{len(rounds) + 1}/divergence")
         row = {name: value for name, value in event.items() if name != "sha256"}
+        row |= {"divergence": dict(divergence)} if divergence else {}
         rounds.append(row | ({"perplexity": evaluated["perplexity"]} if evaluated else {}))
     return rounds
 

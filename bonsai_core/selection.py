@@ -49,7 +49,7 @@ class Rules:
 
 
 @dataclass(frozen=True, order=True)
-class _Block:
+class Block:
     """Units that leave together.
 
     Measured units (tier 0) go first, by importance; where that ties, as the many zeros of a lasso do, chains lose
@@ -99,7 +99,7 @@ def select(
     """
     target = int(np.ceil(sparsity * table.decoder_params - 1e-6))
     missing = target - table.removed_params(alive_U)
-    chains = _chains(table, alive_U, importance_U, prior_U, rules)
+    chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
     available = sum(block.cost for chain in chains for block in chain)
     if missing > available:
         largest = (table.removed_params(alive_U) + available) / table.decoder_params
@@ -111,7 +111,7 @@ def select(
     queues = [iter(chain) for chain in chains]
     heads = [block for queue in queues if (block := next(queue, None))]
     heapq.heapify(heads)
-    too_big: list[_Block] = []
+    too_big: list[Block] = []
     while missing > 0:
         if heads:
             block = heapq.heappop(heads)
@@ -127,13 +127,13 @@ def select(
     return keep_U
 
 
-def _chains(
+def removal_chains(
     table: UnitTable,
     alive_U: NDArray[np.bool_],
     importance_U: NDArray[np.float64],
     prior_U: NDArray[np.float64],
     rules: Rules,
-) -> list[list[_Block]]:
+) -> list[list[Block]]:
     """Blocks in the order in which they must leave: one chain per site, or per kind of site if uniform."""
     if rules.shapes == "uniform":
         kinds = dict.fromkeys(site.kind for site in table)
@@ -158,10 +158,10 @@ def _chains(
             cost = int(table.cost_U[units].sum())
             if np.isnan(importance_B).any():
                 liking = float(prior_U[units].sum() / max(prior_U[order_all].sum(), TINY))
-                chain.append(_Block(1, leaving / count, liking, number, cost, units))
+                chain.append(Block(1, leaving / count, liking, number, cost, units))
             else:
                 price = importance_B.sum() / cost if rules.rank == "density" else importance_B.mean()
-                chain.append(_Block(0, float(price), gone / count, number, cost, units))
+                chain.append(Block(0, float(price), gone / count, number, cost, units))
             gone = leaving
         chains.append(chain)
     return chains

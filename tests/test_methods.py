@@ -251,8 +251,8 @@ def test_a_text_that_is_held_out_from_is_the_same_for_the_metric(
 ) -> None:
     one = {"dataset": small_run.dataset, "eval_dataset": None, "metric_dataset": small_run.dataset}
     work = open_workspace(settings(small_run, tmp_path, **one), registry, print)
-    assert work.measured_on is not None
-    assert work.measured_on["split"] == "head"
+    assert work.calibration.measured_on is not None
+    assert work.calibration.measured_on["split"] == "head"
 
 
 def test_python_metrics_build_no_graph(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
@@ -310,8 +310,25 @@ def test_fresh_draws_take_other_windows_in_every_round(
     first, second = ({tuple(row) for row in fresh.prior_windows(number).tolist()} for number in (1, 2))
     assert len(first) == len(second) == 4
     assert not first & second
-    for number in (0, 1):
-        np.testing.assert_array_equal(fresh.data[number].windows_NT, fresh.prior_windows(number + 1)[:2])
+    assert fresh.data_of(1).sha256 != fresh.data_of(2).sha256
+
+
+def test_what_is_chosen_by_is_text_of_its_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    sizes = {"prior_samples": 8, "samples": 4, "search": 1, "search_samples": 4, "held_out_samples": 4}
+    drawn = open_workspace(settings(small_run, tmp_path, **sizes), registry, print).calibration
+    parts = [drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.search[0].windows_NT, drawn.held_out_NT]
+    assert [len(part) for part in parts] == [8, 4, 4, 4]
+    rows = [tuple(row) for part in parts for row in part.tolist()]
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_short_text_is_shared_but_never_held_out(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    config = settings(small_run, tmp_path, prior_samples=1000, samples=2)
+    drawn = open_workspace(config, registry, warnings.append).calibration
+    assert len(drawn.data[0].windows_NT) == 2
+    assert len(drawn.held_out_NT) == 0
+    assert any("were asked for" in warning for warning in warnings)
 
 
 def test_perplexity_after_every_round(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
@@ -369,7 +386,8 @@ def test_shared_measurements_change_nothing_and_are_made_once(
         assert report["rounds"] == alone.report["rounds"]
     first, second = counters
     assert first.replayed == 0
-    assert second.live == small_run.eval_samples * small_run.eval_sequence_length  # the pruned model's perplexity
+    divergence = (config.held_out_samples + config.samples) * config.sequence_length
+    assert second.live == small_run.eval_samples * small_run.eval_sequence_length + divergence  # of the pruned model
     assert second.live + second.replayed == first.live == report["forward_tokens"]
 
 

@@ -30,7 +30,7 @@ EVENTS = [
     *(
         f"round-{number}/{step}"
         for number in (1, 2)
-        for step in ("prior", *(f"submodel-{index}" for index in range(4)), "selection")
+        for step in ("prior", *(f"submodel-{index}" for index in range(4)), "selection", "divergence")
     ),
     "evaluate/pruned",
     "peak",
@@ -249,6 +249,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
             "evaluate/pruned",
             "save",
         ],
+    ),
+    "search": (
+        {"compensator": {"name": "least_squares"}, "search": 2, "search_samples": 4, "samples": 2, "prior_samples": 8},
+        ["round-1/search-start", "round-1/search-0-3", "round-1/divergence", "round-2/selection"],
     ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},

@@ -25,6 +25,7 @@ LAYERS = [
     {"config"},
     {"registry"},
     {"rundir", "selection", "validation", "report"},
+    {"swaps"},
     {"checkpoint", "sources"},
     {"model"},
     {"engine", "evaluation", "testing"},

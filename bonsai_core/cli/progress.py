@@ -119,10 +119,11 @@ class ProgressObserver:
                 self._announce(event)
             case RoundFinished():
                 tau = "" if event.kendall_tau is None else f", out-of-fold Kendall tau {event.kendall_tau:.2f}"
+                kl = "" if event.held_out_kl is None else f", held-out KL {event.held_out_kl:.3f}"
                 perplexity = "" if event.perplexity is None else f", perplexity {event.perplexity:.2f}"
                 self._console.print(
                     f"round {event.round} of {self._bar.rounds}: {event.units_removed} units removed, "
-                    f"sparsity {event.sparsity:.2%}{tau}{perplexity}",
+                    f"sparsity {event.sparsity:.2%}{tau}{kl}{perplexity}",
                     highlight=False,
                 )
             case Warned():

@@ -82,16 +82,21 @@ def _layers(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _rounds(report: Mapping[str, Any]) -> Table:
-    """A line per round; the perplexity after it where that was measured."""
-    evaluated = report["config"]["eval_rounds"]
-    names = ["round", "sparsity", "units removed", "sub-models", "dropped", "Kendall tau"]
-    table = Table(*names, *(["perplexity"] if evaluated else []), box=None, header_style="bold")
+    """A line per round; KL to the dense model and perplexity after it where they were measured."""
+    evaluated, compared = report["config"]["eval_rounds"], any("divergence" in row for row in report["rounds"])
+    names = ["round", "sparsity", "units removed", "sub-models", "dropped", "repaired", "Kendall tau"]
+    names += ["KL, measured on", "KL, held out"] if compared else []
+    names += ["perplexity"] if evaluated else []
+    table = Table(*names, box=None, header_style="bold")
     for column in table.columns:
         column.justify = "right"
     for number, row in enumerate(report["rounds"], 1):
         tau = "-" if row["kendall_tau"] is None else f"{row['kendall_tau']:.2f}"
         counts = (f"{row[name]:,}" for name in ("units_removed", "submodels", "dropped_submodels"))
-        cells = [str(number), f"{row['sparsity']:.2%}", *counts, tau]
+        cells = [str(number), f"{row['sparsity']:.2%}", *counts, "yes" if row["repaired_submodels"] else "no", tau]
+        if compared:
+            kl = row.get("divergence", {})
+            cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]
         if evaluated:
             after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
             cells.append("not finite" if after is None else f"{after:.2f}")

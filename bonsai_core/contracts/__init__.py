@@ -12,6 +12,7 @@ from bonsai_core.contracts.metric import (
     Probe,
     TokenMetric,
     perplexity_of,
+    token_kl,
     token_nll,
 )
 from bonsai_core.contracts.prior import Prior, SiteView
@@ -43,5 +44,6 @@ __all__ = [
     "SiteView",
     "TokenMetric",
     "perplexity_of",
+    "token_kl",
     "token_nll",
 ]

@@ -26,7 +26,11 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage: ``dense``, ``prior``, ``measure``, ``select``, ``repair``, ``evaluate``, ``save``, ``latency``."""
+    """A stage begins.
+
+    `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save`` and
+    ``latency``.
+    """
 
     stage: str
     round: int
@@ -54,13 +58,14 @@ class SubmodelMeasured(Event):
 
 @dataclass(frozen=True)
 class RoundFinished(Event):
-    """A round's selection is in the journal; `perplexity` is None unless it was measured after the round."""
+    """A round is done; `perplexity` and `held_out_kl` (to the dense model, in nats) are None where not measured."""
 
     round: int
     sparsity: float
     kendall_tau: float | None
     units_removed: int
     perplexity: float | None = None
+    held_out_kl: float | None = None
 
 
 @dataclass(frozen=True)

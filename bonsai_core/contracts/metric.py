@@ -54,6 +54,11 @@ class DenseTokens:
         return cls(-(p * log_p).sum(dim=-1), (p * logits).sum(dim=-1))
 
 
+def token_kl(logits: Tensor, dense: DenseTokens) -> Tensor:
+    """KL(dense || sub-model) in nats of each token, float32 [tokens], from the sub-model's logits."""
+    return logits.logsumexp(dim=-1) - dense.expected_logit - dense.entropy
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a sub-model thinks of the choices of one question.

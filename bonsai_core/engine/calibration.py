@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,64 @@ from bonsai_core.model.probe import CalibrationData
 from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
 
 
-def calibration_windows(
+@dataclass(frozen=True)
+class Calibration:
+    """What a run calibrates on, each part on text of its own as far as there is enough.
+
+    Attributes:
+        prior_RNT: windows for prior and compensator, int64 [draws, windows, sequence]; one draw for all rounds, or one
+            for each.
+        data: what sub-models are measured on, per draw.
+        search: what the search measures on, per draw; empty where there is none.
+        held_out_NT: windows that nothing is chosen by, int64 [windows, sequence]; the same in all rounds.
+        measured_on: where `data` is from, if it was named in the configuration.
+    """
+
+    prior_RNT: NDArray[np.int64]
+    data: tuple[CalibrationData, ...]
+    search: tuple[CalibrationData, ...]
+    held_out_NT: NDArray[np.int64]
+    measured_on: dict[str, Any] | None
+
+
+def draw_calibration(
+    config: RunConfig, methods: Methods, texts: tuple[Text, Text], tokenizer: Any, warn: Callable[[str], None]
+) -> Calibration:
+    """Everything that a run calibrates on.
+
+    Raises:
+        BonsaiError: a text is too short or cannot be read, or the metric's data do not fit it.
+    """
+    measures_text = methods.measured and methods.metric.reads == "text"
+    own_text = measures_text and config.metric_dataset is None
+    wanted = [
+        config.prior_samples,
+        config.samples if own_text else 0,
+        config.search_samples if own_text and config.search else 0,
+        config.held_out_samples if methods.measured else 0,
+    ]
+    drawn_RNT = _windows(config, texts[0], tokenizer, sum(wanted), warn)
+    prior_RNT, samples_RNT, search_RNT, held_out_RNT = _parts(drawn_RNT, wanted)
+    measured_on = None
+    if measures_text and config.metric_dataset is not None:
+        text = texts[0] if config.metric_dataset == config.dataset else load_metric_text(config.metric_dataset)
+        if texts[1].text in text.text:
+            raise BonsaiError(
+                "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
+            )
+        wanted = [config.samples, config.search_samples if config.search else 0]
+        samples_RNT, search_RNT = _parts(_windows(config, text, tokenizer, sum(wanted), warn), wanted)
+        measured_on = dict(text.describe())
+    data = tuple(CalibrationData(windows_NT) for windows_NT in samples_RNT)
+    search = tuple(CalibrationData(windows_NT) for windows_NT in search_RNT if len(windows_NT))
+    if methods.measured and methods.metric.reads == "choices":
+        data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn)
+    elif config.metric_dataset is not None and not measures_text:
+        warn("--metric-dataset is not used: no sub-model is measured on it.")
+    return Calibration(prior_RNT, data, search, held_out_RNT[0], measured_on)
+
+
+def _windows(
     config: RunConfig, text: Text, tokenizer: Any, num_windows: int, warn: Callable[[str], None]
 ) -> NDArray[np.int64]:
     """int64 [draws, windows, sequence]: one draw for all rounds, or one for each."""
@@ -34,30 +92,23 @@ def calibration_windows(
     return windows_NT.reshape(draws, -1, config.sequence_length)
 
 
-def calibration_data(
-    config: RunConfig,
-    methods: Methods,
-    texts: tuple[Text, Text],
-    tokenizer: Any,
-    drawn_RNT: NDArray[np.int64],
-    warn: Callable[[str], None],
-) -> tuple[tuple[CalibrationData, ...], dict[str, Any] | None]:
-    """What sub-models are measured on, per draw, and where it is from if it is not the calibration text."""
-    reads, name = methods.metric.reads, config.metric_dataset
-    if reads == "nothing" or not methods.measured:
-        if name is not None:
-            warn("--metric-dataset is not used: no sub-model is measured on it.")
-        return tuple(CalibrationData() for _ in drawn_RNT), None
-    if reads == "text":
-        if name is None:
-            return tuple(CalibrationData(windows_NT[: config.samples]) for windows_NT in drawn_RNT), None
-        text = texts[0] if name == config.dataset else load_metric_text(name)
-        if texts[1].text in text.text:
-            raise BonsaiError(
-                "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
-            )
-        windows_RNT = calibration_windows(config, text, tokenizer, config.samples, warn)
-        return tuple(CalibrationData(windows_NT) for windows_NT in windows_RNT), dict(text.describe())
+def _parts(drawn_RNT: NDArray[np.int64], wanted: list[int]) -> list[NDArray[np.int64]]:
+    """Consecutive parts of so many windows. Where there are too few, the last part gets what is left, perhaps none,
+    and the others overlap with those before them rather than stay empty."""
+    available, start, parts = drawn_RNT.shape[1], 0, []
+    for number, size in enumerate(wanted):
+        is_last = number == len(wanted) - 1
+        first = start if is_last else max(0, min(start, available - size))
+        parts.append(drawn_RNT[:, first : first + size])
+        start += size
+    return parts
+
+
+def _questions(
+    config: RunConfig, tokenizer: Any, draws: int, warn: Callable[[str], None]
+) -> tuple[tuple[CalibrationData, ...], dict[str, Any]]:
+    """Questions for metrics that read them, per draw, and where they are from."""
+    name = config.metric_dataset
     if name is None:
         raise BonsaiError(
             f"The metric {config.metric.name!r} reads multiple-choice questions: name a .jsonl file of them with "
@@ -66,6 +117,6 @@ def calibration_data(
     rows = read_rows(name)
     drawn = (
         draw_questions(rows, tokenizer, num_questions=config.samples, seed=config.seed, draw=draw, warn=warn)
-        for draw in range(len(drawn_RNT))
+        for draw in range(draws)
     )
     return tuple(CalibrationData(questions=questions) for questions in drawn), dict(describe_rows(name, rows))

@@ -5,17 +5,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from bonsai_core.contracts import DenseTokens, token_kl
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, once
 from bonsai_core.model.passes import DenseSide, Passes
 from bonsai_core.rundir import Journal
+
+
+@dataclass(frozen=True)
+class DenseSides:
+    """The dense model's side of what sub-models are compared on.
+
+    Attributes:
+        data: of what they are measured on, per draw; none where they are not compared.
+        search: of what the search measures on, per draw.
+        held_out: of the held-out windows; None where there are none.
+    """
+
+    data: tuple[DenseSide, ...]
+    search: tuple[DenseSide, ...]
+    held_out: DenseSide | None
 
 
 class Evaluations:
@@ -71,17 +89,56 @@ class Evaluations:
         with self._work.subject.masked(alive_U):
             return self._perplexity(key, self._passes.perplexity)
 
-    def dense_sides(self) -> list[DenseSide] | None:
-        """The dense model's side of the metric, per draw of calibration data, computed before anything is sliced."""
-        work = self._work
-        if not work.methods.compared:
-            return None
+    def dense_sides(self) -> DenseSides:
+        """The dense model's side of everything that sub-models are compared on, before anything is sliced."""
+        drawn, compared = self._work.calibration, self._work.methods.compared
+        if not compared and not len(drawn.held_out_NT):
+            return DenseSides((), (), None)
         self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
         start = time.perf_counter()
-        sides = [self._dense_side(data.windows_NT) for data in work.data]
+        sides = DenseSides(
+            tuple(self._dense_side(data.windows_NT) for data in drawn.data) if compared else (),
+            tuple(self._dense_side(data.windows_NT) for data in drawn.search) if compared else (),
+            self._dense_side(drawn.held_out_NT) if len(drawn.held_out_NT) else None,
+        )
         if "dense" not in self._journal:  # only the time it took; what is found is needed in memory anyway
             self._journal.append("dense", {}, time.perf_counter() - start)
         return sides
+
+    def divergence(self, number: int, alive_U: NDArray[np.bool_], dense: DenseSides) -> float | None:
+        """KL to the dense model after a round, on text that nothing is chosen by; None where there is none.
+
+        Beside it the journal gets that on the text which sub-models are measured on: what lies between them is fitted
+        to the sample.
+        """
+        work, key = self._work, f"round-{number}/divergence"
+        if dense.held_out is None and key not in self._journal:
+            return None
+        measured = work.data_of(number)
+        if key in self._journal:
+            self._observe(TokensDone(work.plan.divergence_tokens, replayed=True))
+
+        def measure() -> dict[str, Any]:
+            if work.slices_between_rounds:
+                work.subject.slice(alive_U)
+            with work.subject.masked(alive_U):
+                found = {"held_out": self._kl(work.calibration.held_out_NT, dense.held_out)}
+                if dense.data:
+                    found["measured"] = self._kl(measured.windows_NT, dense.data[work.draw_of(number)])
+            return found
+
+        found: float | None = self._journal.once(key, measure)["held_out"]
+        return found
+
+    def _kl(self, windows_NT: NDArray[np.int64], side: DenseSide | None) -> float | None:
+        assert side is not None
+
+        def per_token(logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
+            assert dense is not None
+            return token_kl(logits, dense)
+
+        mean = self._passes.token_mean(per_token, windows_NT, side)
+        return mean if math.isfinite(mean) else None
 
     def _dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         def compute() -> Arrays:

@@ -24,7 +24,7 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
-from bonsai_core.engine.evaluations import Evaluations
+from bonsai_core.engine.evaluations import DenseSides, Evaluations
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.setup import (
@@ -209,8 +209,9 @@ class _Run:
         work = self._work
         alive_U = work.subject.table.keep_all()
         numbers = range(1, len(work.plan.targets) + 1)
-        unfinished = any(f"round-{number}/selection" not in self._journal for number in numbers)
-        dense = self._evaluations.dense_sides() if unfinished else None
+        last = "divergence" if len(work.calibration.held_out_NT) else "selection"
+        unfinished = any(f"round-{number}/{last}" not in self._journal for number in numbers)
+        dense = self._evaluations.dense_sides() if unfinished else DenseSides((), (), None)
         rounds = Rounds(work, self._passes, self._directory, self._journal, dense, self._observe, self._shared)
         for number in numbers:
             before_U = alive_U
@@ -223,9 +224,12 @@ class _Run:
             if work.methods.compensator.repairs:
                 rounds.repair(number, before_U, alive_U)
             event = self._journal[f"round-{number}/selection"]
+            divergence = self._evaluations.divergence(number, alive_U, dense)
             perplexity = self._evaluations.after_round(number, alive_U)
             self._observe(
-                RoundFinished(number, event["sparsity"], event["kendall_tau"], event["units_removed"], perplexity)
+                RoundFinished(
+                    number, event["sparsity"], event["kendall_tau"], event["units_removed"], perplexity, divergence
+                )
             )
         rounds.clear()
         return alive_U

@@ -73,6 +73,10 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
         )
     if methods.compared and metric.reads != "text":
         raise BonsaiError(f"The metric {metric.name!r} compares with the dense model, so it must read text.")
+    if config.search and not (methods.measured and metric.reads == "text"):
+        raise BonsaiError(
+            "--search measures sub-models on text: it needs an estimator that measures, and a metric that reads text."
+        )
     if methods.compensator.adds_bias and config.shapes == "uniform":
         raise BonsaiError(
             f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bonsai_core.config import RunConfig
+
+OFFSPRING, FINALISTS = 8, 2
+"""Of the search: swaps tried in a generation, and how many of them are measured on all of its windows."""
+FIRST_HEAT = 4
+"""All are measured on one of so many parts of the windows."""
 
 
 @dataclass(frozen=True)
@@ -15,12 +23,16 @@ class Work:
     Attributes:
         statistics: the prior's windows, once for the prior and once for the compensator, or once for both.
         submodel: what one sub-model is measured on, times the number of sub-models a round.
-        dense: what the dense model's side of the metric is computed on, all rounds together.
+        search: what the search of one round measures on.
+        divergence: what KL to the dense model is measured on after a round.
+        dense: what the dense model's side of all comparisons is computed on.
         evaluation: the evaluation windows.
     """
 
     statistics: int
     submodel: int
+    search: int
+    divergence: int
     dense: int
     evaluation: int
 
@@ -31,12 +43,14 @@ class Plan:
 
     Attributes:
         targets: sparsity after each round; the last one is the run's.
-        prune_tokens: tokens of one round's forward passes, evaluation aside.
+        prune_tokens: tokens of one round's forward passes, up to its selection.
+        divergence_tokens: tokens of those that tell how far the model is from the dense one after a round.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
     """
 
     targets: tuple[float, ...]
     prune_tokens: int
+    divergence_tokens: int
     forward_tokens: int
 
 
@@ -49,6 +63,13 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
 def make_plan(config: RunConfig, work: Work) -> Plan:
     """The plan of a run over so much data."""
     targets = round_targets(config)
-    prune_tokens = work.statistics + work.submodel
+    prune_tokens = work.statistics + work.submodel + work.search
     between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
-    return Plan(targets, prune_tokens, len(targets) * prune_tokens + between + work.dense + 2 * work.evaluation)
+    rounds = len(targets) * (prune_tokens + work.divergence)
+    return Plan(targets, prune_tokens, work.divergence, rounds + between + work.dense + 2 * work.evaluation)
+
+
+def search_tokens(generations: int, windows_NT: NDArray[np.int64]) -> int:
+    """Most tokens of the search in one round."""
+    few = windows_NT[: len(windows_NT) // FIRST_HEAT].size
+    return windows_NT.size + generations * (OFFSPRING * few + FINALISTS * windows_NT.size)

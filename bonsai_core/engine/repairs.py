@@ -56,15 +56,14 @@ class Repairs:
         if len(patterns) > PATTERNS_PER_SITE * len(self._subject.sites_present()):
             return False
         for site, keep_U in patterns:
-            name = _name(site, keep_U)
-            if name not in self._prepared:
-                self._prepared.save_repair(name, self.of(site, keep_U), self._subject.output(site).weight.dtype)
+            self.of(site, keep_U)
         return True
 
     @contextmanager
     def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
-        """The sub-model under a keep vector that was prepared, repaired."""
-        with self._subject.repaired(keep_U, {site.name: self._of(site, keep_U) for site in self.losing(keep_U)}):
+        """The sub-model under a keep vector, repaired."""
+        losing = self.losing(keep_U) if self._compensator.repairs else []
+        with self._subject.repaired(keep_U, {site.name: self.of(site, keep_U) for site in losing}):
             yield
 
     def losing(self, keep_U: NDArray[np.bool_]) -> list[Site]:
@@ -72,15 +71,15 @@ class Repairs:
         return [s for s in self._subject.sites_present() if (self._alive_U & ~keep_U)[s.units].any()]
 
     def of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
-        """What a site gets under a keep vector, computed now."""
-        total, num_tokens = self._totals[site.name], self._statistics.num_tokens
-        return site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
-
-    def _of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
+        """What a site gets under a keep vector; new weights are computed once, in the model's type."""
         name = _name(site, keep_U)
-        if name in self._prepared:
-            return Repair(**self._prepared.load(name, self._subject.device))
-        return self.of(site, keep_U)
+        if name not in self._prepared:
+            total, num_tokens = self._totals[site.name], self._statistics.num_tokens
+            repair = site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
+            if not self._compensator.changes_weights:
+                return repair
+            self._prepared.save_repair(name, repair, self._subject.output(site).weight.dtype)
+        return Repair(**self._prepared.load(name, self._subject.device))
 
     @cached_property
     def _totals(self) -> Mapping[str, Tensor]:

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Repair, SampleRequest
 from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
+from bonsai_core.engine.evaluations import DenseSides
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
+from bonsai_core.engine.search import Search
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.passes import DenseSide, Passes
+from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import ModelProbe
 from bonsai_core.model.statistics import score_units
 from bonsai_core.model.tensor_files import TensorFiles
@@ -36,7 +38,7 @@ class Rounds:
         work: what the run works with.
         passes: forward passes over its subject.
         directory, journal: where results go.
-        dense: the dense model's side of the calibration data, per draw; None for metrics that do not need it.
+        dense: the dense model's side of what sub-models are compared on.
         observe: told every event.
         shared: where what is measured of the dense model is kept for other runs.
     """
@@ -47,7 +49,7 @@ class Rounds:
         passes: Passes,
         directory: RunDirectory,
         journal: Journal,
-        dense: list[DenseSide] | None,
+        dense: DenseSides,
         observe: Callable[[Event], None],
         shared: SharedMeasurements | None,
     ) -> None:
@@ -66,7 +68,13 @@ class Rounds:
         self._begin(number, alive_U)
         prior_U = self._prior(number, alive_U)
         request = self._request(number, alive_U, prior_U)
-        summary: dict[str, Any] = {"kendall_tau": None, "details": {}, "submodels": 0, "dropped_submodels": 0}
+        summary: dict[str, Any] = {
+            "kendall_tau": None,
+            "details": {},
+            "submodels": 0,
+            "dropped_submodels": 0,
+            "repaired_submodels": False,
+        }
         if self._work.methods.measured:
             measured = self._measure(number, request)
             start = time.perf_counter()
@@ -108,6 +116,7 @@ class Rounds:
         folder, windows_NT = self._scratch.folder, self._work.prior_windows(number)
         self._statistics = RoundStatistics(self._work, self._passes, windows_NT, alive_U, folder / "moments")
         self._repairs = Repairs(self._work, self._statistics, alive_U, folder / "repairs")
+        self._search = Search(self._work, self._passes, self._repairs, self._journal, self._observe, self._dense.search)
         self._begun = number
 
     def _write_repairs(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
@@ -170,9 +179,9 @@ class Rounds:
         )
 
     def _measure(self, number: int, request: SampleRequest) -> Measured:
-        work, draw = self._work, (number - 1) % len(self._work.data)
-        data = work.data[draw]
-        probe = ModelProbe(self._passes, work.tokenizer, data, self._dense[draw] if self._dense else None)
+        work, data = self._work, self._work.data_of(number)
+        dense = self._dense.data[work.draw_of(number)] if work.methods.compared else None
+        probe = ModelProbe(self._passes, work.tokenizer, data, dense)
         return SubModels(work, self._repairs, self._journal, self._observe, self._shared).measure(
             number, request, probe, data
         )
@@ -205,6 +214,9 @@ class Rounds:
         table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
         keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules)
+        if self._work.calibration.search:
+            keep_U, found = self._search.refine(number, request, importance_U, keep_U)
+            summary["details"] |= found
         sha256 = self._directory.save_arrays(number, "selection", importance_U=importance_U, keep_U=keep_U)
         payload = {
             **summary,

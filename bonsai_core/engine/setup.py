@@ -19,10 +19,10 @@ import bonsai_core
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import Event, TokensDone, Warned
-from bonsai_core.engine.calibration import calibration_data, calibration_windows
+from bonsai_core.engine.calibration import Calibration, draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
-from bonsai_core.engine.plan import Plan, Work, make_plan
+from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.load import (
     Parent,
@@ -48,11 +48,7 @@ class Workspace:
     """What a run works with; nothing of it changes, except the subject's model, which is sliced.
 
     Attributes:
-        prior_RNT: token windows for the prior and the compensator, int64 [draws, windows, sequence]; one draw for all
-            rounds, or one for each.
-        data: what sub-models are measured on, per draw; unless it is named in the configuration, the first of
-            `prior_RNT`, or the other way round.
-        measured_on: where `data` is from, if it was named.
+        calibration: what it calibrates on.
         evaluation_NT: those for the perplexity before and after.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
     """
@@ -63,9 +59,7 @@ class Workspace:
     subject: Subject
     tokenizer: Any
     texts: tuple[Text, Text]
-    prior_RNT: NDArray[np.int64]
-    data: tuple[CalibrationData, ...]
-    measured_on: dict[str, Any] | None
+    calibration: Calibration
     evaluation_NT: NDArray[np.int64]
     rules: Rules
     dense_bytes: int
@@ -73,13 +67,17 @@ class Workspace:
     @cached_property
     def plan(self) -> Plan:
         """The work ahead."""
-        data_tokens = sum(data.num_tokens for data in self.data)
+        methods, drawn = self.methods, self.calibration
+        compared_tokens = sum(data.num_tokens for data in (*drawn.data, *drawn.search)) if methods.compared else 0
+        divergence = drawn.held_out_NT.size + (drawn.data[0].num_tokens if methods.compared else 0)
         return make_plan(
             self.config,
             Work(
-                statistics=self.prior_RNT[0].size * self.methods.statistics_passes,
-                submodel=self.config.submodels * self.data[0].num_tokens if self.methods.measured else 0,
-                dense=data_tokens if self.methods.compared else 0,
+                statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
+                submodel=self.config.submodels * drawn.data[0].num_tokens if methods.measured else 0,
+                search=search_tokens(self.config.search, drawn.search[0].windows_NT) if drawn.search else 0,
+                divergence=divergence if len(drawn.held_out_NT) else 0,
+                dense=compared_tokens + drawn.held_out_NT.size,
                 evaluation=self.evaluation_NT.size,
             ),
         )
@@ -94,10 +92,18 @@ class Workspace:
             "versions": versions(),
         }
 
+    def draw_of(self, number: int) -> int:
+        """Which draw of calibration data round `number` uses."""
+        return (number - 1) % len(self.calibration.prior_RNT)
+
     def prior_windows(self, number: int) -> NDArray[np.int64]:
         """The prior's windows in round `number`, int64 [windows, sequence]."""
-        windows_NT: NDArray[np.int64] = self.prior_RNT[(number - 1) % len(self.prior_RNT)]
+        windows_NT: NDArray[np.int64] = self.calibration.prior_RNT[self.draw_of(number)]
         return windows_NT
+
+    def data_of(self, number: int) -> CalibrationData:
+        """What sub-models are measured on in round `number`."""
+        return self.calibration.data[self.draw_of(number)]
 
     @property
     def slices_between_rounds(self) -> bool:
@@ -114,7 +120,7 @@ class Workspace:
             "calibration": self.texts[0].describe(),
             "evaluation": self.texts[1].describe(),
             "model": fingerprint(self.subject.model),
-            **({"measured_on": self.measured_on} if self.measured_on else {}),
+            **({"measured_on": self.calibration.measured_on} if self.calibration.measured_on else {}),
         }
 
 
@@ -141,8 +147,7 @@ def open_workspace(
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    drawn_RNT = calibration_windows(config, texts[0], tokenizer, max(config.samples, config.prior_samples), warn)
-    data, measured_on = calibration_data(config, methods, texts, tokenizer, drawn_RNT, warn)
+    calibration = draw_calibration(config, methods, texts, tokenizer, warn)
     evaluation_NT = windows_of(
         texts[1],
         tokenizer,
@@ -167,9 +172,7 @@ def open_workspace(
         subject,
         tokenizer,
         texts,
-        drawn_RNT[:, : config.prior_samples],
-        data,
-        measured_on,
+        calibration,
         evaluation_NT,
         rules,
         dense_bytes,

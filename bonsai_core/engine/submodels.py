@@ -95,7 +95,8 @@ class SubModels:
             stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
-            repaired = repaired and self._prepare(number, len(keeps), draw.keep_MU)
+            if len(draw.keep_MU):
+                repaired = repaired and self._prepare(number, len(keeps), draw.keep_MU)
             for keep_U in draw.keep_MU:
                 value = self._value(number, len(values), keep_U, repaired, probe, data, origin)
                 self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import DenseTokens, TokenMetric
+from bonsai_core import DenseTokens, TokenMetric, token_kl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ class KL(TokenMetric):
 
     def per_token(self, logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
         assert dense is not None
-        return logits.logsumexp(dim=-1) - dense.expected_logit - dense.entropy
+        return token_kl(logits, dense)
 
     def utility(self, value: float) -> float:
         return -value

@@ -7,7 +7,12 @@ from typing import Any
 
 from bonsai_core import Recipe
 
-ONE_SHOT: dict[str, Any] = {"round_fraction": 1.0, "prior_samples": 64, "sequence_length": 256}
+ONE_SHOT: dict[str, Any] = {
+    "round_fraction": 1.0,
+    "prior_samples": 64,
+    "sequence_length": 256,
+    "compensator": "none",
+}
 
 WANDA_SP = Recipe(
     name="wanda-sp",

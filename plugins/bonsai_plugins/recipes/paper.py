@@ -10,10 +10,13 @@ PAPER = Recipe(
         "sampler": {"name": "antithetic", "level": "unit"},
         "metric": "perplexity",
         "estimator": "ridge",
+        "compensator": "none",
         "rank": "importance",
         "round_fraction": 0.05,
         "submodels": 200,
         "samples": 32,
+        "prior_samples": 32,
+        "sequence_length": 128,
         "resample": "fresh",
     },
 )

@@ -1,0 +1,19 @@
+"""Our own recipes: what to spend for which quality."""
+
+from bonsai_core import Recipe
+
+FAST = Recipe(
+    name="fast",
+    summary="Minutes: large rounds, few sub-models, little text.",
+    settings={"round_fraction": 0.25, "submodels": 24, "samples": 1, "prior_samples": 16, "held_out_samples": 4},
+)
+DEFAULT = Recipe(
+    name="default",
+    summary="What runs without --config: one price per site, least-squares repair.",
+    settings={},
+)
+QUALITY = Recipe(
+    name="quality",
+    summary="The default with more sub-models, and a search by measuring after each regression.",
+    settings={"submodels": 120, "search": 1},
+)
