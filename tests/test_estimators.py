@@ -184,3 +184,66 @@ def test_units_that_went_together_differ_by_their_prior_alone(registry: Registry
         assert np.ptp(make(registry, name).fit(measurements).importance_U[first]) == 0
     for name in ("shrunk", "hierarchical"):
         assert tau(make(registry, name).fit(measurements).importance_U[first], prior_U[first]) == pytest.approx(1)
+
+
+def switched_windows(
+    truth_S: NDArray[np.float64], prior_U: NDArray[np.float64], num_pairs: int, rng: np.random.Generator
+) -> Measurements:
+    """The first half of every site switched as a whole; the other half is never dropped."""
+    window_U = np.arange(NUM_UNITS) % PER_SITE < PER_SITE // 2
+    kept_PS = rng.random((num_pairs, NUM_SITES)) < 0.5
+    kept_MS = np.stack([kept_PS, ~kept_PS], axis=1).reshape(-1, NUM_SITES)
+    keep_MU = kept_MS[:, SITE_U] | ~window_U
+    return Measurements(
+        keep_MU,
+        kept_MS @ truth_S,
+        np.arange(len(keep_MU)) // 2,
+        prior_U,
+        SITE_U,
+        np.full(NUM_UNITS, 64, dtype=np.int64),
+    )
+
+
+def test_prices_share_what_a_window_is_worth_along_the_prior(registry: Registry) -> None:
+    rng = np.random.default_rng(0)
+    prior_U, truth_S = rng.lognormal(size=NUM_UNITS), rng.uniform(1, 3, size=NUM_SITES)
+    measurements = switched_windows(truth_S, prior_U, 40, rng)
+    importance_U = make(registry, "prices").fit(measurements).importance_U
+    for site in range(NUM_SITES):
+        window = np.flatnonzero((site == SITE_U) & measurements.perturbed_U)
+        assert importance_U[window].sum() == pytest.approx(truth_S[site], rel=0.05)
+        share = importance_U[window] / importance_U[window].sum()
+        np.testing.assert_allclose(share, prior_U[window] / prior_U[window].sum(), rtol=1e-6)
+
+
+def test_prices_continue_the_curve_of_a_site_and_never_below_the_common_price(registry: Registry) -> None:
+    rng = np.random.default_rng(1)
+    prior_U, truth_S = rng.lognormal(size=NUM_UNITS), rng.uniform(1, 3, size=NUM_SITES)
+    measurements = switched_windows(truth_S, prior_U, 40, rng)
+    fit = make(registry, "prices").fit(measurements)
+    outside_U = ~measurements.perturbed_U
+    assert outside_U.sum() == NUM_UNITS // 2
+    price_U = fit.importance_U / prior_U
+    assert (price_U[outside_U] >= fit.details["price"] * (1 - 1e-9)).all()
+    for site in range(NUM_SITES):
+        inside, outside = (np.flatnonzero((site == SITE_U) & which_U) for which_U in (~outside_U, outside_U))
+        own = fit.importance_U[inside].sum() / prior_U[inside].sum()
+        np.testing.assert_allclose(price_U[outside], max(own, fit.details["price"]), rtol=1e-6)
+
+
+def test_a_prior_that_says_what_is_lost_makes_up_for_missing_sub_models(registry: Registry) -> None:
+    """With fewer pairs than sites, sites are ranked better than by a ridge towards zero."""
+    found: dict[str, list[float]] = {"prices": [], "ridge": []}
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        loss_U = rng.lognormal(size=NUM_UNITS)
+        window_U = np.arange(NUM_UNITS) % PER_SITE < PER_SITE // 2
+        truth_S = np.bincount(SITE_U, loss_U * window_U) * rng.uniform(0.8, 1.25, size=NUM_SITES)
+        measurements = switched_windows(truth_S, loss_U, 4, rng)
+        for name, taus in found.items():
+            columns_U = np.ones(NUM_UNITS, bool) if name == "prices" else measurements.perturbed_U
+            fit = make(registry, name).fit(measurements.columns(columns_U))
+            importance_U = np.zeros(NUM_UNITS)
+            importance_U[columns_U] = fit.importance_U
+            taus.append(tau(np.bincount(SITE_U, importance_U * window_U), truth_S))
+    assert np.mean(found["prices"]) > np.mean(found["ridge"]) + 0.1

@@ -1,0 +1,71 @@
+"""Swaps of budget between sites: what `select` promises holds for them too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bonsai_core import UnitTable
+from bonsai_core.selection import Rules, removal_order, select
+from bonsai_core.swaps import Swaps
+from bonsai_core.testing.examples import example_table
+
+SPARSITY = 0.4
+
+
+def swapped(table: UnitTable, seed: int, rules: Rules, num_swaps: int = 2) -> tuple[Any, Any, Any]:
+    """The selection's keep vector, another some swaps away, and the importances behind both."""
+    rng = np.random.default_rng(seed)
+    importance_U, prior_U, alive_U = rng.normal(size=len(table)), rng.random(len(table)), table.keep_all()
+    keep_U = select(table, alive_U, importance_U, prior_U, SPARSITY, rules)
+    swaps = Swaps(table, alive_U, importance_U, prior_U, SPARSITY, rules)
+    return keep_U, swaps.propose(keep_U, num_swaps, rng), importance_U
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rules", [Rules(), Rules(round_to=4), Rules(shapes="uniform")], ids=repr)
+def test_a_swap_spends_the_same_budget_under_the_same_rules(seed: int, rules: Rules) -> None:
+    table = example_table(num_layers=3, num_groups=4, width=16)
+    _, swapped_U, _ = swapped(table, seed, rules)
+    assert table.sparsity(swapped_U) >= SPARSITY
+    largest = max(int(table.cost_U[site.units].sum()) for site in table)
+    assert table.removed_params(swapped_U) < SPARSITY * table.decoder_params + largest
+    counts = {site.name: int(swapped_U[site.units].sum()) for site in table}
+    for site in table:
+        allowed = [site.num_units, *rules.counts_below(site.kind, site.num_units)]
+        assert counts[site.name] in allowed
+        if rules.shapes == "uniform":
+            assert len({counts[other.name] for other in table if other.kind == site.kind}) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inside_a_site_the_order_of_removal_stays(seed: int) -> None:
+    table = example_table(num_layers=3, num_groups=4, width=16)
+    _, swapped_U, importance_U = swapped(table, seed, Rules())
+    for site in table:
+        order = removal_order(site, table.keep_all(), importance_U, np.zeros(len(table)))
+        kept = swapped_U[order]
+        assert (np.diff(kept.astype(int)) >= 0).all(), "a unit left while a less important one of its site stayed"
+
+
+def test_swaps_find_other_keep_vectors() -> None:
+    table = example_table(num_layers=3, num_groups=4, width=16)
+    different = 0
+    for seed in range(20):
+        keep_U, swapped_U, _ = swapped(table, seed, Rules())
+        different += not np.array_equal(keep_U, swapped_U)
+    assert different >= 15
+
+
+def test_the_same_random_stream_gives_the_same_swap() -> None:
+    table = example_table(num_layers=3, num_groups=4, width=16)
+    first, second = (swapped(table, 3, Rules())[1] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_one_site_alone_has_nothing_to_swap_with() -> None:
+    table = example_table(num_layers=1, num_groups=1, width=8)
+    keep_U, swapped_U, _ = swapped(table, 0, Rules())
+    np.testing.assert_array_equal(swapped_U, keep_U)
