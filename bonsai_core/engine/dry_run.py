@@ -11,7 +11,7 @@ from bonsai_core.contracts.events import Warned
 from bonsai_core.engine.setup import (
     Workspace,
     check_disk,
-    checkpoint_bytes,
+    disk_bytes,
     open_workspace,
     passes_over,
     with_absolute_paths,
@@ -40,7 +40,7 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
         RunDirectory(config.out).refuse_occupied()
     config = with_absolute_paths(config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
-    check_disk(config.out or Path(), checkpoint_bytes(work))
+    check_disk(config.out or Path(), disk_bytes(work))
     batch = work.prior_windows(1)[: config.batch_size]
     passes = passes_over(work, registry.observe)
     passes.perplexity(batch)  # the first pass is slower than the rest

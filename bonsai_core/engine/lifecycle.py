@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.setup import (
     Workspace,
     check_disk,
-    checkpoint_bytes,
+    disk_bytes,
     open_workspace,
     passes_over,
     versions,
@@ -40,7 +41,6 @@ from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
-from bonsai_core.model.tensor_files import TensorFiles
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
@@ -98,7 +98,7 @@ def run(
     path = config.out or _free_name(config)
     RunDirectory(path).refuse_occupied()
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
-    check_disk(path, checkpoint_bytes(work))
+    check_disk(path, disk_bytes(work))
     directory = RunDirectory.create(path, config)
     with directory.lock():
         journal = directory.journal(on_append=_announcer(registry))
@@ -200,7 +200,7 @@ class _Run:
         report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes, work.plan.forward_tokens)
         self._directory.write_report(report)
         for number in range(1, len(work.plan.targets) + 1):
-            TensorFiles(self._directory.tensor_path(number, "repair")).remove()  # it is in the checkpoint
+            shutil.rmtree(self._directory.tensor_path(number, "repair"), ignore_errors=True)  # it is in the checkpoint
         self._observe(RunFinished(self._directory.path))
         return RunResult(self._directory.path, report)
 

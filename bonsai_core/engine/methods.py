@@ -33,6 +33,13 @@ class Methods:
         return self.measured and self.metric.needs_dense
 
     @property
+    def watches_moments(self) -> bool:
+        """Whether second moments are collected."""
+        prior, compensator = self.prior, self.compensator
+        by_prior = prior.needs_data and prior.watches == "moments"
+        return by_prior or (compensator.repairs and compensator.watches == "moments")
+
+    @property
     def shares_moments(self) -> bool:
         """Whether prior and compensator watch second moments, which one pass finds for both."""
         prior, compensator = self.prior, self.compensator

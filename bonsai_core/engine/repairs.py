@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +29,17 @@ class Repairs:
         work: what the run works with.
         statistics: the round's.
         alive_U: units alive at its start, bool [U].
-        folder: where prepared repairs lie.
+        files: where prepared repairs lie.
     """
 
-    def __init__(self, work: Workspace, statistics: RoundStatistics, alive_U: NDArray[np.bool_], folder: Path) -> None:
+    def __init__(
+        self, work: Workspace, statistics: RoundStatistics, alive_U: NDArray[np.bool_], files: TensorFiles
+    ) -> None:
         self._subject = work.subject
         self._compensator = work.methods.compensator
         self._statistics = statistics
         self._alive_U = alive_U
-        self._prepared = TensorFiles(folder)
+        self._prepared = files
 
     def prepare(self, keep_MU: NDArray[np.bool_]) -> bool:
         """Whether sub-models can be repaired; if so, everything that they need is computed now.

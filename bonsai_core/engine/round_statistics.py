@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,18 +26,23 @@ class RoundStatistics:
         passes: forward passes over its subject.
         windows_NT: the prior's windows, int64 [windows, sequence].
         alive_U: the units alive, bool [U].
-        folder: where second moments lie.
+        files: where second moments lie.
     """
 
     def __init__(
-        self, work: Workspace, passes: Passes, windows_NT: NDArray[np.int64], alive_U: NDArray[np.bool_], folder: Path
+        self,
+        work: Workspace,
+        passes: Passes,
+        windows_NT: NDArray[np.int64],
+        alive_U: NDArray[np.bool_],
+        files: TensorFiles,
     ) -> None:
         self._subject = work.subject
         self._passes = passes
         self._windows_NT = windows_NT
         self._alive_U = alive_U
         self._moments: _Moments | None = None
-        self._folder = folder
+        self._files = files
 
     @property
     def num_tokens(self) -> int:
@@ -50,7 +54,7 @@ class RoundStatistics:
         if observer.watches != "moments":
             return input_totals(self._subject, self._passes, observer, self._windows_NT, self._alive_U)
         if self._moments is None:
-            files = TensorFiles(self._folder)
+            files = self._files
 
             def keep(site: Site, moments: Tensor) -> None:
                 files.save(site.name, moments=moments)

@@ -60,7 +60,7 @@ class Rounds:
         self._dense = dense
         self._observe = observe
         self._shared = shared
-        self._scratch = TensorFiles(directory.scratch_path)
+        self._scratch = TensorFiles(directory.scratch_path, directory.writing)
         self._begun = 0
 
     def run(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -88,7 +88,7 @@ class Rounds:
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
         """Make up for what round `number` removes, in the weights; from the run directory where that is done."""
         work, subject, key = self._work, self._work.subject, f"round-{number}/repair"
-        files = TensorFiles(self._directory.tensor_path(number, "repair"))
+        files = TensorFiles(self._directory.tensor_path(number, "repair"), self._directory.writing)
         if not (key in self._journal and files.folder.exists()):
             self._observe(StageStarted("repair", number, f"repair by {work.methods.compensator.name}"))
             start = time.perf_counter()
@@ -113,15 +113,15 @@ class Rounds:
         if self._work.slices_between_rounds:
             self._work.subject.slice(alive_U)
         self.clear()
-        folder, windows_NT = self._scratch.folder, self._work.prior_windows(number)
-        self._statistics = RoundStatistics(self._work, self._passes, windows_NT, alive_U, folder / "moments")
-        self._repairs = Repairs(self._work, self._statistics, alive_U, folder / "repairs")
+        windows_NT, moments = self._work.prior_windows(number), self._scratch.inside("moments")
+        self._statistics = RoundStatistics(self._work, self._passes, windows_NT, alive_U, moments)
+        self._repairs = Repairs(self._work, self._statistics, alive_U, self._scratch.inside("repairs"))
         self._search = Search(self._work, self._passes, self._repairs, self._journal, self._observe, self._dense.search)
         self._begun = number
 
     def _write_repairs(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
         """What every site gets for its losses, computed and written as a whole or not at all."""
-        partial = TensorFiles(files.folder.with_name(files.folder.name + ".partial"))
+        partial = TensorFiles(files.folder.with_name(files.folder.name + ".partial"), self._directory.writing)
         partial.remove()
         with self._directory.writing(str(files.folder)):
             partial.folder.mkdir(parents=True)

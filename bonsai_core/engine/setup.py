@@ -192,13 +192,13 @@ def check_disk(path: Path, needed_bytes: int) -> None:
     """Refuse before the work starts if its result would not fit.
 
     Raises:
-        BonsaiError: less is free than the checkpoint needs.
+        BonsaiError: less is free than the run needs.
     """
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise BonsaiError(
-            f"Not enough room at {existing}: the pruned checkpoint needs about {needed_bytes / 1e6:.0f} MB, "
+            f"Not enough room at {existing}: the run needs about {needed_bytes / 1e6:.0f} MB, "
             f"{free / 1e6:.0f} MB are free. Make room, or choose another --out."
         )
 
@@ -213,11 +213,18 @@ def passes_over(work: Workspace, observe: Callable[[Event], None]) -> Passes:
     )
 
 
-def checkpoint_bytes(work: Workspace) -> int:
-    """About how much room the pruned checkpoint needs."""
+def disk_bytes(work: Workspace) -> int:
+    """About how much room the pruned checkpoint needs, and while a round lasts its statistics and repairs."""
     table = work.subject.table
     kept = 1 - work.config.sparsity * table.decoder_params / table.total_params
-    return int(DISK_MARGIN * kept * work.dense_bytes)
+    methods, scratch = work.methods, 0
+    if methods.watches_moments:
+        scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
+    if methods.compensator.repairs and methods.compensator.changes_weights:
+        outputs = [work.subject.output(site).weight for site in table]
+        rounds = len(work.plan.targets)
+        scratch += rounds * sum(weight.numel() * weight.element_size() for weight in outputs)
+    return int(DISK_MARGIN * (kept * work.dense_bytes + scratch))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

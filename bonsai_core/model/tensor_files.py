@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -19,18 +20,21 @@ class TensorFiles:
 
     Args:
         folder: made when something is saved.
+        writing: turns what a full disk raises into a message; told what is written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, writing: Callable[[str], AbstractContextManager[None]]) -> None:
         self.folder = folder
+        self._writing = writing
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists()
 
     def save(self, name: str, **tensors: Tensor) -> None:
         """Write tensors under a name."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, self._path(name))
+        with self._writing(str(self._path(name))):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, self._path(name))
 
     def save_repair(self, name: str, repair: Repair, dtype: torch.dtype) -> None:
         """Write a repair in the type that it will have in the model."""
@@ -48,6 +52,10 @@ class TensorFiles:
         for path in sorted(self.folder.glob("*.safetensors")):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
+
+    def inside(self, name: str) -> TensorFiles:
+        """A folder in this one."""
+        return TensorFiles(self.folder / name, self._writing)
 
     def remove(self) -> None:
         """Take the folder away."""
