@@ -73,9 +73,9 @@ PICOS = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Pico matrices are far faster on one thread."""
+    """Pico matrices are far faster on one thread, and other numbers of threads round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -30,14 +30,21 @@ EVENTS = [
     *(
         f"round-{number}/{step}"
         for number in (1, 2)
-        for step in ("prior", *(f"submodel-{index}" for index in range(4)), "selection", "divergence")
+        for step in (
+            "prior",
+            "submodel-repairs-0",
+            *(f"submodel-{index}" for index in range(4)),
+            "selection",
+            "repair",
+            "divergence",
+        )
     ),
     "evaluate/pruned",
     "peak",
     "save",
     "latency",
 ]
-RENAMES = ["config.yaml", *(["prior.npz", "selection.npz"] * 2), "model", "report.json"]
+RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json"]
 """What a run moves into place, in order."""
 
 
@@ -87,10 +94,15 @@ def in_child(target: Callable[..., object], *args: Any) -> int | None:
     context.set_forkserver_preload(
         ["bonsai_core.engine", "transformers.models.llama.modeling_llama", "sklearn.linear_model"]
     )
-    child = context.Process(target=target, args=args)
+    child = context.Process(target=on_one_thread, args=(target, *args))
     child.start()
     child.join(120)
     return child.exitcode
+
+
+def on_one_thread(target: Callable[..., object], *args: Any) -> None:
+    torch.set_num_threads(1)
+    target(*args)
 
 
 def contents(directory: Path) -> dict[str, Any]:
