@@ -79,5 +79,6 @@ def _seconds(journal: Journal) -> dict[str, float]:
     stages: dict[str, float] = defaultdict(float)
     for key, _, elapsed_s in journal.items():
         name = key.rsplit("/", 1)[-1] if key.startswith("round-") else key.split("/", 1)[0]
-        stages["measure" if name.startswith("submodel") else name] += elapsed_s
+        name = "measure" if name.startswith("submodel") else name.split("-")[0]  # of the search, which one it was
+        stages[name] += elapsed_s
     return {name: round(seconds, 3) for name, seconds in stages.items() if seconds >= 0.1}

@@ -214,6 +214,7 @@ class Rounds:
         table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
         keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules)
+        elapsed_s = time.perf_counter() - start
         if self._work.calibration.search:
             keep_U, found = self._search.refine(number, request, importance_U, keep_U)
             summary["details"] |= found
@@ -224,5 +225,5 @@ class Rounds:
             "sparsity": table.sparsity(keep_U),
             "units_removed": int((alive_U & ~keep_U).sum()),
         }
-        self._journal.append(f"round-{number}/selection", payload, time.perf_counter() - start)
+        self._journal.append(f"round-{number}/selection", payload, elapsed_s)
         return keep_U
