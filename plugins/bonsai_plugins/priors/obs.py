@@ -32,8 +32,9 @@ class OptimalBrainSurgeon(Prior):
 
         assert site.total is not None
         units, channels = site.weight.shape[1:]
-        inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping)))
-        weight = site.weight.flatten(1).to(inverse.dtype)
+        # The inverse needs float64; what is subtracted from it afterwards does not.
+        inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping))).float()
+        weight = site.weight.flatten(1).T.contiguous()  # [channels of all units, out]
         left = torch.arange(units, device=weight.device)
         score = torch.zeros(units, dtype=inverse.dtype, device=weight.device)
         largest = score.new_zeros(())
@@ -51,22 +52,25 @@ class OptimalBrainSurgeon(Prior):
 
 def _error_of_each(weight: Tensor, inverse: Tensor, channels: int) -> Tensor:
     """tr(W_G ((H^-1)_GG)^-1 W_G') of every unit left, [units]."""
-    from torch.linalg import solve_triangular
+    from torch import cholesky_inverse
 
     units = len(inverse) // channels
-    blocks = inverse.view(units, channels, units, channels)
-    own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [units, channels, channels]
-    columns = weight.view(-1, units, channels).permute(1, 2, 0)  # [units, channels, out]
-    solved: Tensor = solve_triangular(cholesky(own), columns, upper=False)
-    return solved.square().sum(dim=(1, 2))
+    own = inverse.view(units, channels, units, channels).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    by_unit = weight.view(units, channels, -1)
+    products = by_unit @ by_unit.mT  # W_G' W_G, [units, channels, channels]
+    return (cholesky_inverse(cholesky(own)) * products).sum(dim=(1, 2)).clamp(min=0)
 
 
 def _without(weight: Tensor, inverse: Tensor, gone: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
     """The re-fitted weights and the inverse moments of what stays."""
-    factor = cholesky(inverse[gone][:, gone])
-    across = inverse[gone][:, stay]
-    taken_over = across.cholesky_solve(factor)
-    return weight[:, stay] - weight[:, gone] @ taken_over, inverse[stay][:, stay] - across.T @ taken_over
+    rows = inverse.index_select(0, gone)
+    across = rows.index_select(1, stay)
+    taken_over = across.cholesky_solve(cholesky(rows.index_select(1, gone)))
+    left = inverse.index_select(0, stay).index_select(1, stay)
+    return (
+        weight.index_select(0, stay).addmm_(taken_over.T, weight.index_select(0, gone), alpha=-1),
+        left.addmm_(across.T, taken_over, alpha=-1),
+    )
 
 
 def _channels(units: Tensor, channels: int) -> Tensor:

@@ -5,7 +5,14 @@ from bonsai_core import Recipe
 FAST = Recipe(
     name="fast",
     summary="Minutes: large rounds, few sub-models, little text.",
-    settings={"round_fraction": 0.25, "submodels": 24, "samples": 1, "prior_samples": 16, "held_out_samples": 4},
+    settings={
+        "round_fraction": 0.25,
+        "submodels": 20,
+        "samples": 1,
+        "prior_samples": 20,
+        "sequence_length": 128,
+        "held_out_samples": 4,
+    },
 )
 DEFAULT = Recipe(
     name="default",
