@@ -4,11 +4,11 @@ from bonsai_core import Recipe
 
 FAST = Recipe(
     name="fast",
-    summary="Minutes: large rounds, few sub-models, little text.",
+    summary="A minute or two: large rounds, few sub-models, little text.",
     settings={
         "round_fraction": 0.25,
-        "submodels": 20,
-        "samples": 1,
+        "submodels": 8,
+        "samples": 4,
         "prior_samples": 20,
         "sequence_length": 128,
         "held_out_samples": 4,
