@@ -7,11 +7,10 @@ FAST = Recipe(
     summary="A minute or two: large rounds, few sub-models, little text.",
     settings={
         "round_fraction": 0.25,
-        "submodels": 8,
-        "samples": 4,
-        "prior_samples": 20,
-        "sequence_length": 128,
-        "held_out_samples": 4,
+        "submodels": 16,
+        "samples": 1,
+        "prior_samples": 14,
+        "held_out_samples": 2,
     },
 )
 DEFAULT = Recipe(
