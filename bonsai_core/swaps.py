@@ -36,6 +36,7 @@ class Swaps:
         self._alive_U = alive_U
         self._importance_U = np.nan_to_num(importance_U)
         self._chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
+        self._smallest = min((block.cost for chain in self._chains for block in chain), default=0)
         self._target = int(np.ceil(sparsity * table.decoder_params - 1e-6)) - table.removed_params(alive_U)
 
     def propose(self, keep_U: NDArray[np.bool_], num_swaps: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -56,6 +57,7 @@ class Swaps:
         amount = rng.uniform(0.25, 2.0) * self._target / len(self._chains)
         gone_C = gone_C.copy()
         removed = sum(block.cost for block in self._gone(gone_C))
+        most = max(removed, self._target + self._smallest - 1)  # a budget is not overshot by more than there was
         returned = 0
         while gone_C[giver] and returned < amount:
             gone_C[giver] -= 1
@@ -68,7 +70,7 @@ class Swaps:
         while gone_C[giver] and removed - self._chains[giver][gone_C[giver] - 1].cost >= self._target:
             gone_C[giver] -= 1
             removed -= self._chains[giver][gone_C[giver]].cost
-        return gone_C if returned and giver != taker and removed >= self._target else None
+        return gone_C if returned and giver != taker and self._target <= removed <= most else None
 
     def _gone(self, gone_C: NDArray[np.int64]) -> list[Block]:
         return [block for chain, gone in zip(self._chains, gone_C, strict=True) for block in chain[:gone]]
