@@ -58,7 +58,7 @@ class RunConfig(BaseModel):
     prior: Choice = Field(Choice(name="obs"), description="Cheap score per unit.")
     sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
     metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
-    estimator: Choice = Field(Choice(name="prices"), description="Regression from measurements to importances.")
+    estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
     compensator: Choice = Field(
         Choice(name="least_squares"), description="Repair of what is kept, after every removal."
     )

@@ -34,7 +34,7 @@ class Swaps:
         rules: Rules,
     ) -> None:
         self._alive_U = alive_U
-        self._importance_U = np.nan_to_num(importance_U)
+        self._importance_U = _priced(importance_U, table.cost_U)
         self._chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
         self._smallest = min((block.cost for chain in self._chains for block in chain), default=0)
         self._target = int(np.ceil(sparsity * table.decoder_params - 1e-6)) - table.removed_params(alive_U)
@@ -77,3 +77,10 @@ class Swaps:
 
     def _importance_gone(self, gone_C: NDArray[np.int64]) -> float:
         return float(sum(self._importance_U[block.units].sum() for block in self._gone(gone_C)))
+
+
+def _priced(importance_U: NDArray[np.float64], cost_U: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Units that were not measured, NaN, are as dear as the dearest that were: selection lets them go last too."""
+    measured_U = ~np.isnan(importance_U)
+    dearest = float((importance_U[measured_U] / cost_U[measured_U]).max()) if measured_U.any() else 0.0
+    return np.where(measured_U, importance_U, dearest * cost_U)

@@ -26,9 +26,9 @@ def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int
     splits = GroupKFold(min(folds, num_groups)).split(predicted_M, groups=measurements.group_M)
     for train, test in splits:
         training = measurements.rows(train)
-        fitted_U = np.ones_like(training.perturbed_U) if estimator.extrapolates else training.perturbed_U
-        importance_U = estimator.fit(training.columns(fitted_U)).importance_U
-        deviation_MU = measurements.keep_MU[test][:, fitted_U] - training.keep_MU[:, fitted_U].mean(axis=0)
+        perturbed_U = training.perturbed_U
+        importance_U = estimator.fit(training.columns(perturbed_U)).importance_U
+        deviation_MU = measurements.keep_MU[test][:, perturbed_U] - training.keep_MU[:, perturbed_U].mean(axis=0)
         predicted_M[test] = training.utility_M.mean() + deviation_MU @ importance_U
     tau = float(kendalltau(predicted_M, measurements.utility_M).statistic)
     return None if np.isnan(tau) else tau

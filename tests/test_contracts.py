@@ -60,7 +60,6 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("estimator", "hierarchical"): [{}],
     ("estimator", "lasso"): [{}, {"folds": 2, "strengths": 5}],
     ("estimator", "none"): [{}, {"allocation": "global"}],
-    ("estimator", "prices"): [{}],
     ("estimator", "ridge"): [{}],
     ("estimator", "shrunk"): [{}],
 }

@@ -251,7 +251,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["round-1/selection", "round-1/repair", "round-1/evaluate", "round-2/prior", "round-2/selection"],
     ),
     "least squares": (
-        {"prior": "obs", "compensator": "least_squares", "estimator": "prices", "eval_rounds": True},
+        {"prior": "obs", "compensator": "least_squares", "eval_rounds": True},
         [
             "round-1/prior",
             "round-1/submodel-repairs-0",

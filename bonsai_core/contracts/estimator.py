@@ -15,10 +15,10 @@ from bonsai_core.contracts.component import Component
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured in one round, over the units that the sub-models tell apart.
+    """What was measured in one round, over the units that at least one sub-model dropped.
 
     Attributes:
-        keep_MU: bool [M, U]; every column holds both values, except for estimators that extrapolate.
+        keep_MU: bool [M, U]; every column holds both values.
         utility_M: float64 [M], finite; higher is better.
         group_M: int64 [M]; sub-models drawn together share a number.
         prior_U: float64 [U], non-negative; comparable within a site only.
@@ -81,13 +81,10 @@ class Estimator(Component):
     Attributes:
         needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured,
             and `fit` gets M = 0 over all living units.
-        extrapolates: True if `fit` gets all living units, those too that no sub-model drops, and says what they are
-            worth. Without it such units go last.
         gives_spread: True if every `Fit` says how sure it is; samplers that look where the decision is open need it.
     """
 
     needs_measurements: ClassVar[bool] = True
-    extrapolates: ClassVar[bool] = False
     gives_spread: ClassVar[bool] = False
 
     @abstractmethod

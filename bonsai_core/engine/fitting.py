@@ -13,17 +13,17 @@ from bonsai_core.errors import BonsaiError
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fit over the units that the measurements tell apart, or all living ones if the estimator extrapolates.
+    """A fit over the units that the measurements tell apart.
 
     Attributes:
-        measurements: what it was fitted to, those units only.
-        fitted_U: those units, bool [U].
+        measurements: what it was fitted to, perturbed units only.
+        perturbed_U: those units, bool [U].
         importance_U: float64 [U]; NaN for all others.
         fit: what the estimator returned.
     """
 
     measurements: Measurements
-    fitted_U: NDArray[np.bool_]
+    perturbed_U: NDArray[np.bool_]
     importance_U: NDArray[np.float64]
     fit: Fit
 
@@ -45,12 +45,11 @@ def fit_units(
     perturbed_U = measured.perturbed_U
     if not perturbed_U.any():
         return None
-    fitted_U = request.alive_U if estimator.extrapolates else perturbed_U
-    measurements = measured.columns(fitted_U)
-    fit = _checked(estimator, estimator.fit(measurements), int(fitted_U.sum()))
+    measurements = measured.columns(perturbed_U)
+    fit = _checked(estimator, estimator.fit(measurements), int(perturbed_U.sum()))
     importance_U = np.full(len(table), np.nan)
-    importance_U[fitted_U] = fit.importance_U
-    return Fitted(measurements, fitted_U, importance_U, fit)
+    importance_U[perturbed_U] = fit.importance_U
+    return Fitted(measurements, perturbed_U, importance_U, fit)
 
 
 def fit_prior_alone(estimator: Estimator, request: SampleRequest) -> NDArray[np.float64]:

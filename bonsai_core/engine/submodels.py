@@ -197,7 +197,7 @@ def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Ev
         return None
     assert fitted.fit.spread_U is not None  # estimators that give none are refused with such samplers
     spread_U = np.full(len(request.table), np.nan)
-    spread_U[fitted.fitted_U] = fitted.fit.spread_U
+    spread_U[fitted.perturbed_U] = fitted.fit.spread_U
     return Evidence(fitted.importance_U, spread_U)
 
 

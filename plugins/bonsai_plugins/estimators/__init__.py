@@ -7,11 +7,10 @@ from bonsai_plugins.estimators.elastic import ElasticNet
 from bonsai_plugins.estimators.hierarchical import Hierarchical
 from bonsai_plugins.estimators.lasso import Lasso
 from bonsai_plugins.estimators.none import PriorOnly
-from bonsai_plugins.estimators.prices import Prices
 from bonsai_plugins.estimators.ridge import Ridge
 from bonsai_plugins.estimators.shrunk import Shrunk
 
 
 @hookimpl
 def bonsai_estimators() -> list[type[Estimator]]:
-    return [Ridge, Lasso, ElasticNet, Bayes, Shrunk, Prices, Hierarchical, Average, PriorOnly]
+    return [Ridge, Lasso, ElasticNet, Bayes, Shrunk, Hierarchical, Average, PriorOnly]

@@ -15,14 +15,14 @@ class Patterns:
     """Sub-models as features of a regression: one feature for all units that always went together.
 
     Nothing tells such units apart, so a fit finds the effect of them together, and they share it in proportion to their
-    parameters, or to another weight. The penalty is on that effect: were it on each unit's share, a window of 300
-    channels could have an effect 17 times that of a window of one head before it costs the same, and with few
-    sub-models only the size of the windows would be learnt.
+    parameters. The penalty is on that effect: were it on each unit's share, a window of 300 channels could have an
+    effect 17 times that of a window of one head before it costs the same, and with few sub-models only the size of
+    the windows would be learnt.
 
     Attributes:
         feature_MP: float64 [M, P]; kept or not, less the mean.
         pattern_U: int64 [U]; which pattern a unit belongs to.
-        share_U: float64 [U]; the unit's share of its pattern's weight.
+        share_U: float64 [U]; the unit's share of its pattern's parameters.
     """
 
     feature_MP: NDArray[np.float64]
@@ -30,12 +30,11 @@ class Patterns:
     share_U: NDArray[np.float64]
 
     @classmethod
-    def of(cls, measurements: Measurements, weight_U: NDArray[np.float64] | None = None) -> Patterns:
-        """The patterns of the measured sub-models; `weight_U` are positive, and the units' parameters if left out."""
-        shared_by_U = measurements.cost_U if weight_U is None else weight_U
+    def of(cls, measurements: Measurements) -> Patterns:
+        """The patterns of the measured sub-models."""
         pattern_MP, pattern_U = np.unique(measurements.keep_MU, axis=1, return_inverse=True)
         pattern_U = pattern_U.ravel()
-        share_U = shared_by_U / np.bincount(pattern_U, shared_by_U)[pattern_U]
+        share_U = measurements.cost_U / np.bincount(pattern_U, measurements.cost_U)[pattern_U]
         return cls(pattern_MP - pattern_MP.mean(axis=0), pattern_U, share_U)
 
     def per_unit(self, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
