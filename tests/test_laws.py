@@ -347,7 +347,7 @@ def test_a_repaired_sub_model_is_the_repaired_and_sliced_model(
     for keep_U in keep_vectors(subject.table):
         subject = subject_of(pico, registry)
         repairs = _repairs(subject, chosen, keep_U)
-        with subject.repaired(keep_U, repairs):
+        with subject.repaired(keep_U, ((s, repairs[s.name]) for s in subject.table if s.name in repairs)):
             measured = logits(subject.model)
         assert torch.equal(logits(subject.model), dense), "a trace was left"
         for site in subject.table:

@@ -368,6 +368,37 @@ def test_biases_do_not_go_into_stock_checkpoints(small_run: RunConfig, registry:
         run(settings(small_run, tmp_path / "run", compensator="bias", shapes="uniform"), registry=registry)
 
 
+def test_the_adaptive_sampler_repairs_all_sub_models_of_a_round_or_none(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    adaptive = {"sampler": {"name": "adaptive", "batch": 8, "settled": 1.0}, "estimator": "bayes", "submodels": 16}
+    report = run(settings(small_run, tmp_path / "run", **adaptive), registry=registry).report
+    with closing(sqlite3.connect(tmp_path / "run" / "journal.sqlite")) as database:
+        keys = [key for (key,) in database.execute("SELECT key FROM events WHERE key LIKE '%submodel-repairs%'")]
+    assert keys == ["round-1/submodel-repairs", "round-2/submodel-repairs"]
+    assert all(row["repaired_submodels"] for row in report["rounds"])
+
+
+# The search
+
+
+def test_the_search_never_ends_further_from_the_dense_model(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    report = run(settings(small_run, tmp_path / "run", search=4, prior_samples=8), registry=registry).report
+    for row in report["rounds"]:
+        assert row["details"]["search_end"] >= row["details"]["search_start"]
+    assert report["sparsity"]["decoder"] >= 0.3
+    assert sum(row["details"]["search_improved"] for row in report["rounds"]) > 0
+
+
+def test_a_search_without_text_says_so(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    other = tmp_path / "short.txt"
+    other.write_text("A tree has leaves. " * 5, encoding="utf-8")
+    with pytest.raises(BonsaiError, match="--search needs at least 4 windows"):
+        run(settings(small_run, tmp_path / "run", search=1, metric_dataset=str(other)), registry=registry)
+
+
 # What several runs share
 
 
@@ -404,14 +435,22 @@ def test_the_second_round_is_every_runs_own(small_run: RunConfig, registry: Regi
 
 
 @pytest.mark.parametrize("compensator", ["none", "bias", "least_squares"])
+@pytest.mark.parametrize("emptying", [False, True])
 def test_masking_to_the_end_is_slicing_between_rounds(
-    small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensator: str
+    small_run: RunConfig,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compensator: str,
+    emptying: bool,
 ) -> None:
+    emptied = {"sparsity": 0.8, "round_fraction": 0.4, "min_units": 0} if emptying else {}
     perplexities = []
     for name, slices in (("sliced", True), ("masked", False)):
         monkeypatch.setattr(Workspace, "slices_between_rounds", slices)
         prior = "obs" if compensator == "least_squares" else "wanda"
-        config = settings(small_run, tmp_path / name, prior=prior, compensator=compensator, eval_rounds=True)
+        both = {"prior": prior, "compensator": compensator, "eval_rounds": True}
+        config = settings(small_run, tmp_path / name, **both, **emptied)
         report = run(config, registry=registry).report
         perplexities.append([report["rounds"][0]["perplexity"], report["perplexity"]["pruned"]])
     assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from bonsai_core import Registry, RunConfig, hookimpl, resume, run
-from bonsai_core.contracts.events import Event, Journaled
+from bonsai_core.contracts.events import Event, Journaled, TokensDone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
 
@@ -32,7 +32,7 @@ EVENTS = [
         for number in (1, 2)
         for step in (
             "prior",
-            "submodel-repairs-0",
+            "submodel-repairs",
             *(f"submodel-{index}" for index in range(4)),
             "selection",
             "repair",
@@ -254,7 +254,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"prior": "obs", "compensator": "least_squares", "eval_rounds": True},
         [
             "round-1/prior",
-            "round-1/submodel-repairs-0",
+            "round-1/submodel-repairs",
             "round-1/submodel-1",
             "round-1/repair",
             "round-2/prior",
@@ -291,3 +291,34 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
         path = tmp_path / f"killed-{number}"
         assert in_child(run_and_die_at_event, elsewhere(varied, path), key) == -signal.SIGKILL
         assert_resumes(path, expected, registry)
+
+
+@pytest.mark.parametrize("key", ["round-1/prior", "round-1/selection", "round-2/repair", "evaluate/pruned", "latency"])
+def test_after_a_kill_the_work_still_adds_up(config: RunConfig, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert in_child(run_and_die_at_event, elsewhere(config, path), key) == -signal.SIGKILL
+    counting, counter = Registry(), TokenCounter()
+    counting.register(counter, "the counter")
+    report = resume(path, registry=counting).report
+    assert counter.tokens == report["forward_tokens"]
+
+
+class TokenCounter:
+    """Counts tokens that went through the model or did not have to again."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, TokensDone):
+            self.tokens += event.tokens
+
+
+def test_repairs_that_were_half_removed_are_computed_again(
+    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "run"
+    assert in_child(run_and_die_at_event, elsewhere(config, path), "evaluate/pruned") == -signal.SIGKILL
+    next((path / "round-001" / "repair").iterdir()).unlink()
+    assert_resumes(path, whole, registry)

@@ -93,7 +93,7 @@ def _rounds(report: Mapping[str, Any]) -> Table:
     for number, row in enumerate(report["rounds"], 1):
         tau = "-" if row["kendall_tau"] is None else f"{row['kendall_tau']:.2f}"
         counts = (f"{row[name]:,}" for name in ("units_removed", "submodels", "dropped_submodels"))
-        cells = [str(number), f"{row['sparsity']:.2%}", *counts, "yes" if row["repaired_submodels"] else "no", tau]
+        cells = [str(number), f"{row['sparsity']:.2%}", *counts, "yes" if row.get("repaired_submodels") else "no", tau]
         if compared:
             kl = row.get("divergence", {})
             cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]

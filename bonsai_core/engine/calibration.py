@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.methods import Methods
-from bonsai_core.engine.plan import round_targets
+from bonsai_core.engine.plan import FIRST_HEAT, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
@@ -46,59 +46,64 @@ def draw_calibration(
         BonsaiError: a text is too short or cannot be read, or the metric's data do not fit it.
     """
     measures_text = methods.measured and methods.metric.reads == "text"
-    own_text = measures_text and config.metric_dataset is None
-    wanted = [
-        config.prior_samples,
-        config.samples if own_text else 0,
-        config.search_samples if own_text and config.search else 0,
-        config.held_out_samples if methods.measured else 0,
-    ]
-    drawn_RNT = _windows(config, texts[0], tokenizer, sum(wanted), warn)
-    prior_RNT, samples_RNT, search_RNT, held_out_RNT = _parts(drawn_RNT, wanted)
-    measured_on = None
-    if measures_text and config.metric_dataset is not None:
-        text = texts[0] if config.metric_dataset == config.dataset else load_metric_text(config.metric_dataset)
+    named = config.metric_dataset not in (None, config.dataset)
+    measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
+    wanted = [config.prior_samples, *([0, 0] if named else measuring)]
+    held_out = config.held_out_samples if methods.measured else 0
+    drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn)
+    prior_RNT, samples_RNT, search_RNT = _parts(drawn_RNT, wanted)
+    measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
+    if measures_text and named:
+        text = load_metric_text(str(config.metric_dataset))
         if texts[1].text in text.text:
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
-        wanted = [config.samples, config.search_samples if config.search else 0]
-        samples_RNT, search_RNT = _parts(_windows(config, text, tokenizer, sum(wanted), warn), wanted)
+        samples_RNT, search_RNT = _parts(_windows(config, text, tokenizer, sum(measuring), 0, warn)[0], measuring)
         measured_on = dict(text.describe())
+    if config.search and search_RNT.shape[1] < FIRST_HEAT:
+        raise BonsaiError(
+            f"--search needs at least {FIRST_HEAT} windows of {config.sequence_length} tokens to measure on; the text "
+            f"has {search_RNT.shape[1]}. Give a longer text or a shorter --sequence-length."
+        )
     data = tuple(CalibrationData(windows_NT) for windows_NT in samples_RNT)
     search = tuple(CalibrationData(windows_NT) for windows_NT in search_RNT if len(windows_NT))
     if methods.measured and methods.metric.reads == "choices":
         data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")
-    return Calibration(prior_RNT, data, search, held_out_RNT[0], measured_on)
+    return Calibration(prior_RNT, data, search, held_out_NT, measured_on)
 
 
 def _windows(
-    config: RunConfig, text: Text, tokenizer: Any, num_windows: int, warn: Callable[[str], None]
-) -> NDArray[np.int64]:
-    """int64 [draws, windows, sequence]: one draw for all rounds, or one for each."""
+    config: RunConfig, text: Text, tokenizer: Any, size: int, held_out: int, warn: Callable[[str], None]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draws of `size` windows, int64 [draws, windows, sequence], one for all rounds or one for each; and held-out ones.
+
+    A text that is too short for all draws starts again with the first windows; the held-out ones are those it can spare
+    from a single draw.
+    """
     draws = len(round_targets(config)) if config.resample == "fresh" else 1
-    windows_NT = windows_of(
+    all_NT = windows_of(
         text,
         tokenizer,
-        num_windows=num_windows,
+        num_windows=draws * size + held_out,
         sequence_length=config.sequence_length,
         seed=config.seed,
         what="calibration",
         warn=warn,
-        draws=draws,
     )
-    return windows_NT.reshape(draws, -1, config.sequence_length)
+    num_held_out = min(held_out, max(0, len(all_NT) - size))
+    drawn_NT = all_NT[: len(all_NT) - num_held_out]
+    order_RN = np.arange(draws * min(size, len(drawn_NT))).reshape(draws, -1) % len(drawn_NT)
+    return drawn_NT[order_RN], all_NT[len(drawn_NT) :]
 
 
 def _parts(drawn_RNT: NDArray[np.int64], wanted: list[int]) -> list[NDArray[np.int64]]:
-    """Consecutive parts of so many windows. Where there are too few, the last part gets what is left, perhaps none,
-    and the others overlap with those before them rather than stay empty."""
+    """Consecutive parts of so many windows; where there are too few, they overlap rather than stay empty."""
     available, start, parts = drawn_RNT.shape[1], 0, []
-    for number, size in enumerate(wanted):
-        is_last = number == len(wanted) - 1
-        first = start if is_last else max(0, min(start, available - size))
+    for size in wanted:
+        first = max(0, min(start, available - size))
         parts.append(drawn_RNT[:, first : first + size])
         start += size
     return parts

@@ -182,6 +182,9 @@ class _Run:
                 RUNTIMES[config.shapes],
             )
         )
+        if self._is_done():
+            self._observe(TokensDone(work.plan.forward_tokens, replayed=True))
+            return self._report(self._kept_after(len(work.plan.targets)))
         if self._evaluations.dense() is None:
             raise BonsaiError(
                 f"The dense model's own perplexity is not finite, so there is nothing to prune: check its weights, or "
@@ -197,6 +200,26 @@ class _Run:
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", self._latency)
+        return self._report(alive_U)
+
+    def _is_done(self) -> bool:
+        """Whether everything is in the journal and the checkpoint is as it was saved."""
+        measured = not self._work.config.latency or "latency" in self._journal
+        return measured and "peak" in self._journal and self._checkpoint_is_whole()
+
+    def _checkpoint_is_whole(self) -> bool:
+        # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
+        saved = self._journal.get("save")
+        return saved is not None and saved["bytes"] == _weight_bytes(self._directory.model_path)
+
+    def _kept_after(self, number: int) -> NDArray[np.bool_]:
+        """The units kept after a round that the journal has finished."""
+        sha256 = self._journal[f"round-{number}/selection"]["sha256"]
+        keep_U: NDArray[np.bool_] = self._directory.load_arrays(number, "selection", sha256)["keep_U"]
+        return keep_U
+
+    def _report(self, alive_U: NDArray[np.bool_]) -> RunResult:
+        work = self._work
         report = build_report(self._journal, work.subject.table, alive_U, work.dense_bytes, work.plan.forward_tokens)
         self._directory.write_report(report)
         for number in range(1, len(work.plan.targets) + 1):
@@ -212,13 +235,15 @@ class _Run:
         last = "divergence" if len(work.calibration.held_out_NT) else "selection"
         unfinished = any(f"round-{number}/{last}" not in self._journal for number in numbers)
         dense = self._evaluations.dense_sides() if unfinished else DenseSides((), (), None)
+        if not unfinished:
+            self._observe(TokensDone(work.plan.dense_tokens, replayed=True))
         rounds = Rounds(work, self._passes, self._directory, self._journal, dense, self._observe, self._shared)
         for number in numbers:
             before_U = alive_U
-            finished = self._journal.get(f"round-{number}/selection")
-            if finished is not None:
-                alive_U = self._directory.load_arrays(number, "selection", finished["sha256"])["keep_U"]
-                self._observe(TokensDone(work.plan.prune_tokens, replayed=True))
+            if f"round-{number}/selection" in self._journal:
+                alive_U = self._kept_after(number)
+                again = rounds.repair_tokens(number)  # those are told of when they are done
+                self._observe(TokensDone(work.plan.prune_tokens - again, replayed=True))
             else:
                 alive_U = rounds.run(number, alive_U)
             if work.methods.compensator.repairs:
@@ -238,8 +263,7 @@ class _Run:
         self._observe(StageStarted("save", 0, "checkpoint"))
         work, config = self._work, self._work.config
         saved = self._journal.get("save")
-        # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
-        if saved is not None and saved["bytes"] == _weight_bytes(self._directory.model_path):
+        if self._checkpoint_is_whole():
             return
         keep_U = work.subject.present_U
         provenance = {

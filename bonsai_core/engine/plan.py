@@ -43,13 +43,15 @@ class Plan:
 
     Attributes:
         targets: sparsity after each round; the last one is the run's.
-        prune_tokens: tokens of one round's forward passes, up to its selection.
+        prune_tokens: tokens of one round's forward passes, those of its repair among them.
+        dense_tokens: tokens of the dense model's side of all comparisons.
         divergence_tokens: tokens of those that tell how far the model is from the dense one after a round.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
     """
 
     targets: tuple[float, ...]
     prune_tokens: int
+    dense_tokens: int
     divergence_tokens: int
     forward_tokens: int
 
@@ -66,7 +68,7 @@ def make_plan(config: RunConfig, work: Work) -> Plan:
     prune_tokens = work.statistics + work.submodel + work.search
     between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
     rounds = len(targets) * (prune_tokens + work.divergence)
-    return Plan(targets, prune_tokens, work.divergence, rounds + between + work.dense + 2 * work.evaluation)
+    return Plan(targets, prune_tokens, work.dense, work.divergence, rounds + between + work.dense + 2 * work.evaluation)
 
 
 def search_tokens(generations: int, windows_NT: NDArray[np.int64]) -> int:

@@ -64,7 +64,7 @@ class Repairs:
     def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
         """The sub-model under a keep vector, repaired."""
         losing = self.losing(keep_U) if self._compensator.repairs else []
-        with self._subject.repaired(keep_U, {site.name: self.of(site, keep_U) for site in losing}):
+        with self._subject.repaired(keep_U, ((site, self.of(site, keep_U)) for site in losing)):
             yield
 
     def losing(self, keep_U: NDArray[np.bool_]) -> list[Site]:
@@ -81,6 +81,10 @@ class Repairs:
                 return repair
             self._prepared.save_repair(name, repair, self._subject.output(site).weight.dtype)
         return Repair(**self._prepared.load(name, self._subject.device))
+
+    def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
+        """Give back the room of all repairs but those under one keep vector."""
+        self._prepared.remove_all_but({_name(site, keep_U) for site in self._subject.sites_present()})
 
     @cached_property
     def _totals(self) -> Mapping[str, Tensor]:

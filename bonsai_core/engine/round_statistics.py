@@ -60,7 +60,7 @@ class RoundStatistics:
                 files.save(site.name, moments=moments)
 
             collect_moments(self._subject, self._passes, self._windows_NT, self._alive_U, keep)
-            names = [site.name for site in self._subject.sites_present()]
+            names = [s.name for s in self._subject.sites_present() if self._alive_U[s.units].any()]
             self._moments = _Moments(files, names, self._subject.device)
         return self._moments
 

@@ -19,7 +19,6 @@ from bonsai_core.engine.search import Search
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
-from bonsai_core.errors import BonsaiError
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import ModelProbe
 from bonsai_core.model.statistics import score_units
@@ -88,19 +87,32 @@ class Rounds:
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
         """Make up for what round `number` removes, in the weights; from the run directory where that is done."""
         work, subject, key = self._work, self._work.subject, f"round-{number}/repair"
-        files = TensorFiles(self._directory.tensor_path(number, "repair"), self._directory.writing)
-        if not (key in self._journal and files.folder.exists()):
+        files = self._repair_files(number)
+        if not self._is_repaired(number):
             self._observe(StageStarted("repair", number, f"repair by {work.methods.compensator.name}"))
             start = time.perf_counter()
             self._begin(number, alive_U)
             self._write_repairs(files, keep_U)
             if key not in self._journal:
                 self._journal.append(key, {"sha256": files.sha256()}, time.perf_counter() - start)
-        if files.sha256() != self._journal[key]["sha256"]:
-            raise BonsaiError(f"{files.folder} is not what the journal recorded. Remove it, and it is computed again.")
+            elif files.sha256() != self._journal[key]["sha256"]:
+                self._observe(Warned(f"The repair of round {number} was computed again and rounds differently."))
         for site in subject.sites_present():
             if site.name in files:
                 subject.repair(site, keep_U, Repair(**files.load(site.name, subject.device)))
+
+    def repair_tokens(self, number: int) -> int:
+        """Tokens that the repair of a finished round will put through the model again, because it is gone."""
+        repairs = self._work.methods.compensator.repairs
+        return self._work.prior_windows(number).size if repairs and not self._is_repaired(number) else 0
+
+    def _is_repaired(self, number: int) -> bool:
+        """Whether the repair of a round lies in the run directory, whole."""
+        event, files = self._journal.get(f"round-{number}/repair"), self._repair_files(number)
+        return event is not None and files.folder.exists() and files.sha256() == event["sha256"]
+
+    def _repair_files(self, number: int) -> TensorFiles:
+        return TensorFiles(self._directory.tensor_path(number, "repair"), self._directory.writing)
 
     def clear(self) -> None:
         """Remove what only the round at work needs."""

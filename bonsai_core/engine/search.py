@@ -82,7 +82,8 @@ class Search:
                 if utility > best:
                     best_U, best = offspring[index], utility
                     found |= {"search_end": best, "search_improved": found["search_improved"] + 1}
-        return best_U, found
+            self._repairs.keep_only(best_U)
+        return best_U, {name: None if np.isinf(number) else number for name, number in found.items()}
 
     def _utility(self, number: int, name: str, keep_U: NDArray[np.bool_], num_windows: int) -> float:
         """Of the round as it would be with this keep vector, on so many windows; -inf where it is not finite."""
@@ -94,7 +95,7 @@ class Search:
 
         def measure() -> dict[str, Any]:
             with self._repairs.applied(keep_U), torch.no_grad():
-                value = work.methods.metric.measure(probe)
+                value = float(work.methods.metric.measure(probe))
             return {"value": value if np.isfinite(value) else None}
 
         value = self._journal.once(key, measure)["value"]

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,10 +83,17 @@ def once(shared: SharedMeasurements | None, origin: Mapping[str, Any] | None, co
 
 
 def code_of(component: Component) -> str:
-    """Tells versions of a plugin's code apart: what an earlier version measured is not taken for a later one's."""
+    """Tells versions of a plugin's code apart: what an earlier version measured is not taken for a later one's.
+
+    Its own module counts, and those of its package that it takes something from.
+    """
+    module = inspect.getmodule(type(component))
+    package = getattr(module, "__name__", "").split(".")[0]
+    used = {getattr(value, "__module__", None) or "" for value in vars(module).values()}
+    names = {name for name in used if name.split(".")[0] == package} | {getattr(module, "__name__", "")}
     try:
-        source = inspect.getsource(inspect.getmodule(type(component)))  # type: ignore[arg-type]  # None raises too
-    except (OSError, TypeError):
+        source = "".join(inspect.getsource(sys.modules[name]) for name in sorted(names))
+    except (OSError, TypeError, KeyError):
         return os.urandom(16).hex()  # typed in by hand: nothing to compare, so nothing is shared
     return hashlib.sha256(source.encode()).hexdigest()
 

@@ -89,14 +89,14 @@ class SubModels:
         keeps = np.zeros((0, len(request.table)), dtype=bool)
         groups = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)
-        repaired = True
+        repaired = False
         while len(keeps) < total:
             # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
             stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
-            if len(draw.keep_MU):
-                repaired = repaired and self._prepare(number, len(keeps), draw.keep_MU)
+            if len(keeps) == 0:  # for all of the round, or those of one draw could not be held against another's
+                repaired = self._prepare(number, draw.keep_MU)
             for keep_U in draw.keep_MU:
                 value = self._value(number, len(values), keep_U, repaired, probe, data, origin)
                 self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))
@@ -142,12 +142,12 @@ class SubModels:
         self._journal.append(key, {"value": value if np.isfinite(value) else None}, measured.seconds)
         return value if np.isfinite(value) else None
 
-    def _prepare(self, number: int, first: int, keep_MU: NDArray[np.bool_]) -> bool:
-        """Whether the sub-models from `first` on are measured as repaired; if so, their repairs are ready."""
+    def _prepare(self, number: int, keep_MU: NDArray[np.bool_]) -> bool:
+        """Whether the round's sub-models are measured as repaired; if so, repairs of the first draw are ready."""
         if not self._work.methods.compensator.repairs:
             return False
-        total, key = first + len(keep_MU), f"round-{number}/submodel-repairs-{first}"
-        if all(f"round-{number}/submodel-{index}" in self._journal for index in range(first, total)):
+        key = f"round-{number}/submodel-repairs"
+        if all(f"round-{number}/submodel-{index}" in self._journal for index in range(len(keep_MU))):
             return bool(self._journal[key]["repaired"])
         start = time.perf_counter()
         repaired = self._repairs.prepare(keep_MU)

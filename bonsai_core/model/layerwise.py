@@ -78,9 +78,14 @@ def _first_inputs(passes: Passes, first: nn.Module, windows_NT: NDArray[np.int64
 
     handle = first.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        return torch.cat([hidden for _, hidden in passes.in_batches(len(windows_NT), embed)])
+        whole: Tensor | None = None
+        for rows, hidden in passes.in_batches(len(windows_NT), embed):
+            whole = hidden.new_empty(len(windows_NT), *hidden.shape[1:]) if whole is None else whole
+            whole[rows] = hidden
     finally:
         handle.remove()
+    assert whole is not None  # there is a window
+    return whole
 
 
 def _record_calls(passes: Passes, layers: nn.ModuleList, window_NT: NDArray[np.int64]) -> list[Call]:

@@ -16,6 +16,9 @@ from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
+CHUNK_ROWS = 2048
+"""So many tokens stand in float32 at once."""
+
 
 def collect_moments(
     subject: Subject,
@@ -38,7 +41,7 @@ def collect_moments(
     with subject.masked(keep_U), torch.inference_mode():
         stream = LayerByLayer(passes, layers, windows_NT)
         for index in range(len(layers)):
-            sites = [site for site in subject.sites_present() if site.layer == index]
+            sites = [s for s in subject.sites_present() if s.layer == index and keep_U[s.units].any()]
             for site, total in zip(sites, _of_layer(subject, stream, index, sites), strict=True):
                 if not total.isfinite().all():
                     raise BonsaiError(
@@ -69,8 +72,10 @@ def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Si
         power = hidden.float().square().sum(dim=-1).flatten()
         size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
         for output, total in zip(outputs, totals, strict=True):
-            scaled = inputs[output].float().flatten(end_dim=-2) * size
-            total.addmm_(scaled.T, scaled)
+            rows = inputs[output].flatten(end_dim=-2)
+            for some, their_size in zip(torch.split(rows, CHUNK_ROWS), torch.split(size, CHUNK_ROWS), strict=True):
+                scaled = some.float() * their_size
+                total.addmm_(scaled.T, scaled)
 
     handles = [output.register_forward_pre_hook(read) for output in outputs]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,17 +111,16 @@ class Subject:
             output.bias = nn.Parameter((change + before).to(output.weight.dtype), output.weight.requires_grad)
 
     @contextmanager
-    def repaired(self, keep_U: NDArray[np.bool_], repairs: Mapping[str, Repair]) -> Iterator[None]:
-        """The sub-model under a keep vector, with repairs by site name; on leaving, no trace stays."""
+    def repaired(self, keep_U: NDArray[np.bool_], repairs: Iterable[tuple[Site, Repair]]) -> Iterator[None]:
+        """The sub-model under a keep vector, with repairs, which are taken one at a time; no trace stays."""
         before: list[tuple[nn.Linear, Any, Any]] = []
         try:
-            for site in self.sites_present():
-                if site.name in repairs:
-                    output = self.output(site)
-                    before.append((output, output.weight, output.bias))
-                    if repairs[site.name].weight is not None:
-                        output.weight = nn.Parameter(output.weight.detach().clone(), output.weight.requires_grad)
-                    self.repair(site, keep_U, repairs[site.name])
+            for site, repair in repairs:
+                output = self.output(site)
+                before.append((output, output.weight, output.bias))
+                if repair.weight is not None:
+                    output.weight = nn.Parameter(output.weight.detach().clone(), output.weight.requires_grad)
+                self.repair(site, keep_U, repair)
             with self.masked(keep_U):
                 yield
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -43,8 +43,7 @@ class TensorFiles:
 
     def load(self, name: str, device: torch.device) -> Mapping[str, Tensor]:
         """The tensors of a name, on a device."""
-        found: dict[str, Tensor] = load_file(self._path(name), device=str(device))
-        return found
+        return {key: tensor.to(device) for key, tensor in load_file(self._path(name)).items()}
 
     def sha256(self) -> str:
         """Tells two folders' contents apart."""
@@ -52,6 +51,12 @@ class TensorFiles:
         for path in sorted(self.folder.glob("*.safetensors")):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
+
+    def remove_all_but(self, names: Collection[str]) -> None:
+        """Take all others away."""
+        for path in self.folder.glob("*.safetensors"):
+            if path.name.removesuffix(".safetensors") not in names:
+                path.unlink()
 
     def inside(self, name: str) -> TensorFiles:
         """A folder in this one."""

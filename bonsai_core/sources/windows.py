@@ -84,33 +84,14 @@ def windows_of(
     seed: int | None,
     what: str,
     warn: Callable[[str], None],
-    draws: int = 1,
 ) -> NDArray[np.int64]:
-    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows.
-
-    Args:
-        draws: how often to draw `num_windows` windows, one draw behind the other: int64 [draws * N, L].
-    """
-    tokens = tokenize(text, tokenizer)
-    drawn = [
-        take_windows(
-            tokens,
-            num_windows=num_windows,
-            sequence_length=sequence_length,
-            seed=seed,
-            source=text,
-            skip=number * num_windows,
-        )
-        for number in range(draws)
-    ]
-    if len(drawn[0]) < num_windows:
+    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows."""
+    windows_NL = take_windows(
+        tokenize(text, tokenizer), num_windows=num_windows, sequence_length=sequence_length, seed=seed, source=text
+    )
+    if len(windows_NL) < num_windows:
         warn(
-            f"The {what} text has only {len(drawn[0])} windows of {sequence_length} tokens; "
+            f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
             f"{num_windows} were asked for."
         )
-    elif draws * num_windows > len(tokens) // sequence_length:
-        warn(
-            f"The {what} text has {len(tokens) // sequence_length} windows of {sequence_length} tokens, fewer than "
-            f"{draws} draws of {num_windows} need, so later draws repeat some."
-        )
-    return np.concatenate(drawn)
+    return windows_NL

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def damped(moments: Tensor, damping: float) -> Tensor:
-    """A copy with `damping` times the mean diagonal added to the diagonal, in float64 (float32 on MPS).
+    """A copy with `damping` times the mean diagonal added to the diagonal, in float64, which MPS leaves to the CPU.
 
     Channels that never carry anything are left with the damping; if none ever does, it counts as 1.
     """
-    import torch
 
-    wide = moments.to(torch.float32 if moments.device.type == "mps" else torch.float64, copy=True)
+    device = "cpu" if moments.device.type == "mps" else moments.device
+    wide = moments.to(device, copy=True).double()
     mean = wide.diagonal().mean()
     wide.diagonal().add_(damping * mean if mean > 0 else 1.0)
     return wide

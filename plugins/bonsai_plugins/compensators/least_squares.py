@@ -28,9 +28,9 @@ class LeastSquares(Compensator):
         if removal.keep.all() or not removal.keep.any():
             return Repair()
         channels = removal.weight.shape[-1]
-        kept = removal.keep.repeat_interleave(channels)
         moments = damped(removal.total, self.damping)
-        weight = removal.weight.flatten(1).to(moments.dtype)
+        kept = removal.keep.repeat_interleave(channels).to(moments.device)
+        weight = removal.weight.flatten(1).to(moments)
         lost = weight[:, ~kept] @ moments[~kept][:, kept]
         taken_over = lost.T.cholesky_solve(cholesky(moments[kept][:, kept])).T
         return Repair(weight=(weight[:, kept] + taken_over).view(len(weight), -1, channels))

@@ -34,7 +34,7 @@ class OptimalBrainSurgeon(Prior):
         units, channels = site.weight.shape[1:]
         # The inverse needs float64; what is subtracted from it afterwards does not.
         inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping))).float()
-        weight = site.weight.flatten(1).T.contiguous()  # [channels of all units, out]
+        weight = site.weight.flatten(1).T.contiguous().to(inverse.device)  # [channels of all units, out]
         left = torch.arange(units, device=weight.device)
         score = torch.zeros(units, dtype=inverse.dtype, device=weight.device)
         largest = score.new_zeros(())
