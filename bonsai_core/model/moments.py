@@ -18,6 +18,8 @@ from bonsai_core.units import Site
 
 CHUNK_ROWS = 2048
 """So many tokens stand in float32 at once."""
+BLOCK = 384
+"""Products are symmetric: above the diagonal blocks of so many channels they are not computed."""
 
 
 def collect_moments(
@@ -74,8 +76,7 @@ def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Si
         for output, total in zip(outputs, totals, strict=True):
             rows = inputs[output].flatten(end_dim=-2)
             for some, their_size in zip(torch.split(rows, CHUNK_ROWS), torch.split(size, CHUNK_ROWS), strict=True):
-                scaled = some.float() * their_size
-                total.addmm_(scaled.T, scaled)
+                _add_lower(total, some.float() * their_size)
 
     handles = [output.register_forward_pre_hook(read) for output in outputs]
     try:
@@ -83,4 +84,11 @@ def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Si
     finally:
         for handle in handles:
             handle.remove()
-    return totals
+    return [total.tril_() + total.tril(-1).T for total in totals]
+
+
+def _add_lower(total: Tensor, rows: Tensor) -> None:
+    """Add rows' @ rows [channels, channels] to `total`, as far as it lies on or below the diagonal."""
+    for start in range(0, len(total), BLOCK):
+        end = start + BLOCK
+        total[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
