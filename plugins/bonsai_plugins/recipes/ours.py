@@ -7,9 +7,9 @@ FAST = Recipe(
     summary="A minute or two: large rounds, few sub-models, little text.",
     settings={
         "round_fraction": 0.25,
-        "submodels": 16,
+        "submodels": 14,
         "samples": 1,
-        "prior_samples": 14,
+        "prior_samples": 12,
         "held_out_samples": 2,
     },
 )
