@@ -67,6 +67,9 @@ class RunConfig(BaseModel):
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
         0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
+    min_rounds: Positive = Field(
+        1, description="At least so many rounds, of equal steps where --round-fraction has fewer."
+    )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
     samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.contracts.events import Event, TokensDone
 from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import Workspace, open_workspace
 from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.passes import Passes
@@ -64,7 +65,17 @@ def test_every_recipe_prunes_to_the_budget(small_run: RunConfig, registry: Regis
     config = settings(small_run, tmp_path / "run", **{**registry.recipe(name), **small})
     report = run(config, registry=registry).report
     assert report["sparsity"]["decoder"] == pytest.approx(0.3, abs=0.01)
-    assert len(report["rounds"]) == len(set(np.arange(0, 0.3, config.round_fraction)))
+    assert len(report["rounds"]) == max(config.min_rounds, len(set(np.arange(0, 0.3, config.round_fraction))))
+
+
+def test_rounds_are_of_a_fraction_or_a_number_of_equal_ones() -> None:
+    for settings_, targets in (
+        ({"round_fraction": 0.1}, [0.1, 0.2, 0.25]),
+        ({"round_fraction": 0.1, "min_rounds": 2}, [0.1, 0.2, 0.25]),
+        ({"round_fraction": 0.2, "min_rounds": 4}, [0.0625, 0.125, 0.1875, 0.25]),
+        ({"round_fraction": 1.0}, [0.25]),
+    ):
+        assert round_targets(RunConfig(sparsity=0.25, **settings_)) == pytest.approx(targets)
 
 
 def test_shortgpt_takes_whole_layers(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

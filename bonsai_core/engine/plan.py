@@ -57,9 +57,11 @@ class Plan:
 
 
 def round_targets(config: RunConfig) -> tuple[float, ...]:
-    """Rounds of `round_fraction` until the sparsity is reached, the last one clipped."""
-    num_rounds = max(1, math.ceil(config.sparsity / config.round_fraction - 1e-9))
-    return (*((i + 1) * config.round_fraction for i in range(num_rounds - 1)), config.sparsity)
+    """Rounds of `round_fraction` until the sparsity is reached, the last one clipped; or `min_rounds` equal ones."""
+    num_rounds, step = math.ceil(config.sparsity / config.round_fraction - 1e-9), config.round_fraction
+    if num_rounds < config.min_rounds:
+        num_rounds, step = config.min_rounds, config.sparsity / config.min_rounds
+    return (*((i + 1) * step for i in range(num_rounds - 1)), config.sparsity)
 
 
 def make_plan(config: RunConfig, work: Work) -> Plan:

@@ -4,9 +4,10 @@ from bonsai_core import Recipe
 
 FAST = Recipe(
     name="fast",
-    summary="A minute or two: large rounds, few sub-models, little text.",
+    summary="A minute or two: two rounds to 50 %, few sub-models, little text.",
     settings={
         "round_fraction": 0.25,
+        "min_rounds": 2,
         "submodels": 14,
         "samples": 1,
         "prior_samples": 12,
