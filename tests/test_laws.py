@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from bonsai_core import BonsaiError, Compensator, Prior, Registry, Repair, Token
 from bonsai_core.config import Choice
 from bonsai_core.model.layout import decoder_layers
 from bonsai_core.model.moments import collect_moments
+from bonsai_core.model.pages import give_back
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.statistics import input_totals, score_units, site_repair
 from bonsai_core.model.subject import Subject
@@ -78,6 +82,23 @@ def test_masks_on_a_sliced_model_equal_masks_on_the_dense_one(registry: Registry
     sliced.slice(first_U)
     with dense.masked(both_U), sliced.masked(both_U):
         torch.testing.assert_close(logits(sliced.model), logits(dense.model), rtol=0, atol=1e-3)
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * mmap.PAGESIZE / 1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and other systems keep their pages")
+def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(np.ones(16_000_000, dtype=np.float32).tobytes())
+    mapped = torch.from_file(str(tmp_path / "weights"), size=16_000_000, dtype=torch.float32)
+    first, second = mapped[:8_000_001].view(-1), mapped[8_000_001:]
+    assert float(first.sum()) > 0 < float(second.sum())
+    before = resident_mb()
+    give_back(first)
+    assert before - resident_mb() > 0.9 * 32
+    assert bool((second == 1).all())
 
 
 def generated(model: Any, cache: str) -> Tensor:

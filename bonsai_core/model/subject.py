@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
+from bonsai_core.model.pages import give_back
 from bonsai_core.units import Site
 
 
@@ -95,7 +96,9 @@ class Subject:
                 continue
             index = torch.from_numpy(np.flatnonzero(keep))
             for part in self._parts[site.name]:
-                self._layer(site).set_submodule(part.path, _slice(self._linear(site, part), part, index))
+                whole = self._linear(site, part)
+                self._layer(site).set_submodule(part.path, _slice(whole, part, index))
+                give_back(whole.weight.data)
         self.present_U = self.present_U & keep_U
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
