@@ -28,6 +28,7 @@ class Site:
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
         unit_channels: input channels of the output projection that one unit owns.
+        rest_params: parameters that go with the last unit, such as norms of queries and keys.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Site:
     num_units: int
     unit_params: int
     unit_channels: int
+    rest_params: int = 0
 
     @property
     def units(self) -> slice:
@@ -80,7 +82,8 @@ class UnitTable:
 
     def removed_params(self, keep_U: NDArray[np.bool_]) -> int:
         """Parameters that the keep vector removes."""
-        return int(self.cost_U[~keep_U].sum())
+        emptied = sum(site.rest_params for site in self.sites if not keep_U[site.units].any())
+        return int(self.cost_U[~keep_U].sum()) + emptied
 
     def sparsity(self, keep_U: NDArray[np.bool_]) -> float:
         """Removed fraction of the decoder's parameters, 0..1."""

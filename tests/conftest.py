@@ -10,18 +10,26 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
+# What the configurations of some model types want beside the usual fields.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": HEAD_DIM},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": HEAD_DIM,
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+    },
+    "phi3": {"pad_token_id": 0, "sliding_window": None},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5},
+    "smollm3": {"no_rope_layer_interval": 2, "pad_token_id": 0},
+    "opt": {"ffn_dim": WIDTH, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -39,24 +47,22 @@ class Pico:
 
     def build(self, seed: int = 0) -> Any:
         """A causal LM in evaluation mode; weights are large enough that every unit matters."""
-        sizes = {
-            "vocab_size": VOCABULARY,
-            "hidden_size": HIDDEN,
-            "intermediate_size": WIDTH,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": HEAD_DIM,
-            "max_position_embeddings": 256,
-            "tie_word_embeddings": self.tied,
-        }
+        config = CONFIG_MAPPING[self.family](
+            vocab_size=VOCABULARY,
+            hidden_size=HIDDEN,
+            intermediate_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=HEAD_DIM,
+            max_position_embeddings=256,
+            tie_word_embeddings=self.tied,
+            **({"attention_bias": True, "mlp_bias": True} if self.attention_bias else {}),
+            **OPTIONS.get(self.family, {}),
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            if self.family == "llama":
-                bias = self.attention_bias
-                model = LlamaForCausalLM(LlamaConfig(**sizes, attention_bias=bias, mlp_bias=bias))
-            else:
-                model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
+            model = AutoModelForCausalLM.from_config(config)
             for name, parameter in model.named_parameters():
                 torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
         return model.eval()
@@ -70,6 +76,19 @@ PICOS = [
     Pico("mistral", HEADS),
     Pico("mistral", 2, tied=True),
     Pico("mistral", 1),
+    Pico("qwen2", 2, tied=True),
+    Pico("qwen3", 2),
+    Pico("gemma", 1, tied=True),
+    Pico("gemma2", 2, tied=True),
+    Pico("gemma3_text", 2, tied=True),
+    Pico("phi", HEADS),
+    Pico("phi3", 2),
+    Pico("granite", 2, tied=True),
+    Pico("stablelm", 2),
+    Pico("smollm3", 2, tied=True),
+    Pico("olmo2", HEADS),
+    Pico("gpt_neox", HEADS),
+    Pico("opt", HEADS, tied=True),
 ]
 
 

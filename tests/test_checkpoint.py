@@ -27,6 +27,7 @@ from transformers import (
     StaticCache,
 )
 
+from bonsai_core import Family
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP, check_uniform, register, save_checkpoint
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.testing.family import with_cache
@@ -35,6 +36,7 @@ HIDDEN, HEADS, HEAD_DIM, VOCAB, WIDTH = 32, 4, 8, 64, 48
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
 CASES = [(family, groups) for family in CLASSES for groups in (4, 2, 1)]
 PROMPT = torch.tensor([[3, 14, 15, 9, 26, 5], [35, 8, 9, 7, 9, 3]])
+FAMILY = Family(name="llama", model_types=tuple(CLASSES))
 # Of every layer: the KV groups and the number of MLP channels that stay.
 RAGGED = [([], 20), ([0], 0), ([-1], 33)]
 
@@ -131,7 +133,9 @@ def sliced(model: Any, plan: list[tuple[list[int], int]]) -> list[dict[str, int]
 
 
 def save(model: Any, directory: Path, plan: list[tuple[list[int], int]], shapes: Any = "free") -> None:
-    save_checkpoint(model, tokenizer(), directory, per_layer=sliced(model, plan), shapes=shapes, provenance={"b": 1})
+    save_checkpoint(
+        model, tokenizer(), directory, family=FAMILY, per_layer=sliced(model, plan), shapes=shapes, provenance={"b": 1}
+    )
 
 
 def tokenizer() -> Any:
@@ -206,7 +210,7 @@ class TestFree:
             setattr(mlp, name, part(getattr(mlp, name), torch.arange(0), dim))
         other.model.layers[1].mlp = mlp
         assert torch.equal(other(PROMPT).logits, model(PROMPT).logits)
-        save_checkpoint(other, None, tmp_path / "model", per_layer=sizes, shapes="free", provenance={})
+        save_checkpoint(other, None, tmp_path / "model", family=FAMILY, per_layer=sizes, shapes="free", provenance={})
         check_same(answers(load(tmp_path / "model")), answers(model))
 
     def test_bfloat16(self, tmp_path: Path) -> None:
@@ -253,7 +257,7 @@ class TestFree:
             {"num_attention_heads": heads, "num_key_value_heads": heads, "intermediate_size": width}
             for heads, width in ((3, 40), (0, 41), (2, 42))
         ]
-        save_checkpoint(loaded, None, tmp_path / "again", per_layer=sizes, shapes="free", provenance={})
+        save_checkpoint(loaded, None, tmp_path / "again", family=FAMILY, per_layer=sizes, shapes="free", provenance={})
         again = load(tmp_path / "again")
         assert type(again) is type(loaded)
         check_same(answers(again), answers(loaded))
@@ -334,10 +338,12 @@ class TestSaving:
         target = tmp_path / "model"
         for expected in ([], ["model"]):
             with pytest.raises(OSError, match="no space"):
-                save_checkpoint(model, Full(), target, per_layer=sizes, shapes="free", provenance={})
+                save_checkpoint(model, Full(), target, family=FAMILY, per_layer=sizes, shapes="free", provenance={})
             assert [path.name for path in tmp_path.iterdir()] == expected
             (tmp_path / ".model.partial").mkdir()  # what a kill leaves
-            save_checkpoint(model, None, target, per_layer=sizes, shapes="free", provenance={"z": "é", "a": 1})
+            save_checkpoint(
+                model, None, target, family=FAMILY, per_layer=sizes, shapes="free", provenance={"z": "é", "a": 1}
+            )
         assert (target / "bonsai.json").read_text(encoding="utf-8") == '{\n  "a": 1,\n  "z": "é"\n}\n'
         assert list(tmp_path.iterdir()) == [target]
 
@@ -346,11 +352,17 @@ class TestSaving:
         sizes = sliced(model, RAGGED)
         sizes[2] = sizes[2] | {"intermediate_size": 34}
         with pytest.raises(ValueError, match=r"layers\.2\.mlp"):
-            save_checkpoint(model, None, tmp_path / "model", per_layer=sizes, shapes="free", provenance={})
+            save_checkpoint(
+                model, None, tmp_path / "model", family=FAMILY, per_layer=sizes, shapes="free", provenance={}
+            )
         with pytest.raises(ValueError, match="2 layers, the model 3"):
-            save_checkpoint(model, None, tmp_path / "model", per_layer=sizes[:2], shapes="free", provenance={})
+            save_checkpoint(
+                model, None, tmp_path / "model", family=FAMILY, per_layer=sizes[:2], shapes="free", provenance={}
+            )
         with pytest.raises(BonsaiError, match="differ between layers"):
-            save_checkpoint(model, None, tmp_path / "model", per_layer=sizes, shapes="uniform", provenance={})
+            save_checkpoint(
+                model, None, tmp_path / "model", family=FAMILY, per_layer=sizes, shapes="uniform", provenance={}
+            )
         assert not list(tmp_path.iterdir())
 
 
@@ -358,17 +370,19 @@ class TestUniform:
     @pytest.mark.parametrize(("groups", "allowed"), [(4, "1 (1), 2 (2), 4 (4)."), (2, "2 (1), 4 (2)."), (1, "4 (1).")])
     def test_refusal_lists_what_is_possible(self, groups: int, allowed: str) -> None:
         config = pico("llama", groups).config
-        check_uniform(config, {"num_attention_heads": HEADS, "num_key_value_heads": groups, "intermediate_size": 7})
+        check_uniform(
+            config, {"num_attention_heads": HEADS, "num_key_value_heads": groups, "intermediate_size": 7}, FAMILY
+        )
         with pytest.raises(BonsaiError, match="not a multiple") as error:
-            check_uniform(config, {"num_attention_heads": 3, "num_key_value_heads": 3})
+            check_uniform(config, {"num_attention_heads": 3, "num_key_value_heads": 3}, FAMILY)
         assert str(error.value).partition(" With")[0].endswith(f"KV heads): {allowed}")
 
     def test_nothing_is_left_out(self) -> None:
         with pytest.raises(BonsaiError, match="at least 1"):
-            check_uniform(pico("mistral", 2).config, {"intermediate_size": 0})
+            check_uniform(pico("mistral", 2).config, {"intermediate_size": 0}, FAMILY)
 
     def test_mistral_takes_any_number(self) -> None:
-        check_uniform(pico("mistral", 4).config, {"num_attention_heads": 3, "num_key_value_heads": 3})
+        check_uniform(pico("mistral", 4).config, {"num_attention_heads": 3, "num_key_value_heads": 3}, FAMILY)
 
 
 def test_unknown_model_type() -> None:

@@ -8,6 +8,7 @@ where Bonsai is not installed (`trust_remote_code=True`).
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,16 @@ class EmptyAttention(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(
-        self, hidden_states: Tensor, cache: Any = None, past_key_values: Any = None, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        cache: Any = None,
+        past_key_values: Any = None,
+        layer_past: Any = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Zeros, or the bias, in the shape of `hidden_states` [batch, tokens, hidden]; and no attention weights."""
-        cache = past_key_values if cache is None else cache  # the name until transformers 5.23
+        # `past_key_values` until transformers 5.23; `layer_past` in GPT-NeoX.
+        cache = next((given for given in (cache, past_key_values, layer_past) if given is not None), None)
         if cache is not None:
             batch, tokens = hidden_states.shape[:2]
             entry = hidden_states.new_zeros(batch, 1, tokens, 1)
@@ -74,9 +81,9 @@ class EmptyMLP(nn.Module):
 class RaggedConfig:
     """Mixed into a stock configuration: `per_layer_config` holds each layer's sizes, the fields the dense ones.
 
-    `added_biases` names the linears of a layer that have a bias which the stock model has not.
-
     A layer without attention has 0 heads and 0 key/value heads; one without MLP has an intermediate size of 0.
+    `bonsai_family` says how the family is built: the names of its layers, of their linears, and of the fields.
+    `added_biases` names the linears of a layer that have a bias which the stock model has not.
     """
 
     allow_global_per_layer_attribute_access = True
@@ -95,14 +102,14 @@ class RaggedConfig:
 
 
 class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped here
-    """Mixed into a stock causal LM: builds every decoder layer from its own configuration."""
+    """Mixed into a stock causal LM: gives every decoder layer the sizes of its own configuration."""
 
     stock_class: Any
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        for index, layer in enumerate(self.model.layers):
-            self.model.layers[index] = _decoder_layer(type(layer), config, index)
+        for index, layer in enumerate(self.get_submodule(config.bonsai_family["layers"]).children()):
+            _shrink(layer, config, index)
         self.post_init()
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -147,8 +154,7 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
 
     Args:
         config_class: the family's configuration in transformers.
-        model_class: its causal LM, with decoder layers in `model.layers` that are made from `(config, layer_idx)` and
-            hold their sub-layers as `self_attn` and `mlp`.
+        model_class: its causal LM.
 
     Returns:
         `Bonsai<Family>Config`, with the model type `bonsai_<family>`, and `Bonsai<Family>ForCausalLM`.
@@ -171,30 +177,50 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
     return ragged_config, ragged_model
 
 
-def _decoder_layer(layer_class: Any, config: Any, index: int) -> nn.Module:
-    layer_config = config.per_layer_config[index]
-    layer_config._model_config = config
-    no_heads, no_channels = layer_config.num_attention_heads == 0, layer_config.intermediate_size == 0
-    # Stock layers cannot be built without heads or channels: they get one, and lose the sub-layer afterwards.
-    if no_heads:
-        layer_config.num_attention_heads = layer_config.num_key_value_heads = 1
-    if no_channels:
-        layer_config.intermediate_size = 1
-    layer: nn.Module = layer_class(layer_config, index)
-    for path in getattr(config, "added_biases", ()):
+def _shrink(layer: Any, config: Any, index: int) -> None:
+    """Replace the linears of a stock layer by smaller ones, and what has lost all of its units by a stand-in."""
+    sizes, family = config.per_layer_config[index], config.bonsai_family
+    attention, mlp = family["attention"], family["mlp"]
+    if attention is not None:
+        groups = getattr(sizes, attention["groups_field"])
+        kept = (groups, getattr(config, attention["groups_field"]))
+        inputs = [attention["query"], attention["key"], attention["value"]]
+        output = _shrink_linears(layer, config, attention["module"], inputs, attention["output"], kept)
+        module = layer.get_submodule(attention["module"])
+        for name in attention["heads_attributes"]:
+            setattr(module, name, getattr(sizes, attention["heads_field"]))
+        for name in attention["groups_attributes"]:
+            setattr(module, name, groups)
+        if attention["reads_config"]:
+            sizes._model_config = config
+            module.config = sizes
+        if groups == 0:
+            layer.set_submodule(attention["module"], EmptyAttention(index, output.bias))
+    kept = (getattr(sizes, mlp["width_field"]), getattr(config, mlp["width_field"]))
+    output = _shrink_linears(layer, config, mlp["module"], mlp["inputs"], mlp["output"], kept)
+    if kept[0] == 0:
+        # Without a module of its own, the output projection's place is taken, and the others do nothing.
+        for name in () if mlp["module"] else mlp["inputs"]:
+            layer.set_submodule(name, nn.Identity())
+        layer.set_submodule(mlp["module"] or mlp["output"], EmptyMLP(output.bias))
+
+
+def _shrink_linears(
+    layer: Any, config: Any, module: str, inputs: list[str], output: str, kept: tuple[int, int]
+) -> nn.Linear:
+    """Leave so many of so many units in a site's linears; its new output projection."""
+    units, of = kept
+    for name in dict.fromkeys([*inputs, output]):
+        path = f"{module}.{name}" if module else name
         linear: Any = layer.get_submodule(path)
-        layer.set_submodule(path, nn.Linear(linear.in_features, linear.out_features, dtype=linear.weight.dtype))
-    if no_heads:
-        layer.self_attn = EmptyAttention(index, _output_bias(layer.self_attn, config.head_dim))
-    if no_channels:
-        layer.mlp = EmptyMLP(_output_bias(layer.mlp, 1))
-    return layer
-
-
-def _output_bias(sublayer: Any, in_features: int) -> nn.Parameter | None:
-    """The bias of a sub-layer's output projection: the last linear that reads so many features."""
-    linears = [module for module in sublayer.modules() if isinstance(module, nn.Linear)]
-    return [linear for linear in linears if linear.in_features == in_features][-1].bias
+        rows, columns = linear.out_features, linear.in_features
+        rows, columns = (rows, columns * units // of) if name == output else (rows * units // of, columns)
+        bias = linear.bias is not None or path in getattr(config, "added_biases", ())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # replaced afterwards
+            small = nn.Linear(columns, rows, bias, device=linear.weight.device, dtype=linear.weight.dtype)
+        layer.set_submodule(path, small)
+    return small
 
 
 def _constant(hidden_states: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
 from bonsai_core.checkpoint.uniform import check_uniform, stock_class
+from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 
 PROVENANCE_NAME = "bonsai.json"
@@ -25,6 +26,7 @@ def save_checkpoint(
     tokenizer: Any,
     directory: Path,
     *,
+    family: Family,
     per_layer: Sequence[Mapping[str, int]],
     shapes: Literal["free", "uniform"],
     provenance: Mapping[str, object],
@@ -40,6 +42,7 @@ def save_checkpoint(
             `EmptyMLP`, or MLPs of width 0. Its configuration still holds the dense sizes.
         tokenizer: saved beside it; None saves none.
         directory: made, or replaced as a whole where it exists.
+        family: how the model is built.
         per_layer: the true sizes of every layer, under the names of the configuration's fields.
         shapes: ``uniform`` writes a stock checkpoint; ``free`` one with its own modeling file.
         provenance: written to bonsai.json; values that JSON knows.
@@ -51,7 +54,7 @@ def save_checkpoint(
         ValueError: `per_layer` does not describe the weights.
     """
     story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    small = _small_model(model, per_layer, shapes, added_biases)
+    small = _small_model(model, family, per_layer, shapes, added_biases)
     with _written_whole(directory) as partial:
         small.save_pretrained(partial)
         if tokenizer is not None:
@@ -61,6 +64,7 @@ def save_checkpoint(
 
 def _small_model(
     model: Any,
+    family: Family,
     per_layer: Sequence[Mapping[str, int]],
     shapes: Literal["free", "uniform"],
     added_biases: Sequence[str],
@@ -82,10 +86,13 @@ def _small_model(
                 "Uniform shapes need the same sizes in every layer, and these differ between layers. "
                 "Save with shapes free, or prune with shapes uniform from the start."
             )
-        check_uniform(model.config, sizes)
+        check_uniform(model.config, sizes, family)
         values.update(sizes)
     else:
         config_class, model_class = ragged(config_class, model_class)
+        values["bonsai_family"] = family.model_dump(
+            mode="json", exclude={"model_types", "title", "why", "attention_unless"}
+        )
         values["per_layer_config"] = {index: dict(sizes) for index, sizes in enumerate(per_layer)}
         if added_biases:
             values["added_biases"] = list(added_biases)
@@ -105,7 +112,7 @@ def _small_model(
 def _values(config: Any) -> dict[str, Any]:
     """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
     values: dict[str, Any] = config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "per_layer_config"):
+    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family"):
         values.pop(name, None)
     # Stock classes derive a missing head_dim from the number of heads, which is no longer the dense one.
     values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 
 
@@ -15,27 +16,28 @@ def stock_class(ragged_or_stock: Any) -> Any:
     return getattr(ragged_or_stock, "stock_class", ragged_or_stock)
 
 
-def check_uniform(config: Any, sizes: Mapping[str, int]) -> None:
+def check_uniform(config: Any, sizes: Mapping[str, int], family: Family) -> None:
     """Check that the stock configuration class takes these sizes in every layer.
 
     Args:
         config: the dense model's configuration.
         sizes: the new values of its fields, all or some of them.
+        family: how the model is built.
 
     Raises:
         BonsaiError: it refuses; the message lists the head counts that it accepts.
     """
-    reason = _refusal(config, sizes)
+    reason = _refusal(config, sizes, family)
     if reason is None:
         return
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     raise BonsaiError(
         f"No {stock_class(type(config)).__name__} has {asked}: {reason} "
-        f"{_allowed_heads(config)} With shapes free every number of heads works."
+        f"{_allowed_heads(config, family)} With shapes free every number of heads works."
     )
 
 
-def _refusal(config: Any, sizes: Mapping[str, int]) -> str | None:
+def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | None:
     """Why the stock class refuses, or None where it accepts."""
     values = config.to_dict()
     values.pop("per_layer_config", None)
@@ -43,6 +45,11 @@ def _refusal(config: Any, sizes: Mapping[str, int]) -> str | None:
     for name, size in sizes.items():
         if size < 1:
             return f"a stock model has at least 1 for {name}."
+    attention = family.attention
+    if attention is not None and attention.divides_hidden_size:
+        heads = getattr(config, attention.heads_field)
+        if sizes.get(attention.heads_field, heads) != heads:
+            return "the size of a head is hidden size / heads there, which would change it."
     try:
         stock_class(type(config)).from_dict(values | dict(sizes))
     except (StrictDataclassError, ValueError) as error:
@@ -50,12 +57,14 @@ def _refusal(config: Any, sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def _allowed_heads(config: Any) -> str:
-    dense = {name: getattr(config, name) for name in ("num_attention_heads", "num_key_value_heads")}
-    per_group = dense["num_attention_heads"] // dense["num_key_value_heads"]
+def _allowed_heads(config: Any, family: Family) -> str:
+    if family.attention is None:
+        return ""
+    heads_field, groups_field = family.attention.heads_field, family.attention.groups_field
+    per_group = getattr(config, heads_field) // getattr(config, groups_field)
     allowed = [
         f"{groups * per_group} ({groups})"
-        for groups in range(1, dense["num_key_value_heads"] + 1)
-        if _refusal(config, {"num_attention_heads": groups * per_group, "num_key_value_heads": groups}) is None
+        for groups in range(1, getattr(config, groups_field) + 1)
+        if _refusal(config, {groups_field: groups, heads_field: groups * per_group}, family) is None
     ]
     return f"Of whole KV groups it accepts these numbers of heads (and KV heads): {', '.join(allowed)}."

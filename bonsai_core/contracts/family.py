@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,10 +11,30 @@ class _Declaration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AttentionSite(_Declaration):
+class _SiteDeclaration(_Declaration):
+    module: str
+    output: str
+
+    def path(self, linear: str) -> str:
+        """A linear's name, relative to the decoder layer."""
+        return f"{self.module}.{linear}" if self.module else linear
+
+
+class AttentionSite(_SiteDeclaration):
     """Attention whose heads sit in KV groups: a group is its query heads, its key head and its value head.
 
-    Module names are relative to the decoder layer. Without grouped-query attention a group is one head.
+    Module names are relative to the decoder layer. Without grouped-query attention a group is one head. Projections
+    that share one linear give its name each: its rows are then those of the queries, keys and values one behind the
+    other or, where `interleaved`, group by group.
+
+    Attributes:
+        heads_field, groups_field: where the configuration has the numbers of query heads and of groups; the same field
+            where every head has a key and a value of its own.
+        heads_attributes, groups_attributes: where the attention module keeps these numbers, if its forward pass reads
+            them there; most read off the shapes.
+        reads_config: its forward pass reads them in `module.config`.
+        divides_hidden_size: the stock class takes hidden size / heads for the head size, so that no stock checkpoint
+            has fewer heads; with shapes uniform all of them stay.
     """
 
     module: str = "self_attn"
@@ -20,12 +42,21 @@ class AttentionSite(_Declaration):
     key: str = "k_proj"
     value: str = "v_proj"
     output: str = "o_proj"
+    interleaved: bool = False
     heads_field: str = "num_attention_heads"
     groups_field: str = "num_key_value_heads"
+    heads_attributes: tuple[str, ...] = ()
+    groups_attributes: tuple[str, ...] = ()
+    reads_config: bool = False
+    divides_hidden_size: bool = False
 
 
-class MlpSite(_Declaration):
-    """An MLP: a channel is one row of every input projection and one column of the output projection."""
+class MlpSite(_SiteDeclaration):
+    """An MLP: a channel is one row of every input projection and one column of the output projection.
+
+    Input projections that share one linear give its name each: its rows lie one behind the other. An MLP whose linears
+    lie in the decoder layer itself has the module "".
+    """
 
     module: str = "mlp"
     inputs: tuple[str, ...] = ("gate_proj", "up_proj")
@@ -39,12 +70,24 @@ class Family(_Declaration):
     Attributes:
         name: what users type after ``--slicer``.
         model_types: the `model_type` values of config.json that belong to the family.
+        title: what people call its models, for the documentation.
         layers: path of the list of decoder layers in the causal LM.
-        attention, mlp: where the units live.
+        attention, mlp: where the units live; None where nothing can be removed.
+        attention_unless: fields of the configuration; where one of them is set, attention stays whole.
+        why: why attention stays whole, if it does or can.
     """
 
     name: str
     model_types: tuple[str, ...]
+    title: str = ""
     layers: str = "model.layers"
-    attention: AttentionSite = AttentionSite()
+    attention: AttentionSite | None = AttentionSite()
     mlp: MlpSite = MlpSite()
+    attention_unless: tuple[str, ...] = ()
+    why: str = ""
+
+    def of(self, config: Any) -> Family:
+        """What holds for one model of the family, by its configuration."""
+        if any(getattr(config, field, False) for field in self.attention_unless):
+            return self.model_copy(update={"attention": None})
+        return self

@@ -280,6 +280,7 @@ class _Run:
                     work.subject.model,
                     work.tokenizer,
                     self._directory.model_path,
+                    family=work.parent.family,
                     per_layer=work.subject.layer_sizes(),
                     shapes=config.shapes,
                     provenance=provenance,

@@ -38,7 +38,7 @@ from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
 from bonsai_core.sources import NAMED, Text, load_text, user_path, windows_of
-from bonsai_core.units import UnitTable
+from bonsai_core.units import Site, UnitTable
 
 DISK_MARGIN = 1.1
 
@@ -183,8 +183,9 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
     if config.shapes == "uniform":
-        groups = next(site.num_units for site in table if site.kind == "attention")
-        counts = tuple(count for count in range(1, groups + 1) if _stock_accepts(parent, count, groups))
+        attention = [site for site in table if site.kind == "attention"]
+        if attention:
+            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n, attention[0]))
     return Rules(config.rank, config.round_to, config.min_units, config.shapes, counts)
 
 
@@ -234,12 +235,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 
-def _stock_accepts(parent: Parent, count: int, groups: int) -> bool:
+def _stock_accepts(parent: Parent, count: int, dense: Site) -> bool:
+    """Whether the stock class can be built with so many KV groups of the dense model's size."""
     attention = parent.family.attention
+    assert attention is not None
     heads = getattr(parent.config, attention.heads_field)
-    sizes = {attention.groups_field: count, attention.heads_field: heads // groups * count}
+    sizes = {attention.groups_field: count, attention.heads_field: heads // dense.num_units * count}
     try:
-        check_uniform(parent.config, sizes)
+        check_uniform(parent.config, sizes, parent.family)
     except BonsaiError:
         return False
     return True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from bonsai_core.contracts import Family
+from bonsai_core.contracts import AttentionSite, Family, MlpSite
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.units import Site, SiteKind, UnitTable
 
@@ -17,12 +18,13 @@ class Part:
 
     Attributes:
         path: the linear's name, relative to the decoder layer.
-        block: consecutive rows (``dim`` 0) or columns (``dim`` 1) that belong to one unit.
+        blocks: consecutive rows (``dim`` 0) or columns (``dim`` 1) that belong to one unit. Fused projections have
+            several: all units' first blocks, then all units' second blocks, ...
         dim: 0 for projections into the site, 1 for its output projection.
     """
 
     path: str
-    block: int
+    blocks: tuple[int, ...]
     dim: int
 
 
@@ -59,67 +61,89 @@ def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:
     return layers
 
 
-def site_parts(layer: nn.Module, family: Family, kind: SiteKind) -> tuple[Part, ...]:
+def site_parts(layer: nn.Module, family: Family, config: Any, kind: SiteKind) -> tuple[Part, ...]:
     """The linears of a site; the last one is the output projection. Block sizes are those of the dense layer."""
     if kind == "mlp":
-        mlp = family.mlp
-        inputs = tuple(Part(f"{mlp.module}.{name}", 1, 0) for name in mlp.inputs)
-        return (*inputs, Part(f"{mlp.module}.{mlp.output}", 1, 1))
+        return (*_fused([(family.mlp.path(name), 1) for name in family.mlp.inputs]), _output(family.mlp, 1))
     attention = family.attention
-    head_dim = _head_dim(layer, family)
-    per_group = _linear(layer, f"{attention.module}.{attention.output}", family).in_features // _groups(layer, family)
-    return (
-        Part(f"{attention.module}.{attention.query}", per_group, 0),
-        Part(f"{attention.module}.{attention.key}", head_dim, 0),
-        Part(f"{attention.module}.{attention.value}", head_dim, 0),
-        Part(f"{attention.module}.{attention.output}", per_group, 1),
-    )
+    assert attention is not None
+    width = _linear(layer, attention.path(attention.output), family).in_features
+    per_group = width // _count(config, attention.groups_field, family)
+    head_dim = width // _count(config, attention.heads_field, family)
+    if attention.interleaved:
+        inputs: tuple[Part, ...] = (Part(attention.path(attention.query), (per_group + 2 * head_dim,), 0),)
+    else:
+        names = (attention.query, attention.key, attention.value)
+        inputs = _fused(list(zip(map(attention.path, names), (per_group, head_dim, head_dim), strict=True)))
+    return (*inputs, _output(attention, per_group))
 
 
-def unit_table(model: nn.Module, family: Family) -> UnitTable:
+def _fused(rows: list[tuple[str, int]]) -> tuple[Part, ...]:
+    """One part per linear, from (path, rows of one unit) of every projection."""
+    blocks: dict[str, tuple[int, ...]] = {}
+    for path, block in rows:
+        blocks[path] = (*blocks.get(path, ()), block)
+    return tuple(Part(path, sizes, 0) for path, sizes in blocks.items())
+
+
+def _output(site: AttentionSite | MlpSite, block: int) -> Part:
+    return Part(site.path(site.output), (block,), 1)
+
+
+def unit_table(model: Any, family: Family) -> UnitTable:
     """Numbers a dense model's units and prices them. Works on the meta device too."""
     sites: list[Site] = []
     first = 0
     layers = decoder_layers(model, family)
     for index, layer in enumerate(layers):
-        for kind in ("attention", "mlp"):
-            parts = site_parts(layer, family, kind)
-            output = _linear(layer, parts[-1].path, family)
-            num_units = output.in_features // parts[-1].block
+        for kind in site_kinds(family):
+            parts = site_parts(layer, family, model.config, kind)
+            (channels,) = parts[-1].blocks
+            num_units = _linear(layer, parts[-1].path, family).in_features // channels
             for part in parts:
                 _check_fit(_linear(layer, part.path, family), part, num_units, family)
             price = sum(_price(_linear(layer, part.path, family), part) for part in parts)
-            sites.append(Site(f"layers.{index}.{kind}", index, kind, first, num_units, price, parts[-1].block))
+            rest = _rest(layer, family, kind, parts)
+            sites.append(Site(f"layers.{index}.{kind}", index, kind, first, num_units, price, channels, rest))
             first += num_units
     decoder = sum(parameter.numel() for parameter in layers.parameters())
     return UnitTable(tuple(sites), decoder, sum(parameter.numel() for parameter in model.parameters()))
 
 
+def site_kinds(family: Family) -> tuple[SiteKind, ...]:
+    """The sites of each of its layers, in order."""
+    return ("attention", "mlp") if family.attention else ("mlp",)
+
+
 def _check_fit(linear: nn.Linear, part: Part, num_units: int, family: Family) -> None:
     size, what = (linear.out_features, "rows") if part.dim == 0 else (linear.in_features, "columns")
-    if size != num_units * part.block:
+    if size != num_units * sum(part.blocks):
         raise BonsaiError(
-            f"{part.path} has {size} {what}, which are not {num_units} units of {part.block}; "
+            f"{part.path} has {size} {what}, which are not {num_units} units of {sum(part.blocks)}; "
             f"the family {family.name!r} does not fit."
         )
 
 
 def _price(linear: nn.Linear, part: Part) -> int:
     if part.dim == 1:
-        return part.block * linear.out_features
-    return part.block * (linear.in_features + (linear.bias is not None))
+        return sum(part.blocks) * linear.out_features
+    return sum(part.blocks) * (linear.in_features + (linear.bias is not None))
 
 
-def _groups(layer: nn.Module, family: Family) -> int:
-    key = _linear(layer, f"{family.attention.module}.{family.attention.key}", family)
-    return key.out_features // _head_dim(layer, family)
+def _rest(layer: nn.Module, family: Family, kind: SiteKind, parts: tuple[Part, ...]) -> int:
+    """Parameters of a sub-layer that belong to none of its linears."""
+    site = family.attention if kind == "attention" else family.mlp
+    if site is None or not site.module:
+        return 0
+    all_of_it = sum(parameter.numel() for parameter in _submodule(layer, site.module, family).parameters())
+    return all_of_it - sum(p.numel() for part in parts for p in _linear(layer, part.path, family).parameters())
 
 
-def _head_dim(layer: nn.Module, family: Family) -> int:
-    head_dim = getattr(_submodule(layer, family.attention.module, family), "head_dim", None)
-    if not isinstance(head_dim, int):
-        raise BonsaiError(f"{family.attention.module} has no head_dim; the family {family.name!r} does not fit.")
-    return head_dim
+def _count(config: Any, field: str, family: Family) -> int:
+    number = getattr(config, field, None)
+    if not isinstance(number, int) or number < 1:
+        raise BonsaiError(f"The model's configuration has no {field}; the family {family.name!r} does not fit.")
+    return number
 
 
 def _linear(layer: nn.Module, path: str, family: Family) -> nn.Linear:

@@ -56,7 +56,7 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
             f"a larger --sparsity instead."
         )
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    family = find_family(registry.families(), slicer, config.model_type, architecture)
+    family = find_family(registry.families(), slicer, config.model_type, architecture).of(config)
     return Parent(name, source, config, family)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bonsai_core.contracts import Answers, DenseTokens
 from bonsai_core.contracts.metric import PerToken, perplexity_of, token_nll
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.head import Head
 from bonsai_core.sources import Question
 
 CHUNK_LOGITS = 8 * 1024 * 1024
@@ -26,18 +27,23 @@ class DenseSide(NamedTuple):
 
     Attributes:
         entropy: of the next-token distribution p, nats [tokens].
-        expected_row: the head's rows averaged under p, [tokens, hidden].
-        expected_bias: the head's bias averaged under p, [tokens].
+        vector: the head averaged under p, [tokens, hidden]; where the head is not linear, the hidden states, from which
+            p is computed anew.
+        constant: what is added to the average, [tokens].
     """
 
     entropy: Tensor
-    expected_row: Tensor
-    expected_bias: Tensor
+    vector: Tensor
+    constant: Tensor
 
-    def compare(self, hidden: Tensor, first: int) -> DenseTokens:
-        """Tokens from `first` on, at which a sub-model has the hidden states [tokens, hidden], held against it."""
+    def compare(self, head: Head, hidden: Tensor, logits: Tensor, first: int) -> DenseTokens:
+        """Tokens from `first` on, at which a sub-model has these hidden states and logits, held against it."""
         rows = slice(first, first + len(hidden))
-        expected_logit = (hidden.float() * self.expected_row[rows]).sum(dim=-1) + self.expected_bias[rows]
+        if head.is_linear:
+            expected_logit = (hidden.float() * self.vector[rows]).sum(dim=-1) + self.constant[rows]
+        else:
+            p = head.logits(self.vector[rows].to(hidden.dtype)).softmax(dim=-1)
+            expected_logit = (p * logits).sum(dim=-1)
         return DenseTokens(self.entropy[rows], expected_logit)
 
 
@@ -62,18 +68,19 @@ class Passes:
         self.batch_size = batch_size
         self._warn = on_warning
         self._count = on_tokens
+        self._head = Head(model)
 
     def dense_reference(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         """What has to be remembered of the model as it stands, to compare sub-models with it on the same windows."""
-        head = self.model.get_output_embeddings()
         chunks = []
         with torch.inference_mode():
             for hidden, _ in self._predictions(windows_NT):
-                log_p = self._logits(hidden).log_softmax(dim=-1)
+                log_p = self._head.logits(hidden).log_softmax(dim=-1)
                 p = log_p.exp()
-                bias = p @ head.bias.float() if head.bias is not None else p.new_zeros(len(p))
-                expected_row = _average_rows(p, head.weight)
-                chunks.append(DenseSide(-(p * log_p).sum(dim=-1), expected_row, bias))
+                side = (
+                    self._head.average(p, HEAD_ROWS) if self._head.is_linear else (hidden.float(), p.new_zeros(len(p)))
+                )
+                chunks.append(DenseSide(-(p * log_p).sum(dim=-1), *side))
         return DenseSide(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
     def perplexity(self, windows_NT: NDArray[np.int64]) -> float:
@@ -86,8 +93,9 @@ class Passes:
         total, count = 0.0, 0
         with torch.inference_mode():
             for hidden, targets in self._predictions(windows_NT):
-                compared = dense.compare(hidden, count) if dense is not None else None
-                values = per_token(self._logits(hidden), targets, compared)
+                logits = self._head.logits(hidden)
+                compared = dense.compare(self._head, hidden, logits, count) if dense is not None else None
+                values = per_token(logits, targets, compared)
                 total += float(values.cpu().double().sum())
                 count += len(values)
         return total / count
@@ -119,7 +127,7 @@ class Passes:
         size = self._chunk_tokens()
         with torch.inference_mode():
             chunks = zip(torch.split(predicting, size), torch.split(targets, size), strict=True)
-            return -sum(float(token_nll(self._logits(rows), ids).cpu().double().sum()) for rows, ids in chunks)
+            return -sum(float(token_nll(self._head.logits(rows), ids).cpu().double().sum()) for rows, ids in chunks)
 
     def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""
@@ -130,13 +138,8 @@ class Passes:
                 chunk = slice(first, first + self._chunk_tokens())
                 yield rows[chunk], targets.reshape(-1)[chunk]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits.float()
-
     def _chunk_tokens(self) -> int:
-        vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
-        return max(1, CHUNK_LOGITS // vocabulary)
+        return max(1, CHUNK_LOGITS // self._head.vocabulary)
 
     def batches(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
         """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch."""
@@ -181,15 +184,6 @@ class Passes:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._warn(f"The device ran out of memory: the batch is now {self.batch_size} windows instead of {used}.")
-
-
-def _average_rows(p: Tensor, weight: Tensor) -> Tensor:
-    """p [tokens, vocabulary] @ weight [vocabulary, hidden] in float32, without a float32 copy of the whole weight."""
-    total = p.new_zeros(len(p), weight.shape[1])
-    for first in range(0, len(weight), HEAD_ROWS):
-        rows = slice(first, first + HEAD_ROWS)
-        total += p[:, rows] @ weight[rows].float()
-    return total
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,8 @@ class Subject:
         self.family = family
         self.table = unit_table(model, family)
         self.present_U = self.table.keep_all()
-        self._parts = {site.name: site_parts(self._layer(site), family, site.kind) for site in self.table}
+        config = model.config
+        self._parts = {site.name: site_parts(self._layer(site), family, config, site.kind) for site in self.table}
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +99,10 @@ class Subject:
             index = torch.from_numpy(np.flatnonzero(keep))
             for part in self._parts[site.name]:
                 whole = self._linear(site, part)
-                self._layer(site).set_submodule(part.path, _slice(whole, part, index))
+                self._layer(site).set_submodule(part.path, _slice(whole, part, index, len(keep)))
                 give_back(whole.weight.data)
+            if site.kind == "attention":
+                self._tell_heads(site, len(index))
         self.present_U = self.present_U & keep_U
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
@@ -133,9 +137,7 @@ class Subject:
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
         for site in self.table:
-            part = self._parts[site.name][-1]
-            sublayer = self._layer(site).get_submodule(part.path.split(".")[0])
-            holder = sublayer if isinstance(sublayer, EmptyAttention | EmptyMLP) else self.output(site)
+            holder = self.output(site) if self.present_U[site.units].any() else self._stand_in(site)
             if holder.bias is None:
                 like = next(self._layer(site).parameters())
                 holder.bias = nn.Parameter(like.new_zeros(self.model.config.hidden_size), like.requires_grad)
@@ -151,20 +153,52 @@ class Subject:
             count = int(self.present_U[site.units].sum())
             if site.kind == "mlp":
                 sizes[site.layer][self.family.mlp.width_field] = count
-                continue
-            attention = self.family.attention
-            query, key = self._parts[site.name][:2]
-            sizes[site.layer][attention.groups_field] = count
-            sizes[site.layer][attention.heads_field] = count * query.block // key.block
+            else:
+                sizes[site.layer].update(self._heads(site, count))
         return sizes
+
+    def _heads(self, site: Site, groups: int) -> dict[str, int]:
+        """The configuration's numbers of an attention with so many KV groups."""
+        attention = self.family.attention
+        assert attention is not None
+        per_group = getattr(self.model.config, attention.heads_field) // site.num_units
+        return {attention.groups_field: groups, attention.heads_field: groups * per_group}
+
+    def _tell_heads(self, site: Site, groups: int) -> None:
+        """Put the number of heads where the attention's forward pass reads it."""
+        attention = self.family.attention
+        assert attention is not None
+        module, heads = self._layer(site).get_submodule(attention.module), self._heads(site, groups)
+        told: dict[str, Any] = {name: heads[attention.heads_field] for name in attention.heads_attributes}
+        told |= {name: groups for name in attention.groups_attributes}
+        if attention.reads_config:
+            told["config"] = copy.copy(module.config)
+            for field, number in heads.items():
+                setattr(told["config"], field, number)
+        for name, value in told.items():
+            setattr(module, name, value)
 
     def _empty(self, site: Site) -> None:
         """Take a whole sub-layer away; the bias of its output projection, if any, stays."""
-        bias = self.output(site).bias
+        layer, bias = self._layer(site), self.output(site).bias
+        family = self.family
         if site.kind == "attention":
-            self._layer(site).set_submodule(self.family.attention.module, EmptyAttention(site.layer, bias))
+            assert family.attention is not None
+            layer.set_submodule(family.attention.module, EmptyAttention(site.layer, bias))
+        elif family.mlp.module:
+            layer.set_submodule(family.mlp.module, EmptyMLP(bias))
         else:
-            self._layer(site).set_submodule(self.family.mlp.module, EmptyMLP(bias))
+            for name in family.mlp.inputs:
+                layer.set_submodule(name, nn.Identity())
+            layer.set_submodule(family.mlp.output, EmptyMLP(bias))
+
+    def _stand_in(self, site: Site) -> EmptyAttention | EmptyMLP:
+        """What stands where an emptied site was."""
+        where = self.family.attention if site.kind == "attention" else self.family.mlp
+        assert where is not None
+        stand_in = self._layer(site).get_submodule(where.module or where.output)
+        assert isinstance(stand_in, EmptyAttention | EmptyMLP)
+        return stand_in
 
     def _layer(self, site: Site) -> nn.Module:
         return decoder_layers(self.model, self.family)[site.layer]
@@ -182,17 +216,23 @@ def _multiply_by(factor: Tensor) -> Any:
     return hook
 
 
-def _slice(linear: nn.Linear, part: Part, index: Tensor) -> nn.Linear:
-    """The linear with the units of `index` only."""
-    weight = linear.weight.data
-    index = index.to(weight.device)
-    shape = (-1, part.block, weight.shape[1]) if part.dim == 0 else (weight.shape[0], -1, part.block)
-    kept = weight.view(shape).index_select(part.dim, index)
-    kept = kept.reshape(-1, weight.shape[1]) if part.dim == 0 else kept.reshape(weight.shape[0], -1)
+def _slice(linear: nn.Linear, part: Part, index: Tensor, num_units: int) -> nn.Linear:
+    """The linear with the units of `index` only, of the `num_units` it holds."""
+    kept = _of_units(linear.weight.data, part, index, num_units, part.dim)
     bias = linear.bias
     if bias is not None and part.dim == 0:
-        bias = nn.Parameter(bias.data.view(-1, part.block).index_select(0, index).flatten(), bias.requires_grad)
+        bias = nn.Parameter(_of_units(bias.data, part, index, num_units, 0), bias.requires_grad)
     small = nn.Linear(kept.shape[1], kept.shape[0], bias=bias is not None, device="meta")
     small.weight = nn.Parameter(kept, linear.weight.requires_grad)
     small.bias = bias
     return small
+
+
+def _of_units(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: int) -> Tensor:
+    """The rows or columns of the units of `index`, projection by projection."""
+    index, sizes = index.to(tensor.device), [num_units * block for block in part.blocks]
+    pieces = []
+    for piece, block in zip(torch.split(tensor, sizes, dim), part.blocks, strict=True):
+        by_unit = piece.unflatten(dim, (num_units, block))
+        pieces.append(by_unit.index_select(dim, index).flatten(dim, dim + 1))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)

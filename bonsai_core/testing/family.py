@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Family
+from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import UnitTable
 
@@ -42,7 +43,7 @@ class FamilyContract(ABC):
         subject = self._subject()
         num_layers = subject.model.config.num_hidden_layers
         assert [(site.layer, site.kind) for site in subject.table] == [
-            (layer, kind) for layer in range(num_layers) for kind in ("attention", "mlp")
+            (layer, kind) for layer in range(num_layers) for kind in site_kinds(self.family)
         ]
         decoder = sum(site.num_units * site.unit_params for site in subject.table)
         assert decoder <= subject.table.decoder_params <= subject.table.total_params

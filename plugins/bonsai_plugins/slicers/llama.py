@@ -1,11 +1,16 @@
-"""LLaMA and Mistral: separate q/k/v projections, gated MLP, no bias on the residual path."""
+"""Families built like LLaMA, with separate q/k/v projections and a gated MLP: a declaration says that by default."""
 
-from bonsai_core import AttentionSite, Family, MlpSite
+from bonsai_core import Family
 
-LLAMA = Family(
-    name="llama",
-    model_types=("llama", "mistral"),
-    layers="model.layers",
-    attention=AttentionSite(module="self_attn", query="q_proj", key="k_proj", value="v_proj", output="o_proj"),
-    mlp=MlpSite(module="mlp", inputs=("gate_proj", "up_proj"), output="down_proj"),
+LLAMA = Family(name="llama", model_types=("llama", "mistral"), title="LLaMA 1 to 3, Mistral")
+QWEN = Family(name="qwen", model_types=("qwen2", "qwen3"), title="Qwen2, Qwen2.5, Qwen3")
+GEMMA = Family(name="gemma", model_types=("gemma", "gemma2", "gemma3_text"), title="Gemma 1 to 3 (text)")
+GRANITE = Family(name="granite", model_types=("granite",), title="Granite")
+SMOLLM3 = Family(name="smollm3", model_types=("smollm3",), title="SmolLM3")
+OLMO2 = Family(
+    name="olmo2",
+    model_types=("olmo2",),
+    title="OLMo-2",
+    attention=None,
+    why="queries and keys are normalised over all heads together, so that removing one changes the others",
 )

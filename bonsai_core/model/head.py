@@ -1,0 +1,53 @@
+"""From last hidden states to logits, as the model itself gets there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Head:
+    """The output embeddings of a causal LM, and what its family does to their logits.
+
+    Args:
+        model: a transformers causal LM.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.projection: nn.Linear = model.get_output_embeddings()
+        self._scaling = float(getattr(model.config, "logits_scaling", None) or 1.0)  # Granite
+        self._cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether logits are linear in the hidden state."""
+        return self._cap is None
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits per token."""
+        return int(self.projection.weight.shape[0])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [tokens, vocabulary], of hidden states [tokens, hidden]."""
+        logits: Tensor = self.projection(hidden)
+        logits = logits.float() / self._scaling
+        return logits if self._cap is None else (logits / self._cap).tanh() * self._cap
+
+    def average(self, p: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+        """The linear function of the hidden state that gives the logits' average under p [tokens, vocabulary].
+
+        Args:
+            num_rows: so many rows of the projection stand in float32 at once.
+
+        Returns:
+            float32 [tokens, hidden] and [tokens]: what the hidden state is multiplied with, and what is added.
+        """
+        weight, bias = self.projection.weight, self.projection.bias
+        row = p.new_zeros(len(p), weight.shape[1])
+        for first in range(0, len(weight), num_rows):
+            rows = slice(first, first + num_rows)
+            row += p[:, rows] @ weight[rows].float()
+        constant = p @ bias.float() if bias is not None else p.new_zeros(len(p))
+        return row / self._scaling, constant / self._scaling

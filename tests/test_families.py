@@ -1,0 +1,188 @@
+"""Every family, from its declaration to a saved model: the same numbers as transformers, with Bonsai and without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import LAYERS, PICOS, VOCABULARY, WIDTH, Pico
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
+from bonsai_core.checkpoint import save_checkpoint
+from bonsai_core.contracts import Family
+from bonsai_core.contracts.metric import token_kl, token_nll
+from bonsai_core.model.load import register_checkpoints
+from bonsai_core.model.passes import Passes
+from bonsai_core.model.subject import Subject
+from bonsai_core.testing.family import keep_vectors, logits
+
+ONE_OF_EACH = list({pico.family: pico for pico in reversed(PICOS)}.values())
+WITHOUT_BONSAI = """
+import sys
+sys.modules["bonsai_core"] = None
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
+ids = torch.tensor({ids})
+for directory in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).eval()
+    found = {{"logits": model(ids).logits.detach()}}
+    for cache in ("dynamic", "static"):
+        found[cache] = model.generate(ids, max_new_tokens=6, do_sample=False, cache_implementation=cache)
+    save_file(found, Path(directory) / "found.safetensors")
+"""
+
+
+def family_of(registry: Registry, pico: Pico) -> Family:
+    return next(family for family in registry.families() if pico.family in family.model_types)
+
+
+def subject_of(registry: Registry, pico: Pico) -> Subject:
+    return Subject(pico.build(), family_of(registry, pico))
+
+
+def windows() -> Any:
+    return np.random.default_rng(3).integers(VOCABULARY, size=(3, 10))
+
+
+def sliced(registry: Registry, pico: Pico, which: int) -> Subject:
+    """0: a little of everything; 2: whole sub-layers gone as well."""
+    subject = subject_of(registry, pico)
+    subject.slice(keep_vectors(subject.table)[which])
+    return subject
+
+
+def save(subject: Subject, directory: Path, shapes: Any = "free") -> None:
+    save_checkpoint(
+        subject.model,
+        None,
+        directory,
+        family=subject.family,
+        per_layer=subject.layer_sizes(),
+        shapes=shapes,
+        provenance={},
+    )
+
+
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_metrics_see_the_logits_of_the_model_itself(registry: Registry, pico: Pico) -> None:
+    subject, ids_NT = subject_of(registry, pico), windows()
+    passes = Passes(subject.model, 2, on_warning=print)
+    dense = passes.dense_reference(ids_NT)
+    with subject.masked(keep_vectors(subject.table)[0]):
+        nll = passes.token_mean(lambda logits, targets, _: token_nll(logits, targets), ids_NT, None)
+        kl = passes.token_mean(lambda logits, _, held: token_kl(logits, as_tokens(held)), ids_NT, dense)
+        sub_model = predictions(subject.model, ids_NT)
+    whole = predictions(subject.model, ids_NT)
+    targets = torch.from_numpy(ids_NT[:, 1:]).flatten()
+    assert nll == pytest.approx(float(token_nll(sub_model, targets).mean()), rel=1e-5)
+    assert kl == pytest.approx(float(token_kl(sub_model, DenseTokens.compare(whole, sub_model)).mean()), rel=1e-3)
+
+
+def as_tokens(held: DenseTokens | None) -> DenseTokens:
+    assert held is not None
+    return held
+
+
+def predictions(model: Any, ids_NT: Any) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(torch.from_numpy(ids_NT), use_cache=False).logits[:, :-1]
+    return found.flatten(0, 1)
+
+
+@pytest.mark.parametrize("which", [0, 2])
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_free_shapes_load_and_save_again(registry: Registry, pico: Pico, which: int, tmp_path: Path) -> None:
+    register_checkpoints(registry)
+    subject = sliced(registry, pico, which)
+    save(subject, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
+    loaded.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    torch.testing.assert_close(logits(again), logits(subject.model), rtol=0, atol=0)
+
+
+def test_free_shapes_load_without_bonsai(registry: Registry, tmp_path: Path) -> None:
+    expected: dict[Path, dict[str, Tensor]] = {}
+    ids = torch.from_numpy(windows())
+    for pico in ONE_OF_EACH:
+        subject, directory = sliced(registry, pico, 2), tmp_path / str(pico)
+        save(subject, directory)
+        with torch.inference_mode():
+            written = subject.model.generate(ids, max_new_tokens=6, do_sample=False)
+            expected[directory] = {"logits": subject.model(ids).logits, "dynamic": written, "static": written}
+    script = WITHOUT_BONSAI.format(ids=ids.tolist())
+    done = subprocess.run([sys.executable, "-c", script, *expected], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for directory, tensors in expected.items():
+        found = load_file(directory / "found.safetensors")
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=f"{directory.name}: {name}")
+
+
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_uniform_shapes_are_stock_checkpoints(registry: Registry, pico: Pico, tmp_path: Path) -> None:
+    subject = subject_of(registry, pico)
+    keep_U = subject.table.keep_all()
+    for site in subject.table:
+        if site.kind == "mlp":
+            keep_U[site.first : site.first + WIDTH // 4] = False
+    subject.slice(keep_U)
+    save(subject, tmp_path / "model", "uniform")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == pico.family
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_heads_go_from_uniform_shapes_or_it_says_why_not(registry: Registry, pico: Pico, tmp_path: Path) -> None:
+    subject = subject_of(registry, pico)
+    if subject.family.attention is None or pico.num_key_value_heads == 1:
+        return
+    keep_U = subject.table.keep_all()
+    for site in subject.table:
+        if site.kind == "attention":
+            keep_U[site.first + site.num_units // 2 : site.first + site.num_units] = False
+    subject.slice(keep_U)
+    if subject.family.attention.divides_hidden_size:
+        with pytest.raises(BonsaiError, match="hidden size / heads"):
+            save(subject, tmp_path / "model", "uniform")
+        return
+    save(subject, tmp_path / "model", "uniform")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shapes", ["free", "uniform"])
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_a_run_prunes_repairs_and_saves(
+    registry: Registry,
+    small_run: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    pico: Pico,
+    shapes: str,
+    tmp_path: Path,
+) -> None:
+    pico.build().save_pretrained(tmp_path / "parent")
+    tokenizer.save_pretrained(tmp_path / "parent")
+    settings = {"model": str(tmp_path / "parent"), "out": str(tmp_path / "run"), "shapes": shapes, "prior_samples": 4}
+    result = run(RunConfig(**{**small_run.model_dump(), **settings, "latency": False}), registry=registry)
+    parent = AutoModelForCausalLM.from_pretrained(tmp_path / "parent")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    freed = sum(p.numel() for p in parent.parameters()) - sum(p.numel() for p in loaded.parameters())
+    assert freed == result.report["parameters"]["dense"] - result.report["parameters"]["pruned"] > 0
+    assert all(row["repaired_submodels"] for row in result.report["rounds"])
+    assert len(result.report["rounds"]) == 2
+    assert loaded.config.num_hidden_layers == LAYERS
