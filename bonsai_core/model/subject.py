@@ -233,6 +233,6 @@ def _of_units(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: in
     index, sizes = index.to(tensor.device), [num_units * block for block in part.blocks]
     pieces = []
     for piece, block in zip(torch.split(tensor, sizes, dim), part.blocks, strict=True):
-        by_unit = piece.unflatten(dim, (num_units, block))
+        by_unit = piece.reshape(*piece.shape[:dim], num_units, block, *piece.shape[dim + 1 :])
         pieces.append(by_unit.index_select(dim, index).flatten(dim, dim + 1))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
