@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.units import SiteKind
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _by_kind(value: Any) -> Any:
+    """``attention=2,mlp=64`` as a mapping."""
+    if isinstance(value, str) and "=" in value:
+        return {kind.strip(): number for kind, _, number in (part.partition("=") for part in value.split(","))}
+    return value
+
+
+def _split(value: Any) -> Any:
+    """``0,1,-1`` as a list; a single number too."""
+    if isinstance(value, str):
+        return [part for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+Limit = TypeVar("Limit")
+ByKind = Annotated[Limit | dict[SiteKind, Limit], BeforeValidator(_by_kind)]
+"""One limit for all kinds of site, or one for each kind named."""
 
 
 class Choice(BaseModel):
@@ -95,9 +115,17 @@ class RunConfig(BaseModel):
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
     )
-    round_to: Positive = Field(1, description="MLP widths become multiples of this (64 or 128 suit GPUs).")
-    min_units: Annotated[int, Field(ge=0)] = Field(
-        1, description="Units every site keeps; 0 lets whole sub-layers go (free shapes only)."
+    round_to: ByKind[Positive] = Field(
+        1, description="MLP widths become multiples of this (64 or 128 suit GPUs); or attention=2,mlp=64."
+    )
+    min_units: ByKind[Annotated[int, Field(ge=0)]] = Field(
+        1, description="Units every site keeps, or attention=2,mlp=64; 0 lets whole sub-layers go (free shapes only)."
+    )
+    max_fraction: ByKind[Annotated[float, Field(gt=0, le=1)]] = Field(
+        1.0, description="Share of its units that a site may lose, or attention=0.3,mlp=0.8."
+    )
+    protect: Annotated[tuple[int, ...], BeforeValidator(_split)] = Field(
+        (), description="Layers that stay whole, as 0,1,-1 (free shapes only)."
     )
     shapes: Literal["free", "uniform"] = Field(
         "free",
@@ -114,8 +142,11 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        if self.min_units == 0 and self.shapes == "uniform":
+        least = self.min_units.values() if isinstance(self.min_units, dict) else [self.min_units]
+        if 0 in least and self.shapes == "uniform":
             raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
+        if self.protect and self.shapes == "uniform":
+            raise ValueError("protect needs shapes free: a stock checkpoint has the same widths in every layer")
         return self
 
     @classmethod

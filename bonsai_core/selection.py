@@ -7,9 +7,10 @@ with uniform shapes, the same number from every layer at once.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from bonsai_core.errors import BonsaiError
 from bonsai_core.units import Site, SiteKind, UnitTable
 
+T = TypeVar("T", int, float)
 TINY = np.finfo(np.float64).tiny
 
 
@@ -26,26 +28,54 @@ class Rules:
 
     Attributes:
         rank: ``importance``: a block's mean importance; ``density``: that per parameter.
-        round_to: MLP widths become multiples of this.
-        min_units: units that every site keeps.
+        round_to: numbers of units become multiples of this: those of the MLP, or of each kind named.
+        min_units: units that every site keeps, or those of each kind named; 1 of others.
+        max_fraction: share of its units that a site may lose, or those of each kind named.
+        protect: layers that stay whole.
         shapes: ``free`` or ``uniform`` (all sites of a kind end equally wide).
         attention_counts: numbers of KV groups that the stock class accepts, for uniform shapes; None: all.
     """
 
     rank: Literal["importance", "density"] = "importance"
-    round_to: int = 1
-    min_units: int = 1
+    round_to: int | Mapping[SiteKind, int] = 1
+    min_units: int | Mapping[SiteKind, int] = 1
+    max_fraction: float | Mapping[SiteKind, float] = 1.0
+    protect: frozenset[int] = frozenset()
     shapes: Literal["free", "uniform"] = "free"
     attention_counts: tuple[int, ...] | None = None
 
-    def counts_below(self, kind: SiteKind, count: int) -> Iterator[int]:
+    def least(self, site: Site) -> int:
+        """Units that a site keeps in any case."""
+        if site.layer in self.protect:
+            return site.num_units
+        least = _of(self.min_units, site.kind, 1)
+        return min(
+            site.num_units, max(least, math.ceil(site.num_units * (1 - _of(self.max_fraction, site.kind, 1.0)) - 1e-9))
+        )
+
+    def multiple(self, kind: SiteKind) -> int:
+        """What numbers of units of this kind are multiples of."""
+        by_kind = {"mlp": self.round_to} if isinstance(self.round_to, int) else self.round_to
+        return by_kind.get(kind, 1)
+
+    def told(self) -> str:
+        """The limits in words that users typed."""
+        limits = [f"min_units={self.min_units}", f"round_to={self.round_to}"]
+        limits += [f"max_fraction={self.max_fraction}"] if self.max_fraction != 1 else []
+        limits += [f"layers {sorted(self.protect)} protected"] if self.protect else []
+        return f"{', '.join(limits)} and shapes={self.shapes}"
+
+    def counts_below(self, site: Site, count: int) -> Iterator[int]:
         """The numbers of units that a site with `count` of them may be cut down to, step by step."""
-        if kind == "attention":
-            allowed = range(count) if self.attention_counts is None else self.attention_counts
-            yield from sorted((c for c in allowed if self.min_units <= c < count), reverse=True)
-            return
-        floor = -(-self.min_units // self.round_to) * self.round_to
-        yield from range((count - 1) // self.round_to * self.round_to, floor - 1, -self.round_to)
+        multiple, least = self.multiple(site.kind), self.least(site)
+        for smaller in range((count - 1) // multiple * multiple, -(-least // multiple) * multiple - 1, -multiple):
+            if site.kind != "attention" or self.attention_counts is None or smaller in self.attention_counts:
+                yield smaller
+
+
+def _of(limit: T | Mapping[SiteKind, T], kind: SiteKind, otherwise: T) -> T:
+    """A limit for one kind of site."""
+    return limit.get(kind, otherwise) if isinstance(limit, Mapping) else limit
 
 
 @dataclass(frozen=True, order=True)
@@ -104,8 +134,7 @@ def select(
     if missing > available:
         largest = (table.removed_params(alive_U) + available) / table.decoder_params
         raise BonsaiError(
-            f"A sparsity of {sparsity:.4f} cannot be reached: with min_units={rules.min_units}, "
-            f"round_to={rules.round_to} and shapes={rules.shapes} at most {largest:.4f} can be removed."
+            f"A sparsity of {sparsity:.4f} cannot be reached: with {rules.told()} at most {largest:.4f} can be removed."
         )
     keep_U = alive_U.copy()
     queues = [iter(chain) for chain in chains]
@@ -151,7 +180,7 @@ def removal_chains(
         count = counts.pop()
         order_all = np.concatenate(orders)
         chain, gone = [], 0
-        for remaining in rules.counts_below(sites[0].kind, count):
+        for remaining in rules.counts_below(sites[0], count):
             leaving = count - remaining
             units = np.concatenate([order[gone:leaving] for order in orders])
             importance_B = importance_U[units]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from bonsai_core import BonsaiError, RunConfig
+from bonsai_core import BonsaiError, Registry, RunConfig
 from bonsai_core.cli.main import cli
 from bonsai_core.cli.settings import settings
+from bonsai_core.families import families_markdown
 from bonsai_core.registry import KINDS
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
@@ -54,6 +55,14 @@ def report(finished: Path) -> dict[str, Any]:
 
 
 # A run and what can be asked about it
+
+
+def test_the_table_of_families_in_the_readme_is_made_from_the_declarations() -> None:
+    families = Registry().families()
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert families_markdown(families) in readme
+    shown = bonsai("families", COLUMNS="200")
+    assert all(family.name in shown and family.model_types[0] in shown for family in families)
 
 
 def test_a_run_says_what_it_does_and_ends_with_the_report(finished: Path, report: dict[str, Any]) -> None:

@@ -390,6 +390,16 @@ def test_the_adaptive_sampler_repairs_all_sub_models_of_a_round_or_none(
     assert all(row["repaired_submodels"] for row in report["rounds"])
 
 
+def test_limits_hold_to_the_end(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
+    limits = {"protect": (0, -1), "max_fraction": {"mlp": 0.75}, "round_to": {"mlp": 4}, "sparsity": 0.2}
+    layers = run(settings(small_run, tmp_path / "run", **limits), registry=registry).report["layers"]
+    for number in (0, -1):
+        assert all(site["kept"] == site["dense"] for site in layers[number].values())
+    middle = layers[1]["mlp"]
+    assert middle["dense"] > middle["kept"] >= middle["dense"] / 4
+    assert middle["kept"] % 4 == 0
+
+
 # The search
 
 

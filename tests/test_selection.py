@@ -49,7 +49,7 @@ def cheapest_step(table: UnitTable, keep_U: NDArray[np.bool_], rules: Rules) -> 
     costs = []
     for site in table:
         count = int(keep_U[site.units].sum())
-        following = next(rules.counts_below(site.kind, count), None)
+        following = next(rules.counts_below(site, count), None)
         if following is not None:
             costs.append((count - following) * site.unit_params)
     return min(costs, default=np.inf)
@@ -61,8 +61,10 @@ def test_any_budget_is_met_exactly_and_the_rules_are_kept(seed: int) -> None:
     table = example_table(num_layers=3, num_groups=int(rng.integers(1, 6)), width=int(rng.integers(8, 40)))
     rules = Rules(
         rank=("importance", "density")[seed % 2],
-        round_to=(1, 4, 7)[seed % 3],
-        min_units=int(rng.integers(0, 3)),
+        round_to=(1, 4, 7, {"attention": 2, "mlp": 3})[seed % 4],
+        min_units=({"mlp": 5}, 0, 1, 2)[seed % 4],
+        max_fraction=(1.0, 0.6, {"attention": 0.5})[seed // 2 % 3],
+        protect=frozenset([1] if seed % 5 == 0 else []),
     )
     alive_U = rng.random(len(table)) < 0.9
     importance_U = np.where(rng.random(len(table)) < 0.3, np.nan, rng.normal(size=len(table)))
@@ -70,7 +72,7 @@ def test_any_budget_is_met_exactly_and_the_rules_are_kept(seed: int) -> None:
     try:
         keep_U = select(table, alive_U, importance_U, rng.random(len(table)), target, rules)
     except BonsaiError:
-        left = [next(iter(list(rules.counts_below(s.kind, n))[-1:]), n) for s, n in counted(table, alive_U)]
+        left = [next(iter(list(rules.counts_below(s, n))[-1:]), n) for s, n in counted(table, alive_U)]
         most = sum((s.num_units - n) * s.unit_params for (s, _), n in zip(counted(table, alive_U), left, strict=True))
         assert most < target * table.decoder_params
         return
@@ -79,12 +81,30 @@ def test_any_budget_is_met_exactly_and_the_rules_are_kept(seed: int) -> None:
     assert -1e-3 <= overshoot < cheapest_step(table, keep_U, rules)
     for site, before in counted(table, alive_U):
         after = int(keep_U[site.units].sum())
-        assert after >= min(before, rules.min_units)
-        assert after == before or site.kind == "attention" or after % rules.round_to == 0
+        assert after >= min(before, rules.least(site))
+        assert after == before or after % rules.multiple(site.kind) == 0
 
 
 def counted(table: UnitTable, keep_U: NDArray[np.bool_]) -> list[tuple[Site, int]]:
     return [(site, int(keep_U[site.units].sum())) for site in table]
+
+
+def test_limits_are_for_all_kinds_or_for_those_named() -> None:
+    attention, mlp = example_table(num_layers=2, num_groups=6, width=20).sites[:2]
+    for rules, least in (
+        (Rules(), (1, 1)),
+        (Rules(min_units=3), (3, 3)),
+        (Rules(min_units={"mlp": 8}), (1, 8)),
+        (Rules(max_fraction=0.5), (3, 10)),
+        (Rules(max_fraction={"attention": 0.3}, min_units=2), (5, 2)),
+        (Rules(protect=frozenset([0])), (6, 20)),
+        (Rules(protect=frozenset([1])), (1, 1)),
+        (Rules(min_units=99), (6, 20)),
+    ):
+        assert (rules.least(attention), rules.least(mlp)) == least, rules
+    assert list(Rules(round_to=4).counts_below(attention, 6)) == [5, 4, 3, 2, 1]
+    assert list(Rules(round_to=4).counts_below(mlp, 20)) == [16, 12, 8, 4]
+    assert list(Rules(round_to={"attention": 4}).counts_below(attention, 6)) == [4]
 
 
 @pytest.mark.parametrize("seed", range(10))

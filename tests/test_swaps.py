@@ -35,7 +35,7 @@ def test_a_swap_spends_the_same_budget_under_the_same_rules(seed: int, rules: Ru
     assert table.removed_params(swapped_U) <= most
     counts = {site.name: int(swapped_U[site.units].sum()) for site in table}
     for site in table:
-        allowed = [site.num_units, *rules.counts_below(site.kind, site.num_units)]
+        allowed = [site.num_units, *rules.counts_below(site, site.num_units)]
         assert counts[site.name] in allowed
         if rules.shapes == "uniform":
             assert len({counts[other.name] for other in table if other.kind == site.kind}) == 1

@@ -90,6 +90,19 @@ def plugins(kind: str | None) -> None:
     Console().print(plugin_view(installed(), kind.removesuffix("s") if kind else None))
 
 
+@cli.command()
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+def families(markdown: bool) -> None:
+    """List the model families that can be pruned, and what can be removed from each."""
+    from bonsai_core.cli.tables import family_view
+    from bonsai_core.families import families_markdown
+
+    if markdown:
+        click.echo(families_markdown(installed().families()), nl=False)
+    else:
+        Console().print(family_view(installed().families()))
+
+
 @cli.command(cls=SettingsCommand, fields=MODEL_FIELDS)
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""

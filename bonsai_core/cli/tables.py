@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.progress import duration
+from bonsai_core.contracts import Family
+from bonsai_core.families import HEADER, family_rows
 from bonsai_core.registry import KINDS, Registry
 from bonsai_core.units import UnitTable
 
@@ -31,6 +33,14 @@ def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
             table.add_row(each, offer.name, escape(offer.summary), escape(offer.source.split(" ")[0]))
     problems = [Text(f"Problem: {problem}", style="yellow") for problem in registry.problems]
     return Group(table, *problems)
+
+
+def family_view(families: Sequence[Family]) -> Table:
+    """The model families, and what can be removed from each."""
+    table = Table(*HEADER, box=None, header_style="bold")
+    for row in family_rows(families):
+        table.add_row(*map(escape, row))
+    return table
 
 
 def unit_view(table: UnitTable) -> RenderableType:

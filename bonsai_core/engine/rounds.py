@@ -186,7 +186,7 @@ class Rounds:
             prior_U,
             drop_fraction=min(0.5, max(0.0, missing / int(table.cost_U[alive_U].sum()))),
             num_submodels=work.config.submodels,
-            min_units=work.config.min_units,
+            least_S=np.array([work.rules.least(site) for site in table], dtype=np.int64),
             rank=work.config.rank,
         )
 

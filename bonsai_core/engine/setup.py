@@ -111,7 +111,7 @@ class Workspace:
 
         Smaller matrices are faster everywhere except on CUDA with unaligned widths, where masking is kept to the end.
         """
-        return self.subject.device.type != "cuda" or self.config.round_to % 64 == 0
+        return self.subject.device.type != "cuda" or self.rules.multiple("mlp") % 64 == 0
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, as journaled at its start."""
@@ -186,7 +186,25 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
         attention = [site for site in table if site.kind == "attention"]
         if attention:
             counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n, attention[0]))
-    return Rules(config.rank, config.round_to, config.min_units, config.shapes, counts)
+    return Rules(
+        rank=config.rank,
+        round_to=config.round_to,
+        min_units=config.min_units,
+        max_fraction=config.max_fraction,
+        protect=_protected(config, 1 + max(site.layer for site in table)),
+        shapes=config.shapes,
+        attention_counts=counts,
+    )
+
+
+def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:
+    wrong = [layer for layer in config.protect if not -num_layers <= layer < num_layers]
+    if wrong:
+        raise BonsaiError(
+            f"--protect {','.join(map(str, wrong))}: the model has layers 0 to {num_layers - 1}; "
+            f"negative numbers count from the last one, -1."
+        )
+    return frozenset(layer % num_layers for layer in config.protect)
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:

@@ -35,8 +35,8 @@ class SamplerContract(ComponentContract[Sampler]):
     def test_every_site_keeps_its_smallest_number_of_units(self) -> None:
         for request in requests():
             keep_MU = self._draw(request).keep_MU
-            for site in request.table:
-                least = min(request.min_units, int(request.alive_U[site.units].sum()))
+            for site, enough in zip(request.table, request.least_S, strict=True):
+                least = min(int(enough), int(request.alive_U[site.units].sum()))
                 kept_M = keep_MU[:, site.units].sum(axis=1)
                 assert (kept_M >= least).all(), f"{site.name} has {kept_M.min()} units left, fewer than {least}"
 
@@ -117,6 +117,7 @@ def requests() -> list[SampleRequest]:
         _request(drop_fraction=0.5, min_units=0, dead_fraction=0.6),
         _request(drop_fraction=0.01, num_submodels=2),
         _request(drop_fraction=0.3, min_units=30),
+        _request(drop_fraction=0.2, protect=(0,)),
         _request(constant_prior=1.0),
         _request(constant_prior=0.0, drop_fraction=0.5),
         _request(drop_fraction=0.0),
@@ -130,6 +131,7 @@ def _request(
     min_units: int = 1,
     dead_fraction: float = 0.0,
     constant_prior: float | None = None,
+    protect: tuple[int, ...] = (),
 ) -> SampleRequest:
     table = example_table()
     rng = np.random.default_rng(0)
@@ -137,6 +139,7 @@ def _request(
     alive_U[table.sites[0].units] &= dead_fraction == 0  # in a late round some site may have nothing left
     prior_U = rng.lognormal(size=len(table)) if constant_prior is None else np.full(len(table), constant_prior)
     prior_U = np.where(alive_U, prior_U, 0.0)
-    for array in (alive_U, prior_U):
+    least_S = np.array([site.num_units if site.layer in protect else min_units for site in table], dtype=np.int64)
+    for array in (alive_U, prior_U, least_S):
         array.setflags(write=False)
-    return SampleRequest(table, alive_U, prior_U, drop_fraction, num_submodels, min_units)
+    return SampleRequest(table, alive_U, prior_U, drop_fraction, num_submodels, least_S)

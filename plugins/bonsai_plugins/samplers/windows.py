@@ -20,9 +20,9 @@ LEVEL_HELP = (
 def windows_per_site(request: SampleRequest) -> list[NDArray[np.int64]]:
     """Per site, the least 2p of its living units by prior; none where that is less than one unit."""
     windows = []
-    for site in request.table:
+    for site, least in zip(request.table, request.least_S, strict=True):
         ids = np.arange(site.first, site.first + site.num_units)[request.alive_U[site.units]]
-        size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - request.min_units)
+        size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - least)
         if size >= 1:
             windows.append(ids[np.argsort(request.prior_U[ids], kind="stable")[:size]])
     return windows

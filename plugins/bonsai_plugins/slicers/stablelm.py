@@ -12,5 +12,5 @@ STABLELM = Family(
         divides_hidden_size=True,
     ),
     attention_unless=("qk_layernorm",),
-    why="with qk_layernorm every head has a norm of its own, which the slicer does not know how to remove",
+    why="every head has a norm of its own then",
 )
