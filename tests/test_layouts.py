@@ -43,15 +43,11 @@ def laid_out_as(model_type: str, llama: Any) -> Any:
             ):
                 names = [f"model.layers.{index}.{module}.{part}.weight" for part in parts]
                 weights[f"model.layers.{index}.{module}.{fused}.weight"] = torch.cat([weights.pop(n) for n in names])
-    missing, unexpected = other.load_state_dict(weights, strict=False)
-    assert not unexpected
-    for name in missing:  # biases that the original has not
-        assert name.endswith("_proj.bias")
-        torch.nn.init.zeros_(other.get_parameter(name))
+    other.load_state_dict(weights)
     return other.eval()
 
 
-@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "phi3"])
+@pytest.mark.parametrize("model_type", ["mistral", "phi3"])
 def test_other_layouts_are_pruned_alike(
     model_type: str, registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -69,6 +65,5 @@ def test_other_layouts_are_pruned_alike(
             found.append((arrays["prior_U"], kept, result.report["perplexity"]["pruned"]))
     (prior_U, kept, perplexity), (other_U, other_kept, other_perplexity) = found
     np.testing.assert_allclose(other_U, prior_U, rtol=1e-3)
-    if model_type != "qwen2":  # its biases make heads dearer, so that another number of them goes
-        assert other_kept == kept
-        assert other_perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert other_kept == kept
+    assert other_perplexity == pytest.approx(perplexity, rel=1e-4)
