@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.units import SiteKind
@@ -31,7 +41,11 @@ def _split(value: Any) -> Any:
 
 
 Limit = TypeVar("Limit")
-ByKind = Annotated[Limit | dict[SiteKind, Limit], BeforeValidator(_by_kind)]
+ByKind = Annotated[
+    Annotated[Limit, Tag("*")] | Annotated[dict[SiteKind, Limit], Tag("**")],
+    Discriminator(lambda value: "**" if isinstance(value, dict) else "*"),
+    BeforeValidator(_by_kind),
+]
 """One limit for all kinds of site, or one for each kind named."""
 
 
@@ -171,7 +185,7 @@ class RunConfig(BaseModel):
 
 
 def _fault(row: Any) -> str:
-    name = ".".join(str(part) for part in row["loc"])
+    name = ".".join(str(part) for part in row["loc"] if part not in ("*", "**", "[key]"))
     if row["type"] == "extra_forbidden":
         return str(UnknownNameError("setting", name, RunConfig.model_fields))
     message = row["msg"].removeprefix("Value error, ")

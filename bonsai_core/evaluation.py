@@ -8,7 +8,7 @@ from typing import Any
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import load_model, load_tokenizer, warn_beyond_positions
+from bonsai_core.model.load import check_positions, declared_family, load_model, load_tokenizer, start_token
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sources import load_evaluation_text, windows_of
@@ -33,6 +33,7 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
     source = str(run_directory.model_path) if is_run else model
     text = load_evaluation_text(dataset)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+    family = declared_family(source, trust_remote_code=config.trust_remote_code)
     windows_NT = windows_of(
         text,
         tokenizer,
@@ -41,9 +42,10 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
         seed=None,
         what="evaluation",
         warn=warn,
+        start=start_token(family, tokenizer),
     )
     loaded = load_model(source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
-    warn_beyond_positions(loaded.config, config.eval_sequence_length, warn)
+    check_positions(loaded.config, family, config.eval_sequence_length, warn)
     passes = Passes(loaded, config.batch_size, on_warning=warn)
     return {
         "perplexity": passes.perplexity(windows_NT),

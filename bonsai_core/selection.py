@@ -63,7 +63,13 @@ class Rules:
         limits = [f"min_units={self.min_units}", f"round_to={self.round_to}"]
         limits += [f"max_fraction={self.max_fraction}"] if self.max_fraction != 1 else []
         limits += [f"layers {sorted(self.protect)} protected"] if self.protect else []
-        return f"{', '.join(limits)} and shapes={self.shapes}"
+        counts = self.attention_counts
+        only = (
+            f" (of KV groups the stock class takes {', '.join(map(str, counts)) or 'none'})"
+            if counts is not None
+            else ""
+        )
+        return f"{', '.join(limits)} and shapes={self.shapes}{only}"
 
     def counts_below(self, site: Site, count: int) -> Iterator[int]:
         """The numbers of units that a site with `count` of them may be cut down to, step by step."""

@@ -88,8 +88,3 @@ class UnitTable:
     def sparsity(self, keep_U: NDArray[np.bool_]) -> float:
         """Removed fraction of the decoder's parameters, 0..1."""
         return self.removed_params(keep_U) / self.decoder_params
-
-    def largest_sparsity(self, min_units: int) -> float:
-        """Sparsity when every site is cut down to `min_units`."""
-        freed = sum(max(0, s.num_units - min_units) * s.unit_params for s in self.sites)
-        return freed / self.decoder_params

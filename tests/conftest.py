@@ -40,10 +40,19 @@ class Pico:
     num_key_value_heads: int
     attention_bias: bool = False
     tied: bool = False
+    option: str = ""  # a switch of the configuration
 
     def __str__(self) -> str:
         kind = {HEADS: "mha", 1: "mqa"}.get(self.num_key_value_heads, "gqa")
-        return "-".join([self.family, kind, *["bias"] * self.attention_bias, *["tied"] * self.tied])
+        return "-".join(
+            [
+                self.family,
+                kind,
+                *["bias"] * self.attention_bias,
+                *["tied"] * self.tied,
+                *[self.option] * bool(self.option),
+            ]
+        )
 
     def build(self, seed: int = 0) -> Any:
         """A causal LM in evaluation mode; weights are large enough that every unit matters."""
@@ -59,6 +68,7 @@ class Pico:
             tie_word_embeddings=self.tied,
             **({"attention_bias": True, "mlp_bias": True} if self.attention_bias else {}),
             **OPTIONS.get(self.family, {}),
+            **({self.option: True} if self.option else {}),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -84,6 +94,7 @@ PICOS = [
     Pico("phi", HEADS),
     Pico("phi3", 2),
     Pico("granite", 2, tied=True),
+    Pico("stablelm", 2, option="qk_layernorm"),
     Pico("stablelm", 2),
     Pico("smollm3", 2, tied=True),
     Pico("olmo2", HEADS),

@@ -20,9 +20,13 @@ from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.contracts import Family
 from bonsai_core.contracts.metric import token_kl, token_nll
+from bonsai_core.engine.setup import open_workspace
+from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.load import register_checkpoints
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
+from bonsai_core.sources import draw_questions
+from bonsai_core.sources.choices import Row
 from bonsai_core.testing.family import keep_vectors, logits
 
 ONE_OF_EACH = list({pico.family: pico for pico in reversed(PICOS)}.values())
@@ -99,6 +103,39 @@ def predictions(model: Any, ids_NT: Any) -> Tensor:
     with torch.inference_mode():
         found: Tensor = model(torch.from_numpy(ids_NT), use_cache=False).logits[:, :-1]
     return found.flatten(0, 1)
+
+
+def test_windows_of_gemma_begin_with_the_bos_token(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    speaking = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="!", eos_token="<eos>")
+    for model_type, begins in (("gemma", True), ("llama", False)):
+        parent = tmp_path / model_type
+        next(pico for pico in ONE_OF_EACH if pico.family == model_type).build().save_pretrained(parent)
+        speaking.save_pretrained(parent)
+        work = open_workspace(small_run.model_copy(update={"model": str(parent)}), registry, print)
+        drawn = work.calibration
+        for windows_NT in (drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.held_out_NT, work.evaluation_NT):
+            assert bool((windows_NT[:, 0] == speaking.bos_token_id).all()) == begins
+            assert windows_NT.shape[1] in (small_run.sequence_length, small_run.eval_sequence_length)
+        rows = [Row("Is it?", ("Yes", "No"), 0)]
+        (asked,) = draw_questions(rows, speaking, num_questions=1, seed=0, draw=0, warn=print, start=7)
+        (plain,) = draw_questions(rows, speaking, num_questions=1, seed=0, draw=0, warn=print)
+        assert asked.num_given == tuple(number + 1 for number in plain.num_given)
+        for with_start, without in zip(asked.sequences, plain.sequences, strict=True):
+            assert with_start.tolist() == [7, *without.tolist()]
+
+
+def test_learned_positions_are_no_fewer_than_tokens(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    next(pico for pico in ONE_OF_EACH if pico.family == "opt").build().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    too_long = small_run.model_copy(update={"model": str(tmp_path), "eval_sequence_length": 300})
+    with pytest.raises(BonsaiError, match="longer than the 256 positions"):
+        open_workspace(too_long, registry, print)
+    with pytest.raises(BonsaiError, match="longer than the 256 positions"):
+        evaluate_perplexity(str(tmp_path), "builtin", too_long, print)
 
 
 @pytest.mark.parametrize("which", [0, 2])

@@ -75,6 +75,9 @@ class Family(_Declaration):
         attention, mlp: where the units live; None where nothing can be removed.
         attention_unless: fields of the configuration; where one of them is set, attention stays whole.
         why: why attention stays whole, if it does or can.
+        starts_with_bos: its models break down on text that does not begin with the tokenizer's BOS token, so that every
+            window begins with it.
+        learned_positions: there is a row of weights for every position, so that no window can be longer.
     """
 
     name: str
@@ -85,6 +88,8 @@ class Family(_Declaration):
     mlp: MlpSite = MlpSite()
     attention_unless: tuple[str, ...] = ()
     why: str = ""
+    starts_with_bos: bool = False
+    learned_positions: bool = False
 
     def of(self, config: Any) -> Family:
         """What holds for one model of the family, by its configuration."""

@@ -38,9 +38,17 @@ class Calibration:
 
 
 def draw_calibration(
-    config: RunConfig, methods: Methods, texts: tuple[Text, Text], tokenizer: Any, warn: Callable[[str], None]
+    config: RunConfig,
+    methods: Methods,
+    texts: tuple[Text, Text],
+    tokenizer: Any,
+    warn: Callable[[str], None],
+    start: int | None = None,
 ) -> Calibration:
     """Everything that a run calibrates on.
+
+    Args:
+        start: a token that every window and every question begins with.
 
     Raises:
         BonsaiError: a text is too short or cannot be read, or the metric's data do not fit it.
@@ -50,7 +58,7 @@ def draw_calibration(
     measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
     held_out = config.held_out_samples if methods.measured else 0
-    drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn)
+    drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn, start)
     prior_RNT, samples_RNT, search_RNT = _parts(drawn_RNT, wanted)
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
@@ -59,7 +67,8 @@ def draw_calibration(
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
-        samples_RNT, search_RNT = _parts(_windows(config, text, tokenizer, sum(measuring), 0, warn)[0], measuring)
+        drawn = _windows(config, text, tokenizer, sum(measuring), 0, warn, start)[0]
+        samples_RNT, search_RNT = _parts(drawn, measuring)
         measured_on = dict(text.describe())
     if config.search and search_RNT.shape[1] < FIRST_HEAT:
         raise BonsaiError(
@@ -69,14 +78,20 @@ def draw_calibration(
     data = tuple(CalibrationData(windows_NT) for windows_NT in samples_RNT)
     search = tuple(CalibrationData(windows_NT) for windows_NT in search_RNT if len(windows_NT))
     if methods.measured and methods.metric.reads == "choices":
-        data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn)
+        data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn, start)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")
     return Calibration(prior_RNT, data, search, held_out_NT, measured_on)
 
 
 def _windows(
-    config: RunConfig, text: Text, tokenizer: Any, size: int, held_out: int, warn: Callable[[str], None]
+    config: RunConfig,
+    text: Text,
+    tokenizer: Any,
+    size: int,
+    held_out: int,
+    warn: Callable[[str], None],
+    start: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draws of `size` windows, int64 [draws, windows, sequence], one for all rounds or one for each; and held-out ones.
 
@@ -92,6 +107,7 @@ def _windows(
         seed=config.seed,
         what="calibration",
         warn=warn,
+        start=start,
     )
     num_held_out = min(held_out, max(0, len(all_NT) - size))
     drawn_NT = all_NT[: len(all_NT) - num_held_out]
@@ -110,7 +126,7 @@ def _parts(drawn_RNT: NDArray[np.int64], wanted: list[int]) -> list[NDArray[np.i
 
 
 def _questions(
-    config: RunConfig, tokenizer: Any, draws: int, warn: Callable[[str], None]
+    config: RunConfig, tokenizer: Any, draws: int, warn: Callable[[str], None], start: int | None
 ) -> tuple[tuple[CalibrationData, ...], dict[str, Any]]:
     """Questions for metrics that read them, per draw, and where they are from."""
     name = config.metric_dataset
@@ -121,7 +137,9 @@ def _questions(
         )
     rows = read_rows(name)
     drawn = (
-        draw_questions(rows, tokenizer, num_questions=config.samples, seed=config.seed, draw=draw, warn=warn)
+        draw_questions(
+            rows, tokenizer, num_questions=config.samples, seed=config.seed, draw=draw, warn=warn, start=start
+        )
         for draw in range(draws)
     )
     return tuple(CalibrationData(questions=questions) for questions in drawn), dict(describe_rows(name, rows))

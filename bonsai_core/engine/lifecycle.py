@@ -137,7 +137,10 @@ def resume(
         journal = directory.journal(on_append=_announcer(registry))
         try:
             if "run" in journal:
-                _refuse_changes("configuration", journal["run"]["config"], config.decisive())
+                before = RunConfig.from_mapping(
+                    journal["run"]["config"], "the journal"
+                ).decisive()  # with newer settings
+                _refuse_changes("configuration", before, config.decisive())
             work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
             identity = work.identity()
             started = journal.once("run", lambda: {**identity, "versions": versions()})

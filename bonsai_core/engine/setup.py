@@ -26,11 +26,12 @@ from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.load import (
     Parent,
+    check_positions,
     find_parent,
     fingerprint,
     load_model,
     load_tokenizer,
-    warn_beyond_positions,
+    start_token,
 )
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
@@ -147,7 +148,8 @@ def open_workspace(
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    calibration = draw_calibration(config, methods, texts, tokenizer, warn)
+    start = start_token(parent.family, tokenizer)
+    calibration = draw_calibration(config, methods, texts, tokenizer, warn, start)
     evaluation_NT = windows_of(
         texts[1],
         tokenizer,
@@ -156,8 +158,10 @@ def open_workspace(
         seed=None,
         what="evaluation",
         warn=warn,
+        start=start,
     )
-    warn_beyond_positions(parent.config, max(config.sequence_length, config.eval_sequence_length), warn)
+    longest = max(config.sequence_length, config.eval_sequence_length)
+    check_positions(parent.config, parent.family, longest, warn)
     model = load_model(
         parent.source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
     )

@@ -30,7 +30,7 @@ class Head:
         return int(self.projection.weight.shape[0])
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [tokens, vocabulary], of hidden states [tokens, hidden]."""
+        """float32 [..., vocabulary], of hidden states [..., hidden]."""
         logits: Tensor = self.projection(hidden)
         logits = logits.float() / self._scaling
         return logits if self._cap is None else (logits / self._cap).tanh() * self._cap

@@ -144,11 +144,33 @@ def register_checkpoints(registry: Registry | None = None) -> None:
             register([model_type])
 
 
-def warn_beyond_positions(config: Any, sequence_length: int, warn: Callable[[str], None]) -> None:
-    """Tell that windows are longer than what the model was made for: perplexities on them say little."""
+def declared_family(source: str, *, trust_remote_code: bool = False) -> Family | None:
+    """The family of a dense or pruned checkpoint, if one is declared."""
+    model_type = stock_class(type(_config(find_source(source), trust_remote_code))).model_type
+    return next((family for family in Registry().families() if model_type in family.model_types), None)
+
+
+def start_token(family: Family | None, tokenizer: Any) -> int | None:
+    """The token that every window has to begin with, if the family wants one."""
+    if family is None or not family.starts_with_bos:
+        return None
+    token: int | None = tokenizer.bos_token_id
+    return token
+
+
+def check_positions(config: Any, family: Family | None, sequence_length: int, warn: Callable[[str], None]) -> None:
+    """Tell that windows are longer than what the model was made for: perplexities on them say little.
+
+    Raises:
+        BonsaiError: the model has no weights for so many positions.
+    """
     most = getattr(config, "max_position_embeddings", None)
-    if most is not None and sequence_length > most:
-        warn(f"Windows of {sequence_length:,} tokens are longer than the {most:,} positions the model was made for.")
+    if most is None or sequence_length <= most:
+        return
+    text = f"Windows of {sequence_length:,} tokens are longer than the {most:,} positions the model was made for."
+    if family is not None and family.learned_positions:
+        raise BonsaiError(f"{text} It has none beyond: give a shorter --sequence-length and --eval-sequence-length.")
+    warn(text)
 
 
 def find_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ class Subject:
 
     def __init__(self, model: Any, family: Family) -> None:
         self.model = model.eval()
-        self.family = family
+        self.family = family = family.of(model.config)
         self.table = unit_table(model, family)
         self.present_U = self.table.keep_all()
         config = model.config

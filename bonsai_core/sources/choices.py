@@ -64,17 +64,25 @@ def describe_rows(name: str, rows: Sequence[Row]) -> dict[str, str | int]:
 
 
 def draw_questions(
-    rows: Sequence[Row], tokenizer: Any, *, num_questions: int, seed: int, draw: int, warn: Callable[[str], None]
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    num_questions: int,
+    seed: int,
+    draw: int,
+    warn: Callable[[str], None],
+    start: int | None = None,
 ) -> list[Question]:
     """`num_questions` rows in random order, tokenised; `warn` is told where there are fewer.
 
     Args:
         draw: 0 for the first draw with this seed; later ones take other rows, as long as there are any.
+        start: a token that every question begins with.
     """
     if len(rows) < num_questions and draw == 0:
         warn(f"There are only {len(rows)} questions; {num_questions} were asked for.")
     order = np.roll(np.random.default_rng(seed).permutation(len(rows)), -draw * num_questions)
-    return [_tokenised(rows[index], tokenizer) for index in order[:num_questions]]
+    return [_tokenised(rows[index], tokenizer, start) for index in order[:num_questions]]
 
 
 def _row(value: Mapping[str, Any], where: str) -> Row:
@@ -92,15 +100,16 @@ def _row(value: Mapping[str, Any], where: str) -> Row:
     return Row(question, tuple(choices), gold)
 
 
-def _tokenised(row: Row, tokenizer: Any) -> Question:
+def _tokenised(row: Row, tokenizer: Any, start: int | None) -> Question:
     """The question in the field's usual frame, each choice behind it."""
     given = f"Question: {row.question.strip()}\nAnswer:"
-    num_given = len(_ids(tokenizer, given))
-    sequences = tuple(_ids(tokenizer, f"{given} {choice.strip()}") for choice in row.choices)
+    num_given = len(_ids(tokenizer, given, start))
+    sequences = tuple(_ids(tokenizer, f"{given} {choice.strip()}", start) for choice in row.choices)
     num_bytes = np.array([len(choice.strip().encode()) for choice in row.choices])
     # A tokenizer may merge the end of the question with the choice: at least the last token is the choice's.
     return Question(sequences, tuple(min(num_given, len(ids) - 1) for ids in sequences), num_bytes, row.gold)
 
 
-def _ids(tokenizer: Any, text: str) -> NDArray[np.int64]:
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+def _ids(tokenizer: Any, text: str, start: int | None) -> NDArray[np.int64]:
+    first = [] if start is None else [start]
+    return np.asarray([*first, *tokenizer(text, add_special_tokens=False)["input_ids"]], dtype=np.int64)

@@ -84,11 +84,18 @@ def windows_of(
     seed: int | None,
     what: str,
     warn: Callable[[str], None],
+    start: int | None = None,
 ) -> NDArray[np.int64]:
-    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows."""
-    windows_NL = take_windows(
-        tokenize(text, tokenizer), num_windows=num_windows, sequence_length=sequence_length, seed=seed, source=text
-    )
+    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows.
+
+    Args:
+        start: a token that every window begins with, one of its `sequence_length`.
+    """
+    length = sequence_length if start is None else sequence_length - 1
+    tokens = tokenize(text, tokenizer)
+    windows_NL = take_windows(tokens, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
+    if start is not None:
+        windows_NL = np.insert(windows_NL, 0, start, axis=1)
     if len(windows_NL) < num_windows:
         warn(
             f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "

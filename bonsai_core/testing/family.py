@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Family
+from bonsai_core.model.head import Head
 from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import UnitTable
@@ -43,7 +44,7 @@ class FamilyContract(ABC):
         subject = self._subject()
         num_layers = subject.model.config.num_hidden_layers
         assert [(site.layer, site.kind) for site in subject.table] == [
-            (layer, kind) for layer in range(num_layers) for kind in site_kinds(self.family)
+            (layer, kind) for layer in range(num_layers) for kind in site_kinds(subject.family)
         ]
         decoder = sum(site.num_units * site.unit_params for site in subject.table)
         assert decoder <= subject.table.decoder_params <= subject.table.total_params
@@ -64,6 +65,15 @@ class FamilyContract(ABC):
     def test_masked_equals_sliced_with_a_key_value_cache(self) -> None:
         for implementation in self.attention:
             self._assert_masked_equals_sliced(implementation, cached=True)
+
+    def test_measurements_see_the_models_own_logits(self) -> None:
+        model = self.make_model()
+        with torch.inference_mode():
+            hidden = model.base_model(input_ids=_tokens(model), use_cache=False).last_hidden_state
+        found = Head(model).logits(hidden)
+        torch.testing.assert_close(
+            found, logits(model), msg="the family does something to logits that Head does not know"
+        )
 
     def test_costs_are_exact(self) -> None:
         for keep_U in keep_vectors(self._subject().table):

@@ -4,7 +4,12 @@ from bonsai_core import Family
 
 LLAMA = Family(name="llama", model_types=("llama", "mistral"), title="LLaMA 1 to 3, Mistral")
 QWEN = Family(name="qwen", model_types=("qwen2", "qwen3"), title="Qwen2, Qwen2.5, Qwen3")
-GEMMA = Family(name="gemma", model_types=("gemma", "gemma2", "gemma3_text"), title="Gemma 1 to 3 (text)")
+GEMMA = Family(
+    name="gemma",
+    model_types=("gemma", "gemma2", "gemma3_text"),
+    title="Gemma 1 to 3 (text)",
+    starts_with_bos=True,
+)
 GRANITE = Family(name="granite", model_types=("granite",), title="Granite")
 SMOLLM3 = Family(name="smollm3", model_types=("smollm3",), title="SmolLM3")
 OLMO2 = Family(

@@ -14,4 +14,5 @@ OPT = Family(
         divides_hidden_size=True,
     ),
     mlp=MlpSite(module="", inputs=("fc1",), output="fc2", width_field="ffn_dim"),
+    learned_positions=True,
 )

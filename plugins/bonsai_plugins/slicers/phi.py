@@ -6,7 +6,7 @@ PHI = Family(
     name="phi",
     model_types=("phi",),
     title="Phi-1, Phi-1.5, Phi-2",
-    attention=AttentionSite(output="dense"),
+    attention=AttentionSite(output="dense", divides_hidden_size=True),
     mlp=MlpSite(inputs=("fc1",), output="fc2"),
 )
 PHI3 = Family(
