@@ -142,5 +142,5 @@ def test_a_family_with_key_and_query_swapped_fails(registry: Registry) -> None:
         def make_model(self) -> Any:
             return PICOS[1].build()
 
-    with pytest.raises(BonsaiError, match=r"k_proj has 16 rows, which are not 4 units of 8.*'llama' does not fit"):
+    with pytest.raises(BonsaiError, match=r"k_proj has 16 rows, which are not 2 units of 16.*'llama' does not fit"):
         Row().test_masked_equals_sliced()

@@ -24,7 +24,7 @@ LAYERS = [
     {"contracts", "hooks"},
     {"config"},
     {"registry"},
-    {"rundir", "selection", "validation", "report"},
+    {"rundir", "selection", "validation", "report", "families"},
     {"swaps"},
     {"checkpoint", "sources"},
     {"model"},
