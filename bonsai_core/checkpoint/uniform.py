@@ -58,13 +58,13 @@ def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | Non
 
 
 def _allowed_heads(config: Any, family: Family) -> str:
-    if family.attention is None:
+    attention = family.attention
+    if attention is None:
         return ""
-    heads_field, groups_field = family.attention.heads_field, family.attention.groups_field
-    per_group = getattr(config, heads_field) // getattr(config, groups_field)
+    every = [attention.sizes(config, groups) for groups in range(1, getattr(config, attention.groups_field) + 1)]
     allowed = [
-        f"{groups * per_group} ({groups})"
-        for groups in range(1, getattr(config, groups_field) + 1)
-        if _refusal(config, {groups_field: groups, heads_field: groups * per_group}, family) is None
+        f"{sizes[attention.heads_field]} ({sizes[attention.groups_field]})"
+        for sizes in every
+        if _refusal(config, sizes, family) is None
     ]
     return f"Of whole KV groups it accepts these numbers of heads (and KV heads): {', '.join(allowed)}."

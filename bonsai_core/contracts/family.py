@@ -50,6 +50,11 @@ class AttentionSite(_SiteDeclaration):
     reads_config: bool = False
     divides_hidden_size: bool = False
 
+    def sizes(self, config: Any, groups: int) -> dict[str, int]:
+        """The configuration's numbers of heads and groups where so many of the dense model's groups are left."""
+        per_group = getattr(config, self.heads_field) // getattr(config, self.groups_field)
+        return {self.groups_field: groups, self.heads_field: groups * per_group}
+
 
 class MlpSite(_SiteDeclaration):
     """An MLP: a channel is one row of every input projection and one column of the output projection.

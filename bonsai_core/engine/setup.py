@@ -39,7 +39,7 @@ from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
 from bonsai_core.sources import NAMED, Text, load_text, user_path, windows_of
-from bonsai_core.units import Site, UnitTable
+from bonsai_core.units import UnitTable
 
 DISK_MARGIN = 1.1
 
@@ -189,7 +189,7 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     if config.shapes == "uniform":
         attention = [site for site in table if site.kind == "attention"]
         if attention:
-            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n, attention[0]))
+            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n))
     return Rules(
         rank=config.rank,
         round_to=config.round_to,
@@ -257,14 +257,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 
-def _stock_accepts(parent: Parent, count: int, dense: Site) -> bool:
+def _stock_accepts(parent: Parent, count: int) -> bool:
     """Whether the stock class can be built with so many KV groups of the dense model's size."""
     attention = parent.family.attention
     assert attention is not None
-    heads = getattr(parent.config, attention.heads_field)
-    sizes = {attention.groups_field: count, attention.heads_field: heads // dense.num_units * count}
     try:
-        check_uniform(parent.config, sizes, parent.family)
+        check_uniform(parent.config, attention.sizes(parent.config, count), parent.family)
     except BonsaiError:
         return False
     return True

@@ -154,21 +154,16 @@ class Subject:
             if site.kind == "mlp":
                 sizes[site.layer][self.family.mlp.width_field] = count
             else:
-                sizes[site.layer].update(self._heads(site, count))
+                assert self.family.attention is not None
+                sizes[site.layer].update(self.family.attention.sizes(self.model.config, count))
         return sizes
-
-    def _heads(self, site: Site, groups: int) -> dict[str, int]:
-        """The configuration's numbers of an attention with so many KV groups."""
-        attention = self.family.attention
-        assert attention is not None
-        per_group = getattr(self.model.config, attention.heads_field) // site.num_units
-        return {attention.groups_field: groups, attention.heads_field: groups * per_group}
 
     def _tell_heads(self, site: Site, groups: int) -> None:
         """Put the number of heads where the attention's forward pass reads it."""
         attention = self.family.attention
         assert attention is not None
-        module, heads = self._layer(site).get_submodule(attention.module), self._heads(site, groups)
+        module = self._layer(site).get_submodule(attention.module)
+        heads = attention.sizes(self.model.config, groups)
         told: dict[str, Any] = {name: heads[attention.heads_field] for name in attention.heads_attributes}
         told |= {name: groups for name in attention.groups_attributes}
         if attention.reads_config:

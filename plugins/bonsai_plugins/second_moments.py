@@ -13,7 +13,6 @@ def damped(moments: Tensor, damping: float) -> Tensor:
 
     Channels that never carry anything are left with the damping; if none ever does, it counts as 1.
     """
-
     device = "cpu" if moments.device.type == "mps" else moments.device
     wide = moments.to(device, copy=True).double()
     mean = wide.diagonal().mean()
