@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.units import SiteKind
+from bonsai_core.units import SiteKind, UnitKind
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -97,6 +97,11 @@ class RunConfig(BaseModel):
         Choice(name="least_squares"), description="Repair of what is kept, after every removal."
     )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
+    units: Annotated[tuple[UnitKind, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+        ("attention", "mlp"),
+        description="What may leave, as attention,mlp,layer: attention (KV groups), mlp (channels), sublayer (a whole "
+        "attention or MLP), layer.",
+    )
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
         0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
@@ -133,10 +138,13 @@ class RunConfig(BaseModel):
         1, description="MLP widths become multiples of this (64 or 128 suit GPUs); or attention=2,mlp=64."
     )
     min_units: ByKind[Annotated[int, Field(ge=0)]] = Field(
-        1, description="Units every site keeps, or attention=2,mlp=64; 0 lets whole sub-layers go (free shapes only)."
+        1,
+        description="Units every site keeps, or attention=2,mlp=64,layer=20 (layers that stay); 0 lets whole "
+        "sub-layers go (free shapes only).",
     )
     max_fraction: ByKind[Annotated[float, Field(gt=0, le=1)]] = Field(
-        1.0, description="Share of its units that a site may lose, or attention=0.3,mlp=0.8."
+        1.0,
+        description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers).",
     )
     protect: Annotated[tuple[int, ...], BeforeValidator(_split)] = Field(
         (), description="Layers that stay whole, as 0,1,-1 (free shapes only)."
@@ -159,7 +167,13 @@ class RunConfig(BaseModel):
         least = self.min_units.values() if isinstance(self.min_units, dict) else [self.min_units]
         if 0 in least and self.shapes == "uniform":
             raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
-        if self.protect and self.shapes == "uniform":
+        if self.shapes == "uniform" and "sublayer" in self.units:
+            raise ValueError("units sublayer needs shapes free: a stock checkpoint cannot leave out sub-layers")
+        if self.shapes == "uniform" and "layer" in self.units and len(self.units) > 1:
+            raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
+        if len(set(self.units)) < len(self.units):
+            raise ValueError("units: each kind once")
+        if self.protect and self.shapes == "uniform" and "layer" not in self.units:
             raise ValueError("protect needs shapes free: a stock checkpoint has the same widths in every layer")
         return self
 
@@ -174,6 +188,11 @@ class RunConfig(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
+
+    @property
+    def saved_as(self) -> Literal["free", "uniform"]:
+        """The shapes of the checkpoint: where only whole layers leave, all those left are of the stock model's."""
+        return "uniform" if self.units == ("layer",) else self.shapes
 
     def decisive(self) -> dict[str, Any]:
         """All settings that decide the result, as plain data: everything but where it is written."""

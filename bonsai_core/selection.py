@@ -1,7 +1,8 @@
 """Importances, exact costs and a budget become the next keep vector.
 
 Units leave in blocks: one unit by default; with `round_to`, as many channels as bring a width to the next multiple;
-with uniform shapes, the same number from every layer at once.
+with uniform shapes, the same number from every layer at once. Whole sub-layers and layers, where they may leave,
+compete with the blocks of their own units: what is left of one is a block that gets cheaper as its units go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.units import Site, SiteKind, UnitTable
+from bonsai_core.units import Site, SiteKind, UnitKind, UnitTable, Whole
 
 T = TypeVar("T", int, float)
 TINY = np.finfo(np.float64).tiny
@@ -27,15 +28,17 @@ class Rules:
     """What the user and the checkpoint's format allow.
 
     Attributes:
+        units: what may leave.
         rank: ``importance``: a block's mean importance; ``density``: that per parameter.
         round_to: numbers of units become multiples of this: those of the MLP, or of each kind named.
-        min_units: units that every site keeps, or those of each kind named; 1 of others.
-        max_fraction: share of its units that a site may lose, or those of each kind named.
+        min_units: units that every site keeps, or those of each kind named; 1 of others. For layers, how many stay.
+        max_fraction: share of its units that a site may lose, or those of each kind named. For layers, share of them.
         protect: layers that stay whole.
         shapes: ``free`` or ``uniform`` (all sites of a kind end equally wide).
         attention_counts: numbers of KV groups that the stock class accepts, for uniform shapes; None: all.
     """
 
+    units: tuple[UnitKind, ...] = ("attention", "mlp")
     rank: Literal["importance", "density"] = "importance"
     round_to: int | Mapping[SiteKind, int] = 1
     min_units: int | Mapping[SiteKind, int] = 1
@@ -45,13 +48,23 @@ class Rules:
     attention_counts: tuple[int, ...] | None = None
 
     def least(self, site: Site) -> int:
-        """Units that a site keeps in any case."""
-        if site.layer in self.protect:
+        """Units that a site keeps in any case, unless all of it goes at once."""
+        if site.layer in self.protect or site.kind == "layer" or site.kind not in self.units:
             return site.num_units
         least = _of(self.min_units, site.kind, 1)
         return min(
             site.num_units, max(least, math.ceil(site.num_units * (1 - _of(self.max_fraction, site.kind, 1.0)) - 1e-9))
         )
+
+    def least_layers(self, num_layers: int) -> int:
+        """How many layers stay in any case."""
+        most = math.floor(num_layers * _of(self.max_fraction, "layer", 1.0) + 1e-9)
+        named = self.min_units.get("layer", 1) if isinstance(self.min_units, Mapping) else 1
+        return max(1, named, num_layers - most, len(self.protect))
+
+    def wholes(self, table: UnitTable) -> tuple[Whole, ...]:
+        """The sub-layers and layers that may leave."""
+        return tuple(whole for whole in table.wholes(self.units) if whole.layer not in self.protect)
 
     def multiple(self, kind: SiteKind) -> int:
         """What numbers of units of this kind are multiples of."""
@@ -60,7 +73,7 @@ class Rules:
 
     def told(self) -> str:
         """The limits in words that users typed."""
-        limits = [f"min_units={self.min_units}", f"round_to={self.round_to}"]
+        limits = [f"units={','.join(self.units)}", f"min_units={self.min_units}", f"round_to={self.round_to}"]
         limits += [f"max_fraction={self.max_fraction}"] if self.max_fraction != 1 else []
         limits += [f"layers {sorted(self.protect)} protected"] if self.protect else []
         counts = self.attention_counts
@@ -90,7 +103,8 @@ class Block:
 
     Measured units (tier 0) go first, by importance; where that ties, as the many zeros of a lasso do, chains lose
     equal shares. Unmeasured ones (tier 1) follow: chains lose equal shares, and where that ties, as it does for the few
-    KV groups of each layer, the block that the prior likes least compared with its site goes first.
+    KV groups of each layer, the block that the prior likes least compared with its site goes first. What is left of a
+    whole sub-layer or layer that was not measured (tier 2) comes last; `chain` is negative in blocks of wholes.
     """
 
     tier: int
@@ -118,6 +132,7 @@ def select(
     prior_U: NDArray[np.float64],
     sparsity: float,
     rules: Rules,
+    whole_importance_W: NDArray[np.float64] | None = None,
 ) -> NDArray[np.bool_]:
     """The keep vector that reaches a sparsity at the least importance.
 
@@ -126,6 +141,8 @@ def select(
         importance_U: float64 [U]; larger means keep; NaN for units that were not measured, which go last.
         prior_U: float64 [U]; breaks ties, and orders unmeasured units.
         sparsity: fraction of the decoder's parameters that shall be gone afterwards, 0..1.
+        whole_importance_W: of all living units of each of `rules.wholes` together, float64 [W]; NaN, or None for all,
+            where that was not measured, which goes after everything else.
 
     Returns:
         bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left.
@@ -134,17 +151,12 @@ def select(
         BonsaiError: the rules do not leave enough to remove.
     """
     target = int(np.ceil(sparsity * table.decoder_params - 1e-6))
-    missing = target - table.removed_params(alive_U)
     chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
-    available = sum(block.cost for chain in chains for block in chain)
-    if missing > available:
-        largest = (table.removed_params(alive_U) + available) / table.decoder_params
-        raise BonsaiError(
-            f"A sparsity of {sparsity:.4f} cannot be reached: with {rules.told()} at most {largest:.4f} can be removed."
-        )
     keep_U = alive_U.copy()
+    wholes = _Wholes(table, keep_U, importance_U, rules, whole_importance_W)
+    missing = target - table.removed_params(alive_U)
     queues = [iter(chain) for chain in chains]
-    heads = [block for queue in queues if (block := next(queue, None))]
+    heads = [*(block for queue in queues if (block := next(queue, None))), *wholes.blocks()]
     heapq.heapify(heads)
     too_big: list[Block] = []
     while missing > 0:
@@ -153,12 +165,21 @@ def select(
             if block.cost > missing:
                 too_big.append(block)  # for good: what is missing only shrinks, and its chain waits for it
                 continue
+        elif not (left := [block for block in too_big if wholes.may_go(block)]):
+            raise BonsaiError(
+                f"A sparsity of {sparsity:.4f} cannot be reached: with {rules.told()} at most "
+                f"{table.sparsity(keep_U):.4f} can be removed."
+            )
         else:
-            block = min(too_big, key=lambda b: (b.cost, b))
+            block = min(left, key=lambda b: (b.cost, b))
+        if not wholes.may_go(block):
+            continue
         keep_U[block.units] = False
         missing -= block.cost
-        if (following := next(queues[block.chain], None)) is not None:
+        if block.chain >= 0 and (following := next(queues[block.chain], None)) is not None:
             heapq.heappush(heads, following)
+        for smaller in wholes.without(block):
+            heapq.heappush(heads, smaller)
     return keep_U
 
 
@@ -170,11 +191,12 @@ def removal_chains(
     rules: Rules,
 ) -> list[list[Block]]:
     """Blocks in the order in which they must leave: one chain per site, or per kind of site if uniform."""
+    sites = [site for site in table if site.kind in rules.units and table.layer_stays(site.layer, alive_U)]
     if rules.shapes == "uniform":
-        kinds = dict.fromkeys(site.kind for site in table)
-        groups = [[site for site in table if site.kind == kind] for kind in kinds]
+        kinds = dict.fromkeys(site.kind for site in sites)
+        groups = [[site for site in sites if site.kind == kind] for kind in kinds]
     else:
-        groups = [[site] for site in table]
+        groups = [[site] for site in sites]
     chains = []
     for number, sites in enumerate(groups):
         orders = [removal_order(site, alive_U, importance_U, prior_U) for site in sites]
@@ -200,3 +222,69 @@ def removal_chains(
             gone = leaving
         chains.append(chain)
     return chains
+
+
+class _Wholes:
+    """What is left of whole sub-layers and layers, as blocks.
+
+    Args:
+        keep_U: what selection has left so far; it changes while this is used.
+    """
+
+    def __init__(
+        self,
+        table: UnitTable,
+        keep_U: NDArray[np.bool_],
+        importance_U: NDArray[np.float64],
+        rules: Rules,
+        whole_importance_W: NDArray[np.float64] | None,
+    ) -> None:
+        self._table = table
+        self._keep_U = keep_U
+        self._importance_U = importance_U
+        self._rules = rules
+        self._wholes = rules.wholes(table)
+        unmeasured_W = np.full(len(self._wholes), np.nan)
+        self._importance_W = unmeasured_W if whole_importance_W is None else whole_importance_W.copy()
+        self._least_layers = rules.least_layers(len(table.layer_sites))
+
+    def blocks(self) -> list[Block]:
+        """One for each whole of which something is left."""
+        return [block for number in range(len(self._wholes)) if (block := self._block(number))]
+
+    def without(self, gone: Block) -> list[Block]:
+        """Those that got smaller because `gone` went; the blocks they replace may no longer go."""
+        of_layer = self._table.sites[self._table.site_U[gone.units[0]]].layer
+        importance = self._importance_W[-1 - gone.chain] if gone.chain < 0 else self._importance_U[gone.units].sum()
+        smaller = []
+        for number, whole in enumerate(self._wholes):
+            if whole.layer == of_layer and np.isin(gone.units[0], whole.units):
+                self._importance_W[number] -= 0 if np.isnan(importance) else importance
+                smaller += [block] if (block := self._block(number)) else []
+        return smaller
+
+    def may_go(self, block: Block) -> bool:
+        """Whether all of the block is still there, and all that is left of a whole lies in it."""
+        if not self._keep_U[block.units].all():
+            return False
+        if block.chain >= 0:
+            return True
+        whole = self._wholes[-1 - block.chain]
+        if whole.kind == "layer":
+            stay = sum(self._table.layer_stays(layer, self._keep_U) for layer in self._table.layer_sites)
+            if stay <= self._least_layers:
+                return False
+        return int(self._keep_U[whole.units].sum()) == len(block.units)
+
+    def _block(self, number: int) -> Block | None:
+        whole, table = self._wholes[number], self._table
+        units = whole.units[self._keep_U[whole.units]]
+        if not len(units):
+            return None
+        sites = np.unique(table.site_U[units])
+        cost = int(table.cost_U[units].sum()) + sum(table.sites[site].rest_params for site in sites)
+        importance = self._importance_W[number]
+        if np.isnan(importance):
+            return Block(2, 0.0, 0.0, -1 - number, cost, units)
+        price = importance / (cost if self._rules.rank == "density" else len(units))
+        return Block(0, float(price), 0.0, -1 - number, cost, units)

@@ -5,7 +5,7 @@ Shape legend used throughout the project: U units, M sub-models, S sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SiteKind = Literal["attention", "mlp"]
+SiteKind = Literal["attention", "mlp", "layer"]
+UnitKind = Literal["attention", "mlp", "sublayer", "layer"]
+"""What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Site:
     Attributes:
         name: for people and for random streams, e.g. ``layers.3.attention``.
         layer: index of the decoder layer, from 0.
-        kind: ``attention`` (units are KV groups) or ``mlp`` (units are channels).
+        kind: ``attention`` (units are KV groups), ``mlp`` (units are channels), or ``layer``: its one unit is what
+            belongs to no other site of the layer, such as norms. It leaves with all the others.
         first: number of the site's first unit in the table.
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
@@ -44,6 +47,23 @@ class Site:
     def units(self) -> slice:
         """Where the site's units stand in any vector over units."""
         return slice(self.first, self.first + self.num_units)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Units that may leave all at once: a whole attention or MLP, or a whole layer.
+
+    Attributes:
+        name: ``layers.3.attention``, or ``layers.3`` for the layer.
+        kind: ``sublayer`` or ``layer``.
+        layer: index of the decoder layer, from 0.
+        units: their numbers, int64.
+    """
+
+    name: str
+    kind: Literal["sublayer", "layer"]
+    layer: int
+    units: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,29 @@ class UnitTable:
     def site_U(self) -> NDArray[np.int64]:
         """Index of each unit's site, int64 [U]."""
         return np.concatenate([np.full(s.num_units, i, np.int64) for i, s in enumerate(self.sites)])
+
+    @cached_property
+    def layer_sites(self) -> dict[int, Site]:
+        """By layer, the site of what leaves only with the layer; empty where layers cannot leave."""
+        return {site.layer: site for site in self.sites if site.kind == "layer"}
+
+    def layer_stays(self, layer: int, keep_U: NDArray[np.bool_]) -> bool:
+        """Whether the keep vector leaves a layer in its place."""
+        site = self.layer_sites.get(layer)
+        return site is None or bool(keep_U[site.first])
+
+    def wholes(self, kinds: Collection[UnitKind]) -> tuple[Whole, ...]:
+        """Sub-layers, then layers, where they are among the kinds."""
+        units = np.arange(len(self))
+        sites = [s for s in self.sites if s.kind != "layer"] if "sublayer" in kinds else []
+        layers = list(self.layer_sites) if "layer" in kinds else []
+        return (
+            *(Whole(s.name, "sublayer", s.layer, units[s.units]) for s in sites),
+            *(
+                Whole(f"layers.{n}", "layer", n, np.concatenate([units[s.units] for s in self.sites if s.layer == n]))
+                for n in layers
+            ),
+        )
 
     def keep_all(self) -> NDArray[np.bool_]:
         """A fresh keep vector of the dense model, bool [U], all True."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def family_of(registry: Registry, pico: Pico) -> Family:
 
 
 def subject_of(registry: Registry, pico: Pico) -> Subject:
-    return Subject(pico.build(), family_of(registry, pico))
+    return Subject(pico.build(), family_of(registry, pico), layers_leave=True)
 
 
 def windows() -> Any:
@@ -61,7 +62,7 @@ def windows() -> Any:
 
 
 def sliced(registry: Registry, pico: Pico, which: int) -> Subject:
-    """0: a little of everything; 2: whole sub-layers gone as well."""
+    """0: a little of everything; 2: whole sub-layers gone as well; 3: the first layer gone, and a sub-layer."""
     subject = subject_of(registry, pico)
     subject.slice(keep_vectors(subject.table)[which])
     return subject
@@ -138,7 +139,7 @@ def test_learned_positions_are_no_fewer_than_tokens(
         evaluate_perplexity(str(tmp_path), "builtin", too_long, print)
 
 
-@pytest.mark.parametrize("which", [0, 2])
+@pytest.mark.parametrize("which", [0, 2, 3])
 @pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
 def test_free_shapes_load_and_save_again(registry: Registry, pico: Pico, which: int, tmp_path: Path) -> None:
     register_checkpoints(registry)
@@ -154,8 +155,8 @@ def test_free_shapes_load_and_save_again(registry: Registry, pico: Pico, which: 
 def test_free_shapes_load_without_bonsai(registry: Registry, tmp_path: Path) -> None:
     expected: dict[Path, dict[str, Tensor]] = {}
     ids = torch.from_numpy(windows())
-    for pico in ONE_OF_EACH:
-        subject, directory = sliced(registry, pico, 2), tmp_path / str(pico)
+    for pico, which in itertools.product(ONE_OF_EACH, (2, 3)):
+        subject, directory = sliced(registry, pico, which), tmp_path / f"{pico}-{which}"
         save(subject, directory)
         with torch.inference_mode():
             written = subject.model.generate(ids, max_new_tokens=6, do_sample=False)
@@ -179,6 +180,22 @@ def test_uniform_shapes_are_stock_checkpoints(registry: Registry, pico: Pico, tm
     subject.slice(keep_U)
     save(subject, tmp_path / "model", "uniform")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == pico.family
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
+def test_fewer_layers_are_a_stock_checkpoint(registry: Registry, pico: Pico, layer: int, tmp_path: Path) -> None:
+    subject = subject_of(registry, pico)
+    keep_U = subject.table.keep_all()
+    for site in subject.table:
+        if site.layer == layer:
+            keep_U[site.units] = False
+    subject.slice(keep_U)
+    save(subject, tmp_path / "model", "uniform")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == (pico.family, LAYERS - 1)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
 
@@ -223,3 +240,41 @@ def test_a_run_prunes_repairs_and_saves(
     assert all(row["repaired_submodels"] for row in result.report["rounds"])
     assert len(result.report["rounds"]) == 2
     assert loaded.config.num_hidden_layers == LAYERS
+
+
+UNITS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("layer", {"sparsity": 0.34, "round_fraction": 0.34}),
+    ("sublayer", {"sparsity": 0.3}),
+    ("mlp", {"sparsity": 0.3}),
+    ("attention,mlp,sublayer,layer", {"sparsity": 0.4, "submodels": 8}),
+    ("attention,mlp,layer", {"sparsity": 0.4, "search": 1, "search_samples": 4, "prior_samples": 4}),
+    ("mlp,layer", {"sparsity": 0.4, "estimator": "none", "compensator": "bias"}),
+    ("attention,mlp,layer", {"sparsity": 0.4, "estimator": "bayes", "sampler": "adaptive", "submodels": 12}),
+)
+
+
+@pytest.mark.parametrize(("units", "settings"), UNITS, ids=[f"{units}-{len(given)}" for units, given in UNITS])
+def test_what_may_leave_is_what_leaves(
+    registry: Registry, small_run: RunConfig, units: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(
+        {**small_run.model_dump(), **settings, "units": units, "out": tmp_path / "run", "latency": False}
+    )
+    report = run(config, registry=registry).report
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert sum(p.numel() for p in loaded.parameters()) == report["parameters"]["pruned"]
+    assert report["sparsity"]["decoder"] >= config.sparsity
+    layers = report["layers"]
+    assert loaded.config.num_hidden_layers == sum(layer.get("layer", {"kept": 1})["kept"] for layer in layers) >= 1
+    for layer in layers:
+        gone = {kind for kind, count in layer.items() if count["kept"] < count["dense"]}
+        if "layer" in layer and not layer["layer"]["kept"]:
+            assert all(count["kept"] == 0 for count in layer.values())
+        elif "sublayer" in config.units:
+            assert gone <= {"attention", "mlp"}
+            assert all(layer[kind]["kept"] == 0 for kind in gone - set(config.units))
+        else:
+            assert gone <= set(config.units)
+    assert (loaded.config.model_type == "llama") == (config.units == ("layer",))
+    again = run(config.model_copy(update={"out": tmp_path / "again"}), registry=registry).report
+    assert {**again, "seconds": 0, "memory": 0} == {**report, "seconds": 0, "memory": 0}

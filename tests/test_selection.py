@@ -232,3 +232,80 @@ def test_of_unmeasured_groups_the_one_its_prior_likes_least_goes_first() -> None
     prior_U = np.array([3, 3, 3, 20, 20, 1, 5, 5, 4], float)
     keep_U = choose(table, 1 / 9, importance_U=np.full(9, np.nan), prior_U=prior_U)
     assert np.flatnonzero(~keep_U).tolist() == [5]
+
+
+# Whole sub-layers and layers
+
+
+def importance_of(table: UnitTable, wholes: Rules, importance_U: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([importance_U[whole.units].sum() for whole in wholes.wholes(table)])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_wholes_go_whole_and_the_budget_is_met(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    units = (("layer",), ("attention", "mlp", "layer"), ("sublayer",), ("mlp", "sublayer", "layer"))[seed % 4]
+    table = example_table(num_layers=5, layers_leave="layer" in units)
+    rules = Rules(
+        units=units,  # type: ignore[arg-type]
+        rank=("importance", "density")[seed % 2],
+        protect=frozenset([1] if seed % 3 == 0 else []),
+        max_fraction={"layer": (1.0, 0.4)[seed // 4 % 2]},
+    )
+    importance_U = rng.normal(size=len(table))
+    whole_W = importance_of(table, rules, importance_U)
+    whole_W[rng.random(len(whole_W)) < 0.2] = np.nan
+    fine_U = np.where(rng.random(len(table)) < 0.5, importance_U, np.nan)
+    keep_U = select(table, table.keep_all(), fine_U, rng.random(len(table)), 0.3, rules, whole_W)
+    assert table.sparsity(keep_U) >= 0.3
+    for site in table:
+        kept = int(keep_U[site.units].sum())
+        if not table.layer_stays(site.layer, keep_U):
+            assert kept == 0
+            continue
+        assert kept in (0, site.num_units) or site.kind in units
+        assert kept > 0 or "sublayer" in units
+        assert kept == site.num_units or site.layer not in rules.protect
+    if "layer" in units:
+        assert sum(table.layer_stays(layer, keep_U) for layer in range(5)) >= (3 if seed // 4 % 2 else 1)
+
+
+def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> None:
+    table = example_table(layers_leave=True)
+    rules = Rules(units=("attention", "mlp", "layer"), rank="density")
+    worth_U = 1.0 * table.cost_U
+    for site in table:
+        if site.layer == 2:
+            worth_U[site.units] *= 0.9
+    # The first units of every site were measured by themselves, and are worth less than those behind them.
+    fine_U = np.full(len(table), np.nan)
+    for site in table:
+        if site.kind != "layer":
+            fine_U[site.first] = 0.8 * table.cost_U[site.first]
+    whole_W = importance_of(table, rules, worth_U)
+    layer = sum(s.num_units * s.unit_params for s in table if s.layer == 2)
+    budget = (4 * (GROUP_PARAMS + CHANNEL_PARAMS) + layer) / table.decoder_params
+    keep_U = select(table, table.keep_all(), fine_U, np.zeros(len(table)), budget * 0.95, rules, whole_W)
+    assert [table.layer_stays(number, keep_U) for number in range(4)] == [True, True, False, True]
+    small = select(table, table.keep_all(), fine_U, np.zeros(len(table)), 0.02, rules, whole_W)
+    assert all(table.layer_stays(number, small) for number in range(4))
+
+
+def test_what_goes_of_a_whole_is_taken_off_its_importance() -> None:
+    """The unit that matters leaves with its site; what is left of the layer matters less than any other unit."""
+    table = example_table(num_layers=2, layers_leave=True)
+    rules = Rules(units=("attention", "layer"), rank="density")
+    fine_U = np.full(len(table), np.nan)
+    fine_U[table.sites[0].first] = 1.0
+    fine_U[table.sites[3].first] = 2.0
+    whole_W = np.array([1.001, 1e6])  # all but a thousandth of the first layer's is in its first group
+    keep_U = select(table, table.keep_all(), fine_U, np.zeros(len(table)), 0.4, rules, whole_W)
+    assert [table.layer_stays(number, keep_U) for number in range(2)] == [False, True]
+
+
+def test_an_impossible_number_of_layers_says_what_is_possible() -> None:
+    table = example_table(layers_leave=True)
+    most = table.wholes(("layer",))[0].units
+    largest = 2 * int(table.cost_U[most].sum()) / table.decoder_params
+    with pytest.raises(BonsaiError, match=rf"units=layer.*max_fraction=.*0\.5.*at most {largest:.4f}"):
+        choose(table, 0.9, units=("layer",), max_fraction={"layer": 0.5})

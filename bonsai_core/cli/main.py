@@ -21,7 +21,7 @@ from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry import KINDS
 
 INTERRUPTED = 130
-MODEL_FIELDS = ("model", "slicer", "trust_remote_code")
+UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
 EVAL_FIELDS = ("eval_samples", "eval_sequence_length", "batch_size", "device", "dtype", "trust_remote_code")
 
@@ -103,7 +103,7 @@ def families(markdown: bool) -> None:
         Console().print(family_view(installed().families()))
 
 
-@cli.command(cls=SettingsCommand, fields=MODEL_FIELDS)
+@cli.command(cls=SettingsCommand, fields=UNITS_FIELDS)
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""
     from bonsai_core.cli.tables import unit_view
@@ -111,7 +111,13 @@ def units(**values: Any) -> None:
 
     _quiet()
     chosen = settings(values, None)
-    table = load_unit_table(chosen.model, installed(), slicer=chosen.slicer, trust_remote_code=chosen.trust_remote_code)
+    table = load_unit_table(
+        chosen.model,
+        installed(),
+        slicer=chosen.slicer,
+        trust_remote_code=chosen.trust_remote_code,
+        layers_leave="layer" in chosen.units,
+    )
     Console().print(unit_view(table))
 
 

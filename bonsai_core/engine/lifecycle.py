@@ -182,7 +182,7 @@ class _Run:
                 config.submodels if work.methods.measured else 0,
                 config.sparsity,
                 work.plan.forward_tokens,
-                RUNTIMES[config.shapes],
+                RUNTIMES[config.saved_as],
             )
         )
         if self._is_done():
@@ -285,7 +285,7 @@ class _Run:
                     self._directory.model_path,
                     family=work.parent.family,
                     per_layer=work.subject.layer_sizes(),
-                    shapes=config.shapes,
+                    shapes=config.saved_as,
                     provenance=provenance,
                     added_biases=work.subject.output_paths() if work.methods.compensator.adds_bias else (),
                 )

@@ -50,9 +50,7 @@ class Repairs:
         if not self._compensator.changes_weights:
             return True
         patterns = [
-            (site, keep_U)
-            for site in self._subject.sites_present()
-            for keep_U in _different(keep_MU, self._alive_U, site)
+            (site, keep_U) for site in self._subject.sites_present() for keep_U in self._different(keep_MU, site)
         ]
         if len(patterns) > PATTERNS_PER_SITE * len(self._subject.sites_present()):
             return False
@@ -68,8 +66,10 @@ class Repairs:
             yield
 
     def losing(self, keep_U: NDArray[np.bool_]) -> list[Site]:
-        """Sites that lose units which were alive at the round's start."""
-        return [s for s in self._subject.sites_present() if (self._alive_U & ~keep_U)[s.units].any()]
+        """Sites that lose units which were alive at the round's start, and do not leave with their layer."""
+        lost_U, table = self._alive_U & ~keep_U, self._subject.table
+        sites = self._subject.sites_present()
+        return [site for site in sites if lost_U[site.units].any() and table.layer_stays(site.layer, keep_U)]
 
     def of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
         """What a site gets under a keep vector; new weights are computed once, in the model's type."""
@@ -86,18 +86,17 @@ class Repairs:
         """Give back the room of all repairs but those under one keep vector."""
         self._prepared.remove_all_but({_name(site, keep_U) for site in self._subject.sites_present()})
 
+    def _different(self, keep_MU: NDArray[np.bool_], site: Site) -> Iterator[NDArray[np.bool_]]:
+        """One keep vector for each way in which a site loses units while its layer stays."""
+        stays_M = [self._subject.table.layer_stays(site.layer, keep_U) for keep_U in keep_MU]
+        kept_MU = keep_MU[stays_M][:, site.units]
+        for first in np.unique(kept_MU, axis=0, return_index=True)[1]:
+            if (kept_MU[first] != self._alive_U[site.units]).any():
+                yield keep_MU[stays_M][first]
+
     @cached_property
     def _totals(self) -> Mapping[str, Tensor]:
         return self._statistics.totals(self._compensator)
-
-
-def _different(keep_MU: NDArray[np.bool_], alive_U: NDArray[np.bool_], site: Site) -> Iterator[NDArray[np.bool_]]:
-    """One keep vector for each way in which a site loses units."""
-    alive = alive_U[site.units]
-    kept_MU = keep_MU[:, site.units]
-    for first in np.unique(kept_MU, axis=0, return_index=True)[1]:
-        if (kept_MU[first] != alive).any():
-            yield keep_MU[first]
 
 
 def _name(site: Site, keep_U: NDArray[np.bool_]) -> str:

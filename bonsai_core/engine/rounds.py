@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from bonsai_core.engine.search import Search
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
+from bonsai_core.engine.wholes import WholeDrops
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import ModelProbe
 from bonsai_core.model.statistics import score_units
@@ -66,7 +68,8 @@ class Rounds:
         """Round `number` (from 1), starting from the units alive; returns the units kept."""
         self._begin(number, alive_U)
         prior_U = self._prior(number, alive_U)
-        request = self._request(number, alive_U, prior_U)
+        seed = (self._work.config.seed, number)
+        request, drops = WholeDrops.of(self._request(number, alive_U, prior_U), self._work.rules, seed)
         summary: dict[str, Any] = {
             "kendall_tau": None,
             "details": {},
@@ -75,14 +78,16 @@ class Rounds:
             "repaired_submodels": False,
         }
         if self._work.methods.measured:
-            measured = self._measure(number, request)
+            measured = self._measure(number, request, drops)
             start = time.perf_counter()
             importance_U, found = self._regress(request, measured)
+            apart_U = measured.apart_U
             summary |= found
         else:
             start = time.perf_counter()
             importance_U = fit_prior_alone(self._work.methods.estimator, request)
-        return self._select(number, request, importance_U, summary, start)
+            apart_U = alive_U
+        return self._select(number, request, drops, importance_U, apart_U, summary, start)
 
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
         """Make up for what round `number` removes, in the weights; from the run directory where that is done."""
@@ -190,12 +195,12 @@ class Rounds:
             rank=work.config.rank,
         )
 
-    def _measure(self, number: int, request: SampleRequest) -> Measured:
+    def _measure(self, number: int, request: SampleRequest, drops: WholeDrops) -> Measured:
         work, data = self._work, self._work.data_of(number)
         dense = self._dense.data[work.draw_of(number)] if work.methods.compared else None
         probe = ModelProbe(self._passes, work.tokenizer, data, dense)
         return SubModels(work, self._repairs, self._journal, self._observe, self._shared).measure(
-            number, request, probe, data
+            number, request, drops, probe, data
         )
 
     def _regress(self, request: SampleRequest, measured: Measured) -> tuple[NDArray[np.float64], dict[str, Any]]:
@@ -217,7 +222,9 @@ class Rounds:
         self,
         number: int,
         request: SampleRequest,
+        drops: WholeDrops,
         importance_U: NDArray[np.float64],
+        apart_U: NDArray[np.bool_],
         summary: dict[str, Any],
         start: float,
     ) -> NDArray[np.bool_]:
@@ -225,10 +232,13 @@ class Rounds:
         self._observe(StageStarted("select", number, "selection"))
         table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
-        keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules)
+        whole_W = drops.importance(importance_U)
+        importance_U = np.where(apart_U, importance_U, np.nan)  # a share of a whole's says nothing of one unit
+        keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules, whole_W)
         elapsed_s = time.perf_counter() - start
         if self._work.calibration.search:
-            keep_U, found = self._search.refine(number, request, importance_U, keep_U)
+            left = replace(request, alive_U=drops.left_by(keep_U))
+            keep_U, found = self._search.refine(number, left, importance_U, keep_U)
             summary["details"] |= found
         sha256 = self._directory.save_arrays(number, "selection", importance_U=importance_U, keep_U=keep_U)
         payload = {

@@ -166,7 +166,7 @@ def open_workspace(
         parent.source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
     )
     dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    subject = Subject(model, parent.family)
+    subject = Subject(model, parent.family, layers_leave="layer" in config.units)
     rules = make_rules(config, subject.table, parent)
     _check_target(config, subject.table, rules)
     return Workspace(
@@ -186,11 +186,12 @@ def open_workspace(
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
-    if config.shapes == "uniform":
+    if config.shapes == "uniform" and "attention" in config.units:
         attention = [site for site in table if site.kind == "attention"]
         if attention:
             counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n))
     return Rules(
+        units=config.units,
         rank=config.rank,
         round_to=config.round_to,
         min_units=config.min_units,
@@ -244,7 +245,7 @@ def disk_bytes(work: Workspace) -> int:
     if methods.watches_moments:
         scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
     if methods.compensator.repairs and methods.compensator.changes_weights:
-        outputs = [work.subject.output(site).weight for site in table]
+        outputs = [work.subject.output(site).weight for site in work.subject.sites_present()]
         copies = len(work.plan.targets) + 2  # of every round, of its sub-models, and of the search's
         scratch += copies * sum(weight.numel() * weight.element_size() for weight in outputs)
     return int(DISK_MARGIN * (kept * work.dense_bytes + scratch))

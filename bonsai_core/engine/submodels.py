@@ -17,6 +17,7 @@ from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
+from bonsai_core.engine.wholes import WholeDrops
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
@@ -30,6 +31,7 @@ class Measured:
 
     Attributes:
         keep_MU: bool [M, U].
+        apart_U: units that the sampler dropped, bool [U]; others went with a whole sub-layer or layer, if at all.
         utility_M: float64 [M].
         group_M: int64 [M]; sub-models drawn together share a number.
         num_dropped: how many gave no finite value and are left out.
@@ -37,6 +39,7 @@ class Measured:
     """
 
     keep_MU: NDArray[np.bool_]
+    apart_U: NDArray[np.bool_]
     utility_M: NDArray[np.float64]
     group_M: NDArray[np.int64]
     num_dropped: int
@@ -68,8 +71,14 @@ class SubModels:
         self._observe = observe
         self._shared = shared
 
-    def measure(self, number: int, request: SampleRequest, probe: ModelProbe, data: CalibrationData) -> Measured:
+    def measure(
+        self, number: int, request: SampleRequest, drops: WholeDrops, probe: ModelProbe, data: CalibrationData
+    ) -> Measured:
         """The sub-models of round `number`, measured.
+
+        Args:
+            request: what the sampler is asked for.
+            drops: which wholes sub-models lose besides.
 
         Raises:
             BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
@@ -89,27 +98,30 @@ class SubModels:
         keeps = np.zeros((0, len(request.table)), dtype=bool)
         groups = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)
+        apart_U = np.zeros(len(request.table), dtype=bool)
         repaired = False
         while len(keeps) < total:
             # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
             stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
+            keep_MU = drops.dropped_from(draw.keep_MU, len(keeps))
+            apart_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
             if len(keeps) == 0:  # for all of the round, or those of one draw could not be held against another's
-                repaired = self._prepare(number, draw.keep_MU)
-            for keep_U in draw.keep_MU:
+                repaired = self._prepare(number, keep_MU)
+            for keep_U in keep_MU:
                 value = self._value(number, len(values), keep_U, repaired, probe, data, origin)
                 self._observe(SubmodelMeasured(number, len(values), total, metric.name, value))
                 values = np.append(values, np.nan if value is None else value)
-            keeps = np.concatenate([keeps, draw.keep_MU])
+            keeps = np.concatenate([keeps, keep_MU])
             groups = np.concatenate([groups, draw.group_M + (groups.max() + 1 if len(groups) else 0)])
             if len(draw.keep_MU) == 0:  # settled; what was not measured counts as done
                 self._observe(TokensDone((total - len(keeps)) * data.num_tokens, replayed=True))
                 break
             if len(keeps) < total:
-                evidence = _evidence(work, _finite(work, keeps, groups, values, repaired), request)
+                evidence = _evidence(work, _finite(work, keeps, apart_U, groups, values, repaired), request)
                 request = replace(request, num_submodels=total - len(keeps), evidence=evidence)
-        measured = _finite(work, keeps, groups, values, repaired)
+        measured = _finite(work, keeps, apart_U, groups, values, repaired)
         self._check_finite(number, measured)
         return measured
 
@@ -181,13 +193,14 @@ class SubModels:
 def _finite(
     work: Workspace,
     keep_MU: NDArray[np.bool_],
+    apart_U: NDArray[np.bool_],
     group_M: NDArray[np.int64],
     value_M: NDArray[np.float64],
     repaired: bool,
 ) -> Measured:
     finite_M = np.isfinite(value_M)
     utility_M = np.array([work.methods.metric.utility(float(value)) for value in value_M[finite_M]])
-    return Measured(keep_MU[finite_M], utility_M, group_M[finite_M], int((~finite_M).sum()), repaired)
+    return Measured(keep_MU[finite_M], apart_U, utility_M, group_M[finite_M], int((~finite_M).sum()), repaired)
 
 
 def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Evidence | None:
@@ -198,7 +211,8 @@ def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Ev
     assert fitted.fit.spread_U is not None  # estimators that give none are refused with such samplers
     spread_U = np.full(len(request.table), np.nan)
     spread_U[fitted.perturbed_U] = fitted.fit.spread_U
-    return Evidence(fitted.importance_U, spread_U)
+    apart_U = measured.apart_U
+    return Evidence(np.where(apart_U, fitted.importance_U, np.nan), np.where(apart_U, spread_U, np.nan))
 
 
 def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: bool) -> None:
@@ -208,10 +222,19 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
         len(shape) == 2 and shape[1] == wanted[1] and (shape[0] == wanted[0] or (may_be_fewer and shape[0] < wanted[0]))
     )
     grouped = draw.group_M.shape == shape[:1]
-    if not fits or not grouped or draw.keep_MU.dtype != bool or draw.keep_MU[:, ~request.alive_U].any():
+    alone_U = np.zeros(len(request.table), dtype=bool)  # what leaves only with its layer
+    alone_U[[site.first for site in request.table.layer_sites.values()]] = True
+    if (
+        not fits
+        or not grouped
+        or draw.keep_MU.dtype != bool
+        or draw.keep_MU[:, ~request.alive_U].any()
+        or (request.alive_U & alone_U & ~draw.keep_MU).any()
+    ):
         raise BonsaiError(
             f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
-            f"{' at most' if may_be_fewer else ''} that keep no dead unit, and a group for each; it returned "
+            f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `least_S`, and have a "
+            f"group for each; it returned "
             f"{draw.keep_MU.dtype} {shape} and "
             f"{draw.group_M.shape} groups."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class LayerByLayer:
         windows_NT: int64 [windows, sequence].
     """
 
-    def __init__(self, passes: Passes, layers: nn.ModuleList, windows_NT: NDArray[np.int64]) -> None:
+    def __init__(self, passes: Passes, layers: Sequence[nn.Module], windows_NT: NDArray[np.int64]) -> None:
         self._passes = passes
         self._layers = layers
         self._calls = _record_calls(passes, layers, windows_NT[:1])
@@ -88,7 +88,7 @@ def _first_inputs(passes: Passes, first: nn.Module, windows_NT: NDArray[np.int64
     return whole
 
 
-def _record_calls(passes: Passes, layers: nn.ModuleList, window_NT: NDArray[np.int64]) -> list[Call]:
+def _record_calls(passes: Passes, layers: Sequence[nn.Module], window_NT: NDArray[np.int64]) -> list[Call]:
     """What every layer is called with beside the hidden states, at a batch of one window: all of it broadcasts."""
     calls: list[Call] = []
 

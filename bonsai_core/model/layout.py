@@ -90,8 +90,12 @@ def _output(site: AttentionSite | MlpSite, block: int) -> Part:
     return Part(site.path(site.output), (block,), 1)
 
 
-def unit_table(model: Any, family: Family) -> UnitTable:
-    """Numbers a dense model's units and prices them. Works on the meta device too."""
+def unit_table(model: Any, family: Family, *, layers_leave: bool = False) -> UnitTable:
+    """Numbers a dense model's units and prices them. Works on the meta device too.
+
+    Args:
+        layers_leave: whether every layer gets a site for what leaves only with the whole layer.
+    """
     sites: list[Site] = []
     first = 0
     layers = decoder_layers(model, family)
@@ -106,6 +110,11 @@ def unit_table(model: Any, family: Family) -> UnitTable:
             rest = _rest(layer, family, kind, parts)
             sites.append(Site(f"layers.{index}.{kind}", index, kind, first, num_units, price, channels, rest))
             first += num_units
+        if layers_leave:
+            others = sum(s.num_units * s.unit_params + s.rest_params for s in sites if s.layer == index)
+            price = sum(parameter.numel() for parameter in layer.parameters()) - others
+            sites.append(Site(f"layers.{index}", index, "layer", first, 1, price, 0))
+            first += 1
     decoder = sum(parameter.numel() for parameter in layers.parameters())
     return UnitTable(tuple(sites), decoder, sum(parameter.numel() for parameter in model.parameters()))
 

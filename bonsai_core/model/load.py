@@ -120,9 +120,14 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
 
 
 def load_unit_table(
-    name: str, registry: Registry, *, slicer: str = "auto", trust_remote_code: bool = False
+    name: str,
+    registry: Registry,
+    *,
+    slicer: str = "auto",
+    trust_remote_code: bool = False,
+    layers_leave: bool = False,
 ) -> UnitTable:
-    """A model's unit table, from its configuration alone: no weight is read.
+    """A model's unit table, from its configuration alone: no weight is read. See `layout.unit_table`.
 
     Raises:
         BonsaiError: no such model, or an unsupported architecture.
@@ -132,7 +137,7 @@ def load_unit_table(
     parent = find_parent(name, registry, slicer=slicer, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(parent.config, trust_remote_code=trust_remote_code or None)
-    return unit_table(model, parent.family)
+    return unit_table(model, parent.family, layers_leave=layers_leave)
 
 
 def register_checkpoints(registry: Registry | None = None) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.layerwise import LayerByLayer
-from bonsai_core.model.layout import decoder_layers
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
@@ -39,12 +38,12 @@ def collect_moments(
     Raises:
         BonsaiError: a site reads numbers that are not finite.
     """
-    layers = decoder_layers(subject.model, subject.family)
+    layers = subject.layers_present()
     with subject.masked(keep_U), torch.inference_mode():
-        stream = LayerByLayer(passes, layers, windows_NT)
-        for index in range(len(layers)):
+        stream = LayerByLayer(passes, list(layers.values()), windows_NT)
+        for position, index in enumerate(layers):
             sites = [s for s in subject.sites_present() if s.layer == index and keep_U[s.units].any()]
-            for site, total in zip(sites, _of_layer(subject, stream, index, sites), strict=True):
+            for site, total in zip(sites, _of_layer(subject, stream, position, sites), strict=True):
                 if not total.isfinite().all():
                     raise BonsaiError(
                         f"{site.name} reads numbers that are not finite, so nothing can be fitted to them. "
@@ -61,7 +60,7 @@ def _of_living(subject: Subject, site: Site, keep_U: NDArray[np.bool_], total: T
     return columns.flatten(1)
 
 
-def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Site]) -> list[Tensor]:
+def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list[Site]) -> list[Tensor]:
     """Second moments of the sites of a layer, while all windows go through it."""
     outputs = [subject.output(site) for site in sites]
     totals = [output.weight.new_zeros((output.in_features,) * 2, dtype=torch.float32) for output in outputs]
@@ -80,7 +79,7 @@ def _of_layer(subject: Subject, stream: LayerByLayer, index: int, sites: list[Si
 
     handles = [output.register_forward_pre_hook(read) for output in outputs]
     try:
-        stream.advance(index, add)
+        stream.advance(position, add)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bonsai_core.contracts import Compensator, Prior, Removal, Repair, SiteView
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.layout import decoder_layers
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
@@ -143,11 +142,10 @@ def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> li
 
         return hook
 
-    layers = decoder_layers(subject.model, subject.family)
     sites = subject.sites_present()
     return [
         layer.register_forward_hook(watch([site.name for site in sites if site.layer == index]), with_kwargs=True)
-        for index, layer in enumerate(layers)
+        for index, layer in subject.layers_present().items()
     ]
 
 

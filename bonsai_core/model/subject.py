@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
+from bonsai_core.model.depth import set_layers
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
 from bonsai_core.units import Site
@@ -25,15 +26,20 @@ class Subject:
     Args:
         model: a dense transformers model; it is sliced in place.
         family: how it is built.
+        layers_leave: whether the unit table has units for whole layers.
     """
 
-    def __init__(self, model: Any, family: Family) -> None:
+    def __init__(self, model: Any, family: Family, *, layers_leave: bool = False) -> None:
         self.model = model.eval()
         self.family = family = family.of(model.config)
-        self.table = unit_table(model, family)
+        self.table = unit_table(model, family, layers_leave=layers_leave)
         self.present_U = self.table.keep_all()
-        config = model.config
-        self._parts = {site.name: site_parts(self._layer(site), family, config, site.kind) for site in self.table}
+        self._dense_layers = list(decoder_layers(model, family))
+        self._parts = {
+            site.name: site_parts(self._layer(site), family, model.config, site.kind)
+            for site in self.table
+            if site.kind != "layer"
+        }
 
     @property
     def device(self) -> torch.device:
@@ -59,18 +65,29 @@ class Subject:
         return by_unit.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(by_unit.device))
 
     def sites_present(self) -> list[Site]:
-        """Sites that have at least one unit left."""
-        return [site for site in self.table if self.present_U[site.units].any()]
+        """Attentions and MLPs that have at least one unit left."""
+        return [site for site in self.table if site.kind != "layer" and self.present_U[site.units].any()]
+
+    def layers_present(self) -> dict[int, nn.Module]:
+        """The decoder layers that are still there, by their numbers in the dense model."""
+        layers = enumerate(self._dense_layers)
+        return {index: layer for index, layer in layers if self.table.layer_stays(index, self.present_U)}
 
     @contextmanager
     def masked(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
         """The sub-model under a keep vector: dropped units' channels are zeroed before the output projection.
 
-        Sites that lose nothing get no hook; on leaving, no trace stays.
+        Layers that are dropped whole hand on what they are given. Sites that lose nothing get no hook; on leaving, no
+        trace stays.
         """
-        handles = []
+        handles: list[Any] = []
         try:
+            for index, layer in self.layers_present().items():
+                if not self.table.layer_stays(index, keep_U):
+                    handles.append(layer.register_forward_hook(_hand_on, with_kwargs=True))
             for site in self.sites_present():
+                if not self.table.layer_stays(site.layer, keep_U):
+                    continue
                 keep = keep_U[site.units][self.present_U[site.units]]
                 if keep.all():
                     continue
@@ -88,6 +105,7 @@ class Subject:
 
         Units keep their numbers; slicing twice equals slicing once by the second keep vector.
         """
+        self._take_out([n for n in self.layers_present() if not self.table.layer_stays(n, keep_U)])
         for site in self.sites_present():
             present = self.present_U[site.units]
             keep = keep_U[site.units][present]
@@ -137,6 +155,8 @@ class Subject:
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
         for site in self.table:
+            if site.kind == "layer" or not self.table.layer_stays(site.layer, self.present_U):
+                continue
             holder = self.output(site) if self.present_U[site.units].any() else self._stand_in(site)
             if holder.bias is None:
                 like = next(self._layer(site).parameters())
@@ -147,16 +167,39 @@ class Subject:
         return tuple(dict.fromkeys(parts[-1].path for parts in self._parts.values()))
 
     def layer_sizes(self) -> list[dict[str, int]]:
-        """Each layer's true sizes, under the names its configuration class uses."""
-        sizes: list[dict[str, int]] = [{} for _ in decoder_layers(self.model, self.family)]
+        """The true sizes of each layer that is left, under the names its configuration class uses."""
+        sizes: dict[int, dict[str, int]] = {index: {} for index in self.layers_present()}
         for site in self.table:
             count = int(self.present_U[site.units].sum())
+            if site.kind == "layer" or site.layer not in sizes:
+                continue
             if site.kind == "mlp":
                 sizes[site.layer][self.family.mlp.width_field] = count
             else:
                 assert self.family.attention is not None
                 sizes[site.layer].update(self.family.attention.sizes(self.model.config, count))
-        return sizes
+        return list(sizes.values())
+
+    def _take_out(self, gone: Collection[int]) -> None:
+        """Remove whole layers; those behind them move up, in the key-value cache and in the configuration too."""
+        if not gone:
+            return
+        present, layers = self.layers_present(), decoder_layers(self.model, self.family)
+        stay = [position for position, index in enumerate(present) if index not in gone]
+        set_layers(self.model.config, stay)
+        for index in gone:
+            for parameter in present[index].parameters():
+                give_back(parameter.data)
+            self._dense_layers[index] = nn.Identity()
+        for site in self.table:
+            if site.layer in gone:
+                self.present_U[site.units] = False
+        for position in sorted(set(range(len(layers))) - set(stay), reverse=True):
+            del layers[position]
+        for position, layer in enumerate(layers):
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", position)  # noqa: B010  (nn.Module types it otherwise)
 
     def _tell_heads(self, site: Site, groups: int) -> None:
         """Put the number of heads where the attention's forward pass reads it."""
@@ -179,7 +222,8 @@ class Subject:
         family = self.family
         if site.kind == "attention":
             assert family.attention is not None
-            layer.set_submodule(family.attention.module, EmptyAttention(site.layer, bias))
+            slot = list(self.layers_present()).index(site.layer)
+            layer.set_submodule(family.attention.module, EmptyAttention(slot, bias))
         elif family.mlp.module:
             layer.set_submodule(family.mlp.module, EmptyMLP(bias))
         else:
@@ -196,12 +240,18 @@ class Subject:
         return stand_in
 
     def _layer(self, site: Site) -> nn.Module:
-        return decoder_layers(self.model, self.family)[site.layer]
+        return self._dense_layers[site.layer]
 
     def _linear(self, site: Site, part: Part) -> nn.Linear:
         linear = self._layer(site).get_submodule(part.path)
         assert isinstance(linear, nn.Linear)
         return linear
+
+
+def _hand_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """A layer's input in place of its output."""
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def _multiply_by(factor: Tensor) -> Any:

@@ -7,7 +7,9 @@ from bonsai_core.units import Site, SiteKind, UnitTable
 GROUP_PARAMS, CHANNEL_PARAMS, FIXED_PARAMS, EMBEDDINGS = 640, 96, 64, 5000
 
 
-def example_table(num_layers: int = 4, num_groups: int = 4, width: int = 24) -> UnitTable:
+def example_table(
+    num_layers: int = 4, num_groups: int = 4, width: int = 24, *, layers_leave: bool = False
+) -> UnitTable:
     """Sites of `num_layers` layers, attention and MLP by turns; norms cost `FIXED_PARAMS` a layer."""
     sites: list[Site] = []
     first = 0
@@ -19,5 +21,10 @@ def example_table(num_layers: int = 4, num_groups: int = 4, width: int = 24) -> 
         for kind, num_units, params, channels in sizes:
             sites.append(Site(f"layers.{layer}.{kind}", layer, kind, first, num_units, params, channels))
             first += num_units
-    decoder = sum(site.num_units * site.unit_params for site in sites) + num_layers * FIXED_PARAMS
+        if layers_leave:
+            sites.append(Site(f"layers.{layer}", layer, "layer", first, 1, FIXED_PARAMS, 0))
+            first += 1
+    decoder = (
+        sum(site.num_units * site.unit_params for site in sites if site.kind != "layer") + num_layers * FIXED_PARAMS
+    )
     return UnitTable(tuple(sites), decoder, decoder + EMBEDDINGS)

@@ -44,10 +44,10 @@ class FamilyContract(ABC):
         subject = self._subject()
         num_layers = subject.model.config.num_hidden_layers
         assert [(site.layer, site.kind) for site in subject.table] == [
-            (layer, kind) for layer in range(num_layers) for kind in site_kinds(subject.family)
+            (layer, kind) for layer in range(num_layers) for kind in (*site_kinds(subject.family), "layer")
         ]
-        decoder = sum(site.num_units * site.unit_params for site in subject.table)
-        assert decoder <= subject.table.decoder_params <= subject.table.total_params
+        decoder = sum(site.num_units * site.unit_params + site.rest_params for site in subject.table)
+        assert decoder == subject.table.decoder_params <= subject.table.total_params
 
     def test_dropped_units_matter(self) -> None:
         subject = self._subject()
@@ -55,6 +55,8 @@ class FamilyContract(ABC):
         for site in subject.table:
             keep_U = subject.table.keep_all()
             keep_U[site.first] = False
+            if site.kind == "layer":
+                _drop_layer(subject.table, site.layer, keep_U)
             with subject.masked(keep_U):
                 assert not torch.equal(logits(subject.model), dense), f"a unit of {site.name} makes no difference"
 
@@ -109,7 +111,7 @@ class FamilyContract(ABC):
         assert torch.equal(logits(subject.model), dense)
 
     def _subject(self) -> Subject:
-        return Subject(self.make_model(), self.family)
+        return Subject(self.make_model(), self.family, layers_leave=True)
 
     def _assert_masked_equals_sliced(self, implementation: str, *, cached: bool) -> None:
         run = logits_with_cache if cached else logits
@@ -124,7 +126,8 @@ class FamilyContract(ABC):
 
 
 def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
-    """Lightly and heavily pruned, ragged across layers; and with whole sub-layers gone, the first attention too."""
+    """Lightly and heavily pruned, ragged across layers; with whole sub-layers gone, the first attention too; and with
+    the first layer gone, where layers can leave."""
     rng = np.random.default_rng(0)
     ragged = []
     for dropped in (0.2, 0.6):
@@ -133,9 +136,21 @@ def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
             keep_U[site.first + int(rng.integers(site.num_units))] = True
         ragged.append(keep_U)
     emptied_U = ragged[0].copy()
-    emptied_U[table.sites[0].units] = False
-    emptied_U[table.sites[-1].units] = False
-    return [*ragged, emptied_U]
+    fine = [site for site in table if site.kind != "layer"]
+    emptied_U[fine[0].units] = False
+    emptied_U[fine[-1].units] = False
+    if not table.layer_sites:
+        return [*ragged, emptied_U]
+    shallow_U = ragged[0].copy()
+    _drop_layer(table, 0, shallow_U)
+    shallow_U[fine[-2].units] = False
+    return [*ragged, emptied_U, shallow_U]
+
+
+def _drop_layer(table: UnitTable, layer: int, keep_U: NDArray[np.bool_]) -> None:
+    for site in table:
+        if site.layer == layer:
+            keep_U[site.units] = False
 
 
 def logits(model: Any) -> Tensor:

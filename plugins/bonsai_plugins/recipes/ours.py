@@ -24,3 +24,8 @@ QUALITY = Recipe(
     summary="The default with more sub-models, and a search by measuring after each regression.",
     settings={"submodels": 120, "search": 1},
 )
+DEPTH = Recipe(
+    name="depth",
+    summary="Whole layers alone, by perturbing and regressing: a stock checkpoint, and the fastest at equal size.",
+    settings={"units": ["layer"], "prior": "uniform", "compensator": "none"},
+)
