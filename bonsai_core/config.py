@@ -98,9 +98,9 @@ class RunConfig(BaseModel):
     )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     units: Annotated[tuple[UnitKind, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
-        ("attention", "mlp"),
-        description="What may leave, as attention,mlp,layer: attention (KV groups), mlp (channels), sublayer (a whole "
-        "attention or MLP), layer.",
+        ("attention", "mlp", "experts"),
+        description="What may leave, as attention,mlp,layer: attention (KV groups), mlp (channels), experts, sublayer "
+        "(a whole attention or MLP), layer.",
     )
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(

@@ -38,7 +38,7 @@ class Rules:
         attention_counts: numbers of KV groups that the stock class accepts, for uniform shapes; None: all.
     """
 
-    units: tuple[UnitKind, ...] = ("attention", "mlp")
+    units: tuple[UnitKind, ...] = ("attention", "mlp", "experts")
     rank: Literal["importance", "density"] = "importance"
     round_to: int | Mapping[SiteKind, int] = 1
     min_units: int | Mapping[SiteKind, int] = 1
@@ -51,7 +51,7 @@ class Rules:
         """Units that a site keeps in any case, unless all of it goes at once."""
         if site.layer in self.protect or site.kind == "layer" or site.kind not in self.units:
             return site.num_units
-        least = _of(self.min_units, site.kind, 1)
+        least = max(site.least, _of(self.min_units, site.kind, 1))
         return min(
             site.num_units, max(least, math.ceil(site.num_units * (1 - _of(self.max_fraction, site.kind, 1.0)) - 1e-9))
         )

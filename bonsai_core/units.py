@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SiteKind = Literal["attention", "mlp", "layer"]
-UnitKind = Literal["attention", "mlp", "sublayer", "layer"]
+SiteKind = Literal["attention", "mlp", "experts", "layer"]
+UnitKind = Literal["attention", "mlp", "experts", "sublayer", "layer"]
 """What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
 
 
@@ -25,13 +25,15 @@ class Site:
     Attributes:
         name: for people and for random streams, e.g. ``layers.3.attention``.
         layer: index of the decoder layer, from 0.
-        kind: ``attention`` (units are KV groups), ``mlp`` (units are channels), or ``layer``: its one unit is what
-            belongs to no other site of the layer, such as norms. It leaves with all the others.
+        kind: ``attention`` (units are KV groups), ``mlp`` (units are channels), ``experts`` (units are experts), or
+            ``layer``: its one unit is what belongs to no other site of the layer, such as norms. It leaves with all the
+            others.
         first: number of the site's first unit in the table.
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
         unit_channels: input channels of the output projection that one unit owns.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
+        least: units without which the layer does not run: experts that every token is sent to.
     """
 
     name: str
@@ -42,6 +44,12 @@ class Site:
     unit_params: int
     unit_channels: int
     rest_params: int = 0
+    least: int = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is an output projection that reads the units' channels."""
+        return self.kind in ("attention", "mlp")
 
     @property
     def units(self) -> slice:
@@ -109,7 +117,7 @@ class UnitTable:
     def wholes(self, kinds: Collection[UnitKind]) -> tuple[Whole, ...]:
         """Sub-layers, then layers, where they are among the kinds."""
         units = np.arange(len(self))
-        sites = [s for s in self.sites if s.kind != "layer"] if "sublayer" in kinds else []
+        sites = [s for s in self.sites if s.has_output] if "sublayer" in kinds else []
         layers = list(self.layer_sites) if "layer" in kinds else []
         return (
             *(Whole(s.name, "sublayer", s.layer, units[s.units]) for s in sites),

@@ -28,6 +28,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "phi3": {"pad_token_id": 0, "sliding_window": None},
     "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5},
     "smollm3": {"no_rope_layer_interval": 2, "pad_token_id": 0},
+    "mixtral": {"num_local_experts": 4, "sliding_window": None},
+    "qwen2_moe": {
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    },
+    "qwen3_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "opt": {"ffn_dim": WIDTH, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
 }
 
@@ -100,6 +110,10 @@ PICOS = [
     Pico("olmo2", HEADS),
     Pico("gpt_neox", HEADS),
     Pico("opt", HEADS, tied=True),
+    Pico("mixtral", 2),
+    Pico("qwen2_moe", 2),
+    Pico("qwen3_moe", 2),
+    Pico("olmoe", HEADS),
 ]
 
 

@@ -196,6 +196,10 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
             module.config = sizes
         if groups == 0:
             layer.set_submodule(attention["module"], EmptyAttention(index, output.bias))
+    experts = family.get("experts")
+    if experts is not None and any(name == experts["module"] for name, _ in layer.named_modules()):
+        _shrink_experts(layer, experts, getattr(sizes, experts["count_field"]))
+        return
     kept = (getattr(sizes, mlp["width_field"]), getattr(config, mlp["width_field"]))
     output = _shrink_linears(layer, config, mlp["module"], mlp["inputs"], mlp["output"], kept)
     if kept[0] == 0:
@@ -203,6 +207,16 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
         for name in () if mlp["module"] else mlp["inputs"]:
             layer.set_submodule(name, nn.Identity())
         layer.set_submodule(mlp["module"] or mlp["output"], EmptyMLP(output.bias))
+
+
+def _shrink_experts(layer: Any, experts: Any, count: int) -> None:
+    """Leave so many experts in a layer, and as many outputs of its router."""
+    for path, names in ((experts["module"], experts["weights"]), (experts["router"], experts["router_weights"])):
+        module = layer.get_submodule(path)
+        for name in names:
+            whole = getattr(module, name)
+            setattr(module, name, nn.Parameter(whole.detach()[:count].clone(), whole.requires_grad))
+        module.num_experts = count
 
 
 def _shrink_linears(

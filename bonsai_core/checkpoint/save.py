@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
-from bonsai_core.checkpoint.uniform import check_uniform, stock_class
+from bonsai_core.checkpoint.uniform import check_uniform, stock_class, under_own_names
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 
@@ -80,14 +80,14 @@ def _small_model(
     if shapes == "uniform":
         if added_biases:
             raise BonsaiError("Biases were added, which stock checkpoints have no place for. Save with shapes free.")
-        sizes = dict(per_layer[0])
-        if any(dict(other) != sizes for other in per_layer):
+        sizes = {name: size for layer in per_layer for name, size in layer.items()}
+        if any(size != sizes[name] for layer in per_layer for name, size in layer.items()):
             raise BonsaiError(
                 "Uniform shapes need the same sizes in every layer, and these differ between layers. "
                 "Save with shapes free, or prune with shapes uniform from the start."
             )
         check_uniform(model.config, sizes, family)
-        values.update(sizes)
+        values.update(under_own_names(model.config, sizes))
     else:
         config_class, model_class = ragged(config_class, model_class)
         values["bonsai_family"] = family.model_dump(

@@ -16,6 +16,12 @@ def stock_class(ragged_or_stock: Any) -> Any:
     return getattr(ragged_or_stock, "stock_class", ragged_or_stock)
 
 
+def under_own_names(config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes under the names that the configuration writes, where it knows a field by two."""
+    names = getattr(config, "attribute_map", {})
+    return {names.get(name, name): size for name, size in sizes.items()}
+
+
 def check_uniform(config: Any, sizes: Mapping[str, int], family: Family) -> None:
     """Check that the stock configuration class takes these sizes in every layer.
 
@@ -51,7 +57,7 @@ def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | Non
         if sizes.get(attention.heads_field, heads) != heads:
             return "the size of a head is hidden size / heads there, which would change it."
     try:
-        stock_class(type(config)).from_dict(values | dict(sizes))
+        stock_class(type(config)).from_dict(values | under_own_names(config, sizes))
     except (StrictDataclassError, ValueError) as error:
         return str(error.__cause__ or error)
     return None

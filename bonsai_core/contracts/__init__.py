@@ -3,7 +3,7 @@
 from bonsai_core.contracts.compensator import Compensator, Removal, Repair
 from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
-from bonsai_core.contracts.family import AttentionSite, Family, MlpSite
+from bonsai_core.contracts.family import AttentionSite, ExpertsSite, Family, MlpSite
 from bonsai_core.contracts.metric import (
     Answers,
     ChoiceMetric,
@@ -29,6 +29,7 @@ __all__ = [
     "Draw",
     "Estimator",
     "Evidence",
+    "ExpertsSite",
     "Family",
     "Fit",
     "Measurements",

@@ -69,6 +69,30 @@ class MlpSite(_SiteDeclaration):
     width_field: str = "intermediate_size"
 
 
+class ExpertsSite(_Declaration):
+    """A mixture of experts whose weights lie in three-dimensional parameters, one row for each expert.
+
+    Module names are relative to the decoder layer; layers without such a module have an ordinary MLP. The experts are
+    called with (hidden states, chosen experts, their weights) and the router returns (logits, weights, chosen experts),
+    as in transformers since version 5. Both keep the number of experts as `num_experts`.
+
+    Attributes:
+        module, router: where they are.
+        weights: names of the experts' parameters, [experts, ...]; the last one is the output projection,
+            [experts, hidden, channels].
+        router_weights: names of the router's, [experts, ...].
+        count_field: where the configuration has the number of experts.
+        per_token_field: where it has how many every token is sent to; so many stay in any case.
+    """
+
+    module: str = "mlp.experts"
+    router: str = "mlp.gate"
+    weights: tuple[str, ...] = ("gate_up_proj", "down_proj")
+    router_weights: tuple[str, ...] = ("weight",)
+    count_field: str = "num_experts"
+    per_token_field: str = "num_experts_per_tok"
+
+
 class Family(_Declaration):
     """How one model family is built: everything the slicer needs to know, and nothing else.
 
@@ -78,6 +102,7 @@ class Family(_Declaration):
         title: what people call its models, for the documentation.
         layers: path of the list of decoder layers in the causal LM.
         attention, mlp: where the units live; None where nothing can be removed.
+        experts: where those of a mixture of experts are; None where there is none.
         attention_unless: fields of the configuration; where one of them is set, attention stays whole.
         why: why attention stays whole, if it does or can.
         starts_with_bos: its models break down on text that does not begin with the tokenizer's BOS token, so that every
@@ -91,6 +116,7 @@ class Family(_Declaration):
     layers: str = "model.layers"
     attention: AttentionSite | None = AttentionSite()
     mlp: MlpSite = MlpSite()
+    experts: ExpertsSite | None = None
     attention_unless: tuple[str, ...] = ()
     why: str = ""
     starts_with_bos: bool = False

@@ -49,10 +49,8 @@ class Repairs:
         """
         if not self._compensator.changes_weights:
             return True
-        patterns = [
-            (site, keep_U) for site in self._subject.sites_present() for keep_U in self._different(keep_MU, site)
-        ]
-        if len(patterns) > PATTERNS_PER_SITE * len(self._subject.sites_present()):
+        patterns = [(site, keep_U) for site in self._sites() for keep_U in self._different(keep_MU, site)]
+        if len(patterns) > PATTERNS_PER_SITE * len(self._sites()):
             return False
         for site, keep_U in patterns:
             self.of(site, keep_U)
@@ -68,8 +66,7 @@ class Repairs:
     def losing(self, keep_U: NDArray[np.bool_]) -> list[Site]:
         """Sites that lose units which were alive at the round's start, and do not leave with their layer."""
         lost_U, table = self._alive_U & ~keep_U, self._subject.table
-        sites = self._subject.sites_present()
-        return [site for site in sites if lost_U[site.units].any() and table.layer_stays(site.layer, keep_U)]
+        return [site for site in self._sites() if lost_U[site.units].any() and table.layer_stays(site.layer, keep_U)]
 
     def of(self, site: Site, keep_U: NDArray[np.bool_]) -> Repair:
         """What a site gets under a keep vector; new weights are computed once, in the model's type."""
@@ -84,7 +81,11 @@ class Repairs:
 
     def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
         """Give back the room of all repairs but those under one keep vector."""
-        self._prepared.remove_all_but({_name(site, keep_U) for site in self._subject.sites_present()})
+        self._prepared.remove_all_but({_name(site, keep_U) for site in self._sites()})
+
+    def _sites(self) -> list[Site]:
+        """Those that can be repaired."""
+        return [site for site in self._subject.sites_present() if site.has_output]
 
     def _different(self, keep_MU: NDArray[np.bool_], site: Site) -> Iterator[NDArray[np.bool_]]:
         """One keep vector for each way in which a site loses units while its layer stays."""

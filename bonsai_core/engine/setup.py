@@ -245,7 +245,7 @@ def disk_bytes(work: Workspace) -> int:
     if methods.watches_moments:
         scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
     if methods.compensator.repairs and methods.compensator.changes_weights:
-        outputs = [work.subject.output(site).weight for site in work.subject.sites_present()]
+        outputs = [work.subject.output(site).weight for site in table if site.has_output]
         copies = len(work.plan.targets) + 2  # of every round, of its sub-models, and of the search's
         scratch += copies * sum(weight.numel() * weight.element_size() for weight in outputs)
     return int(DISK_MARGIN * (kept * work.dense_bytes + scratch))

@@ -100,7 +100,11 @@ def unit_table(model: Any, family: Family, *, layers_leave: bool = False) -> Uni
     first = 0
     layers = decoder_layers(model, family)
     for index, layer in enumerate(layers):
-        for kind in site_kinds(family):
+        for kind in site_kinds(layer, family):
+            if kind == "experts":
+                sites.append(_experts_site(index, first, layer, family, model.config))
+                first += sites[-1].num_units
+                continue
             parts = site_parts(layer, family, model.config, kind)
             (channels,) = parts[-1].blocks
             num_units = _linear(layer, parts[-1].path, family).in_features // channels
@@ -119,9 +123,32 @@ def unit_table(model: Any, family: Family, *, layers_leave: bool = False) -> Uni
     return UnitTable(tuple(sites), decoder, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def site_kinds(family: Family) -> tuple[SiteKind, ...]:
-    """The sites of each of its layers, in order."""
-    return ("attention", "mlp") if family.attention else ("mlp",)
+def site_kinds(layer: nn.Module, family: Family) -> tuple[SiteKind, ...]:
+    """The sites of a layer, in order."""
+    feed_forward: SiteKind = "experts" if has_experts(layer, family) else "mlp"
+    return ("attention", feed_forward) if family.attention else (feed_forward,)
+
+
+def has_experts(layer: nn.Module, family: Family) -> bool:
+    """Whether a layer has a mixture of experts in place of the MLP."""
+    return family.experts is not None and any(name == family.experts.module for name, _ in layer.named_modules())
+
+
+def _experts_site(index: int, first: int, layer: nn.Module, family: Family, config: Any) -> Site:
+    declared = family.experts
+    assert declared is not None
+    count = _count(config, declared.count_field, family)
+    price = 0
+    for module, names in ((declared.module, declared.weights), (declared.router, declared.router_weights)):
+        for name in names:
+            weight = getattr(_submodule(layer, module, family), name, None)
+            if not isinstance(weight, nn.Parameter) or len(weight) != count:
+                raise BonsaiError(
+                    f"{module}.{name} is no parameter of {count} experts; the family {family.name!r} does not fit."
+                )
+            price += weight.numel() // count
+    least = _count(config, declared.per_token_field, family)
+    return Site(f"layers.{index}.experts", index, "experts", first, count, price, 1, least=least)
 
 
 def _check_fit(linear: nn.Linear, part: Part, num_units: int, family: Family) -> None:

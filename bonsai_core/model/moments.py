@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,28 +63,41 @@ def _of_living(subject: Subject, site: Site, keep_U: NDArray[np.bool_], total: T
 
 def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list[Site]) -> list[Tensor]:
     """Second moments of the sites of a layer, while all windows go through it."""
-    outputs = [subject.output(site) for site in sites]
-    totals = [output.weight.new_zeros((output.in_features,) * 2, dtype=torch.float32) for output in outputs]
-    inputs: dict[nn.Module, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
+    totals: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
 
-    def read(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs[module] = args[0]
+    def watch(site: Site) -> Any:
+        module, read = subject.reads(site)
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[site.name] = read(args)
+
+        return module.register_forward_pre_hook(hook)
 
     def add(hidden: Tensor) -> None:
         power = hidden.float().square().sum(dim=-1).flatten()
         size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
-        for output, total in zip(outputs, totals, strict=True):
-            rows = inputs[output].flatten(end_dim=-2)
+        for site in sites:
+            rows = inputs[site.name].flatten(end_dim=-2)
+            if site.name not in totals:
+                totals[site.name] = rows.new_zeros((rows.shape[-1],) * 2, dtype=torch.float32)
             for some, their_size in zip(torch.split(rows, CHUNK_ROWS), torch.split(size, CHUNK_ROWS), strict=True):
-                _add_lower(total, some.float() * their_size)
+                _add_lower(totals[site.name], some.float() * their_size)
 
-    handles = [output.register_forward_pre_hook(read) for output in outputs]
+    handles = [watch(site) for site in sites]
     try:
         stream.advance(position, add)
     finally:
         for handle in handles:
             handle.remove()
-    return [total.tril_() + total.tril(-1).T for total in totals]
+    return [_symmetric(site, totals[site.name]) for site in sites]
+
+
+def _symmetric(site: Site, lower: Tensor) -> Tensor:
+    """From the lower triangle. Experts' outputs point where they like, so that none can stand in for another."""
+    if site.kind == "experts":
+        return lower.diagonal().diag()
+    return lower.tril_() + lower.tril(-1).T
 
 
 def _add_lower(total: Tensor, rows: Tensor) -> None:

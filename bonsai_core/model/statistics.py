@@ -119,14 +119,17 @@ def _watching(subject: Subject, observer: Prior | Compensator, into: dict[str, T
 def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> list[Any]:
     """From what each output projection reads; in the widest float of the device."""
 
-    def watch(site: Site) -> Hook:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs = args[0].float().reshape(-1, args[0].shape[-1] // site.unit_channels, site.unit_channels)
-            into[site.name] = observer.accumulate(inputs).to(_wide(subject))
+    def watch(site: Site) -> Any:
+        module, read = subject.reads(site)
 
-        return hook
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = read(args)
+            by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
+            into[site.name] = observer.accumulate(by_unit).to(_wide(subject))
 
-    return [subject.output(site).register_forward_pre_hook(watch(site)) for site in subject.sites_present()]
+        return module.register_forward_pre_hook(hook)
+
+    return [watch(site) for site in subject.sites_present()]
 
 
 def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> list[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.depth import set_layers
+from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
 from bonsai_core.units import Site
@@ -38,7 +40,7 @@ class Subject:
         self._parts = {
             site.name: site_parts(self._layer(site), family, model.config, site.kind)
             for site in self.table
-            if site.kind != "layer"
+            if site.has_output
         }
 
     @property
@@ -51,8 +53,25 @@ class Subject:
         """The site's output projection; its input channels are the units'."""
         return self._linear(site, self._parts[site.name][-1])
 
+    def experts(self, site: Site) -> Experts:
+        """The experts of a site that has such units."""
+        assert self.family.experts is not None
+        return Experts(self._layer(site), self.family.experts)
+
+    def reads(self, site: Site) -> tuple[nn.Module, Callable[[tuple[Any, ...]], Tensor]]:
+        """The module that reads what the units give, and what it reads of the arguments of a call: [..., channels]."""
+        if site.kind == "experts":
+            experts = self.experts(site)
+            return experts.module, experts.use
+        return self.output(site), itemgetter(0)
+
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
-        """The output projection's weight by the units alive, float32 [out, units, channels]."""
+        """The output projection's weight by the units alive, float32 [out, units, channels].
+
+        Experts count as one channel each, see `Experts.weight`.
+        """
+        if site.kind == "experts":
+            return self.of_living(site, alive_U, self.experts(site).weight(), dim=1)
         weight = self.output(site).weight.detach()
         by_unit = weight.view(weight.shape[0], -1, site.unit_channels)
         return self.of_living(site, alive_U, by_unit, dim=1).float()
@@ -65,7 +84,7 @@ class Subject:
         return by_unit.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(by_unit.device))
 
     def sites_present(self) -> list[Site]:
-        """Attentions and MLPs that have at least one unit left."""
+        """Attentions, MLPs and mixtures of experts that have at least one unit left."""
         return [site for site in self.table if site.kind != "layer" and self.present_U[site.units].any()]
 
     def layers_present(self) -> dict[int, nn.Module]:
@@ -77,28 +96,25 @@ class Subject:
     def masked(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
         """The sub-model under a keep vector: dropped units' channels are zeroed before the output projection.
 
-        Layers that are dropped whole hand on what they are given. Sites that lose nothing get no hook; on leaving, no
-        trace stays.
+        Of experts, tokens are sent to those that are kept. Layers that are dropped whole hand on what they are given.
+        Sites that lose nothing get no hook; on leaving, no trace stays.
         """
-        handles: list[Any] = []
-        try:
+        with ExitStack() as stack:
             for index, layer in self.layers_present().items():
                 if not self.table.layer_stays(index, keep_U):
-                    handles.append(layer.register_forward_hook(_hand_on, with_kwargs=True))
+                    stack.callback(layer.register_forward_hook(_hand_on, with_kwargs=True).remove)
             for site in self.sites_present():
-                if not self.table.layer_stays(site.layer, keep_U):
-                    continue
                 keep = keep_U[site.units][self.present_U[site.units]]
-                if keep.all():
+                if keep.all() or not self.table.layer_stays(site.layer, keep_U):
+                    continue
+                if site.kind == "experts":
+                    stack.enter_context(self.experts(site).without(torch.from_numpy(np.flatnonzero(keep))))
                     continue
                 output = self.output(site)
                 channels = torch.from_numpy(np.repeat(keep, site.unit_channels))
                 factor = channels.to(output.weight.device, output.weight.dtype)
-                handles.append(output.register_forward_pre_hook(_multiply_by(factor)))
+                stack.callback(output.register_forward_pre_hook(_multiply_by(factor)).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def slice(self, keep_U: NDArray[np.bool_]) -> None:
         """Remove every unit that is not kept, in place, one linear at a time.
@@ -115,6 +131,9 @@ class Subject:
                 self._empty(site)
                 continue
             index = torch.from_numpy(np.flatnonzero(keep))
+            if site.kind == "experts":
+                self.experts(site).slice(index)
+                continue
             for part in self._parts[site.name]:
                 whole = self._linear(site, part)
                 self._layer(site).set_submodule(part.path, _slice(whole, part, index, len(keep)))
@@ -155,7 +174,7 @@ class Subject:
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
         for site in self.table:
-            if site.kind == "layer" or not self.table.layer_stays(site.layer, self.present_U):
+            if not site.has_output or not self.table.layer_stays(site.layer, self.present_U):
                 continue
             holder = self.output(site) if self.present_U[site.units].any() else self._stand_in(site)
             if holder.bias is None:
@@ -175,6 +194,9 @@ class Subject:
                 continue
             if site.kind == "mlp":
                 sizes[site.layer][self.family.mlp.width_field] = count
+            elif site.kind == "experts":
+                assert self.family.experts is not None
+                sizes[site.layer][self.family.experts.count_field] = count
             else:
                 assert self.family.attention is not None
                 sizes[site.layer].update(self.family.attention.sizes(self.model.config, count))

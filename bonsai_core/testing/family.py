@@ -44,8 +44,11 @@ class FamilyContract(ABC):
         subject = self._subject()
         num_layers = subject.model.config.num_hidden_layers
         assert [(site.layer, site.kind) for site in subject.table] == [
-            (layer, kind) for layer in range(num_layers) for kind in (*site_kinds(subject.family), "layer")
+            (index, kind)
+            for index, layer in subject.layers_present().items()
+            for kind in (*site_kinds(layer, subject.family), "layer")
         ]
+        assert len(subject.layers_present()) == num_layers
         decoder = sum(site.num_units * site.unit_params + site.rest_params for site in subject.table)
         assert decoder == subject.table.decoder_params <= subject.table.total_params
 
@@ -133,17 +136,19 @@ def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
     for dropped in (0.2, 0.6):
         keep_U = rng.random(len(table)) >= dropped
         for site in table:
-            keep_U[site.first + int(rng.integers(site.num_units))] = True
+            spared = rng.permutation(site.num_units)[: max(1, site.least)]
+            keep_U[site.first + spared] = True
         ragged.append(keep_U)
     emptied_U = ragged[0].copy()
-    fine = [site for site in table if site.kind != "layer"]
-    emptied_U[fine[0].units] = False
-    emptied_U[fine[-1].units] = False
+    emptied = [site for site in table if site.has_output]
+    for site in (*emptied[:1], *emptied[-1:]):
+        emptied_U[site.units] = False
     if not table.layer_sites:
         return [*ragged, emptied_U]
     shallow_U = ragged[0].copy()
     _drop_layer(table, 0, shallow_U)
-    shallow_U[fine[-2].units] = False
+    for site in emptied[-1:]:
+        shallow_U[site.units] = False
     return [*ragged, emptied_U, shallow_U]
 
 

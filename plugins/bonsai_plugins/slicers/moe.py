@@ -1,0 +1,24 @@
+"""Mixtures of experts: attention as in their dense kin, and experts in place of MLP channels."""
+
+from bonsai_core import ExpertsSite, Family
+
+MIXTRAL = Family(
+    name="mixtral",
+    model_types=("mixtral",),
+    title="Mixtral",
+    experts=ExpertsSite(count_field="num_local_experts"),
+)
+QWEN_MOE = Family(
+    name="qwen_moe",
+    model_types=("qwen2_moe", "qwen3_moe"),
+    title="Qwen1.5-MoE, Qwen2-MoE, Qwen3-MoE",
+    experts=ExpertsSite(),
+)
+OLMOE = Family(
+    name="olmoe",
+    model_types=("olmoe",),
+    title="OLMoE",
+    attention=None,
+    experts=ExpertsSite(),
+    why="queries and keys are normalised over all heads together, so that removing one changes the others",
+)
