@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 FILE_NAME = "modeling_bonsai.py"
+PREFIX = "bonsai_"
 FAMILY_MARK = "# The model family of this checkpoint."
 # What a layer must take from the model's configuration at every call: users change it after the model is built.
 SHARED = ("_attn_implementation_internal", "_experts_implementation_internal")
@@ -165,7 +166,7 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
         (RaggedConfig, config_class),
         {
             "__module__": __name__,
-            "model_type": f"bonsai_{config_class.model_type}",
+            "model_type": f"{PREFIX}{config_class.model_type}",
             "stock_class": config_class,
         },
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import bonsai_core
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
+from bonsai_core.contracts import Family
 from bonsai_core.contracts.events import Event, TokensDone, Warned
 from bonsai_core.engine.calibration import Calibration, draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
@@ -35,6 +36,7 @@ from bonsai_core.model.load import (
 )
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
+from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
@@ -146,6 +148,11 @@ def open_workspace(
     """
     methods = choose_methods(config, registry, function)
     parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
+    if parent.family.name == RECOGNISED:
+        warn(
+            f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "
+            f"masking equals slicing on a small model of it: {_told(parent.family)}."
+        )
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
     start = start_token(parent.family, tokenizer)
@@ -180,6 +187,14 @@ def open_workspace(
         evaluation_NT,
         rules,
         dense_bytes,
+    )
+
+
+def _told(family: Family) -> str:
+    """Where the units of a recognised family are."""
+    sites = [site for site in (family.attention, family.mlp) if site is not None]
+    return ", ".join(f"{family.layers}.*.{site.path(site.output)}" for site in sites) + (
+        f" (attention stays whole: {family.why})" if family.why else ""
     )
 
 

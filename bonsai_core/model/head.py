@@ -17,6 +17,7 @@ class Head:
     def __init__(self, model: Any) -> None:
         self.projection: nn.Linear = model.get_output_embeddings()
         self._scaling = float(getattr(model.config, "logits_scaling", None) or 1.0)  # Granite
+        self._scaling /= float(getattr(model.config, "logit_scale", None) or 1.0)  # Cohere
         self._cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
 
     @property

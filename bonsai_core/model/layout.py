@@ -28,27 +28,18 @@ class Part:
     dim: int
 
 
-def find_family(families: list[Family], slicer: str, model_type: str, architecture: str) -> Family:
-    """The family for a model: by name, or from its `model_type` where `slicer` is ``auto``.
+def find_family(families: list[Family], slicer: str, model_type: str) -> Family | None:
+    """The family for a model: by name, or from its `model_type` where `slicer` is ``auto``; None if none is declared.
 
     Raises:
-        BonsaiError: no declared family has this model type.
+        UnknownNameError: no family has that name.
     """
-    if slicer != "auto":
-        for family in families:
-            if family.name == slicer:
-                return family
-        raise UnknownNameError("slicer", slicer, ["auto", *(family.name for family in families)])
+    if slicer == "auto":
+        return next((family for family in families if model_type in family.model_types), None)
     for family in families:
-        if model_type in family.model_types:
+        if family.name == slicer:
             return family
-    known = ", ".join(sorted({kind for family in families for kind in family.model_types})) or "none"
-    raise BonsaiError(
-        f"{architecture or 'This model'} (model type {model_type!r}) is not supported. Supported model types: {known}. "
-        f"To add one, declare its family in a plugin: a bonsai_slicers hook that returns "
-        f"Family(name=..., model_types=({model_type!r},), attention=AttentionSite(...), mlp=MlpSite(...)); "
-        f"CONTRIBUTING.md shows how."
-    )
+    raise UnknownNameError("slicer", slicer, ["auto", *(family.name for family in families)])
 
 
 def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:

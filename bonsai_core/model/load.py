@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from bonsai_core.checkpoint import register
+from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family, unit_table
+from bonsai_core.model.recognise import recognise
 from bonsai_core.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 from bonsai_core.units import UnitTable
@@ -45,6 +48,8 @@ class Parent:
 def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_remote_code: bool = False) -> Parent:
     """Look a model up and check that it can be pruned, before any weight is read.
 
+    An architecture that no family is declared for is recognised if it can be, see `recognise`.
+
     Raises:
         BonsaiError: no such model, no safetensors weights, or an unsupported architecture.
     """
@@ -55,9 +60,9 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
             f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model with "
             f"a larger --sparsity instead."
         )
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    family = find_family(registry.families(), slicer, config.model_type, architecture).of(config)
-    return Parent(name, source, config, family)
+    families = registry.families()
+    family = find_family(families, slicer, config.model_type) or _recognised(config, families)
+    return Parent(name, source, config, family.of(config))
 
 
 def find_source(name: str) -> str:
@@ -88,7 +93,7 @@ def load_model(source: str, *, dtype: str = "auto", device: str = "auto", trust_
     """
     from transformers import AutoModelForCausalLM
 
-    register_checkpoints()
+    register_checkpoints(of=source)
     place = find_device(device)
     kwargs = {"device_map": {"": place}} if place.type == "cuda" else {}
     try:
@@ -112,7 +117,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    register_checkpoints()  # or the tokenizer of a pruned checkpoint asks about its modeling file
+    register_checkpoints(of=source)  # or the tokenizer of a pruned checkpoint asks about its modeling file
     try:
         return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, ImportError, KeyError) as error:
@@ -140,10 +145,20 @@ def load_unit_table(
     return unit_table(model, parent.family, layers_leave=layers_leave)
 
 
-def register_checkpoints(registry: Registry | None = None) -> None:
-    """Teach transformers' auto classes the free-shape checkpoints of every declared family."""
+def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:
+    """Teach transformers' auto classes the free-shape checkpoints of every declared family.
+
+    Args:
+        registry: the plugins; None loads all installed ones.
+        of: a directory with such a checkpoint, whose family may have been recognised; it is made known too.
+    """
     families = (registry or Registry()).families()
-    for model_type in sorted({model_type for family in families for model_type in family.model_types}):
+    model_types = {model_type for family in families for model_type in family.model_types}
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # what is wrong there is told when it is loaded
+        saved = json.loads((user_path(of or "") / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if saved.startswith(PREFIX):
+            model_types.add(saved.removeprefix(PREFIX))
+    for model_type in sorted(model_types):
         # One plugin's model type that this transformers lacks stops nobody else's.
         with suppress(UnknownNameError):
             register([model_type])
@@ -209,10 +224,33 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
+def _recognised(config: Any, families: list[Family]) -> Family:
+    """The family of an architecture that none is declared for.
+
+    Raises:
+        BonsaiError: it cannot be recognised.
+    """
+    try:
+        if not type(config).__module__.startswith("transformers."):
+            raise BonsaiError(
+                "its code is no part of transformers, which checkpoints of recognised models are made from"
+            )
+        return recognise(config)
+    except BonsaiError as error:
+        architecture = (getattr(config, "architectures", None) or ["This model"])[0]
+        known = ", ".join(sorted({kind for family in families for kind in family.model_types})) or "none"
+        raise BonsaiError(
+            f"{architecture} (model type {config.model_type!r}) is not supported, and its structure was not "
+            f"recognised: {error}. Supported model types: {known}. To add one, declare its family in a plugin: a "
+            f"bonsai_slicers hook that returns Family(name=..., model_types=({config.model_type!r},), "
+            f"attention=AttentionSite(...), mlp=MlpSite(...)); CONTRIBUTING.md shows how."
+        ) from None
+
+
 def _config(source: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    register_checkpoints()
+    register_checkpoints(of=source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:

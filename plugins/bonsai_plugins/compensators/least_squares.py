@@ -31,6 +31,5 @@ class LeastSquares(Compensator):
         moments = damped(removal.total, self.damping)
         kept = removal.keep.repeat_interleave(channels).to(moments.device)
         weight = removal.weight.flatten(1).to(moments)
-        lost = weight[:, ~kept] @ moments[~kept][:, kept]
-        taken_over = lost.T.cholesky_solve(cholesky(moments[kept][:, kept])).T
-        return Repair(weight=(weight[:, kept] + taken_over).view(len(weight), -1, channels))
+        explained = moments[kept][:, ~kept].cholesky_solve(cholesky(moments[kept][:, kept]))  # [kept, removed]
+        return Repair(weight=(weight[:, kept] + weight[:, ~kept] @ explained.T).view(len(weight), -1, channels))

@@ -32,8 +32,8 @@ class OptimalBrainSurgeon(Prior):
 
         assert site.total is not None
         units, channels = site.weight.shape[1:]
-        # The inverse needs float64; what is subtracted from it afterwards does not.
-        inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping))).float()
+        # The factor needs float64; its condition is the root of the moments', so the rest does not.
+        inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping)).float())
         weight = site.weight.flatten(1).T.contiguous().to(inverse.device)  # [channels of all units, out]
         left = torch.arange(units, device=weight.device)
         score = torch.zeros(units, dtype=inverse.dtype, device=weight.device)

@@ -8,10 +8,10 @@ FAST = Recipe(
     settings={
         "round_fraction": 0.25,
         "min_rounds": 2,
-        "submodels": 14,
+        "submodels": 10,
         "samples": 1,
         "prior_samples": 12,
-        "held_out_samples": 2,
+        "held_out_samples": 1,
     },
 )
 DEFAULT = Recipe(
