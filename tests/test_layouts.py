@@ -4,47 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Pico
-from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from layouts import laid_out_as
+from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig, run
 from bonsai_core.testing.family import logits
-
-SAME = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "tie_word_embeddings",
-    "rms_norm_eps",
-]
-
-
-def laid_out_as(model_type: str, llama: Any) -> Any:
-    """A model of another type that computes the same."""
-    values = {name: getattr(llama.config, name) for name in SAME}
-    other = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**values, pad_token_id=0, sliding_window=None))
-    weights: dict[str, Tensor] = dict(llama.state_dict())
-    if model_type == "phi3":
-        for index in range(llama.config.num_hidden_layers):
-            for module, parts, fused in (
-                ("self_attn", ("q_proj", "k_proj", "v_proj"), "qkv_proj"),
-                ("mlp", ("gate_proj", "up_proj"), "gate_up_proj"),
-            ):
-                names = [f"model.layers.{index}.{module}.{part}.weight" for part in parts]
-                weights[f"model.layers.{index}.{module}.{fused}.weight"] = torch.cat([weights.pop(n) for n in names])
-    other.load_state_dict(weights)
-    return other.eval()
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "phi3"])

@@ -8,7 +8,7 @@ FAST = Recipe(
     settings={
         "round_fraction": 0.25,
         "min_rounds": 2,
-        "submodels": 10,
+        "submodels": 12,
         "samples": 1,
         "prior_samples": 12,
         "held_out_samples": 1,

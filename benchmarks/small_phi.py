@@ -1,0 +1,125 @@
+"""Trains a small Phi-2-style model for a few minutes, then prunes it in several ways, side by side.
+
+    python benchmarks/small_phi.py wikitext2-calibration.txt wikitext2-eval.txt
+
+Phi's decoder layer is unlike LLaMA's: attention and MLP side by side on one norm, biases everywhere, partial rotary
+embeddings. The model (4 layers of 256, 2,048 tokens of vocabulary) is trained on the calibration text alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
+
+from bonsai_core import RunConfig, run
+
+VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 2048, 256, 16, 2e-3, 0.05
+ARMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "nothing repaired": {"compensator": "none"},
+    "wanda, equal cut": {"prior": "wanda", "estimator": "none", "compensator": "none"},
+    "random": {"prior": "random", "estimator": "none", "compensator": "none"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text")
+    parser.add_argument("eval_text")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--sparsity", type=float, default=0.3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/small-phi"))
+    args = parser.parse_args()
+    parent = args.out / "dense"
+    if not (parent / "config.json").is_file():
+        train(Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
+    print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed |")
+    print("| --- | ---: | ---: |")
+    for arm, settings in ARMS.items():
+        found = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
+        if arm == "default":
+            print(f"| dense | {found[0]['dense']:.2f} | |")
+        pruned = [row["pruned"] for row in found]
+        each = ", ".join(f"{value:.2f}" for value in pruned)
+        print(f"| {arm} | {np.mean(pruned):.2f} ± {np.std(pruned, ddof=len(pruned) > 1):.2f} | {each} |", flush=True)
+
+
+def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, settings: dict[str, Any]) -> Any:
+    values = {
+        "model": str(parent),
+        "dataset": args.text,
+        "eval_dataset": args.eval_text,
+        "sparsity": args.sparsity,
+        "seed": seed,
+        "latency": False,
+        "eval_samples": 32,
+        "eval_sequence_length": SEQUENCE,
+        "out": args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}",
+        **settings,
+    }
+    return run(RunConfig(**values)).report["perplexity"]
+
+
+def train(text: str, seconds: float, directory: Path) -> None:
+    """Next-token training from scratch, for so many seconds; model and tokenizer are saved."""
+    tokenizer = _tokenizer(text)
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+    torch.manual_seed(0)
+    model = PhiForCausalLM(
+        PhiConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            max_position_embeddings=2 * SEQUENCE,
+            partial_rotary_factor=0.5,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.1)
+    start, step, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        begins = torch.randint(len(ids) - SEQUENCE, (BATCH,)).tolist()
+        batch = torch.stack([ids[begin : begin + SEQUENCE] for begin in begins])
+        rate = PEAK_RATE * min(done / WARM_UP, 0.5 * (1 + math.cos(math.pi * done)))
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, 1e-6)
+        loss = model(batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step, done = step + 1, (time.monotonic() - start) / seconds
+        if step % 50 == 0:
+            print(f"step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
+    model.eval().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    print(f"{directory}: {sum(p.numel() for p in model.parameters()):,} parameters, {step * BATCH * SEQUENCE:,} tokens")
+
+
+def _tokenizer(text: str) -> PreTrainedTokenizerFast:
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.train_from_iterator(
+        text.splitlines(keepends=True),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+
+
+if __name__ == "__main__":
+    main()
