@@ -158,6 +158,13 @@ class RunConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights; auto is the checkpoint's own."
     )
+    load_in: Literal["full", "8bit", "4bit"] = Field(
+        "full", description="Quantise the model while it is measured (bitsandbytes); what is saved is not quantised."
+    )
+    device_map: Literal["none", "auto"] = Field(
+        "none", description="auto: spread the model over GPUs, CPU and disk while it is measured (accelerate)."
+    )
+    max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
     out: Path | None = Field(None, description="Run directory; left out: runs/ plus a name made from the settings.")
@@ -188,6 +195,11 @@ class RunConfig(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether weights cannot be changed in memory, because they are quantised or elsewhere."""
+        return self.load_in != "full" or self.device_map != "none"
 
     @property
     def saved_as(self) -> Literal["free", "uniform"]:

@@ -44,7 +44,15 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
         warn=warn,
         start=start_token(family, tokenizer),
     )
-    loaded = load_model(source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+    loaded = load_model(
+        source,
+        dtype=config.dtype,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+        load_in=config.load_in,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
+    )
     check_positions(loaded.config, family, config.eval_sequence_length, warn)
     passes = Passes(loaded, config.batch_size, on_warning=warn)
     return {

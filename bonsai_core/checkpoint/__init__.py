@@ -7,7 +7,17 @@ file in the checkpoint.
 
 from bonsai_core.checkpoint.modeling_bonsai import EmptyAttention, EmptyMLP, ragged
 from bonsai_core.checkpoint.register import register
-from bonsai_core.checkpoint.save import save_checkpoint
+from bonsai_core.checkpoint.save import empty_model, save_checkpoint
+from bonsai_core.checkpoint.stream import save_streamed
 from bonsai_core.checkpoint.uniform import check_uniform
 
-__all__ = ["EmptyAttention", "EmptyMLP", "check_uniform", "ragged", "register", "save_checkpoint"]
+__all__ = [
+    "EmptyAttention",
+    "EmptyMLP",
+    "check_uniform",
+    "empty_model",
+    "ragged",
+    "register",
+    "save_checkpoint",
+    "save_streamed",
+]

@@ -115,12 +115,16 @@ class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers, and this file goes along: what is fine-tuned and saved again still loads anywhere."""
+        self.save_code(Path(save_directory))
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def save_code(self, directory: Path) -> None:
+        """Write this file, with the classes of the model's family at its end, and name it in the configuration."""
         config_class, model_class = type(self.config), type(self)
         self.config.auto_map = {
             "AutoConfig": f"{Path(FILE_NAME).stem}.{config_class.__name__}",
             "AutoModelForCausalLM": f"{Path(FILE_NAME).stem}.{model_class.__name__}",
         }
-        directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         source = Path(__file__).read_text(encoding="utf-8").partition(f"\n\n{FAMILY_MARK}\n")[0]
         stock = (config_class.stock_class.__name__, model_class.stock_class.__name__)
@@ -130,7 +134,6 @@ class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
             f"{config_class.__name__}, {model_class.__name__} = ragged({stock[0]}, {stock[1]})\n",
             encoding="utf-8",
         )
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     # transformers 5.23 decides the next two by reading the source file of the class; the answer lies in the stock one.
     @classmethod

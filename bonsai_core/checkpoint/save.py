@@ -31,7 +31,7 @@ def save_checkpoint(
     shapes: Literal["free", "uniform"],
     provenance: Mapping[str, object],
     added_biases: Sequence[str] = (),
-) -> None:
+) -> int:
     """Save a sliced model, its tokenizer, and how it was made.
 
     The same inputs give the same bytes. A kill leaves what was there before, or nothing, or the whole checkpoint; at
@@ -48,35 +48,48 @@ def save_checkpoint(
         provenance: written to bonsai.json; values that JSON knows.
         added_biases: linears of every layer, by their names in it, that have got a bias which stock models lack.
 
+    Returns:
+        How many parameters the saved model has.
+
     Raises:
         BonsaiError: `shapes` is ``uniform`` and the sizes differ between layers or no stock model has them, or
             biases were added.
         ValueError: `per_layer` does not describe the weights.
     """
-    story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    small = _small_model(model, family, per_layer, shapes, added_biases)
-    with _written_whole(directory) as partial:
+    small = empty_model(
+        model.config, stock_class(type(model)), family, per_layer, shapes, added_biases, model.generation_config
+    )
+    # Linears of width 0 hold nothing; what is loaded has no module for them.
+    weights = {name: weight for name, weight in model.state_dict().items() if weight.numel()}
+    try:
+        small.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"per_layer does not describe the weights of this model: {error}") from error
+    small.tie_weights()
+    with checkpoint_directory(directory, tokenizer, provenance) as partial:
         small.save_pretrained(partial)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
+    return sum(parameter.numel() for parameter in small.parameters())
 
 
-def _small_model(
-    model: Any,
+def empty_model(
+    config: Any,
+    model_class: Any,
     family: Family,
     per_layer: Sequence[Mapping[str, int]],
     shapes: Literal["free", "uniform"],
     added_biases: Sequence[str],
+    generation_config: Any,
 ) -> Any:
-    """A model that is small by its configuration, with the weights of `model`: what loading will build.
+    """What loading a checkpoint will build, without memory; arguments as for `save_checkpoint`.
 
-    It is built without memory and shares the weights, so that names and shapes are checked before a byte is written.
+    Args:
+        config: of the dense model, but with the number of layers that are left.
+        model_class: its class in transformers.
     """
-    values = _values(model.config)
-    if len(per_layer) != model.config.num_hidden_layers:
-        raise ValueError(f"per_layer has {len(per_layer)} layers, the model {model.config.num_hidden_layers}.")
-    config_class, model_class = stock_class(type(model.config)), stock_class(type(model))
+    values = _values(config)
+    if len(per_layer) != config.num_hidden_layers:
+        raise ValueError(f"per_layer has {len(per_layer)} layers, the model {config.num_hidden_layers}.")
+    config_class = stock_class(type(config))
     if shapes == "uniform":
         if added_biases:
             raise BonsaiError("Biases were added, which stock checkpoints have no place for. Save with shapes free.")
@@ -86,8 +99,8 @@ def _small_model(
                 "Uniform shapes need the same sizes in every layer, and these differ between layers. "
                 "Save with shapes free, or prune with shapes uniform from the start."
             )
-        check_uniform(model.config, sizes, family)
-        values.update(under_own_names(model.config, sizes))
+        check_uniform(config, sizes, family)
+        values.update(under_own_names(config, sizes))
     else:
         config_class, model_class = ragged(config_class, model_class)
         values["bonsai_family"] = family.model_dump(
@@ -98,21 +111,33 @@ def _small_model(
             values["added_biases"] = list(added_biases)
     with torch.device("meta"):
         small = model_class(config_class.from_dict(values))
-    # Linears of width 0 hold nothing; what is loaded has no module for them.
-    weights = {name: weight for name, weight in model.state_dict().items() if weight.numel()}
-    try:
-        small.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"per_layer does not describe the weights of this model: {error}") from error
     small.tie_weights()
-    small.generation_config = copy.deepcopy(model.generation_config)
+    small.generation_config = copy.deepcopy(generation_config)
     return small
+
+
+@contextmanager
+def checkpoint_directory(directory: Path, tokenizer: Any, provenance: Mapping[str, object]) -> Iterator[Path]:
+    """Where to write a model, which becomes a checkpoint with tokenizer and provenance when the block ends well."""
+    story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with _written_whole(directory) as partial:
+        yield partial
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
 
 
 def _values(config: Any) -> dict[str, Any]:
     """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
     values: dict[str, Any] = config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family"):
+    for name in (
+        "model_type",
+        "architectures",
+        "auto_map",
+        "per_layer_config",
+        "bonsai_family",
+        "quantization_config",
+    ):
         values.pop(name, None)
     # Stock classes derive a missing head_dim from the number of heads, which is no longer the dense one.
     values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads

@@ -23,7 +23,17 @@ from bonsai_core.registry import KINDS
 INTERRUPTED = 130
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
-EVAL_FIELDS = ("eval_samples", "eval_sequence_length", "batch_size", "device", "dtype", "trust_remote_code")
+EVAL_FIELDS = (
+    "eval_samples",
+    "eval_sequence_length",
+    "batch_size",
+    "device",
+    "dtype",
+    "load_in",
+    "device_map",
+    "max_memory",
+    "trust_remote_code",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -110,14 +120,7 @@ def units(**values: Any) -> None:
     from bonsai_core.model.load import load_unit_table
 
     _quiet()
-    chosen = settings(values, None)
-    table = load_unit_table(
-        chosen.model,
-        installed(),
-        slicer=chosen.slicer,
-        trust_remote_code=chosen.trust_remote_code,
-        layers_leave="layer" in chosen.units,
-    )
+    table = load_unit_table(settings(values, None), installed())
     Console().print(unit_view(table))
 
 

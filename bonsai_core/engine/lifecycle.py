@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint import save_checkpoint
+from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
+from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import (
     Event,
@@ -39,8 +40,10 @@ from bonsai_core.engine.setup import (
 )
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.frozen import FrozenSubject
 from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
 from bonsai_core.model.load import load_model
+from bonsai_core.model.sliced_files import SlicedFiles
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory
@@ -194,12 +197,14 @@ class _Run:
                 f"try --dtype float32 ({config.dtype} was asked for)."
             )
         alive_U = self._prune()
-        work.subject.slice(alive_U)
-        if work.methods.compensator.adds_bias:
-            work.subject.complete_biases()
-        self._evaluations.pruned()
+        if work.subject.in_place:
+            work.subject.slice(alive_U)
+            if work.methods.compensator.adds_bias:
+                work.subject.complete_biases()
+        with work.subject.masked(alive_U):
+            self._evaluations.pruned()
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
-        self._save()
+        self._save(alive_U)
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", self._latency)
@@ -262,13 +267,12 @@ class _Run:
         rounds.clear()
         return alive_U
 
-    def _save(self) -> None:
+    def _save(self, keep_U: NDArray[np.bool_]) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
         work, config = self._work, self._work.config
         saved = self._journal.get("save")
         if self._checkpoint_is_whole():
             return
-        keep_U = work.subject.present_U
         provenance = {
             "base_model": config.model,
             "config": config.model_dump(mode="json", exclude={"out", "device"}),
@@ -279,17 +283,7 @@ class _Run:
 
         def save() -> dict[str, Any]:
             with self._directory.writing(f"the checkpoint {self._directory.model_path}"):
-                save_checkpoint(
-                    work.subject.model,
-                    work.tokenizer,
-                    self._directory.model_path,
-                    family=work.parent.family,
-                    per_layer=work.subject.layer_sizes(),
-                    shapes=config.saved_as,
-                    provenance=provenance,
-                    added_biases=work.subject.output_paths() if work.methods.compensator.adds_bias else (),
-                )
-            parameters = sum(p.numel() for p in work.subject.model.parameters())
+                parameters = self._write_checkpoint(keep_U, provenance)
             return {"bytes": _weight_bytes(self._directory.model_path), "parameters": parameters}
 
         if saved is None:
@@ -297,9 +291,38 @@ class _Run:
         else:
             save()
 
+    def _write_checkpoint(self, keep_U: NDArray[np.bool_], provenance: Mapping[str, object]) -> int:
+        """Write the pruned model; returns how many parameters it has."""
+        work, subject, path, shapes = (
+            self._work,
+            self._work.subject,
+            self._directory.model_path,
+            self._work.config.saved_as,
+        )
+        per_layer = subject.layer_sizes(keep_U)
+        added = subject.output_paths() if work.methods.compensator.adds_bias else ()
+        if not isinstance(subject, FrozenSubject):
+            return save_checkpoint(
+                subject.model,
+                work.tokenizer,
+                path,
+                family=work.parent.family,
+                per_layer=per_layer,
+                shapes=shapes,
+                provenance=provenance,
+                added_biases=added,
+            )
+        pieces, dense = SlicedFiles(subject, keep_U), subject.model
+        stock, settings = stock_class(type(dense)), dense.generation_config
+        small = empty_model(pieces.config, stock, work.parent.family, per_layer, shapes, added, settings)
+        save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of)
+        return sum(parameter.numel() for parameter in small.parameters())
+
     def _latency(self) -> dict[str, Any]:
         """Dense and pruned taking turns; left out where there is no room for both."""
         work, config = self._work, self._work.config
+        if config.frozen:
+            return {"skipped": "the dense model does not stand in memory as it is"}
         if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
             return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
         dense = load_model(

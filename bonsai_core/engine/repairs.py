@@ -76,8 +76,8 @@ class Repairs:
             repair = site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
             if not self._compensator.changes_weights:
                 return repair
-            self._prepared.save_repair(name, repair, self._subject.output(site).weight.dtype)
-        return Repair(**self._prepared.load(name, self._subject.device))
+            self._prepared.save_repair(name, repair, self._subject.dtype_of(site))
+        return Repair(**self._prepared.load(name, self._subject.home))
 
     def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
         """Give back the room of all repairs but those under one keep vector."""

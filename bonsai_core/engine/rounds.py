@@ -104,7 +104,7 @@ class Rounds:
                 self._observe(Warned(f"The repair of round {number} was computed again and rounds differently."))
         for site in subject.sites_present():
             if site.name in files:
-                subject.repair(site, keep_U, Repair(**files.load(site.name, subject.device)))
+                subject.repair(site, keep_U, Repair(**files.load(site.name, subject.home)))
 
     def repair_tokens(self, number: int) -> int:
         """Tokens that the repair of a finished round will put through the model again, because it is gone."""
@@ -143,9 +143,7 @@ class Rounds:
         with self._directory.writing(str(files.folder)):
             partial.folder.mkdir(parents=True)
             for site in self._repairs.losing(keep_U):
-                partial.save_repair(
-                    site.name, self._repairs.of(site, keep_U), self._work.subject.output(site).weight.dtype
-                )
+                partial.save_repair(site.name, self._repairs.of(site, keep_U), self._work.subject.dtype_of(site))
             files.remove()
             partial.folder.replace(files.folder)
 

@@ -25,6 +25,7 @@ from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
 from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.frozen import FrozenSubject
 from bonsai_core.model.load import (
     Parent,
     check_positions,
@@ -33,8 +34,11 @@ from bonsai_core.model.load import (
     load_model,
     load_tokenizer,
     start_token,
+    table_of,
+    weight_files,
 )
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import input_device
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
@@ -89,11 +93,18 @@ class Workspace:
     def dense_origin(self) -> dict[str, Any]:
         """What every measurement of the dense model depends on, as plain data; asked for before it is sliced."""
         return {
-            "model": fingerprint(self.subject.model),
+            "model": self.fingerprint,
+            "load_in": self.config.load_in,
             "batch_size": self.config.batch_size,
             "device": self.subject.device.type,
             "versions": versions(),
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells two parents apart; asked for before the model is sliced."""
+        subject = self.subject
+        return subject.files.fingerprint() if isinstance(subject, FrozenSubject) else fingerprint(subject.model)
 
     def draw_of(self, number: int) -> int:
         """Which draw of calibration data round `number` uses."""
@@ -114,6 +125,8 @@ class Workspace:
 
         Smaller matrices are faster everywhere except on CUDA with unaligned widths, where masking is kept to the end.
         """
+        if not self.subject.in_place:
+            return False
         return self.subject.device.type != "cuda" or self.rules.multiple("mlp") % 64 == 0
 
     def identity(self) -> dict[str, Any]:
@@ -122,7 +135,7 @@ class Workspace:
             "config": self.config.decisive(),
             "calibration": self.texts[0].describe(),
             "evaluation": self.texts[1].describe(),
-            "model": fingerprint(self.subject.model),
+            "model": self.fingerprint,
             **({"measured_on": self.calibration.measured_on} if self.calibration.measured_on else {}),
         }
 
@@ -170,10 +183,21 @@ def open_workspace(
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
     model = load_model(
-        parent.source, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
+        parent.source,
+        dtype=config.dtype,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+        load_in=config.load_in,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
     )
-    dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    subject = Subject(model, parent.family, layers_leave="layer" in config.units)
+    if config.frozen:
+        files = weight_files(parent.source, model)
+        subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files, input_device(model))
+        dense_bytes = files.num_bytes()
+    else:
+        subject = Subject(model, parent.family, layers_leave="layer" in config.units)
+        dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)
     _check_target(config, subject.table, rules)
     return Workspace(
@@ -260,9 +284,10 @@ def disk_bytes(work: Workspace) -> int:
     if methods.watches_moments:
         scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
     if methods.compensator.repairs and methods.compensator.changes_weights:
-        outputs = [work.subject.output(site).weight for site in table if site.has_output]
+        outputs = [work.subject.output(site) for site in table if site.has_output]
         copies = len(work.plan.targets) + 2  # of every round, of its sub-models, and of the search's
-        scratch += copies * sum(weight.numel() * weight.element_size() for weight in outputs)
+        numbers = sum(output.in_features * output.out_features for output in outputs)
+        scratch += int(copies * numbers * work.dense_bytes / table.total_params)
     return int(DISK_MARGIN * (kept * work.dense_bytes + scratch))
 
 

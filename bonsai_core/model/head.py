@@ -22,8 +22,8 @@ class Head:
 
     @property
     def is_linear(self) -> bool:
-        """Whether logits are linear in the hidden state."""
-        return self._cap is None
+        """Whether logits are linear in the hidden state, by weights that can be read."""
+        return self._cap is None and self.projection.weight.device.type != "meta"
 
     @property
     def vocabulary(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import input_device
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -106,7 +107,7 @@ def _record_calls(passes: Passes, layers: Sequence[nn.Module], window_NT: NDArra
 
 
 def _forward(passes: Passes, windows_NT: NDArray[np.int64]) -> None:
-    ids = torch.from_numpy(windows_NT).to(passes.model.device)
+    ids = torch.from_numpy(windows_NT).to(input_device(passes.model))
     passes.model.base_model(input_ids=ids, use_cache=False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +19,13 @@ from safetensors import SafetensorError
 from bonsai_core.checkpoint import register
 from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.checkpoint.uniform import stock_class
+from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family, unit_table
+from bonsai_core.model.placement import DeviceMap, LoadIn, loading_options
 from bonsai_core.model.recognise import recognise
+from bonsai_core.model.weight_files import WeightFiles
 from bonsai_core.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 from bonsai_core.units import UnitTable
@@ -80,13 +85,25 @@ def find_source(name: str) -> str:
     return name
 
 
-def load_model(source: str, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Any:
+def load_model(
+    source: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    load_in: LoadIn = "full",
+    device_map: DeviceMap = "none",
+    max_memory: str | None = None,
+) -> Any:
     """A causal LM in evaluation mode on its device; checkpoints of Bonsai load too, without remote code.
 
     Args:
         source: a directory, a Hugging Face id, or ``demo``.
         dtype: ``auto`` (the checkpoint's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` (CUDA, else MPS, else CPU) or any name torch knows.
+        load_in: ``8bit`` or ``4bit`` quantises linears on the way (bitsandbytes).
+        device_map: ``auto`` spreads layers over devices, the CPU and the disk (accelerate).
+        max_memory: of each, like ``0=20GiB,cpu=60GiB``; None: all that is free.
 
     Raises:
         BonsaiError: there is no such model or device, or it cannot be loaded.
@@ -95,18 +112,41 @@ def load_model(source: str, *, dtype: str = "auto", device: str = "auto", trust_
 
     register_checkpoints(of=source)
     place = find_device(device)
-    kwargs = {"device_map": {"": place}} if place.type == "cuda" else {}
+    options = loading_options(load_in, device_map, max_memory, place)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             find_source(source),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code or None,
-            **kwargs,
+            **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise _loading_error(source, error) from error
-    return model.to(place).eval()
+    if "offload_folder" in options:
+        weakref.finalize(model, shutil.rmtree, options["offload_folder"], ignore_errors=True)
+    return model.eval() if options else model.to(place).eval()
+
+
+def weight_files(source: str, model: Any) -> WeightFiles:
+    """The weights of a loaded model on disk; those of a Hugging Face id lie in the cache."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+
+    def renamed(name: str) -> str:
+        for renaming in renamings:
+            name = renaming.rename_source_key(name)[0]
+        return name
+
+    directory = Path(find_source(source))
+    if not directory.is_dir():
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.safetensors", "*.safetensors.index.json"]
+        directory = Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
+    return WeightFiles(directory, renamed)
 
 
 def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
@@ -124,25 +164,23 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
         raise _loading_error(f"the tokenizer of {source}", error) from error
 
 
-def load_unit_table(
-    name: str,
-    registry: Registry,
-    *,
-    slicer: str = "auto",
-    trust_remote_code: bool = False,
-    layers_leave: bool = False,
-) -> UnitTable:
-    """A model's unit table, from its configuration alone: no weight is read. See `layout.unit_table`.
+def load_unit_table(config: RunConfig, registry: Registry) -> UnitTable:
+    """The unit table of the configured model, from its configuration alone: no weight is read.
 
     Raises:
         BonsaiError: no such model, or an unsupported architecture.
     """
+    parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
+    return table_of(parent, config)
+
+
+def table_of(parent: Parent, config: RunConfig) -> UnitTable:
+    """The unit table of a model that was found but not loaded."""
     from transformers import AutoModelForCausalLM
 
-    parent = find_parent(name, registry, slicer=slicer, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(parent.config, trust_remote_code=trust_remote_code or None)
-    return unit_table(model, parent.family, layers_leave=layers_leave)
+        model = AutoModelForCausalLM.from_config(parent.config, trust_remote_code=config.trust_remote_code or None)
+    return unit_table(model, parent.family, layers_leave="layer" in config.units)
 
 
 def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:

@@ -14,6 +14,7 @@ from bonsai_core.contracts import Answers, DenseTokens
 from bonsai_core.contracts.metric import PerToken, perplexity_of, token_nll
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.head import Head
+from bonsai_core.model.placement import input_device
 from bonsai_core.sources import Question
 
 CHUNK_LOGITS = 8 * 1024 * 1024
@@ -145,7 +146,7 @@ class Passes:
         """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch."""
 
         def forward(rows: slice) -> Tensor:
-            ids = torch.from_numpy(windows_NT[rows]).to(self.model.device)
+            ids = torch.from_numpy(windows_NT[rows]).to(input_device(self.model))
             hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             return hidden
 

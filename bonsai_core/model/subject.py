@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from bonsai_core.model.depth import set_layers
 from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
-from bonsai_core.units import Site
+from bonsai_core.units import Site, UnitTable
 
 
 class Subject:
@@ -29,12 +29,20 @@ class Subject:
         model: a dense transformers model; it is sliced in place.
         family: how it is built.
         layers_leave: whether the unit table has units for whole layers.
+        table: its unit table, where that cannot be read off it.
+
+    Attributes:
+        in_place: whether its weights can be sliced and repaired where they are.
     """
 
-    def __init__(self, model: Any, family: Family, *, layers_leave: bool = False) -> None:
+    in_place: ClassVar[bool] = True
+
+    def __init__(
+        self, model: Any, family: Family, *, layers_leave: bool = False, table: UnitTable | None = None
+    ) -> None:
         self.model = model.eval()
         self.family = family = family.of(model.config)
-        self.table = unit_table(model, family, layers_leave=layers_leave)
+        self.table = table or unit_table(model, family, layers_leave=layers_leave)
         self.present_U = self.table.keep_all()
         self._dense_layers = list(decoder_layers(model, family))
         self._parts = {
@@ -48,6 +56,23 @@ class Subject:
         """Where inputs go."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    @property
+    def home(self) -> torch.device:
+        """Where new weights lie."""
+        return self.device
+
+    def dtype_of(self, site: Site) -> torch.dtype:
+        """The type of new weights."""
+        return self.output(site).weight.dtype
+
+    def output_path(self, site: Site) -> str:
+        """The output projection's name, relative to the decoder layer."""
+        return self._parts[site.name][-1].path
+
+    def parts(self, site: Site) -> tuple[Part, ...]:
+        """The site's linears, the output projection last."""
+        return self._parts[site.name]
 
     def output(self, site: Site) -> nn.Linear:
         """The site's output projection; its input channels are the units'."""
@@ -110,10 +135,8 @@ class Subject:
                 if site.kind == "experts":
                     stack.enter_context(self.experts(site).without(torch.from_numpy(np.flatnonzero(keep))))
                     continue
-                output = self.output(site)
                 channels = torch.from_numpy(np.repeat(keep, site.unit_channels))
-                factor = channels.to(output.weight.device, output.weight.dtype)
-                stack.callback(output.register_forward_pre_hook(_multiply_by(factor)).remove)
+                stack.callback(self.output(site).register_forward_pre_hook(_multiply_by(channels)).remove)
             yield
 
     def slice(self, keep_U: NDArray[np.bool_]) -> None:
@@ -185,11 +208,16 @@ class Subject:
         """Names of the output projections, relative to a decoder layer."""
         return tuple(dict.fromkeys(parts[-1].path for parts in self._parts.values()))
 
-    def layer_sizes(self) -> list[dict[str, int]]:
-        """The true sizes of each layer that is left, under the names its configuration class uses."""
-        sizes: dict[int, dict[str, int]] = {index: {} for index in self.layers_present()}
+    def layer_sizes(self, keep_U: NDArray[np.bool_] | None = None) -> list[dict[str, int]]:
+        """The true sizes of each layer that is left, under the names its configuration class uses.
+
+        Args:
+            keep_U: of the model sliced by it; None as it is.
+        """
+        left_U = self.present_U if keep_U is None else keep_U
+        sizes: dict[int, dict[str, int]] = {n: {} for n in self.layers_present() if self.table.layer_stays(n, left_U)}
         for site in self.table:
-            count = int(self.present_U[site.units].sum())
+            count = int(left_U[site.units].sum())
             if site.kind == "layer" or site.layer not in sizes:
                 continue
             if site.kind == "mlp":
@@ -278,6 +306,8 @@ def _hand_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], o
 
 def _multiply_by(factor: Tensor) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal factor
+        factor = factor.to(args[0])  # moved once, to where the layer is
         return (args[0] * factor, *args[1:])
 
     return hook
@@ -285,18 +315,18 @@ def _multiply_by(factor: Tensor) -> Any:
 
 def _slice(linear: nn.Linear, part: Part, index: Tensor, num_units: int) -> nn.Linear:
     """The linear with the units of `index` only, of the `num_units` it holds."""
-    kept = _of_units(linear.weight.data, part, index, num_units, part.dim)
+    kept = sliced(linear.weight.data, part, index, num_units, part.dim)
     bias = linear.bias
     if bias is not None and part.dim == 0:
-        bias = nn.Parameter(_of_units(bias.data, part, index, num_units, 0), bias.requires_grad)
+        bias = nn.Parameter(sliced(bias.data, part, index, num_units, 0), bias.requires_grad)
     small = nn.Linear(kept.shape[1], kept.shape[0], bias=bias is not None, device="meta")
     small.weight = nn.Parameter(kept, linear.weight.requires_grad)
     small.bias = bias
     return small
 
 
-def _of_units(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: int) -> Tensor:
-    """The rows or columns of the units of `index`, projection by projection."""
+def sliced(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: int) -> Tensor:
+    """The rows or columns of the units of `index`, of a linear's weight or bias, projection by projection."""
     index, sizes = index.to(tensor.device), [num_units * block for block in part.blocks]
     pieces = []
     for piece, block in zip(torch.split(tensor, sizes, dim), part.blocks, strict=True):

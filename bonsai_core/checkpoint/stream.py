@@ -1,0 +1,84 @@
+"""Writes a checkpoint from the parent's files, tensor by tensor: the model is never in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bonsai_core.checkpoint.save import checkpoint_directory
+from bonsai_core.errors import BonsaiError
+
+SHARD_BYTES = 2_000_000_000
+
+
+def save_streamed(
+    model: Any,
+    tokenizer: Any,
+    directory: Path,
+    provenance: Mapping[str, object],
+    tensor_of: Callable[[str], Tensor | None],
+) -> None:
+    """Save a model that has no memory of its own, shard by shard; at most one shard is held.
+
+    Args:
+        model: as `empty_model` makes it.
+        tokenizer, directory, provenance: as for `save_checkpoint`.
+        tensor_of: the tensor of a name in the model; None where there is none.
+
+    Raises:
+        BonsaiError: a tensor is missing, or does not have the model's shape.
+    """
+    with checkpoint_directory(directory, tokenizer, provenance) as partial:
+        _write_model(model, partial, tensor_of)
+
+
+def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor | None]) -> None:
+    if hasattr(model, "save_code"):
+        model.save_code(directory)
+    shard: dict[str, Tensor] = {}
+    shards: list[Path] = []
+    weight_map: dict[str, int] = {}
+    size = total = 0
+    for name, parameter in model.named_parameters():
+        tensor = tensor_of(name)
+        if tensor is None or tensor.shape != parameter.shape:
+            found = "nothing" if tensor is None else f"{tuple(tensor.shape)}"
+            raise BonsaiError(f"The parent's files have {found} for {name}, which is {tuple(parameter.shape)} here.")
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            shards.append(_write(shard, directory, len(shards)))
+            shard, size = {}, 0
+        shard[name] = tensor.contiguous()
+        weight_map[name] = len(shards)
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    shards.append(_write(shard, directory, len(shards)))
+    _name(shards, weight_map, total, directory)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(directory)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(directory)
+
+
+def _write(shard: dict[str, Tensor], directory: Path, number: int) -> Path:
+    path = directory / f"shard-{number}.safetensors"
+    save_file(shard, path, metadata={"format": "pt"})
+    return path
+
+
+def _name(shards: list[Path], weight_map: dict[str, int], total: int, directory: Path) -> None:
+    """Give the shards the names that transformers looks for, and write their index if there are several."""
+    if len(shards) == 1:
+        shards[0].replace(directory / "model.safetensors")
+        return
+    names = [f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
+    for shard, name in zip(shards, names, strict=True):
+        shard.replace(directory / name)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: names[number] for name, number in weight_map.items()},
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,143 @@
+"""A model whose weights cannot be changed where they are: quantised, or in part on the CPU or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bonsai_core.contracts import Family, Repair
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.subject import Subject
+from bonsai_core.model.weight_files import WeightFiles
+from bonsai_core.units import Site, UnitTable
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The repair of a site, which its output projection does not hold but a hook applies.
+
+    Attributes:
+        keep: units that it is for, bool [units]; all others are gone.
+        load: reads its weight [out, units kept, channels] in whatever memory; None where the weight stays.
+        bias: what is added to the output, [out]; None for nothing.
+    """
+
+    keep: NDArray[np.bool_]
+    load: Callable[[], Tensor] | None
+    bias: Tensor | None
+
+
+class FrozenSubject(Subject):
+    """Measured under masks alone, with repairs applied by hooks; nothing is sliced before the checkpoint is written.
+
+    Weights are read from the parent's files in full precision, one at a time.
+
+    Args:
+        model: a transformers causal LM.
+        family: how it is built.
+        table: its unit table, made from its configuration.
+        files: its weights on disk.
+        device: where its inputs go.
+
+    Raises:
+        BonsaiError: it has a mixture of experts, or its weights are named otherwise on disk.
+    """
+
+    in_place: ClassVar[bool] = False
+
+    def __init__(self, model: Any, family: Family, table: UnitTable, files: WeightFiles, device: torch.device) -> None:
+        super().__init__(model, family, table=table)
+        self.files = files
+        self._device = device
+        self.standing: dict[str, Standing] = {}
+        if any(site.kind == "experts" for site in table):
+            raise BonsaiError("A mixture of experts is pruned in memory only: leave out --load-in and --device-map.")
+        missing = [name for name in map(self.output_name, self.sites_present()) if name not in files]
+        if missing:
+            raise BonsaiError(
+                f"The weights on disk have other names than in transformers (there is no {missing[0]}). Load the model "
+                f"with transformers, save it with save_pretrained, and prune that."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def home(self) -> torch.device:
+        return torch.device("cpu")
+
+    def dtype_of(self, site: Site) -> torch.dtype:
+        return self.files.dtype
+
+    def output_name(self, site: Site) -> str:
+        """The name of a site's output projection's weight in the checkpoint."""
+        return f"{self.family.layers}.{site.layer}.{self.output_path(site)}.weight"
+
+    def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
+        standing, alive = self.standing.get(site.name), alive_U[site.units]
+        if standing is not None and standing.load is not None:
+            by_unit, alive = standing.load(), alive[standing.keep]
+        else:
+            weight = self.files.load(self.output_name(site))
+            by_unit = weight.view(len(weight), -1, site.unit_channels)
+        return by_unit[:, torch.from_numpy(alive)].to(self.device).float()
+
+    def slice(self, keep_U: NDArray[np.bool_]) -> None:
+        raise AssertionError("weights of such models are sliced on their way to the checkpoint")
+
+    def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
+        self.standing[site.name] = self._after(site, keep_U, repair)
+
+    @contextmanager
+    def repaired(self, keep_U: NDArray[np.bool_], repairs: Iterable[tuple[Site, Repair]]) -> Iterator[None]:
+        before = dict(self.standing)
+        try:
+            for site, repair in repairs:
+                self.repair(site, keep_U, repair)
+            with self.masked(keep_U):
+                yield
+        finally:
+            self.standing = before
+
+    @contextmanager
+    def masked(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super().masked(keep_U))
+            for site in self.sites_present():
+                if site.name in self.standing:
+                    hook = self._apply(site, self.standing[site.name])
+                    stack.callback(self.output(site).register_forward_hook(hook).remove)
+            yield
+
+    def _after(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> Standing:
+        """What stands once a repair has come on top of what stood before."""
+        before = self.standing.get(site.name)
+        bias = [b for b in (before.bias if before else None, repair.bias) if b is not None]
+        weight = repair.weight
+        if weight is not None:
+            return Standing(keep_U[site.units].copy(), lambda: weight, sum(bias[1:], bias[0]) if bias else None)
+        load, keep = (before.load, before.keep) if before else (None, keep_U[site.units].copy())
+        return Standing(keep, load, sum(bias[1:], bias[0]) if bias else None)
+
+    def _apply(self, site: Site, standing: Standing) -> Any:
+        channels = torch.from_numpy(np.repeat(standing.keep, site.unit_channels))
+        name = self.output_name(site).removesuffix("weight") + "bias"
+        own_bias = self.files.load(name) if name in self.files else None
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if standing.load is not None:
+                inputs = args[0][..., channels.to(args[0].device)]
+                output = functional.linear(inputs, standing.load().flatten(1).to(inputs))
+                output = output if own_bias is None else output + own_bias.to(output)
+            return output if standing.bias is None else output + standing.bias.to(output)
+
+        return hook

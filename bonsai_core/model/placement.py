@@ -1,0 +1,66 @@
+"""Where a model's weights are put: whole on one device, or spread over several, the CPU and the disk."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any, Literal
+
+import torch
+
+from bonsai_core.errors import BonsaiError
+
+LoadIn = Literal["full", "8bit", "4bit"]
+DeviceMap = Literal["none", "auto"]
+
+
+def loading_options(
+    load_in: LoadIn, device_map: DeviceMap, max_memory: str | None, place: torch.device
+) -> dict[str, Any]:
+    """What `from_pretrained` is told besides.
+
+    Raises:
+        BonsaiError: a package that this needs is not installed, or `max_memory` cannot be read.
+    """
+    options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
+    if device_map == "auto":
+        _need("accelerate", "--device-map", "offload")
+        folder = tempfile.mkdtemp(prefix="bonsai-offload-")
+        options |= {"device_map": "auto", "offload_folder": folder, "max_memory": _limits(max_memory)}
+    if load_in != "full":
+        _need("bitsandbytes", "--load-in", "quantized")
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=load_in == "8bit", load_in_4bit=load_in == "4bit", bnb_4bit_quant_type="nf4"
+        )
+    return options
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go: weights may be elsewhere until they are needed."""
+    placed = getattr(model, "hf_device_map", None)
+    if not placed:
+        device: torch.device = next(model.parameters()).device
+        return device
+    first = next((where for where in placed.values() if where not in ("cpu", "disk")), "cpu")
+    return torch.device(first)
+
+
+def _limits(max_memory: str | None) -> dict[int | str, str] | None:
+    """``0=20GiB,cpu=60GiB`` as accelerate wants it."""
+    if max_memory is None:
+        return None
+    limits: dict[int | str, str] = {}
+    for part in max_memory.split(","):
+        device, equals, size = part.partition("=")
+        if not equals or not size.strip():
+            raise BonsaiError(f"--max-memory {max_memory!r}: write it like 0=20GiB,cpu=60GiB (a GPU's number, or cpu).")
+        limits[int(device) if device.strip().isdigit() else device.strip()] = size.strip()
+    return limits
+
+
+def _need(package: str, option: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise BonsaiError(f"{option} needs {package}, which is not installed: pip install 'bonsai-prune[{extra}]'.")

@@ -1,0 +1,80 @@
+"""The tensors of a pruned model, each made from the parent's file when it is asked for."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.model.depth import set_layers
+from bonsai_core.model.frozen import FrozenSubject
+from bonsai_core.model.subject import sliced
+from bonsai_core.units import Site
+
+
+class SlicedFiles:
+    """What slicing a frozen model by a keep vector, with its standing repairs, would leave.
+
+    Args:
+        subject: the model.
+        keep_U: units kept, bool [U].
+    """
+
+    def __init__(self, subject: FrozenSubject, keep_U: NDArray[np.bool_]) -> None:
+        self._subject = subject
+        self._keep_U = keep_U
+        stay = [n for n in subject.layers_present() if subject.table.layer_stays(n, keep_U)]
+        self.config = copy.deepcopy(subject.model.config)
+        self.config.dtype = subject.files.dtype
+        set_layers(self.config, stay)
+        layers = subject.family.layers
+        self._layer = {f"{layers}.{position}.": index for position, index in enumerate(stay)}
+        self._sites = [site for site in subject.table if site.has_output]
+
+    def tensor_of(self, name: str) -> Tensor | None:
+        """The tensor that goes under a name of the pruned model; None where there is none."""
+        prefix = next((prefix for prefix in self._layer if name.startswith(prefix)), None)
+        if prefix is None:
+            return self._load(name)
+        index, rest = self._layer[prefix], name.removeprefix(prefix)
+        path, _, what = rest.rpartition(".")
+        for site in self._sites:
+            if site.layer != index:
+                continue
+            output = self._subject.output_path(site)
+            if what == "bias" and (path == output or (self._is_empty(site) and output.startswith(f"{path}."))):
+                return self._output_bias(site)
+            for part in self._subject.parts(site):
+                if part.path == path:
+                    return self._cut(site, path, what)
+        return self._load(f"{self._subject.family.layers}.{index}.{rest}")
+
+    def _cut(self, site: Site, path: str, what: str) -> Tensor | None:
+        """A weight or bias of one of a site's linears, of the units that are kept."""
+        keep = self._keep_U[site.units]
+        if path == self._subject.output_path(site):
+            by_unit = self._subject.unit_weight(site, self._keep_U)  # with what it was repaired to
+            return by_unit.flatten(1).to(self._subject.files.dtype).cpu()
+        whole = self._load(f"{self._subject.family.layers}.{site.layer}.{path}.{what}")
+        if whole is None:
+            return None
+        part = next(part for part in self._subject.parts(site) if part.path == path)
+        return sliced(whole, part, torch.from_numpy(np.flatnonzero(keep)), len(keep), 0)
+
+    def _output_bias(self, site: Site) -> Tensor | None:
+        """The bias of an output projection, with what repairs add; zeros where one was added to others only."""
+        name = f"{self._subject.family.layers}.{site.layer}.{self._subject.output_path(site)}.bias"
+        own, standing = self._load(name), self._subject.standing.get(site.name)
+        change = standing.bias if standing is not None else None
+        if own is None:
+            own = torch.zeros(self._subject.output(site).out_features, dtype=self._subject.files.dtype)
+        return own if change is None else (own.float() + change.cpu().float()).to(own.dtype)
+
+    def _is_empty(self, site: Site) -> bool:
+        return not self._keep_U[site.units].any()
+
+    def _load(self, name: str) -> Tensor | None:
+        return self._subject.files.load(name) if name in self._subject.files else None

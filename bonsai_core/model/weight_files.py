@@ -1,0 +1,84 @@
+"""A checkpoint's weights where they lie: read from disk one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bonsai_core.errors import BonsaiError
+
+INDEX_NAME = "model.safetensors.index.json"
+FIRST_VALUES = 256
+
+
+class WeightFiles:
+    """The tensors of a checkpoint by name, in full precision, whatever is made of them in memory.
+
+    Args:
+        directory: with *.safetensors in it, and their index if there are several.
+        renamed: from a tensor's name on disk to that in the model.
+
+    Raises:
+        BonsaiError: the files cannot be read, or the index names one that is not there.
+    """
+
+    def __init__(self, directory: Path, renamed: Callable[[str], str] = str) -> None:
+        index = directory / INDEX_NAME
+        try:
+            if index.is_file():
+                named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                wrong = sorted({file for file in named.values() if Path(file).name != file})
+                if wrong:
+                    raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
+                found = {name: directory / file for name, file in named.items()}
+            else:
+                found = {}
+                for file in sorted(directory.glob("*.safetensors")):
+                    with safe_open(file, "pt") as opened:
+                        found |= dict.fromkeys(opened.keys(), file)
+        except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+            raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
+        self._where = {renamed(name): (file, name) for name, file in found.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def load(self, name: str) -> Tensor:
+        """A tensor by its name in the model, on the CPU.
+
+        Raises:
+            BonsaiError: it cannot be read.
+        """
+        file, on_disk = self._where[name]
+        try:
+            with safe_open(file, "pt") as opened:
+                tensor: Tensor = opened.get_tensor(on_disk)
+        except (OSError, SafetensorError) as error:
+            raise BonsaiError(f"{on_disk} cannot be read from {file}: {error}") from error
+        return tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first weight."""
+        return self.load(min(self._where)).dtype
+
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.stat().st_size for file in {file for file, _ in self._where.values()})
+
+    def fingerprint(self) -> str:
+        """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
+        digest = hashlib.sha256()
+        for name, (file, on_disk) in sorted(self._where.items()):
+            with safe_open(file, "pt") as opened:
+                part = opened.get_slice(on_disk)
+                shape = part.get_shape()
+                first = part[:1].flatten()[:FIRST_VALUES].float() if shape else opened.get_tensor(on_disk).float()
+            digest.update(f"{name} {tuple(shape)} {part.get_dtype()}".encode() + first.numpy().tobytes())
+        return digest.hexdigest()
