@@ -3,7 +3,7 @@
     python benchmarks/small_phi.py wikitext2-calibration.txt wikitext2-eval.txt
 
 Phi's decoder layer is unlike LLaMA's: attention and MLP side by side on one norm, biases everywhere, partial rotary
-embeddings. The model (4 layers of 256, 2,048 tokens of vocabulary) is trained on the calibration text alone.
+embeddings. The model (4 layers of 256, 1,024 tokens of vocabulary) is trained on the calibration text alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import RunConfig, run
 
-VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 2048, 256, 16, 2e-3, 0.05
+VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 1024, 128, 8, 3e-3, 0.05
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
     "nothing repaired": {"compensator": "none"},
@@ -61,7 +61,7 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
         "sparsity": args.sparsity,
         "seed": seed,
         "latency": False,
-        "eval_samples": 32,
+        "eval_samples": 64,
         "eval_sequence_length": SEQUENCE,
         "out": args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}",
         **settings,
@@ -101,7 +101,7 @@ def train(text: str, seconds: float, directory: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         step, done = step + 1, (time.monotonic() - start) / seconds
-        if step % 50 == 0:
+        if step % 200 == 0:
             print(f"step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
     model.eval().save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -24,7 +24,6 @@ FITTING = [pico for pico in PICOS if "moe" not in pico.family and pico.family !=
 ONE_OF_EACH = list({pico.family: pico for pico in reversed(FITTING)}.values())
 SPREAD = {"device_map": "auto", "max_memory": "cpu=170KB"}
 
-needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is optional")
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is optional")
 
 
@@ -60,7 +59,6 @@ def assert_alike(usual: RunResult, spread: RunResult) -> None:
     assert configs[0] == configs[1]
 
 
-@needs_accelerate
 @pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
 def test_a_model_on_disk_is_pruned_like_one_in_memory(
     registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, pico: Pico, tmp_path: Path
@@ -69,7 +67,6 @@ def test_a_model_on_disk_is_pruned_like_one_in_memory(
     assert_alike(*both_ways(small_run, registry, parent, tmp_path))
 
 
-@needs_accelerate
 @pytest.mark.parametrize(
     "settings",
     [
@@ -90,7 +87,6 @@ def test_all_that_a_run_may_do_it_does_on_disk_too(
     assert_alike(*both_ways(small_run, registry, parent, tmp_path, **settings))
 
 
-@needs_accelerate
 def test_nearly_all_of_it_is_on_disk(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     parent = parent_of(Pico("llama", 2), tokenizer, tmp_path)
     model = load_model(str(parent), device="cpu", **SPREAD)  # type: ignore[arg-type]
@@ -98,7 +94,6 @@ def test_nearly_all_of_it_is_on_disk(tokenizer: PreTrainedTokenizerFast, tmp_pat
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
 
 
-@needs_accelerate
 def test_shards_have_an_index(
     registry: Registry,
     small_run: RunConfig,
@@ -113,7 +108,6 @@ def test_shards_have_an_index(
     assert_alike(usual, spread)
 
 
-@needs_accelerate
 def test_other_names_on_disk_are_an_error(
     registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -124,7 +118,6 @@ def test_other_names_on_disk_are_an_error(
 
 @pytest.mark.parametrize("max_memory", ["20GiB", "cpu=", "="])
 def test_limits_that_cannot_be_read_are_an_error(pico_directory: Path, max_memory: str) -> None:
-    pytest.importorskip("accelerate")
     with pytest.raises(BonsaiError, match="write it like 0=20GiB,cpu=60GiB"):
         load_model(str(pico_directory), device_map="auto", max_memory=max_memory)
 
@@ -148,3 +141,9 @@ def test_a_quantised_parent_gives_a_checkpoint_in_full_precision(
     evaluation = small_run.model_copy(update={"eval_dataset": None})
     found = evaluate_perplexity(str(tmp_path / "run"), str(small_run.eval_dataset), evaluation, print)
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="it is installed")
+def test_without_bitsandbytes_it_says_what_to_install(pico_directory: Path) -> None:
+    with pytest.raises(BonsaiError, match=r"bonsai-prune\[quantized\]"):
+        load_model(str(pico_directory), load_in="4bit")

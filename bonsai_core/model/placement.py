@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -23,11 +24,13 @@ def loading_options(
     """
     options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
     if device_map == "auto":
-        _need("accelerate", "--device-map", "offload")
         folder = tempfile.mkdtemp(prefix="bonsai-offload-")
         options |= {"device_map": "auto", "offload_folder": folder, "max_memory": _limits(max_memory)}
     if load_in != "full":
-        _need("bitsandbytes", "--load-in", "quantized")
+        if find_spec("bitsandbytes") is None:
+            raise BonsaiError(
+                "--load-in needs bitsandbytes, which is not installed: pip install 'bonsai-prune[quantized]'."
+            )
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -57,10 +60,3 @@ def _limits(max_memory: str | None) -> dict[int | str, str] | None:
             raise BonsaiError(f"--max-memory {max_memory!r}: write it like 0=20GiB,cpu=60GiB (a GPU's number, or cpu).")
         limits[int(device) if device.strip().isdigit() else device.strip()] = size.strip()
     return limits
-
-
-def _need(package: str, option: str, extra: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise BonsaiError(f"{option} needs {package}, which is not installed: pip install 'bonsai-prune[{extra}]'.")
