@@ -99,8 +99,8 @@ class RunConfig(BaseModel):
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     units: Annotated[tuple[UnitKind, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
         ("attention", "mlp", "experts"),
-        description="What may leave, as attention,mlp,layer: attention (KV groups), mlp (channels), experts, sublayer "
-        "(a whole attention or MLP), layer.",
+        description="What may leave, as attention,mlp,layer: attention (KV groups) or query (one query head of each KV "
+        "group), mlp (channels), experts, sublayer (a whole attention or MLP), layer.",
     )
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
@@ -178,6 +178,8 @@ class RunConfig(BaseModel):
             raise ValueError("units sublayer needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "layer" in self.units and len(self.units) > 1:
             raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
+        if {"attention", "query"} <= set(self.units):
+            raise ValueError("units attention or query, not both: they are the same parameters in two ways")
         if len(set(self.units)) < len(self.units):
             raise ValueError("units: each kind once")
         if self.protect and self.shapes == "uniform" and "layer" not in self.units:

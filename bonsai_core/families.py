@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bonsai_core.contracts import Family
 
-HEADER = ("--slicer", "models", "model_type", "units", "uniform shapes", "note")
+HEADER = ("--slicer", "models", "model_type", "units", "of these, with a stock checkpoint", "note")
 
 
 def family_rows(families: Sequence[Family]) -> list[tuple[str, ...]]:
@@ -16,8 +16,8 @@ def family_rows(families: Sequence[Family]) -> list[tuple[str, ...]]:
             family.name,
             family.title or family.name,
             ", ".join(family.model_types),
-            _units(family),
-            "MLP channels" if family.attention is None or family.attention.divides_hidden_size else "all units",
+            ", ".join(_units(family)),
+            ", ".join(_stock_units(family)),
             _note(family),
         )
         for family in families
@@ -30,11 +30,19 @@ def families_markdown(families: Sequence[Family]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _units(family: Family) -> str:
+def _units(family: Family) -> list[str]:
+    """What may leave, each layer for itself: a checkpoint with its own modeling file, which transformers loads."""
     attention = family.attention
-    if attention is None:
-        return "MLP channels"
-    return f"{'heads' if attention.groups_field == attention.heads_field else 'KV groups'}, MLP channels"
+    heads = [] if attention is None else ["heads" if attention.groups_field == attention.heads_field else "KV groups"]
+    sub_layers = [] if attention is None and family.experts else ["sub-layers"]
+    return [*heads, "experts" if family.experts else "MLP channels", *sub_layers, "layers"]
+
+
+def _stock_units(family: Family) -> list[str]:
+    """What may leave in equal numbers from all layers, or with its layer: a checkpoint of the stock class."""
+    fixed_heads = family.attention is not None and family.attention.divides_hidden_size
+    never = {"sub-layers", *(("heads", "KV groups") if fixed_heads else ())}
+    return [unit for unit in _units(family) if unit not in never]
 
 
 def _note(family: Family) -> str:

@@ -35,7 +35,7 @@ class Rules:
         max_fraction: share of its units that a site may lose, or those of each kind named. For layers, share of them.
         protect: layers that stay whole.
         shapes: ``free`` or ``uniform`` (all sites of a kind end equally wide).
-        attention_counts: numbers of KV groups that the stock class accepts, for uniform shapes; None: all.
+        attention_counts: numbers of an attention's units that the stock class accepts, for uniform shapes; None: all.
     """
 
     units: tuple[UnitKind, ...] = ("attention", "mlp", "experts")
@@ -78,7 +78,7 @@ class Rules:
         limits += [f"layers {sorted(self.protect)} protected"] if self.protect else []
         counts = self.attention_counts
         only = (
-            f" (of KV groups the stock class takes {', '.join(map(str, counts)) or 'none'})"
+            f" (of an attention's units the stock class takes {', '.join(map(str, counts)) or 'none'})"
             if counts is not None
             else ""
         )
@@ -88,7 +88,11 @@ class Rules:
         """The numbers of units that a site with `count` of them may be cut down to, step by step."""
         multiple, least = self.multiple(site.kind), self.least(site)
         for smaller in range((count - 1) // multiple * multiple, -(-least // multiple) * multiple - 1, -multiple):
-            if site.kind != "attention" or self.attention_counts is None or smaller in self.attention_counts:
+            if (
+                site.kind not in ("attention", "query")
+                or self.attention_counts is None
+                or smaller in self.attention_counts
+            ):
                 yield smaller
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SiteKind = Literal["attention", "mlp", "experts", "layer"]
-UnitKind = Literal["attention", "mlp", "experts", "sublayer", "layer"]
+SiteKind = Literal["attention", "query", "mlp", "experts", "layer"]
+UnitKind = Literal["attention", "query", "mlp", "experts", "sublayer", "layer"]
 """What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
 
 
@@ -25,13 +25,14 @@ class Site:
     Attributes:
         name: for people and for random streams, e.g. ``layers.3.attention``.
         layer: index of the decoder layer, from 0.
-        kind: ``attention`` (units are KV groups), ``mlp`` (units are channels), ``experts`` (units are experts), or
-            ``layer``: its one unit is what belongs to no other site of the layer, such as norms. It leaves with all the
-            others.
+        kind: ``attention`` (units are KV groups), ``query`` (units are query heads, one of every KV group together),
+            ``mlp`` (units are channels), ``experts`` (units are experts), or ``layer``: its one unit is what belongs to
+            no other site of the layer, such as norms. It leaves with all the others.
         first: number of the site's first unit in the table.
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
         unit_channels: input channels of the output projection that one unit owns.
+        runs: a unit's channels do not lie side by side but in so many runs, the same channels of each KV group.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
         least: units without which the layer does not run: experts that every token is sent to.
     """
@@ -45,11 +46,12 @@ class Site:
     unit_channels: int
     rest_params: int = 0
     least: int = 0
+    runs: int = 1
 
     @property
     def has_output(self) -> bool:
         """Whether there is an output projection that reads the units' channels."""
-        return self.kind in ("attention", "mlp")
+        return self.kind in ("attention", "query", "mlp")
 
     @property
     def units(self) -> slice:

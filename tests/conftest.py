@@ -117,6 +117,10 @@ PICOS = [
 ]
 
 
+# Those that have query heads to spare: several to a KV group.
+GROUPED = [pico for pico in PICOS if pico.num_key_value_heads < HEADS and pico.option != "qk_layernorm"]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Pico matrices are far faster on one thread, and other numbers of threads round differently."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PICOS, Pico
+from conftest import GROUPED, PICOS, Pico
 
 from bonsai_core import ChoiceMetric, Component, Registry
 from bonsai_core.config import Choice
@@ -96,9 +96,14 @@ def test_law(contract: Any, component: Component, law: str) -> None:
 
 
 @pytest.mark.parametrize("law", _laws(FamilyContract))
-@pytest.mark.parametrize("pico", PICOS, ids=str)
-def test_family_law(registry: Registry, pico: Pico, law: str) -> None:
+@pytest.mark.parametrize(
+    ("pico", "counted"),
+    [*((pico, ("layer",)) for pico in PICOS), *((pico, ("query", "layer")) for pico in GROUPED)],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
+def test_family_law(registry: Registry, pico: Pico, counted: Any, law: str) -> None:
     class Row(FamilyContract):
+        units = counted
         family = next(family for family in registry.families() if pico.family in family.model_types)
 
         attention = ("eager",) if pico.family == "gemma2" else FamilyContract.attention  # as transformers has it

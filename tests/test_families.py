@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, PICOS, VOCABULARY, WIDTH, Pico
+from conftest import GROUPED, HEADS, LAYERS, PICOS, VOCABULARY, WIDTH, Pico
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -54,17 +54,17 @@ def family_of(registry: Registry, pico: Pico) -> Family:
     return next(family for family in registry.families() if pico.family in family.model_types)
 
 
-def subject_of(registry: Registry, pico: Pico) -> Subject:
-    return Subject(pico.build(), family_of(registry, pico), layers_leave=True)
+def subject_of(registry: Registry, pico: Pico, units: Any = ("layer",)) -> Subject:
+    return Subject(pico.build(), family_of(registry, pico), units=units)
 
 
 def windows() -> Any:
     return np.random.default_rng(3).integers(VOCABULARY, size=(3, 10))
 
 
-def sliced(registry: Registry, pico: Pico, which: int) -> Subject:
+def sliced(registry: Registry, pico: Pico, which: int, units: Any = ("layer",)) -> Subject:
     """0: a little of everything; 2: whole sub-layers gone as well; 3: the first layer gone, and a sub-layer."""
-    subject = subject_of(registry, pico)
+    subject = subject_of(registry, pico, units)
     subject.slice(keep_vectors(subject.table)[which])
     return subject
 
@@ -146,10 +146,16 @@ def test_learned_positions_are_no_fewer_than_tokens(
 
 
 @pytest.mark.parametrize("which", [0, 2, 3])
-@pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
-def test_free_shapes_load_and_save_again(registry: Registry, pico: Pico, which: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pico", "units"),
+    [*((pico, ("layer",)) for pico in ONE_OF_EACH), *((pico, ("query", "layer")) for pico in GROUPED)],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
+def test_free_shapes_load_and_save_again(
+    registry: Registry, pico: Pico, units: Any, which: int, tmp_path: Path
+) -> None:
     register_checkpoints(registry)
-    subject = sliced(registry, pico, which)
+    subject = sliced(registry, pico, which, units)
     save(subject, tmp_path / "model")
     loaded = load(tmp_path / "model")
     torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
@@ -161,8 +167,12 @@ def test_free_shapes_load_and_save_again(registry: Registry, pico: Pico, which: 
 def test_free_shapes_load_without_bonsai(registry: Registry, tmp_path: Path) -> None:
     expected: dict[Path, dict[str, Tensor]] = {}
     ids = torch.from_numpy(windows())
-    for pico, which in itertools.product(ONE_OF_EACH, (2, 3)):
-        subject, directory = sliced(registry, pico, which), tmp_path / f"{pico}-{which}"
+    layers, queries = ("layer",), ("query", "layer")
+    for pico, which, units in (
+        *itertools.product(ONE_OF_EACH, (2, 3), (layers,)),
+        *itertools.product(GROUPED, (3,), (queries,)),
+    ):
+        subject, directory = sliced(registry, pico, which, units), tmp_path / f"{pico}-{which}-{len(units)}"
         save(subject, directory)
         with torch.inference_mode():
             written = subject.model.generate(ids, max_new_tokens=6, do_sample=False)
@@ -248,12 +258,44 @@ def test_a_run_prunes_repairs_and_saves(
     assert loaded.config.num_hidden_layers == LAYERS
 
 
+@pytest.mark.parametrize("pico", GROUPED, ids=str)
+def test_fewer_query_heads_are_a_stock_checkpoint_or_it_says_why_not(
+    registry: Registry, pico: Pico, tmp_path: Path
+) -> None:
+    subject = subject_of(registry, pico, ("query",))
+    keep_U = subject.table.keep_all()
+    for site in subject.table:
+        if site.kind == "query":
+            keep_U[site.first : site.first + site.num_units // 2] = False
+    subject.slice(keep_U)
+    assert subject.family.attention is not None
+    if subject.family.attention.divides_hidden_size:
+        with pytest.raises(BonsaiError, match="hidden size / heads"):
+            save(subject, tmp_path / "model", "uniform")
+        return
+    save(subject, tmp_path / "model", "uniform")
+    loaded = load(tmp_path / "model")
+    assert loaded.config.num_key_value_heads == pico.num_key_value_heads
+    assert loaded.config.num_attention_heads == HEADS // 2
+    torch.testing.assert_close(logits(loaded), logits(subject.model), rtol=0, atol=0)
+
+
+def test_without_query_heads_to_spare_it_says_so(registry: Registry) -> None:
+    for model_type, reason in (("phi", "one query head"), ("gpt_neox", "one query head")):
+        pico = next(pico for pico in ONE_OF_EACH if pico.family == model_type)
+        with pytest.raises(BonsaiError, match=reason):
+            subject_of(registry, pico, ("query",))
+
+
 UNITS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("layer", {"sparsity": 0.34, "round_fraction": 0.34}),
     ("sublayer", {"sparsity": 0.3}),
     ("mlp", {"sparsity": 0.3}),
     ("attention,mlp,sublayer,layer", {"sparsity": 0.4, "submodels": 8}),
     ("attention,mlp,layer", {"sparsity": 0.4, "search": 1, "search_samples": 4, "prior_samples": 4}),
+    ("query,mlp", {"sparsity": 0.3}),
+    ("query,mlp", {"sparsity": 0.2, "shapes": "uniform"}),
+    ("query,mlp,sublayer,layer", {"sparsity": 0.4, "submodels": 8, "search": 1, "search_samples": 4}),
     ("mlp,layer", {"sparsity": 0.4, "estimator": "none", "compensator": "bias"}),
     ("attention,mlp,layer", {"sparsity": 0.4, "estimator": "bayes", "sampler": "adaptive", "submodels": 12}),
 )
@@ -277,10 +319,10 @@ def test_what_may_leave_is_what_leaves(
         if "layer" in layer and not layer["layer"]["kept"]:
             assert all(count["kept"] == 0 for count in layer.values())
         elif "sublayer" in config.units:
-            assert gone <= {"attention", "mlp"}
+            assert gone <= {"attention", "query", "mlp"}
             assert all(layer[kind]["kept"] == 0 for kind in gone - set(config.units))
         else:
             assert gone <= set(config.units)
-    assert (loaded.config.model_type == "llama") == (config.units == ("layer",))
+    assert (loaded.config.model_type == "llama") == (config.units == ("layer",) or config.shapes == "uniform")
     again = run(config.model_copy(update={"out": tmp_path / "again"}), registry=registry).report
     assert {**again, "seconds": 0, "memory": 0} == {**report, "seconds": 0, "memory": 0}

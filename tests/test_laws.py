@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PICOS, VOCABULARY, Pico
+from conftest import GROUPED, PICOS, VOCABULARY, Pico
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
@@ -32,9 +32,9 @@ from bonsai_core.units import Site
 NEW_TOKENS = 8
 
 
-def subject_of(pico: Pico, registry: Registry, *, layers_leave: bool = True) -> Subject:
+def subject_of(pico: Pico, registry: Registry, *, units: Any = ("layer",)) -> Subject:
     family = next(family for family in registry.families() if pico.family in family.model_types)
-    return Subject(pico.build(), family, layers_leave=layers_leave)
+    return Subject(pico.build(), family, units=units)
 
 
 def with_output(subject: Subject) -> list[Site]:
@@ -132,11 +132,17 @@ def generated(model: Any, cache: str) -> Tensor:
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static", "loop", "static loop"])
-@pytest.mark.parametrize("pico", PICOS, ids=str)
-def test_the_sliced_model_writes_what_the_masked_one_writes(registry: Registry, pico: Pico, cache: str) -> None:
+@pytest.mark.parametrize(
+    ("pico", "units"),
+    [*((pico, ("layer",)) for pico in PICOS), *((pico, ("query", "layer")) for pico in GROUPED[1:5])],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
+def test_the_sliced_model_writes_what_the_masked_one_writes(
+    registry: Registry, pico: Pico, units: Any, cache: str
+) -> None:
     dense, others = generated(subject_of(pico, registry).model, "dynamic"), []
-    for keep_U in keep_vectors(subject_of(pico, registry).table)[1:]:
-        subject = subject_of(pico, registry)
+    for keep_U in keep_vectors(subject_of(pico, registry, units=units).table)[1:]:
+        subject = subject_of(pico, registry, units=units)
         with subject.masked(keep_U):
             masked = generated(subject.model, "dynamic")
         others.append(not torch.equal(masked, dense))
@@ -196,7 +202,7 @@ def scores_of(subject: Subject, passes: Passes, prior: Prior, keep_U: NDArray[np
 @pytest.mark.parametrize("pico", PICOS[:3], ids=str)
 def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pico: Pico, name: str) -> None:
     prior: Any = registry.create("prior", Choice(name=name))
-    masked, sliced = (subject_of(pico, registry, layers_leave=False) for _ in range(2))
+    masked, sliced = (subject_of(pico, registry, units=()) for _ in range(2))
     keep_U = keep_vectors(masked.table)[0]
     sliced.slice(keep_U)
     scores = [
@@ -369,15 +375,22 @@ def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]
     return rows.T @ rows
 
 
-@pytest.mark.parametrize("pico", PICOS, ids=str)
+BY_GROUP, BY_HEAD = ("layer",), ("query", "layer")
+
+
+@pytest.mark.parametrize(
+    ("pico", "units"),
+    [*((pico, BY_GROUP) for pico in PICOS), *((pico, BY_HEAD) for pico in GROUPED)],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
 @pytest.mark.parametrize("compensator", ["least_squares", "bias"])
 def test_a_repaired_sub_model_is_the_repaired_and_sliced_model(
-    registry: Registry, pico: Pico, compensator: str
+    registry: Registry, pico: Pico, units: Any, compensator: str
 ) -> None:
-    subject, chosen = subject_of(pico, registry), _compensator(registry, compensator)
+    subject, chosen = subject_of(pico, registry, units=units), _compensator(registry, compensator)
     dense = logits(subject.model)
     for keep_U in keep_vectors(subject.table):
-        subject = subject_of(pico, registry)
+        subject = subject_of(pico, registry, units=units)
         repairs = _repairs(subject, chosen, keep_U)
         with subject.repaired(keep_U, ((s, repairs[s.name]) for s in with_output(subject) if s.name in repairs)):
             measured = logits(subject.model)

@@ -186,15 +186,24 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
     sizes, family = config.per_layer_config[index], config.bonsai_family
     attention, mlp = family["attention"], family["mlp"]
     if attention is not None:
-        groups = getattr(sizes, attention["groups_field"])
-        kept = (groups, getattr(config, attention["groups_field"]))
-        inputs = [attention["query"], attention["key"], attention["value"]]
-        output = _shrink_linears(layer, config, attention["module"], inputs, attention["output"], kept)
+        heads, groups = (getattr(sizes, attention[field]) for field in ("heads_field", "groups_field"))
+        dense_heads, dense_groups = (getattr(config, attention[field]) for field in ("heads_field", "groups_field"))
+        shares = {attention["output"]: (heads, dense_heads)}
+        for part, *share in (
+            ("query", heads, dense_heads),
+            ("key", groups, dense_groups),
+            ("value", groups, dense_groups),
+        ):
+            before = shares.get(attention[part], (0, 0))  # projections may share a linear
+            shares[attention[part]] = (before[0] + share[0], before[1] + share[1])
+        output = _shrink_linears(layer, config, attention["module"], shares, attention["output"])
         module = layer.get_submodule(attention["module"])
         for name in attention["heads_attributes"]:
-            setattr(module, name, getattr(sizes, attention["heads_field"]))
+            setattr(module, name, heads)
         for name in attention["groups_attributes"]:
             setattr(module, name, groups)
+        if groups and hasattr(module, "num_key_value_groups"):
+            module.num_key_value_groups = heads // groups
         if attention["reads_config"]:
             sizes._model_config = config
             module.config = sizes
@@ -205,7 +214,8 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
         _shrink_experts(layer, experts, getattr(sizes, experts["count_field"]))
         return
     kept = (getattr(sizes, mlp["width_field"]), getattr(config, mlp["width_field"]))
-    output = _shrink_linears(layer, config, mlp["module"], mlp["inputs"], mlp["output"], kept)
+    shares = dict.fromkeys([*mlp["inputs"], mlp["output"]], kept)
+    output = _shrink_linears(layer, config, mlp["module"], shares, mlp["output"])
     if kept[0] == 0:
         # Without a module of its own, the output projection's place is taken, and the others do nothing.
         for name in () if mlp["module"] else mlp["inputs"]:
@@ -223,12 +233,9 @@ def _shrink_experts(layer: Any, experts: Any, count: int) -> None:
         module.num_experts = count
 
 
-def _shrink_linears(
-    layer: Any, config: Any, module: str, inputs: list[str], output: str, kept: tuple[int, int]
-) -> nn.Linear:
-    """Leave so many of so many units in a site's linears; its new output projection."""
-    units, of = kept
-    for name in dict.fromkeys([*inputs, output]):
+def _shrink_linears(layer: Any, config: Any, module: str, shares: dict[str, tuple[int, int]], output: str) -> nn.Linear:
+    """Leave so many of so many equal pieces of a site's linears; the new output projection."""
+    for name, (units, of) in shares.items():
         path = f"{module}.{name}" if module else name
         linear: Any = layer.get_submodule(path)
         rows, columns = linear.out_features, linear.in_features
@@ -238,7 +245,9 @@ def _shrink_linears(
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # replaced afterwards
             small = nn.Linear(columns, rows, bias, device=linear.weight.device, dtype=linear.weight.dtype)
         layer.set_submodule(path, small)
-    return small
+        if name == output:
+            last = small
+    return last
 
 
 def _constant(hidden_states: Tensor, bias: Tensor | None) -> Tensor:

@@ -55,6 +55,11 @@ class AttentionSite(_SiteDeclaration):
         per_group = getattr(config, self.heads_field) // getattr(config, self.groups_field)
         return {self.groups_field: groups, self.heads_field: groups * per_group}
 
+    def query_sizes(self, config: Any, per_group: int) -> dict[str, int]:
+        """The same where so many query heads of every group are left; without any, the groups are gone too."""
+        groups = getattr(config, self.groups_field) if per_group else 0
+        return {self.groups_field: groups, self.heads_field: groups * per_group}
+
 
 class MlpSite(_SiteDeclaration):
     """An MLP: a channel is one row of every input projection and one column of the output projection.

@@ -45,7 +45,7 @@ from bonsai_core.model.subject import Subject
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
 from bonsai_core.sources import NAMED, Text, load_text, user_path, windows_of
-from bonsai_core.units import UnitTable
+from bonsai_core.units import Site, UnitTable
 
 DISK_MARGIN = 1.1
 
@@ -196,7 +196,7 @@ def open_workspace(
         subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files, input_device(model))
         dense_bytes = files.num_bytes()
     else:
-        subject = Subject(model, parent.family, layers_leave="layer" in config.units)
+        subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)
     _check_target(config, subject.table, rules)
@@ -225,10 +225,10 @@ def _told(family: Family) -> str:
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
-    if config.shapes == "uniform" and "attention" in config.units:
-        attention = [site for site in table if site.kind == "attention"]
+    if config.shapes == "uniform" and {"attention", "query"} & set(config.units):
+        attention = [site for site in table if site.kind in ("attention", "query")]
         if attention:
-            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, n))
+            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, attention[0], n))
     return Rules(
         units=config.units,
         rank=config.rank,
@@ -298,12 +298,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
 
 
-def _stock_accepts(parent: Parent, count: int) -> bool:
-    """Whether the stock class can be built with so many KV groups of the dense model's size."""
+def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
+    """Whether the stock class can be built with so many units in every attention."""
     attention = parent.family.attention
     assert attention is not None
+    sizes = attention.query_sizes if site.kind == "query" else attention.sizes
     try:
-        check_uniform(parent.config, attention.sizes(parent.config, count), parent.family)
+        check_uniform(parent.config, sizes(parent.config, count), parent.family)
     except BonsaiError:
         return False
     return True

@@ -41,7 +41,7 @@ class WholeDrops:
         costs = [int(cost_U[w.units][alive_U[w.units]].sum()) for w in wholes if alive_U[w.units].any()]
         if not costs:
             return request, cls(wholes, alive_U, 0, seed)
-        shared = any(kind in rules.units for kind in ("attention", "mlp", "experts"))
+        shared = any(kind in rules.units for kind in ("attention", "query", "mlp", "experts"))
         share = request.drop_fraction / 2 if shared else request.drop_fraction
         count = round(share * int(cost_U[alive_U].sum()) / float(np.mean(costs)))
         return replace(request, drop_fraction=share), cls(wholes, alive_U, min(max(1, count), len(costs)), seed)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.channels import by_unit
 from bonsai_core.model.subject import Subject
 from bonsai_core.model.weight_files import WeightFiles
 from bonsai_core.units import Site, UnitTable
@@ -85,11 +86,10 @@ class FrozenSubject(Subject):
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
         standing, alive = self.standing.get(site.name), alive_U[site.units]
         if standing is not None and standing.load is not None:
-            by_unit, alive = standing.load(), alive[standing.keep]
+            weight, alive = standing.load(), alive[standing.keep]
         else:
-            weight = self.files.load(self.output_name(site))
-            by_unit = weight.view(len(weight), -1, site.unit_channels)
-        return by_unit[:, torch.from_numpy(alive)].to(self.device).float()
+            weight = by_unit(self.files.load(self.output_name(site)), site)
+        return weight[:, torch.from_numpy(alive)].to(self.device).float()
 
     def slice(self, keep_U: NDArray[np.bool_]) -> None:
         raise AssertionError("weights of such models are sliced on their way to the checkpoint")
@@ -129,13 +129,13 @@ class FrozenSubject(Subject):
         return Standing(keep, load, sum(bias[1:], bias[0]) if bias else None)
 
     def _apply(self, site: Site, standing: Standing) -> Any:
-        channels = torch.from_numpy(np.repeat(standing.keep, site.unit_channels))
+        keep = torch.from_numpy(standing.keep)
         name = self.output_name(site).removesuffix("weight") + "bias"
         own_bias = self.files.load(name) if name in self.files else None
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if standing.load is not None:
-                inputs = args[0][..., channels.to(args[0].device)]
+                inputs = by_unit(args[0], site)[..., keep.to(args[0].device), :].flatten(-2)
                 output = functional.linear(inputs, standing.load().flatten(1).to(inputs))
                 output = output if own_bias is None else output + own_bias.to(output)
             return output if standing.bias is None else output + standing.bias.to(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from bonsai_core.contracts import AttentionSite, Family, MlpSite
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.units import Site, SiteKind, UnitTable
+from bonsai_core.units import Site, SiteKind, UnitKind, UnitTable
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,15 @@ class Part:
         blocks: consecutive rows (``dim`` 0) or columns (``dim`` 1) that belong to one unit. Fused projections have
             several: all units' first blocks, then all units' second blocks, ...
         dim: 0 for projections into the site, 1 for its output projection.
+        runs: so many times over; a block is a unit's share of one run.
+        rest: rows behind all of them that belong to no unit.
     """
 
     path: str
     blocks: tuple[int, ...]
     dim: int
+    runs: int = 1
+    rest: int = 0
 
 
 def find_family(families: list[Family], slicer: str, model_type: str) -> Family | None:
@@ -59,8 +64,17 @@ def site_parts(layer: nn.Module, family: Family, config: Any, kind: SiteKind) ->
     attention = family.attention
     assert attention is not None
     width = _linear(layer, attention.path(attention.output), family).in_features
-    per_group = width // _count(config, attention.groups_field, family)
+    groups = _count(config, attention.groups_field, family)
+    per_group = width // groups
     head_dim = width // _count(config, attention.heads_field, family)
+    if kind == "query":
+        if head_dim == per_group:
+            raise BonsaiError("Every KV group of this model has one query head: prune attention, not query.")
+        if attention.interleaved:
+            raise BonsaiError("Query heads lie among keys and values in this model: prune attention, not query.")
+        fused = attention.query in (attention.key, attention.value)
+        query = Part(attention.path(attention.query), (head_dim,), 0, groups, 2 * groups * head_dim if fused else 0)
+        return (query, Part(attention.path(attention.output), (head_dim,), 1, groups))
     if attention.interleaved:
         inputs: tuple[Part, ...] = (Part(attention.path(attention.query), (per_group + 2 * head_dim,), 0),)
     else:
@@ -81,31 +95,37 @@ def _output(site: AttentionSite | MlpSite, block: int) -> Part:
     return Part(site.path(site.output), (block,), 1)
 
 
-def unit_table(model: Any, family: Family, *, layers_leave: bool = False) -> UnitTable:
+def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> UnitTable:
     """Numbers a dense model's units and prices them. Works on the meta device too.
 
     Args:
-        layers_leave: whether every layer gets a site for what leaves only with the whole layer.
+        units: what may leave. With ``query`` the units of attentions are query heads, not KV groups; with ``layer``
+            every layer gets a site for what leaves only with all of it. All else is in the table in any case.
+
+    Raises:
+        BonsaiError: the model is not as declared, or has no query heads to spare.
     """
     sites: list[Site] = []
     first = 0
     layers = decoder_layers(model, family)
     for index, layer in enumerate(layers):
-        for kind in site_kinds(layer, family):
+        for kind in site_kinds(layer, family, units):
             if kind == "experts":
                 sites.append(_experts_site(index, first, layer, family, model.config))
                 first += sites[-1].num_units
                 continue
             parts = site_parts(layer, family, model.config, kind)
-            (channels,) = parts[-1].blocks
+            runs = parts[-1].runs
+            channels = parts[-1].blocks[0] * runs
             num_units = _linear(layer, parts[-1].path, family).in_features // channels
             for part in parts:
                 _check_fit(_linear(layer, part.path, family), part, num_units, family)
             price = sum(_price(_linear(layer, part.path, family), part) for part in parts)
             rest = _rest(layer, family, kind, parts)
-            sites.append(Site(f"layers.{index}.{kind}", index, kind, first, num_units, price, channels, rest))
+            name = f"layers.{index}.{kind}"
+            sites.append(Site(name, index, kind, first, num_units, price, channels, rest, runs=runs))
             first += num_units
-        if layers_leave:
+        if "layer" in units:
             others = sum(s.num_units * s.unit_params + s.rest_params for s in sites if s.layer == index)
             price = sum(parameter.numel() for parameter in layer.parameters()) - others
             sites.append(Site(f"layers.{index}", index, "layer", first, 1, price, 0))
@@ -114,10 +134,12 @@ def unit_table(model: Any, family: Family, *, layers_leave: bool = False) -> Uni
     return UnitTable(tuple(sites), decoder, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def site_kinds(layer: nn.Module, family: Family) -> tuple[SiteKind, ...]:
-    """The sites of a layer, in order."""
+def site_kinds(layer: nn.Module, family: Family, units: Collection[UnitKind] = ()) -> tuple[SiteKind, ...]:
+    """The sites of a layer, in order; `units` as for `unit_table`."""
     feed_forward: SiteKind = "experts" if has_experts(layer, family) else "mlp"
-    return ("attention", feed_forward) if family.attention else (feed_forward,)
+    if family.attention is None:
+        return (feed_forward,)
+    return ("query" if "query" in units else "attention", feed_forward)
 
 
 def has_experts(layer: nn.Module, family: Family) -> bool:
@@ -144,26 +166,29 @@ def _experts_site(index: int, first: int, layer: nn.Module, family: Family, conf
 
 def _check_fit(linear: nn.Linear, part: Part, num_units: int, family: Family) -> None:
     size, what = (linear.out_features, "rows") if part.dim == 0 else (linear.in_features, "columns")
-    if size != num_units * sum(part.blocks):
+    of_unit = part.runs * sum(part.blocks)
+    if size != num_units * of_unit + part.rest:
         raise BonsaiError(
-            f"{part.path} has {size} {what}, which are not {num_units} units of {sum(part.blocks)}; "
+            f"{part.path} has {size} {what}, which are not {num_units} units of {of_unit}; "
             f"the family {family.name!r} does not fit."
         )
 
 
 def _price(linear: nn.Linear, part: Part) -> int:
-    if part.dim == 1:
-        return sum(part.blocks) * linear.out_features
-    return sum(part.blocks) * (linear.in_features + (linear.bias is not None))
+    lines = part.runs * sum(part.blocks)
+    return lines * (linear.out_features if part.dim == 1 else linear.in_features + (linear.bias is not None))
 
 
 def _rest(layer: nn.Module, family: Family, kind: SiteKind, parts: tuple[Part, ...]) -> int:
     """Parameters of a sub-layer that belong to none of its linears."""
-    site = family.attention if kind == "attention" else family.mlp
+    site = family.mlp if kind == "mlp" else family.attention
     if site is None or not site.module:
         return 0
     all_of_it = sum(parameter.numel() for parameter in _submodule(layer, site.module, family).parameters())
-    return all_of_it - sum(p.numel() for part in parts for p in _linear(layer, part.path, family).parameters())
+    linears = [(_linear(layer, part.path, family), part) for part in parts]
+    own = sum(p.numel() for linear, _ in linears for p in linear.parameters())
+    shared = sum(part.rest * (linear.in_features + (linear.bias is not None)) for linear, part in linears)
+    return all_of_it - own + shared
 
 
 def _count(config: Any, field: str, family: Family) -> int:

@@ -180,7 +180,7 @@ def table_of(parent: Parent, config: RunConfig) -> UnitTable:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(parent.config, trust_remote_code=config.trust_remote_code or None)
-    return unit_table(model, parent.family, layers_leave="layer" in config.units)
+    return unit_table(model, parent.family, config.units)
 
 
 def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bonsai_core.model.channels import in_model_order
 from bonsai_core.model.depth import set_layers
 from bonsai_core.model.frozen import FrozenSubject
 from bonsai_core.model.subject import sliced
@@ -56,8 +57,8 @@ class SlicedFiles:
         """A weight or bias of one of a site's linears, of the units that are kept."""
         keep = self._keep_U[site.units]
         if path == self._subject.output_path(site):
-            by_unit = self._subject.unit_weight(site, self._keep_U)  # with what it was repaired to
-            return by_unit.flatten(1).to(self._subject.files.dtype).cpu()
+            kept = self._subject.unit_weight(site, self._keep_U)  # with what it was repaired to
+            return in_model_order(kept, site).to(self._subject.files.dtype).cpu()
         whole = self._load(f"{self._subject.family.layers}.{site.layer}.{path}.{what}")
         if whole is None:
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +14,15 @@ from torch import Tensor, nn
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
+from bonsai_core.model.channels import by_unit, in_model_order
 from bonsai_core.model.depth import set_layers
 from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
-from bonsai_core.units import Site, UnitTable
+from bonsai_core.units import Site, UnitKind, UnitTable
+
+PER_GROUP = "num_key_value_groups"
+"""Where attentions in transformers keep the number of query heads per KV group."""
 
 
 class Subject:
@@ -28,7 +31,7 @@ class Subject:
     Args:
         model: a dense transformers model; it is sliced in place.
         family: how it is built.
-        layers_leave: whether the unit table has units for whole layers.
+        units: what may leave, as for `unit_table`.
         table: its unit table, where that cannot be read off it.
 
     Attributes:
@@ -38,11 +41,11 @@ class Subject:
     in_place: ClassVar[bool] = True
 
     def __init__(
-        self, model: Any, family: Family, *, layers_leave: bool = False, table: UnitTable | None = None
+        self, model: Any, family: Family, *, units: Collection[UnitKind] = (), table: UnitTable | None = None
     ) -> None:
         self.model = model.eval()
         self.family = family = family.of(model.config)
-        self.table = table or unit_table(model, family, layers_leave=layers_leave)
+        self.table = table or unit_table(model, family, units)
         self.present_U = self.table.keep_all()
         self._dense_layers = list(decoder_layers(model, family))
         self._parts = {
@@ -88,7 +91,7 @@ class Subject:
         if site.kind == "experts":
             experts = self.experts(site)
             return experts.module, experts.use
-        return self.output(site), itemgetter(0)
+        return self.output(site), lambda args: by_unit(args[0], site).flatten(-2)
 
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
         """The output projection's weight by the units alive, float32 [out, units, channels].
@@ -97,16 +100,15 @@ class Subject:
         """
         if site.kind == "experts":
             return self.of_living(site, alive_U, self.experts(site).weight(), dim=1)
-        weight = self.output(site).weight.detach()
-        by_unit = weight.view(weight.shape[0], -1, site.unit_channels)
-        return self.of_living(site, alive_U, by_unit, dim=1).float()
+        weight = by_unit(self.output(site).weight.detach(), site)
+        return self.of_living(site, alive_U, weight, dim=1).float()
 
-    def of_living(self, site: Site, alive_U: NDArray[np.bool_], by_unit: Tensor, dim: int) -> Tensor:
+    def of_living(self, site: Site, alive_U: NDArray[np.bool_], present: Tensor, dim: int) -> Tensor:
         """Of a tensor over the units that are still there, those alive: where slicing waits, others are there too."""
         alive = alive_U[site.units][self.present_U[site.units]]
         if alive.all():
-            return by_unit
-        return by_unit.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(by_unit.device))
+            return present
+        return present.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(present.device))
 
     def sites_present(self) -> list[Site]:
         """Attentions, MLPs and mixtures of experts that have at least one unit left."""
@@ -135,7 +137,8 @@ class Subject:
                 if site.kind == "experts":
                     stack.enter_context(self.experts(site).without(torch.from_numpy(np.flatnonzero(keep))))
                     continue
-                channels = torch.from_numpy(np.repeat(keep, site.unit_channels))
+                channels = torch.from_numpy(keep)[:, None].expand(-1, site.unit_channels)
+                channels = in_model_order(channels, site)
                 stack.callback(self.output(site).register_forward_pre_hook(_multiply_by(channels)).remove)
             yield
 
@@ -161,7 +164,7 @@ class Subject:
                 whole = self._linear(site, part)
                 self._layer(site).set_submodule(part.path, _slice(whole, part, index, len(keep)))
                 give_back(whole.weight.data)
-            if site.kind == "attention":
+            if site.kind in ("attention", "query"):
                 self._tell_heads(site, len(index))
         self.present_U = self.present_U & keep_U
 
@@ -170,8 +173,9 @@ class Subject:
         output = self.output(site)
         if repair.weight is not None:
             keep = torch.from_numpy(keep_U[site.units][self.present_U[site.units]]).to(output.weight.device)
-            columns = output.weight.data.view(len(output.weight), -1, site.unit_channels)
-            columns[:, keep] = repair.weight.to(columns.device, columns.dtype)
+            runs = output.weight.data.view(len(output.weight), site.runs, len(keep), -1)
+            new = in_model_order(repair.weight, site).view(len(runs), site.runs, int(keep.sum()), -1)
+            runs[:, :, keep] = new.to(runs.device, runs.dtype)
         if repair.bias is not None:
             change = repair.bias.to(output.weight.device).float()
             before = output.bias.detach().float() if output.bias is not None else 0
@@ -226,8 +230,7 @@ class Subject:
                 assert self.family.experts is not None
                 sizes[site.layer][self.family.experts.count_field] = count
             else:
-                assert self.family.attention is not None
-                sizes[site.layer].update(self.family.attention.sizes(self.model.config, count))
+                sizes[site.layer].update(self._heads(site, count))
         return list(sizes.values())
 
     def _take_out(self, gone: Collection[int]) -> None:
@@ -251,14 +254,23 @@ class Subject:
                 if hasattr(module, "layer_idx"):
                     setattr(module, "layer_idx", position)  # noqa: B010  (nn.Module types it otherwise)
 
-    def _tell_heads(self, site: Site, groups: int) -> None:
+    def _heads(self, site: Site, count: int) -> dict[str, int]:
+        """The configuration's numbers of heads and groups where so many units of an attention are left."""
+        attention = self.family.attention
+        assert attention is not None
+        sizes = attention.query_sizes if site.kind == "query" else attention.sizes
+        return sizes(self.model.config, count)
+
+    def _tell_heads(self, site: Site, count: int) -> None:
         """Put the number of heads where the attention's forward pass reads it."""
         attention = self.family.attention
         assert attention is not None
         module = self._layer(site).get_submodule(attention.module)
-        heads = attention.sizes(self.model.config, groups)
+        heads = self._heads(site, count)
         told: dict[str, Any] = {name: heads[attention.heads_field] for name in attention.heads_attributes}
-        told |= {name: groups for name in attention.groups_attributes}
+        told |= {name: heads[attention.groups_field] for name in attention.groups_attributes}
+        if site.kind == "query" and hasattr(module, PER_GROUP):
+            told[PER_GROUP] = count
         if attention.reads_config:
             told["config"] = copy.copy(module.config)
             for field, number in heads.items():
@@ -270,7 +282,7 @@ class Subject:
         """Take a whole sub-layer away; the bias of its output projection, if any, stays."""
         layer, bias = self._layer(site), self.output(site).bias
         family = self.family
-        if site.kind == "attention":
+        if site.kind != "mlp":
             assert family.attention is not None
             slot = list(self.layers_present()).index(site.layer)
             layer.set_submodule(family.attention.module, EmptyAttention(slot, bias))
@@ -283,7 +295,7 @@ class Subject:
 
     def _stand_in(self, site: Site) -> EmptyAttention | EmptyMLP:
         """What stands where an emptied site was."""
-        where = self.family.attention if site.kind == "attention" else self.family.mlp
+        where = self.family.mlp if site.kind == "mlp" else self.family.attention
         assert where is not None
         stand_in = self._layer(site).get_submodule(where.module or where.output)
         assert isinstance(stand_in, EmptyAttention | EmptyMLP)
@@ -327,9 +339,11 @@ def _slice(linear: nn.Linear, part: Part, index: Tensor, num_units: int) -> nn.L
 
 def sliced(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: int) -> Tensor:
     """The rows or columns of the units of `index`, of a linear's weight or bias, projection by projection."""
-    index, sizes = index.to(tensor.device), [num_units * block for block in part.blocks]
+    index, lines = index.to(tensor.device), part.runs * num_units
+    *owned, rest = torch.split(tensor, [*(lines * block for block in part.blocks), part.rest], dim)
     pieces = []
-    for piece, block in zip(torch.split(tensor, sizes, dim), part.blocks, strict=True):
-        by_unit = piece.reshape(*piece.shape[:dim], num_units, block, *piece.shape[dim + 1 :])
-        pieces.append(by_unit.index_select(dim, index).flatten(dim, dim + 1))
+    for piece, block in zip(owned, part.blocks, strict=True):
+        runs = piece.reshape(*piece.shape[:dim], part.runs, num_units, block, *piece.shape[dim + 1 :])
+        pieces.append(runs.index_select(dim + 1, index).flatten(dim, dim + 2))
+    pieces += [rest] if part.rest else []
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)

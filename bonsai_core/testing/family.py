@@ -15,7 +15,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.model.head import Head
 from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
-from bonsai_core.units import UnitTable
+from bonsai_core.units import UnitKind, UnitTable
 
 BATCH, TOKENS, PROMPT = 2, 9, 5
 
@@ -26,11 +26,13 @@ class FamilyContract(ABC):
     Attributes:
         family: the declaration under test.
         attention: implementations of attention that every law is checked with.
+        units: what the unit table is made for, as for `--units`.
         tolerance: largest difference between logits that should be equal, relative to the largest logit.
     """
 
     family: ClassVar[Family]
     attention: ClassVar[tuple[str, ...]] = ("eager", "sdpa")
+    units: ClassVar[tuple[UnitKind, ...]] = ("layer",)
     tolerance = 1e-4
 
     @abstractmethod
@@ -46,7 +48,7 @@ class FamilyContract(ABC):
         assert [(site.layer, site.kind) for site in subject.table] == [
             (index, kind)
             for index, layer in subject.layers_present().items()
-            for kind in (*site_kinds(layer, subject.family), "layer")
+            for kind in (*site_kinds(layer, subject.family, self.units), "layer")
         ]
         assert len(subject.layers_present()) == num_layers
         decoder = sum(site.num_units * site.unit_params + site.rest_params for site in subject.table)
@@ -114,7 +116,7 @@ class FamilyContract(ABC):
         assert torch.equal(logits(subject.model), dense)
 
     def _subject(self) -> Subject:
-        return Subject(self.make_model(), self.family, layers_leave=True)
+        return Subject(self.make_model(), self.family, units=self.units)
 
     def _assert_masked_equals_sliced(self, implementation: str, *, cached: bool) -> None:
         run = logits_with_cache if cached else logits

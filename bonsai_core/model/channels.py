@@ -1,0 +1,19 @@
+"""The channels of a site's units, in a tensor's last dimension: [.., channels] and [.., units, channels of each]."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bonsai_core.units import Site
+
+
+def by_unit(tensor: Tensor, site: Site) -> Tensor:
+    """[..., units, channels], of the model's own order; a view where units lie side by side."""
+    runs = tensor.reshape(*tensor.shape[:-1], site.runs, -1, site.unit_channels // site.runs)
+    return runs.movedim(-3, -2).flatten(-2)  # [..., runs, units, block] -> [..., units, channels]
+
+
+def in_model_order(tensor: Tensor, site: Site) -> Tensor:
+    """[..., all channels], as the model has them, of [..., units, channels]."""
+    units = tensor.reshape(*tensor.shape[:-1], site.runs, -1)
+    return units.movedim(-2, -3).flatten(-3)
