@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +106,34 @@ def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None
     give_back(first)
     assert before - resident_mb() > 0.9 * 32
     assert bool((second == 1).all())
+
+
+HOLES = """
+import sys
+import torch
+from bonsai_core.model.pages import return_large_blocks
+if sys.argv[1] == "given back":
+    return_large_blocks()
+warm = torch.ones(31 << 18)  # glibc takes the size of what is freed for its new limit, up to 32 MiB
+del warm
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+before = resident()
+large = torch.ones(20 << 18)
+behind = [torch.ones(1 << 10) for _ in range(64)]
+del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_freed_matrices_leave_no_holes() -> None:
+    mb = {}
+    for how in ("given back", "usual"):
+        done = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, check=True)
+        mb[how] = float(done.stdout)
+    assert mb["given back"] < 5
+    assert mb["usual"] > 15
 
 
 def generated(model: Any, cache: str) -> Tensor:

@@ -198,7 +198,9 @@ def _quiet() -> None:
 def _watch(work: Callable[[], Any]) -> None:
     """Run with live progress, then show the report; on Ctrl-C say how to go on."""
     from bonsai_core.cli.tables import report_view
+    from bonsai_core.model.pages import return_large_blocks
 
+    return_large_blocks()
     console = Console()
     observer = ProgressObserver(console)
     installed().register(observer, "the progress display")

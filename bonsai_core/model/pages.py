@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import sys
 
 from torch import Tensor
+
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK = 4 * 1024 * 1024
 
 
 def give_back(tensor: Tensor) -> None:
@@ -21,3 +25,14 @@ def give_back(tensor: Tensor) -> None:
     end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > first:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+def return_large_blocks() -> None:
+    """Let this process give large blocks back to the system when they are freed (glibc; elsewhere nothing happens).
+
+    By default glibc raises the size from which on it does so up to 32 MiB, as blocks are freed; matrices smaller than
+    that then leave holes between what is still used, and the process grows by several hundred megabytes.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
