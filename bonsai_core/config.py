@@ -201,12 +201,17 @@ class RunConfig(BaseModel):
     @property
     def frozen(self) -> bool:
         """Whether weights cannot be changed in memory, because they are quantised or elsewhere."""
-        return self.load_in != "full" or self.device_map != "none"
+        return self.load_in != "full" or self.device_map == "auto"
 
     @property
     def saved_as(self) -> Literal["free", "uniform"]:
         """The shapes of the checkpoint: where only whole layers leave, all those left are of the stock model's."""
         return "uniform" if self.units == ("layer",) else self.shapes
+
+    @property
+    def stock(self) -> bool:
+        """Whether the checkpoint is one of the stock class."""
+        return self.saved_as != "free"
 
     def decisive(self) -> dict[str, Any]:
         """All settings that decide the result, as plain data: everything but where it is written."""

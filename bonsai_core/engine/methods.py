@@ -84,7 +84,7 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
         raise BonsaiError(
             "--search measures sub-models on text: it needs an estimator that measures, and a metric that reads text."
         )
-    if methods.compensator.adds_bias and config.saved_as == "uniform":
+    if methods.compensator.adds_bias and config.stock:
         raise BonsaiError(
             f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "
             f"--shapes free, or another --compensator."

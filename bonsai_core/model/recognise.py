@@ -86,10 +86,11 @@ def _small_model(config: Any) -> Any:
         if getattr(small, "pad_token_id", None) is not None:
             small.pad_token_id = 0
         with torch.random.fork_rng():
-            torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
-            for name, parameter in model.named_parameters():
-                nn.init.normal_(parameter, mean=1.0 if "norm" in name or "ln" in name else 0.0, std=0.2)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if "norm" in name or "ln" in name else 0.0
+            nn.init.normal_(parameter, mean=mean, std=0.2, generator=generator)
     except (
         StrictDataclassError,
         ValueError,

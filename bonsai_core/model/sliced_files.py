@@ -46,7 +46,8 @@ class SlicedFiles:
             if site.layer != index:
                 continue
             output = self._subject.output_path(site)
-            if what == "bias" and (path == output or (self._is_empty(site) and output.startswith(f"{path}."))):
+            stands_in = self._is_empty(site) and output.startswith(f"{path}.")
+            if name.endswith(".bias") and (path == output or stands_in):
                 return self._output_bias(site)
             for part in self._subject.parts(site):
                 if part.path == path:

@@ -27,5 +27,5 @@ QUALITY = Recipe(
 DEPTH = Recipe(
     name="depth",
     summary="Whole layers alone, by perturbing and regressing: a stock checkpoint, and the fastest at equal size.",
-    settings={"units": ["layer"], "prior": "uniform", "compensator": "none"},
+    settings={"units": ["layer"], "prior": "block-influence", "compensator": "none", "submodels": 40},
 )
