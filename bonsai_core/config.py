@@ -147,7 +147,7 @@ class RunConfig(BaseModel):
         description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers).",
     )
     protect: Annotated[tuple[int, ...], BeforeValidator(_split)] = Field(
-        (), description="Layers that stay whole, as 0,1,-1 (free shapes only)."
+        (), description="Layers that stay whole, as 0,1,-1 (shapes free, or units layer)."
     )
     shapes: Literal["free", "uniform"] = Field(
         "free",
@@ -162,7 +162,7 @@ class RunConfig(BaseModel):
         "full", description="Quantise the model while it is measured (bitsandbytes); what is saved is not quantised."
     )
     device_map: Literal["none", "auto"] = Field(
-        "none", description="auto: spread the model over GPUs, CPU and disk while it is measured (accelerate)."
+        "none", description="auto: spread the model over GPU, CPU and disk while it is measured (accelerate)."
     )
     max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
@@ -171,7 +171,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        least = self.min_units.values() if isinstance(self.min_units, dict) else [self.min_units]
+        by_kind = self.min_units.items() if isinstance(self.min_units, dict) else [("mlp", self.min_units)]
+        least = [number for kind, number in by_kind if kind != "layer"]
         if 0 in least and self.shapes == "uniform":
             raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "sublayer" in self.units:
@@ -180,10 +181,14 @@ class RunConfig(BaseModel):
             raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
         if {"attention", "query"} <= set(self.units):
             raise ValueError("units attention or query, not both: they are the same parameters in two ways")
+        if self.max_memory is not None and self.device_map != "auto":
+            raise ValueError("max_memory limits what device_map auto may use; it is none here")
         if len(set(self.units)) < len(self.units):
             raise ValueError("units: each kind once")
         if self.protect and self.shapes == "uniform" and "layer" not in self.units:
-            raise ValueError("protect needs shapes free: a stock checkpoint has the same widths in every layer")
+            raise ValueError(
+                "protect needs shapes free, or units layer: a stock checkpoint has the same widths in every layer"
+            )
         return self
 
     @classmethod

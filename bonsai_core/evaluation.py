@@ -60,6 +60,6 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
         "windows": len(windows_NT),
         "sequence_length": windows_NT.shape[1],
         "text": text.describe(),
-        "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "parameters": loaded.num_parameters(),
         "model": model,
     }

@@ -66,6 +66,15 @@ class Rules:
         """The sub-layers and layers that may leave."""
         return tuple(whole for whole in table.wholes(self.units) if whole.layer not in self.protect)
 
+    def may_leave(self, table: UnitTable) -> NDArray[np.bool_]:
+        """Units that may leave, alone or with a whole, bool [U]."""
+        leave_U = np.zeros(len(table), dtype=bool)
+        for site in table:
+            leave_U[site.units] = site.kind in self.units and site.layer not in self.protect
+        for whole in self.wholes(table):
+            leave_U[whole.units] = True
+        return leave_U
+
     def multiple(self, kind: SiteKind) -> int:
         """What numbers of units of this kind are multiples of."""
         by_kind = {"mlp": self.round_to} if isinstance(self.round_to, int) else self.round_to
@@ -108,7 +117,8 @@ class Block:
     Measured units (tier 0) go first, by importance; where that ties, as the many zeros of a lasso do, chains lose
     equal shares. Unmeasured ones (tier 1) follow: chains lose equal shares, and where that ties, as it does for the few
     KV groups of each layer, the block that the prior likes least compared with its site goes first. What is left of a
-    whole sub-layer or layer that was not measured (tier 2) comes last; `chain` is negative in blocks of wholes.
+    whole sub-layer or layer that was not measured (tier 2) comes last, by its mean prior; `chain` counts wholes from
+    the end, so that it is negative.
     """
 
     tier: int
@@ -157,7 +167,7 @@ def select(
     target = int(np.ceil(sparsity * table.decoder_params - 1e-6))
     chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
     keep_U = alive_U.copy()
-    wholes = _Wholes(table, keep_U, importance_U, rules, whole_importance_W)
+    wholes = _Wholes(table, keep_U, importance_U, prior_U, rules, whole_importance_W)
     missing = target - table.removed_params(alive_U)
     queues = [iter(chain) for chain in chains]
     heads = [*(block for queue in queues if (block := next(queue, None))), *wholes.blocks()]
@@ -195,7 +205,8 @@ def removal_chains(
     rules: Rules,
 ) -> list[list[Block]]:
     """Blocks in the order in which they must leave: one chain per site, or per kind of site if uniform."""
-    sites = [site for site in table if site.kind in rules.units and table.layer_stays(site.layer, alive_U)]
+    single = [site for site in table if site.kind in rules.units and site.kind != "layer"]
+    sites = [site for site in single if table.layer_stays(site.layer, alive_U)]
     if rules.shapes == "uniform":
         kinds = dict.fromkeys(site.kind for site in sites)
         groups = [[site for site in sites if site.kind == kind] for kind in kinds]
@@ -216,7 +227,8 @@ def removal_chains(
             leaving = count - remaining
             units = np.concatenate([order[gone:leaving] for order in orders])
             importance_B = importance_U[units]
-            cost = int(table.cost_U[units].sum())
+            rest = 0 if remaining else sum(site.rest_params for site in sites)
+            cost = int(table.cost_U[units].sum()) + rest
             if np.isnan(importance_B).any():
                 liking = float(prior_U[units].sum() / max(prior_U[order_all].sum(), TINY))
                 chain.append(Block(1, leaving / count, liking, number, cost, units))
@@ -240,12 +252,14 @@ class _Wholes:
         table: UnitTable,
         keep_U: NDArray[np.bool_],
         importance_U: NDArray[np.float64],
+        prior_U: NDArray[np.float64],
         rules: Rules,
         whole_importance_W: NDArray[np.float64] | None,
     ) -> None:
         self._table = table
         self._keep_U = keep_U
         self._importance_U = importance_U
+        self._prior_U = prior_U
         self._rules = rules
         self._wholes = rules.wholes(table)
         unmeasured_W = np.full(len(self._wholes), np.nan)
@@ -259,7 +273,7 @@ class _Wholes:
     def without(self, gone: Block) -> list[Block]:
         """Those that got smaller because `gone` went; the blocks they replace may no longer go."""
         of_layer = self._table.sites[self._table.site_U[gone.units[0]]].layer
-        importance = self._importance_W[-1 - gone.chain] if gone.chain < 0 else self._importance_U[gone.units].sum()
+        importance = self._importance_W[gone.chain] if gone.chain < 0 else self._importance_U[gone.units].sum()
         smaller = []
         for number, whole in enumerate(self._wholes):
             if whole.layer == of_layer and np.isin(gone.units[0], whole.units):
@@ -273,7 +287,7 @@ class _Wholes:
             return False
         if block.chain >= 0:
             return True
-        whole = self._wholes[-1 - block.chain]
+        whole = self._wholes[block.chain]
         if whole.kind == "layer":
             stay = sum(self._table.layer_stays(layer, self._keep_U) for layer in self._table.layer_sites)
             if stay <= self._least_layers:
@@ -287,8 +301,15 @@ class _Wholes:
             return None
         sites = np.unique(table.site_U[units])
         cost = int(table.cost_U[units].sum()) + sum(table.sites[site].rest_params for site in sites)
-        importance = self._importance_W[number]
+        importance, liking = self._importance_W[number], mean_prior(table, units, self._prior_U)
+        chain = number - len(self._wholes)
         if np.isnan(importance):
-            return Block(2, 0.0, 0.0, -1 - number, cost, units)
+            return Block(2, liking, 0.0, chain, cost, units)
         price = importance / (cost if self._rules.rank == "density" else len(units))
-        return Block(0, float(price), 0.0, -1 - number, cost, units)
+        return Block(0, float(price), liking, chain, cost, units)
+
+
+def mean_prior(table: UnitTable, units: NDArray[np.int64], prior_U: NDArray[np.float64]) -> float:
+    """Of some units, but for what belongs to layers alone, which priors do not score; 0 if there is nothing else."""
+    scored = np.array([site.kind != "layer" for site in table])[table.site_U[units]]
+    return float(prior_U[units[scored]].mean()) if scored.any() else 0.0

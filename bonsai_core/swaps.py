@@ -35,7 +35,7 @@ class Swaps:
     ) -> None:
         self._alive_U = alive_U
         self._importance_U = _priced(importance_U, table.cost_U)
-        self._chains = removal_chains(table, alive_U, importance_U, prior_U, rules)
+        self._chains = [chain for chain in removal_chains(table, alive_U, importance_U, prior_U, rules) if chain]
         self._smallest = min((block.cost for chain in self._chains for block in chain), default=0)
         self._target = int(np.ceil(sparsity * table.decoder_params - 1e-6)) - table.removed_params(alive_U)
 

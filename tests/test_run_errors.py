@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -39,6 +40,7 @@ from bonsai_core import (
 )
 from bonsai_core.config import read_recipe
 from bonsai_core.contracts.events import Event, StageStarted, Warned
+from bonsai_core.model.load import find_parent
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]
@@ -431,7 +433,10 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(
     options = ["--model", small_run.model, "--dataset", small_run.dataset, "--submodels", "1000", "--samples", "2"]
     sizes = ["--sequence-length", "32", "--eval-sequence-length", "64", "--eval-samples", "2", "--sparsity", "0.05"]
     command = [BONSAI, "run", *options, *sizes, "--no-latency", "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that starts these tests in the background makes them ignore the signal, and all that they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
+    with subprocess.Popen(command, **pipes) as process:
         journal = out / "journal.sqlite"
         deadline = time.monotonic() + 60
         while not (journal.exists() and events(journal) > 5) and process.poll() is None and time.monotonic() < deadline:
@@ -451,3 +456,39 @@ def events(journal: Path) -> int:
             return int(database.execute("SELECT COUNT(*) FROM events").fetchone()[0])
         except sqlite3.OperationalError:  # not yet made
             return 0
+
+
+def test_a_quantised_parent_is_refused(pico_directory: Path, registry: Registry, tmp_path: Path) -> None:
+    shutil.copytree(pico_directory, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BonsaiError, match="quantised already"):
+        find_parent(str(tmp_path / "model"), registry)
+
+
+def test_a_configuration_without_a_model_type_is_an_error(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BonsaiError, match="Cannot load"):
+        find_parent(str(tmp_path), registry)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": "layer", "search": 1, "search_samples": 4}, "--search swaps single units"),
+        ({"units": "sublayer", "shapes": "uniform"}, "sublayer needs shapes free"),
+        ({"units": "mlp,layer", "shapes": "uniform"}, "layer alone"),
+        ({"units": "mlp,mlp"}, "each kind once"),
+        ({"units": "attention,query"}, "not both"),
+        ({"max_memory": "cpu=1GB"}, "device_map auto"),
+    ],
+)
+def test_units_that_do_not_go_together_are_refused(
+    small_run: RunConfig, registry: Registry, settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    values = {**small_run.model_dump(), **settings, "out": tmp_path / "run"}
+    with pytest.raises(BonsaiError, match=message):
+        run(RunConfig.from_mapping(values, "settings"), registry=registry)
+    assert not (tmp_path / "run").exists()

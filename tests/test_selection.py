@@ -309,3 +309,23 @@ def test_an_impossible_number_of_layers_says_what_is_possible() -> None:
     largest = 2 * int(table.cost_U[most].sum()) / table.decoder_params
     with pytest.raises(BonsaiError, match=rf"units=layer.*max_fraction=.*0\.5.*at most {largest:.4f}"):
         choose(table, 0.9, units=("layer",), max_fraction={"layer": 0.5})
+
+
+@pytest.mark.parametrize("importance", [0.0, np.nan])
+def test_ties_between_layers_are_broken_by_the_prior(importance: float) -> None:
+    table = example_table(num_layers=5, layers_leave=True)
+    prior_U = np.array([[3.0, 1.0, 5.0, 2.0, 4.0][table.sites[site].layer] for site in table.site_U])
+    rules = Rules(units=("layer",))
+    nothing_U, same_W = np.full(len(table), np.nan), np.full(5, importance)
+    keep_U = select(table, table.keep_all(), nothing_U, prior_U, 0.4, rules, same_W)
+    assert [n for n in range(5) if not table.layer_stays(n, keep_U)] == [1, 3]
+
+
+def test_what_goes_with_a_sites_last_unit_counts() -> None:
+    sites = tuple(Site(f"layers.{i}.query", i, "query", 4 * i, 4, 100, 1, rest_params=200) for i in range(4))
+    table = UnitTable(sites, 4 * 600, 4 * 600)
+    importance_U = np.repeat([1.0, 2.0, 3.0, 4.0], 4)
+    keep_U = choose(table, 0.25, importance_U=importance_U, units=("query",), min_units=0, rank="density")
+    assert table.removed_params(keep_U) == 600
+    assert not keep_U[:4].any()
+    assert keep_U[4:].all()

@@ -93,3 +93,29 @@ def test_what_is_left_by_a_selection_are_all_wholes_but_those_gone() -> None:
     keep_U[request.table.sites[0].first] = False
     left_U = drops.left_by(keep_U)
     assert set(np.flatnonzero(~left_U)) == set(drops.wholes[4].units)
+
+
+def test_attentions_and_mlps_are_drawn_from_windows_of_their_own() -> None:
+    """However their priors compare with each other."""
+    table = example_table(num_layers=LAYERS)
+    prior_U = np.concatenate([np.full(s.num_units, s.layer + (1000.0 if s.kind == "mlp" else 1.0)) for s in table])
+    rules = Rules(units=("sublayer",))
+    least_S = np.array([rules.least(site) for site in table])
+    request = SampleRequest(table, table.keep_all(), prior_U, 0.2, 10, least_S=least_S)
+    _, drops = WholeDrops.of(request, rules, (0, 1))
+    kinds = [whole.name.rpartition(".")[2] for whole in drops.drawn]
+    assert 3 <= kinds.count("attention") <= 5
+    assert 3 <= kinds.count("mlp") <= 5
+    assert max(whole.layer for whole in drops.drawn) <= 4
+
+
+def test_never_all_that_are_drawn_are_dropped_at_once() -> None:
+    request, drops = drops_of(units=("layer",), protect=frozenset(range(8)), drop_fraction=0.5)
+    assert {len(gone) for gone in dropped(request, drops, 6)} == {1}
+
+
+def test_what_a_sequential_sampler_leaves_out_is_dropped_all_the_same() -> None:
+    _, drops = drops_of(units=("layer",))
+    assert len(drops.remaining(0, 10).keep_MU) == 2  # four layers, two at a time
+    assert len(drops.remaining(1, 10).keep_MU) == 1
+    assert len(drops.remaining(2, 10).keep_MU) == 0

@@ -44,7 +44,9 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     size = total = 0
-    for name, parameter in model.named_parameters():
+    saved = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    for name, parameter in (dict(model.named_parameters()) | buffers).items():
         tensor = tensor_of(name)
         if tensor is None or tensor.shape != parameter.shape:
             found = "nothing" if tensor is None else f"{tuple(tensor.shape)}"

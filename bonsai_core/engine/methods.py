@@ -84,6 +84,8 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
         raise BonsaiError(
             "--search measures sub-models on text: it needs an estimator that measures, and a metric that reads text."
         )
+    if config.search and not set(config.units) - {"sublayer", "layer"}:
+        raise BonsaiError("--search swaps single units between sites: add attention, query, mlp or experts to --units.")
     if methods.compensator.adds_bias and config.stock:
         raise BonsaiError(
             f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "

@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         targets: sparsity after each round; the last one is the run's.
         prune_tokens: tokens of one round's forward passes, those of its repair among them.
+        submodel_tokens: of these, those that sub-models and the search take.
         dense_tokens: tokens of the dense model's side of all comparisons.
         divergence_tokens: tokens of those that tell how far the model is from the dense one after a round.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
@@ -51,6 +52,7 @@ class Plan:
 
     targets: tuple[float, ...]
     prune_tokens: int
+    submodel_tokens: int
     dense_tokens: int
     divergence_tokens: int
     forward_tokens: int
@@ -67,10 +69,12 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
 def make_plan(config: RunConfig, work: Work) -> Plan:
     """The plan of a run over so much data."""
     targets = round_targets(config)
-    prune_tokens = work.statistics + work.submodel + work.search
+    submodel_tokens = work.submodel + work.search
+    prune_tokens = work.statistics + submodel_tokens
     between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
     rounds = len(targets) * (prune_tokens + work.divergence)
-    return Plan(targets, prune_tokens, work.dense, work.divergence, rounds + between + work.dense + 2 * work.evaluation)
+    forward_tokens = rounds + between + work.dense + 2 * work.evaluation
+    return Plan(targets, prune_tokens, submodel_tokens, work.dense, work.divergence, forward_tokens)
 
 
 def search_tokens(generations: int, windows_NT: NDArray[np.int64]) -> int:

@@ -77,7 +77,11 @@ class Rounds:
             "dropped_submodels": 0,
             "repaired_submodels": False,
         }
-        if self._work.methods.measured:
+        if self._work.methods.measured and request.drop_fraction == 0:  # large units went beyond this round's target
+            start = time.perf_counter()
+            self._observe(TokensDone(self._work.plan.submodel_tokens, replayed=True))
+            importance_U, apart_U = np.full(len(request.table), np.nan), alive_U
+        elif self._work.methods.measured:
             measured = self._measure(number, request, drops)
             start = time.perf_counter()
             importance_U, found = self._regress(request, measured)
@@ -183,11 +187,12 @@ class Rounds:
         work = self._work
         table = work.subject.table
         missing = work.plan.targets[number - 1] * table.decoder_params - table.removed_params(alive_U)
+        leaving = int(table.cost_U[alive_U & work.rules.may_leave(table)].sum())
         return SampleRequest(
             table,
             alive_U,
             prior_U,
-            drop_fraction=min(0.5, max(0.0, missing / int(table.cost_U[alive_U].sum()))),
+            drop_fraction=min(0.5, max(0.0, missing / max(1, leaving))),
             num_submodels=work.config.submodels,
             least_S=np.array([work.rules.least(site) for site in table], dtype=np.int64),
             rank=work.config.rank,
@@ -234,7 +239,7 @@ class Rounds:
         importance_U = np.where(apart_U, importance_U, np.nan)  # a share of a whole's says nothing of one unit
         keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules, whole_W)
         elapsed_s = time.perf_counter() - start
-        if self._work.calibration.search:
+        if self._work.calibration.search and request.drop_fraction > 0:
             left = replace(request, alive_U=drops.left_by(keep_U))
             keep_U, found = self._search.refine(number, left, importance_U, keep_U)
             summary["details"] |= found

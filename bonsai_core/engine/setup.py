@@ -95,6 +95,8 @@ class Workspace:
         return {
             "model": self.fingerprint,
             "load_in": self.config.load_in,
+            "dtype": self.config.dtype,
+            "units": [[s.name, s.num_units, s.unit_params] for s in self.subject.table],
             "batch_size": self.config.batch_size,
             "device": self.subject.device.type,
             "versions": versions(),

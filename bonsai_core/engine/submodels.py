@@ -105,6 +105,8 @@ class SubModels:
             stream = [work.config.seed, number, SAMPLER_STREAM, *([len(keeps)] if len(keeps) else [])]
             draw = sampler.sample(request, np.random.default_rng(stream))
             _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
+            if len(draw.keep_MU) == 0:  # settled, unless there are wholes that have not had their turn
+                draw = drops.remaining(len(keeps), total)
             keep_MU = drops.dropped_from(draw.keep_MU, len(keeps))
             apart_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
             if len(keeps) == 0:  # for all of the round, or those of one draw could not be held against another's
@@ -222,15 +224,7 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
         len(shape) == 2 and shape[1] == wanted[1] and (shape[0] == wanted[0] or (may_be_fewer and shape[0] < wanted[0]))
     )
     grouped = draw.group_M.shape == shape[:1]
-    alone_U = np.zeros(len(request.table), dtype=bool)  # what leaves only with its layer
-    alone_U[[site.first for site in request.table.layer_sites.values()]] = True
-    if (
-        not fits
-        or not grouped
-        or draw.keep_MU.dtype != bool
-        or draw.keep_MU[:, ~request.alive_U].any()
-        or (request.alive_U & alone_U & ~draw.keep_MU).any()
-    ):
+    if not fits or not grouped or draw.keep_MU.dtype != bool or not _leaves_least(draw, request):
         raise BonsaiError(
             f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
             f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `least_S`, and have a "
@@ -238,3 +232,14 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
             f"{draw.keep_MU.dtype} {shape} and "
             f"{draw.group_M.shape} groups."
         )
+
+
+def _leaves_least(draw: Draw, request: SampleRequest) -> bool:
+    """Whether no dead unit is kept, and every site keeps what it must."""
+    if draw.keep_MU[:, ~request.alive_U].any():
+        return False
+    for site, least in zip(request.table, request.least_S, strict=True):
+        alive = int(request.alive_U[site.units].sum())
+        if (draw.keep_MU[:, site.units].sum(axis=1) < min(int(least), alive)).any():
+            return False
+    return True

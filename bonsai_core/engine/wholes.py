@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.contracts import SampleRequest
-from bonsai_core.selection import Rules
+from bonsai_core.contracts import Draw, SampleRequest
+from bonsai_core.selection import Rules, mean_prior
 from bonsai_core.units import Whole
 
 WHOLES_STREAM = 3
@@ -40,18 +40,18 @@ class WholeDrops:
     @classmethod
     def of(cls, request: SampleRequest, rules: Rules, seed: tuple[int, int]) -> tuple[SampleRequest, WholeDrops]:
         """The drops of a round, and what is left to the sampler: half of what goes, where both take part."""
-        wholes, alive_U = rules.wholes(request.table), request.alive_U
+        wholes, alive_U, table = rules.wholes(request.table), request.alive_U, request.table
         alive = [whole for whole in wholes if alive_U[whole.units].any()]
-        if not alive:
-            return request, cls(wholes, (), alive_U, 0, seed)
-        shared = any(kind in rules.units for kind in ("attention", "query", "mlp", "experts"))
+        leaving_U = alive_U & rules.may_leave(table)
+        shared = any(site.kind in rules.units and site.kind != "layer" for site in table)
         share = request.drop_fraction / 2 if shared else request.drop_fraction
-        goal = share * int(request.table.cost_U[alive_U].sum())
-        drawn = [
-            w for kind in ("sublayer", "layer") for w in _window([a for a in alive if a.kind == kind], request, goal)
-        ]
+        goal = share * int(table.cost_U[leaving_U].sum())
+        drawn = [whole for group in _alike(alive) for whole in _window(group, request, goal, alive)]
+        if len(drawn) < 2 or goal == 0:
+            return request, cls(wholes, (), alive_U, 0, seed)
         count = round(goal / float(np.mean([_cost(whole, request) for whole in drawn])))
-        return replace(request, drop_fraction=share), cls(wholes, drawn, alive_U, min(max(1, count), len(drawn)), seed)
+        count = min(max(1, count), len(drawn) // 2)
+        return replace(request, drop_fraction=share), cls(wholes, drawn, alive_U, count, seed)
 
     def dropped_from(self, keep_MU: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
         """Keep vectors of the sub-models from number `first` of the round on, with their wholes dropped."""
@@ -60,6 +60,12 @@ class WholeDrops:
             for turn in range(number * self.count, (number + 1) * self.count):
                 keep_U[self._at_turn(turn).units] = False
         return keep_MU
+
+    def remaining(self, measured: int, total: int) -> Draw:
+        """Sub-models that drop nothing but wholes, as many as it takes until each was dropped once; often none."""
+        turns = -(-len(self.drawn) // self.count) if self.drawn else 0
+        count = max(0, min(turns, total) - measured)
+        return Draw(np.repeat(self.alive_U[None], count, axis=0), np.arange(count))
 
     def importance(self, importance_U: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of all living units of each whole together, float64 [W]; NaN where not all of them were measured."""
@@ -79,25 +85,32 @@ class WholeDrops:
         return self.drawn[int(order[position])]
 
 
-def _window(alive: Sequence[Whole], request: SampleRequest, goal: float) -> list[Whole]:
-    """The least by mean prior: twice the goal, at least two; all of them where the prior tells none apart."""
-    scores = [_prior(whole, request) for whole in alive]
+def _alike(wholes: Sequence[Whole]) -> list[list[Whole]]:
+    """Layers, attentions and MLPs, whose priors cannot be compared with each other's."""
+    groups: dict[str, list[Whole]] = {}
+    for whole in wholes:
+        groups.setdefault("layer" if whole.kind == "layer" else whole.name.rpartition(".")[2], []).append(whole)
+    return list(groups.values())
+
+
+def _window(group: Sequence[Whole], request: SampleRequest, goal: float, everyone: Sequence[Whole]) -> list[Whole]:
+    """The least of a group by mean prior: twice its share of the goal, or two; all if the prior tells none apart."""
+    table, living_U = request.table, request.alive_U
+    scores = [mean_prior(table, whole.units[living_U[whole.units]], request.prior_U) for whole in group]
     if len(set(scores)) <= 1:
-        return list(alive)
+        return list(group)
+    of_group, of_all = (sum(_cost(whole, request) for whole in wholes) for wholes in (group, everyone))
     window: list[Whole] = []
     for index in np.argsort(scores, kind="stable"):
-        if len(window) >= 2 and sum(_cost(whole, request) for whole in window) >= 2 * goal:
+        if len(window) >= 2 and sum(_cost(whole, request) for whole in window) >= 2 * goal * of_group / of_all:
             break
-        window.append(alive[int(index)])
+        window.append(group[int(index)])
     return window
 
 
-def _prior(whole: Whole, request: SampleRequest) -> float:
-    """Mean prior of a whole's living units, but for what belongs to the layer alone, which priors do not score."""
-    scored = np.array([site.kind != "layer" for site in request.table])[request.table.site_U[whole.units]]
-    living = whole.units[scored & request.alive_U[whole.units]]
-    return float(request.prior_U[living].mean()) if len(living) else 0.0
-
-
 def _cost(whole: Whole, request: SampleRequest) -> int:
-    return int(request.table.cost_U[whole.units][request.alive_U[whole.units]].sum())
+    """Parameters that a whole's living units free."""
+    table, living = request.table, whole.units[request.alive_U[whole.units]]
+    rest = sum(table.sites[site].rest_params for site in np.unique(table.site_U[living]))
+    cost: int = int(table.cost_U[living].sum()) + rest
+    return cost

@@ -61,7 +61,9 @@ class FrozenSubject(Subject):
         self.standing: dict[str, Standing] = {}
         if any(site.kind == "experts" for site in table):
             raise BonsaiError("A mixture of experts is pruned in memory only: leave out --load-in and --device-map.")
-        missing = [name for name in map(self.output_name, self.sites_present()) if name not in files]
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        saved = {name for name in model.state_dict() if name not in tied and not _is_quantised_state(name)}
+        missing = sorted(name for name in saved if name not in files)
         if missing:
             raise BonsaiError(
                 f"The weights on disk have other names than in transformers (there is no {missing[0]}). Load the model "
@@ -141,3 +143,8 @@ class FrozenSubject(Subject):
             return output if standing.bias is None else output + standing.bias.to(output)
 
         return hook
+
+
+def _is_quantised_state(name: str) -> bool:
+    """What bitsandbytes keeps beside a weight."""
+    return name.rpartition(".")[2] in ("SCB", "weight_format") or ".weight." in name

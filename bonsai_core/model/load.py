@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family, unit_table
-from bonsai_core.model.placement import DeviceMap, LoadIn, loading_options
+from bonsai_core.model.placement import DeviceMap, LoadIn, loading_options, remove_offloaded
 from bonsai_core.model.recognise import recognise
 from bonsai_core.model.weight_files import WeightFiles
 from bonsai_core.registry import Registry
@@ -64,6 +63,11 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
         raise BonsaiError(
             f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model with "
             f"a larger --sparsity instead."
+        )
+    if getattr(config, "quantization_config", None):
+        raise BonsaiError(
+            f"{name} is quantised already, and slicing needs weights in full precision. Give the model that it was "
+            f"made from; --load-in 8bit or 4bit quantises it while it is measured."
         )
     families = registry.families()
     family = find_family(families, slicer, config.model_type) or _recognised(config, families)
@@ -112,7 +116,7 @@ def load_model(
 
     register_checkpoints(of=source)
     place = find_device(device)
-    options = loading_options(load_in, device_map, max_memory, place)
+    options = loading_options(load_in, device_map, max_memory, place, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             find_source(source),
@@ -121,10 +125,19 @@ def load_model(
             trust_remote_code=trust_remote_code or None,
             **options,
         )
+    except torch.OutOfMemoryError as error:
+        remove_offloaded(options)
+        raise BonsaiError(
+            f"{source} does not fit on {place}: try --dtype bfloat16, --device-map auto (with the CPU and the disk), "
+            f"or --load-in 4bit. ({str(error).splitlines()[0]})"
+        ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        remove_offloaded(options)
         raise _loading_error(source, error) from error
-    if "offload_folder" in options:
-        weakref.finalize(model, shutil.rmtree, options["offload_folder"], ignore_errors=True)
+    except BaseException:
+        remove_offloaded(options)
+        raise
+    weakref.finalize(model, remove_offloaded, options)
     return model.eval() if options else model.to(place).eval()
 
 
@@ -192,10 +205,11 @@ def register_checkpoints(registry: Registry | None = None, *, of: str | None = N
     """
     families = (registry or Registry()).families()
     model_types = {model_type for family in families for model_type in family.model_types}
-    with suppress(OSError, ValueError, TypeError, AttributeError):  # what is wrong there is told when it is loaded
-        saved = json.loads((user_path(of or "") / "config.json").read_text(encoding="utf-8"))["model_type"]
-        if saved.startswith(PREFIX):
-            model_types.add(saved.removeprefix(PREFIX))
+    if of is not None:
+        with suppress(OSError, ValueError, TypeError, AttributeError, LookupError):  # told when it is loaded
+            saved = json.loads((user_path(of) / "config.json").read_text(encoding="utf-8"))["model_type"]
+            if saved.startswith(PREFIX):
+                model_types.add(saved.removeprefix(PREFIX))
     for model_type in sorted(model_types):
         # One plugin's model type that this transformers lacks stops nobody else's.
         with suppress(UnknownNameError):

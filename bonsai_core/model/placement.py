@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -15,17 +16,14 @@ DeviceMap = Literal["none", "auto"]
 
 
 def loading_options(
-    load_in: LoadIn, device_map: DeviceMap, max_memory: str | None, place: torch.device
+    load_in: LoadIn, device_map: DeviceMap, max_memory: str | None, place: torch.device, dtype: str
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told besides.
+    """What `from_pretrained` is told besides; see `load_model`.
 
     Raises:
-        BonsaiError: a package that this needs is not installed, or `max_memory` cannot be read.
+        BonsaiError: bitsandbytes is needed and not installed, or `max_memory` cannot be read.
     """
     options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
-    if device_map == "auto":
-        folder = tempfile.mkdtemp(prefix="bonsai-offload-")
-        options |= {"device_map": "auto", "offload_folder": folder, "max_memory": _limits(max_memory)}
     if load_in != "full":
         if find_spec("bitsandbytes") is None:
             raise BonsaiError(
@@ -33,10 +31,27 @@ def loading_options(
             )
         from transformers import BitsAndBytesConfig
 
+        default = "bfloat16" if place.type == "cuda" else "float32"
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=load_in == "8bit", load_in_4bit=load_in == "4bit", bnb_4bit_quant_type="nf4"
+            load_in_8bit=load_in == "8bit",
+            load_in_4bit=load_in == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, default if dtype == "auto" else dtype),
         )
+    if device_map == "auto":
+        limits = _limits(max_memory)
+        options |= {
+            "device_map": "auto",
+            "max_memory": limits,
+            "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
+        }
     return options
+
+
+def remove_offloaded(options: dict[str, Any]) -> None:
+    """Take away what was written to disk for a model that is gone, or that did not load."""
+    if "offload_folder" in options:
+        shutil.rmtree(options["offload_folder"], ignore_errors=True)
 
 
 def input_device(model: Any) -> torch.device:

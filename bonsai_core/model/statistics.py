@@ -99,7 +99,8 @@ def input_totals(
                 totals[name] = totals[name] + statistic if name in totals else statistic
     if observer.watches == "layers":
         return totals
-    return {site.name: subject.of_living(site, keep_U, totals[site.name], dim=0) for site in subject.sites_present()}
+    there = {name: total.to(subject.device) for name, total in totals.items()}
+    return {site.name: subject.of_living(site, keep_U, there[site.name], dim=0) for site in subject.sites_present()}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bonsai_core.errors import BonsaiError
 
+FILE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 FIRST_VALUES = 256
 
@@ -21,7 +22,7 @@ class WeightFiles:
     """The tensors of a checkpoint by name, in full precision, whatever is made of them in memory.
 
     Args:
-        directory: with *.safetensors in it, and their index if there are several.
+        directory: with model.safetensors in it, or several files and their index.
         renamed: from a tensor's name on disk to that in the model.
 
     Raises:
@@ -31,17 +32,16 @@ class WeightFiles:
     def __init__(self, directory: Path, renamed: Callable[[str], str] = str) -> None:
         index = directory / INDEX_NAME
         try:
-            if index.is_file():
+            if index.is_file() and not (directory / FILE_NAME).is_file():
                 named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
                 wrong = sorted({file for file in named.values() if Path(file).name != file})
                 if wrong:
                     raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
                 found = {name: directory / file for name, file in named.items()}
             else:
-                found = {}
-                for file in sorted(directory.glob("*.safetensors")):
-                    with safe_open(file, "pt") as opened:
-                        found |= dict.fromkeys(opened.keys(), file)
+                file = directory / FILE_NAME
+                with safe_open(file, "pt") as opened:
+                    found = dict.fromkeys(opened.keys(), file)
         except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
         self._where = {renamed(name): (file, name) for name, file in found.items()}
