@@ -8,7 +8,7 @@ from typing import Any
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import check_positions, declared_family, load_model, load_tokenizer, start_token
+from bonsai_core.model.load import check_positions, declared_family, load_as_configured, load_tokenizer, start_token
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sources import load_evaluation_text, windows_of
@@ -44,15 +44,7 @@ def evaluate_perplexity(model: str, dataset: str, config: RunConfig, warn: Calla
         warn=warn,
         start=start_token(family, tokenizer),
     )
-    loaded = load_model(
-        source,
-        dtype=config.dtype,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-        load_in=config.load_in,
-        device_map=config.device_map,
-        max_memory=config.max_memory,
-    )
+    loaded = load_as_configured(source, config)
     check_positions(loaded.config, family, config.eval_sequence_length, warn)
     passes = Passes(loaded, config.batch_size, on_warning=warn)
     return {

@@ -311,5 +311,5 @@ class _Wholes:
 
 def mean_prior(table: UnitTable, units: NDArray[np.int64], prior_U: NDArray[np.float64]) -> float:
     """Of some units, but for what belongs to layers alone, which priors do not score; 0 if there is nothing else."""
-    scored = np.array([site.kind != "layer" for site in table])[table.site_U[units]]
-    return float(prior_U[units[scored]].mean()) if scored.any() else 0.0
+    scored = units[table.scored_U[units]]
+    return float(prior_U[scored].mean()) if len(scored) else 0.0

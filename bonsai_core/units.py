@@ -107,6 +107,11 @@ class UnitTable:
         return np.concatenate([np.full(s.num_units, i, np.int64) for i, s in enumerate(self.sites)])
 
     @cached_property
+    def scored_U(self) -> NDArray[np.bool_]:
+        """Units that priors score, bool [U]: all but what belongs to layers alone."""
+        return np.concatenate([np.full(s.num_units, s.kind != "layer") for s in self.sites])
+
+    @cached_property
     def layer_sites(self) -> dict[int, Site]:
         """By layer, the site of what leaves only with the layer; empty where layers cannot leave."""
         return {site.layer: site for site in self.sites if site.kind == "layer"}

@@ -31,14 +31,13 @@ from bonsai_core.model.load import (
     check_positions,
     find_parent,
     fingerprint,
-    load_model,
+    load_as_configured,
     load_tokenizer,
     start_token,
     table_of,
     weight_files,
 )
 from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import input_device
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
@@ -184,18 +183,10 @@ def open_workspace(
     )
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
-    model = load_model(
-        parent.source,
-        dtype=config.dtype,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-        load_in=config.load_in,
-        device_map=config.device_map,
-        max_memory=config.max_memory,
-    )
+    model = load_as_configured(parent.source, config)
     if config.frozen:
         files = weight_files(parent.source, model)
-        subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files, input_device(model))
+        subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files)
         dense_bytes = files.num_bytes()
     else:
         subject = Subject(model, parent.family, units=config.units)

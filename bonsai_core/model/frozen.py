@@ -46,7 +46,6 @@ class FrozenSubject(Subject):
         family: how it is built.
         table: its unit table, made from its configuration.
         files: its weights on disk.
-        device: where its inputs go.
 
     Raises:
         BonsaiError: it has a mixture of experts, or its weights are named otherwise on disk.
@@ -54,10 +53,9 @@ class FrozenSubject(Subject):
 
     in_place: ClassVar[bool] = False
 
-    def __init__(self, model: Any, family: Family, table: UnitTable, files: WeightFiles, device: torch.device) -> None:
+    def __init__(self, model: Any, family: Family, table: UnitTable, files: WeightFiles) -> None:
         super().__init__(model, family, table=table)
         self.files = files
-        self._device = device
         self.standing: dict[str, Standing] = {}
         if any(site.kind == "experts" for site in table):
             raise BonsaiError("A mixture of experts is pruned in memory only: leave out --load-in and --device-map.")
@@ -69,10 +67,6 @@ class FrozenSubject(Subject):
                 f"The weights on disk have other names than in transformers (there is no {missing[0]}). Load the model "
                 f"with transformers, save it with save_pretrained, and prune that."
             )
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
 
     @property
     def home(self) -> torch.device:

@@ -141,6 +141,19 @@ def load_model(
     return model.eval() if options else model.to(place).eval()
 
 
+def load_as_configured(source: str, config: RunConfig) -> Any:
+    """The same, with a run's settings."""
+    return load_model(
+        source,
+        dtype=config.dtype,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+        load_in=config.load_in,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
+    )
+
+
 def weight_files(source: str, model: Any) -> WeightFiles:
     """The weights of a loaded model on disk; those of a Hugging Face id lie in the cache."""
     from transformers.conversion_mapping import get_model_conversion_mapping

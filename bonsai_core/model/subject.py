@@ -19,6 +19,7 @@ from bonsai_core.model.depth import set_layers
 from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
+from bonsai_core.model.placement import input_device
 from bonsai_core.units import Site, UnitKind, UnitTable
 
 PER_GROUP = "num_key_value_groups"
@@ -57,8 +58,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return input_device(self.model)
 
     @property
     def home(self) -> torch.device:
