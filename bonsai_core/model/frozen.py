@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,12 +27,12 @@ class Standing:
 
     Attributes:
         keep: units that it is for, bool [units]; all others are gone.
-        load: reads its weight [out, units kept, channels] in whatever memory; None where the weight stays.
+        weight: [out, units kept, channels]; None where the parent's stays.
         bias: what is added to the output, [out]; None for nothing.
     """
 
     keep: NDArray[np.bool_]
-    load: Callable[[], Tensor] | None
+    weight: Tensor | None
     bias: Tensor | None
 
 
@@ -81,8 +81,8 @@ class FrozenSubject(Subject):
 
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
         standing, alive = self.standing.get(site.name), alive_U[site.units]
-        if standing is not None and standing.load is not None:
-            weight, alive = standing.load(), alive[standing.keep]
+        if standing is not None and standing.weight is not None:
+            weight, alive = standing.weight, alive[standing.keep]
         else:
             weight = by_unit(self.files.load(self.output_name(site)), site)
         return weight[:, torch.from_numpy(alive)].to(self.device).float()
@@ -117,12 +117,11 @@ class FrozenSubject(Subject):
     def _after(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> Standing:
         """What stands once a repair has come on top of what stood before."""
         before = self.standing.get(site.name)
-        bias = [b for b in (before.bias if before else None, repair.bias) if b is not None]
-        weight = repair.weight
-        if weight is not None:
-            return Standing(keep_U[site.units].copy(), lambda: weight, sum(bias[1:], bias[0]) if bias else None)
-        load, keep = (before.load, before.keep) if before else (None, keep_U[site.units].copy())
-        return Standing(keep, load, sum(bias[1:], bias[0]) if bias else None)
+        biases = [bias for bias in (before.bias if before else None, repair.bias) if bias is not None]
+        bias = sum(biases[1:], biases[0]) if biases else None
+        if before is None or repair.weight is not None:
+            return Standing(keep_U[site.units].copy(), repair.weight, bias)
+        return replace(before, bias=bias)
 
     def _apply(self, site: Site, standing: Standing) -> Any:
         keep = torch.from_numpy(standing.keep)
@@ -130,9 +129,9 @@ class FrozenSubject(Subject):
         own_bias = self.files.load(name) if name in self.files else None
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if standing.load is not None:
+            if standing.weight is not None:
                 inputs = by_unit(args[0], site)[..., keep.to(args[0].device), :].flatten(-2)
-                output = functional.linear(inputs, standing.load().flatten(1).to(inputs))
+                output = functional.linear(inputs, standing.weight.flatten(1).to(inputs))
                 output = output if own_bias is None else output + own_bias.to(output)
             return output if standing.bias is None else output + standing.bias.to(output)
 

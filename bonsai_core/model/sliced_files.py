@@ -12,6 +12,7 @@ from torch import Tensor
 from bonsai_core.model.channels import in_model_order
 from bonsai_core.model.depth import set_layers
 from bonsai_core.model.frozen import FrozenSubject
+from bonsai_core.model.layout import Part
 from bonsai_core.model.subject import sliced
 from bonsai_core.units import Site
 
@@ -51,19 +52,18 @@ class SlicedFiles:
                 return self._output_bias(site)
             for part in self._subject.parts(site):
                 if part.path == path:
-                    return self._cut(site, path, what)
+                    return self._cut(site, part, what)
         return self._load(f"{self._subject.family.layers}.{index}.{rest}")
 
-    def _cut(self, site: Site, path: str, what: str) -> Tensor | None:
+    def _cut(self, site: Site, part: Part, what: str) -> Tensor | None:
         """A weight or bias of one of a site's linears, of the units that are kept."""
         keep = self._keep_U[site.units]
-        if path == self._subject.output_path(site):
+        if part.dim == 1:
             kept = self._subject.unit_weight(site, self._keep_U)  # with what it was repaired to
             return in_model_order(kept, site).to(self._subject.files.dtype).cpu()
-        whole = self._load(f"{self._subject.family.layers}.{site.layer}.{path}.{what}")
+        whole = self._load(f"{self._subject.family.layers}.{site.layer}.{part.path}.{what}")
         if whole is None:
             return None
-        part = next(part for part in self._subject.parts(site) if part.path == path)
         return sliced(whole, part, torch.from_numpy(np.flatnonzero(keep)), len(keep), 0)
 
     def _output_bias(self, site: Site) -> Tensor | None:
