@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bonsai_core.adaptation.config import AdaptConfig
+    from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
     from bonsai_core.config import RunConfig
     from bonsai_core.contracts import (
         Answers,
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptConfig": "adaptation.config",
+    "AdaptResult": "adaptation.lifecycle",
     "Answers": "contracts",
     "AttentionSite": "contracts",
     "BonsaiError": "errors",
@@ -78,16 +82,20 @@ _HOMES = {
     "SiteView": "contracts",
     "TokenMetric": "contracts",
     "UnitTable": "units",
+    "adapt": "adaptation.lifecycle",
     "hookimpl": "hooks",
     "load_model": "model.load",
     "perplexity_of": "contracts",
     "register_checkpoints": "model.load",
     "resume": "engine",
+    "resume_adaptation": "adaptation.lifecycle",
     "run": "engine",
     "token_kl": "contracts",
     "token_nll": "contracts",
 }
 __all__ = [
+    "AdaptConfig",
+    "AdaptResult",
     "Answers",
     "AttentionSite",
     "BonsaiError",
@@ -116,11 +124,13 @@ __all__ = [
     "SiteView",
     "TokenMetric",
     "UnitTable",
+    "adapt",
     "hookimpl",
     "load_model",
     "perplexity_of",
     "register_checkpoints",
     "resume",
+    "resume_adaptation",
     "run",
     "token_kl",
     "token_nll",

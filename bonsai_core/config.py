@@ -167,6 +167,11 @@ class RunConfig(BaseModel):
     max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
+    adapt: str | None = Field(
+        None,
+        description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai plugins adaptation` "
+        "lists.",
+    )
     out: Path | None = Field(None, description="Run directory; left out: runs/ plus a name made from the settings.")
 
     @model_validator(mode="after")
@@ -198,10 +203,7 @@ class RunConfig(BaseModel):
         Raises:
             BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise BonsaiError(f"{origin}: " + "\n".join(_fault(row) for row in error.errors())) from None
+        return validated(cls, values, origin)
 
     @property
     def frozen(self) -> bool:
@@ -227,10 +229,25 @@ class RunConfig(BaseModel):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
 
 
-def _fault(row: Any) -> str:
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def validated(schema: type[Schema], values: dict[str, Any], origin: str) -> Schema:
+    """Settings from parsed YAML or options.
+
+    Raises:
+        BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise BonsaiError(f"{origin}: " + "\n".join(_fault(row, schema) for row in error.errors())) from None
+
+
+def _fault(row: Any, schema: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in row["loc"] if part not in ("*", "**", "[key]"))
     if row["type"] == "extra_forbidden":
-        return str(UnknownNameError("setting", name, RunConfig.model_fields))
+        return str(UnknownNameError("setting", name, schema.model_fields))
     message = row["msg"].removeprefix("Value error, ")
     return f"{name}: {message} (got {row['input']!r})." if name else f"{message}."
 

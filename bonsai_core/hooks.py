@@ -61,6 +61,11 @@ def bonsai_recipes() -> Sequence[Recipe]:  # type: ignore[empty-body]
 
 
 @hookspec
+def bonsai_adaptations() -> Sequence[Recipe]:  # type: ignore[empty-body]
+    """Named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``. Called once, when plugins are loaded."""
+
+
+@hookspec
 def bonsai_observe(event: Event) -> None:
     """Called for every event of a run, in order, in the run's own thread.
 

@@ -27,7 +27,7 @@ COMPONENTS: Mapping[str, type[Component]] = {
     "estimator": Estimator,
     "compensator": Compensator,
 }
-DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe}
+DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe, "adaptation": Recipe}
 KINDS = (*COMPONENTS, *DECLARATIONS)
 
 
@@ -116,9 +116,9 @@ class Registry:
         """The family declared under a name."""
         return cast(Family, self._offer("slicer", name).item)
 
-    def recipe(self, name: str) -> Mapping[str, Any]:
-        """The settings of a named recipe."""
-        return cast(Recipe, self._offer("recipe", name).item).settings
+    def recipe(self, name: str, kind: str = "recipe") -> Mapping[str, Any]:
+        """The settings of a named recipe, of a run or (``adaptation``) of an adaptation."""
+        return cast(Recipe, self._offer(kind, name).item).settings
 
     def observe(self, event: Event) -> None:
         """Tell every observer."""

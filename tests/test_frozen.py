@@ -75,7 +75,7 @@ def test_a_model_on_disk_is_pruned_like_one_in_memory(
         {"shapes": "uniform"},
         {"units": ("attention", "mlp", "sublayer", "layer"), "sparsity": 0.5, "submodels": 8},
         {"units": ("layer",), "sparsity": 0.34, "round_fraction": 0.34},
-        {"units": ("query", "mlp", "layer"), "sparsity": 0.4, "search": 1, "search_samples": 4},
+        {"units": ("query", "mlp", "layer"), "sparsity": 0.4, "submodels": 16, "search": 1, "search_samples": 4},
         {"min_units": 0, "sparsity": 0.6, "round_fraction": 0.3, "compensator": "bias"},
         {"search": 1, "search_samples": 4, "resample": "fresh"},
     ],

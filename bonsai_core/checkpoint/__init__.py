@@ -7,7 +7,7 @@ file in the checkpoint.
 
 from bonsai_core.checkpoint.modeling_bonsai import EmptyAttention, EmptyMLP, ragged
 from bonsai_core.checkpoint.register import register
-from bonsai_core.checkpoint.save import empty_model, save_checkpoint
+from bonsai_core.checkpoint.save import checkpoint_directory, empty_model, save_checkpoint, weight_bytes
 from bonsai_core.checkpoint.stream import save_streamed
 from bonsai_core.checkpoint.uniform import check_uniform
 
@@ -15,9 +15,11 @@ __all__ = [
     "EmptyAttention",
     "EmptyMLP",
     "check_uniform",
+    "checkpoint_directory",
     "empty_model",
     "ragged",
     "register",
     "save_checkpoint",
     "save_streamed",
+    "weight_bytes",
 ]

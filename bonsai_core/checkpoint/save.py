@@ -144,6 +144,11 @@ def _values(config: Any) -> dict[str, Any]:
     return values
 
 
+def weight_bytes(directory: Path) -> int:
+    """Size of a checkpoint's weight files."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
 @contextmanager
 def _written_whole(directory: Path) -> Iterator[Path]:
     """A directory to write to, which takes the place of `directory` when the block ends well."""

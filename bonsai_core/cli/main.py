@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 import bonsai_core
+from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.progress import ProgressObserver, duration
-from bonsai_core.cli.settings import SettingsCommand, complete_recipes, installed, settings
+from bonsai_core.cli.settings import SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry import KINDS
@@ -47,7 +48,7 @@ def cli() -> None:
     "--config",
     metavar="RECIPE",
     envvar="BONSAI_CONFIG",
-    shell_complete=complete_recipes,
+    shell_complete=complete_recipes("recipe"),
     help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins recipe` lists.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
@@ -60,22 +61,45 @@ def run(config: str | None, dry_run: bool, **values: Any) -> None:
         _watch(lambda: _engine().run(configuration, registry=installed()))
 
 
+@cli.command(cls=SettingsCommand, schema=AdaptConfig)
+@click.argument("model")
+@click.option(
+    "--config",
+    metavar="RECIPE",
+    envvar="BONSAI_ADAPT_CONFIG",
+    shell_complete=complete_recipes("adaptation"),
+    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins adaptation` lists.",
+)
+def adapt(config: str | None, **values: Any) -> None:
+    """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
+
+    It learns from text and from the dense model, and becomes a checkpoint like the pruned one. Settings come from a
+    recipe, then BONSAI_ADAPT_* variables, then options.
+    """
+    configuration = adapt_settings(values, config)
+    _watch(lambda: _adaptation().adapt(configuration, registry=installed()))
+
+
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def resume(run: Path) -> None:
-    """Continue a run that was interrupted."""
-    _watch(lambda: _engine().resume(run, registry=installed()))
+    """Continue a RUN, or an adaptation, that was interrupted."""
+    if _is_adaptation(run):
+        _watch(lambda: _adaptation().resume_adaptation(run, registry=installed()))
+    else:
+        _watch(lambda: _engine().resume(run, registry=installed()))
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
-    """Show what a run found."""
+    """Show what a RUN, or an adaptation, found."""
+    from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.rundir import RunDirectory
 
-    directory = RunDirectory.open(run)
+    directory = RunDirectory(run) if _is_adaptation(run) else RunDirectory.open(run)
     if not directory.report_path.is_file():
         raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}")
     try:
@@ -86,7 +110,7 @@ def report(run: Path, as_json: bool) -> None:
     if as_json:
         click.echo(text, nl=False)
     else:
-        Console().print(report_view(found, run))
+        Console().print((adapt_view if _is_adaptation(run) else report_view)(found, run))
 
 
 @cli.command()
@@ -185,6 +209,17 @@ def _engine() -> Any:
     return engine
 
 
+def _adaptation() -> Any:
+    _quiet()
+    from bonsai_core.adaptation import lifecycle
+
+    return lifecycle
+
+
+def _is_adaptation(path: Path) -> bool:
+    return (path / "adapt.yaml").is_file()
+
+
 def _quiet() -> None:
     """One progress display is enough: transformers' own bars and notices stay out of the terminal."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
@@ -197,6 +232,7 @@ def _quiet() -> None:
 
 def _watch(work: Callable[[], Any]) -> None:
     """Run with live progress, then show the report; on Ctrl-C say how to go on."""
+    from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.model.pages import return_large_blocks
 
@@ -210,13 +246,19 @@ def _watch(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         if observer.directory is not None:
             console.print(
-                f"Interrupted. Everything measured so far is safe. Continue with: bonsai resume {observer.directory}",
+                f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
         raise
+    if _is_adaptation(result.directory):
+        console.print(adapt_view(result.report, result.directory))
+        return
     console.print(report_view(result.report, result.directory))
+    if result.adapted is not None:
+        console.print("")
+        console.print(adapt_view(result.adapted.report, result.adapted.directory))
 
 
 def _show_dry_run(configuration: Any) -> None:

@@ -11,10 +11,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from bonsai_core import hookimpl
 from bonsai_core.contracts.events import (
+    AdaptationStarted,
+    CurvePoint,
     Event,
     RoundFinished,
     RunStarted,
     StageStarted,
+    StepDone,
     SubmodelMeasured,
     TokensDone,
     Warned,
@@ -60,14 +63,17 @@ class RunBar:
         match event:
             case RunStarted():
                 self.rounds = event.num_rounds
-                self._start = time.monotonic()
-                self._tokens_left = event.forward_tokens
-                self._display.update(self._task, total=event.forward_tokens)
+                self._begin(event.forward_tokens)
+            case AdaptationStarted():
+                self._begin(event.forward_tokens)
             case StageStarted():
                 where = f"round {event.round} of {self.rounds}: " if event.round else ""
                 self._display.update(self._task, description=where + event.text)
             case TokensDone():
                 self._advance(event)
+            case StepDone():
+                parts = ", ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if value)
+                self._display.update(self._task, description=f"step {event.step} of {event.steps}: {parts}")
             case SubmodelMeasured():
                 value = "not finite" if event.value is None else f"{event.value:.4g}"
                 self._display.update(
@@ -79,6 +85,11 @@ class RunBar:
     def remove(self) -> None:
         """Take the line away."""
         self._display.remove_task(self._task)
+
+    def _begin(self, forward_tokens: int) -> None:
+        self._start = time.monotonic()
+        self._live_tokens, self._tokens_left = 0, forward_tokens
+        self._display.update(self._task, completed=0, total=forward_tokens, left="")
 
     def _advance(self, event: TokensDone) -> None:
         self._tokens_left = max(0, self._tokens_left - event.tokens)
@@ -96,10 +107,12 @@ class ProgressObserver:
 
     Attributes:
         directory: the run directory, once the run has started.
+        safe: what is not lost when the user stops it.
     """
 
     def __init__(self, console: Console) -> None:
         self.directory: Path | None = None
+        self.safe = "Everything measured so far is safe."
         self._console = console
         self._display = progress_bar(console)
         self._bar = RunBar(self._display)
@@ -126,6 +139,11 @@ class ProgressObserver:
                     f"sparsity {event.sparsity:.2%}{tau}{kl}{perplexity}",
                     highlight=False,
                 )
+            case AdaptationStarted():
+                self._announce_adaptation(event)
+            case CurvePoint():
+                perplexity = "not finite" if event.perplexity is None else f"{event.perplexity:.2f}"
+                self._console.print(f"step {event.step} of {event.steps}: perplexity {perplexity}", highlight=False)
             case Warned():
                 self._console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False)
 
@@ -138,6 +156,17 @@ class ProgressObserver:
             f"Pruning [bold]{escape(event.model)}[/bold] to {event.sparsity:.1%} sparsity in {rounds}, "
             f"into {escape(str(event.directory))}\n"
             f"The result will load in {event.runtimes}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _announce_adaptation(self, event: AdaptationStarted) -> None:
+        self.directory = self.directory or event.directory
+        self.safe = "Everything up to the last saved state is safe."
+        teacher = f", distilled from [bold]{escape(event.teacher)}[/bold]" if event.teacher else ""
+        self._console.print(
+            f"Adapting [bold]{escape(event.model)}[/bold] ({event.method}) in {event.steps:,} steps on "
+            f"{event.tokens:,} tokens{teacher}, into {escape(str(event.directory))}",
             highlight=False,
             soft_wrap=True,
         )

@@ -7,7 +7,7 @@ looked up in the arguments, the environment and the recipe; then each chosen plu
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bonsai_core.config import Choice, RunConfig, read_recipe
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.config import Choice, RunConfig
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
+from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import COMPONENTS, KINDS, Registry
+
+ENVIRONMENT: dict[type[BaseModel], str] = {RunConfig: "BONSAI_", AdaptConfig: "BONSAI_ADAPT_"}
+ALIASES = {"method": ("recover",)}
 
 
 @cache
@@ -35,13 +40,21 @@ class SettingsCommand(click.RichCommand):
     """A command with an option per setting and per option of the chosen plugins.
 
     Args:
-        fields: names of the RunConfig fields to offer; None: all.
+        fields: names of the configuration's fields to offer; None: all that are no arguments of the command.
+        schema: the configuration.
     """
 
-    def __init__(self, *args: Any, fields: Sequence[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        fields: Sequence[str] | None = None,
+        schema: type[BaseModel] = RunConfig,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        names = list(RunConfig.model_fields) if fields is None else fields
-        self._own = [*(_field_option(name, RunConfig.model_fields[name]) for name in names), *self.params]
+        given = {parameter.name for parameter in self.params}
+        names = [name for name in schema.model_fields if name not in given] if fields is None else fields
+        self._own = [*(_field_option(name, schema) for name in names), *self.params]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
         self.params = self._own
 
@@ -59,7 +72,7 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
         BonsaiError: a value is refused; the message names the setting.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    merged = recipe_settings(recipe) if recipe else {}
+    merged = recipe_settings(recipe, installed()) if recipe else {}
     options = {name: value for name, value in given.items() if "__" in name}
     merged.update(
         {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
@@ -71,16 +84,15 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     return RunConfig.from_mapping(merged, "settings")
 
 
-def recipe_settings(name: str) -> dict[str, Any]:
-    """The settings of a recipe: a YAML file, or one that a plugin offers.
+def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
+    """The configuration of an adaptation: recipe, then environment, then options.
 
     Raises:
-        BonsaiError: there is no such file, or no such name.
+        BonsaiError: a value is refused; the message names the setting.
     """
-    path = Path(name)
-    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
-        return read_recipe(path)
-    return dict(installed().recipe(name))
+    given = {name: value for name, value in values.items() if value is not None}
+    merged = recipe_settings(recipe, installed(), "adaptation") if recipe else {}
+    return AdaptConfig.from_mapping({**merged, **given}, "settings")
 
 
 def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
@@ -111,13 +123,14 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
         raise BonsaiError(f"--{kind}.{option.replace('_', '-')}: {text!r} is no value that YAML can read.") from None
 
 
-def _field_option(name: str, field: FieldInfo) -> click.RichOption:
-    flag = "--" + name.replace("_", "-")
+def _field_option(name: str, schema: type[BaseModel]) -> click.RichOption:
+    field = schema.model_fields[name]
+    flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool
     return click.RichOption(
-        [f"{flag}/--no-{flag[2:]}" if is_flag else flag, name],
+        [*(f"{flag}/--no-{flag[2:]}" if is_flag else flag for flag in flags), name],
         default=None,
-        envvar=f"BONSAI_{name.upper()}",
+        envvar=f"{ENVIRONMENT[schema]}{name.upper()}",
         metavar=None if is_flag else _metavar(name, field),
         help=_help(field),
         shell_complete=_complete_names if name in KINDS else None,
@@ -128,7 +141,7 @@ def _field_option(name: str, field: FieldInfo) -> click.RichOption:
 def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]:
     recipe = _value_of("config", args)
     try:
-        values = recipe_settings(recipe) if recipe else {}
+        values = recipe_settings(recipe, installed()) if recipe else {}
     except BonsaiError:
         values = {}  # reported when the settings are read
     options = []
@@ -179,7 +192,11 @@ def _help(field: FieldInfo) -> str:
 
 def _metavar(name: str, field: FieldInfo) -> str:
     annotation = field.annotation
-    choices = getattr(annotation, "__args__", ())
+    choices: tuple[Any, ...] = getattr(annotation, "__args__", ())
+    if type(None) in choices:  # its first alternative says what it is
+        annotation, choices = getattr(choices[0], "__origin__", choices[0]), ()
+    if annotation is Path:
+        return "PATH"
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
     if name in KINDS:
@@ -191,9 +208,12 @@ def _complete_names(context: click.Context, parameter: click.Parameter, incomple
     return _offered(parameter.name or "", incomplete)
 
 
-def complete_recipes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Named recipes, then files."""
-    return [*_offered("recipe", incomplete), CompletionItem(incomplete, type="file")]
+def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Named recipes of a kind, then files."""
+    return lambda context, parameter, incomplete: [
+        *_offered(kind, incomplete),
+        CompletionItem(incomplete, type="file"),
+    ]
 
 
 def _offered(kind: str, incomplete: str) -> list[CompletionItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class StageStarted(Event):
     """A stage begins.
 
     `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save`` and
-    ``latency``.
+    ``latency``; of an adaptation ``teacher``, ``train``, ``evaluate`` and ``save``.
     """
 
     stage: str
@@ -86,5 +87,43 @@ class Warned(Event):
 @dataclass(frozen=True)
 class RunFinished(Event):
     """The report is written."""
+
+    directory: Path
+
+
+@dataclass(frozen=True)
+class AdaptationStarted(Event):
+    """The settings hold. `forward_tokens` is the work ahead; a training token counts as three, resumed ones too."""
+
+    directory: Path
+    model: str
+    method: str
+    teacher: str | None
+    steps: int
+    tokens: int
+    forward_tokens: int
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """An optimiser step of an adaptation; `losses` has ``loss``, and its parts ``lm``, ``kl`` and ``hidden``."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CurvePoint(Event):
+    """Perplexity after so many steps of an adaptation; None: not finite."""
+
+    step: int
+    steps: int
+    perplexity: float | None
+
+
+@dataclass(frozen=True)
+class AdaptationFinished(Event):
+    """The report of an adaptation is written."""
 
     directory: Path

@@ -1,4 +1,4 @@
-"""Recipes: named settings for a run, such as one of the literature's baselines."""
+"""Recipes: named settings for a run or an adaptation, such as one of the literature's baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Recipe(BaseModel):
     Attributes:
         name: what users type after ``--config``.
         summary: one line on what it is, with its source.
-        settings: fields of the run's configuration, as in a recipe file.
+        settings: fields of the configuration, as in a recipe file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

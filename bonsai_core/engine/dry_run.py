@@ -10,14 +10,13 @@ from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import Warned
 from bonsai_core.engine.setup import (
     Workspace,
-    check_disk,
     disk_bytes,
     open_workspace,
     passes_over,
     with_absolute_paths,
 )
 from bonsai_core.registry import Registry
-from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir import RunDirectory, check_disk
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
+from bonsai_core.adaptation.lifecycle import AdaptResult
+from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed, weight_bytes
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import (
@@ -26,16 +25,15 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
+from bonsai_core.engine.adaptation import follow_up, planned_adaptation
 from bonsai_core.engine.evaluations import DenseSides, Evaluations
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.setup import (
     Workspace,
-    check_disk,
     disk_bytes,
     open_workspace,
     passes_over,
-    versions,
     with_absolute_paths,
 )
 from bonsai_core.engine.shared import SharedMeasurements
@@ -46,7 +44,8 @@ from bonsai_core.model.load import load_model
 from bonsai_core.model.sliced_files import SlicedFiles
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
-from bonsai_core.rundir import Journal, RunDirectory
+from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes
+from bonsai_core.versions import versions
 
 LATENCY_REPEATS = 7
 LATENCY_HEADROOM = 1.5
@@ -64,10 +63,12 @@ class RunResult:
     Attributes:
         directory: the run directory.
         report: the contents of report.json.
+        adapted: of the adaptation that followed, if one was configured.
     """
 
     directory: Path
     report: Mapping[str, Any]
+    adapted: AdaptResult | None = None
 
     @property
     def model_path(self) -> Path:
@@ -98,8 +99,9 @@ def run(
     config = with_absolute_paths(config)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
-    path = config.out or _free_name(config)
+    path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
     RunDirectory(path).refuse_occupied()
+    plan = planned_adaptation(config, registry, path)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
     directory = RunDirectory.create(path, config)
@@ -107,9 +109,11 @@ def run(
         journal = directory.journal(on_append=_announcer(registry))
         try:
             journal.append("run", {**work.identity(), "versions": versions()})
-            return _Run(work, directory, journal, registry.observe, shared).finish()
+            result = _Run(work, directory, journal, registry.observe, shared).finish()
         finally:
             journal.close()
+    del work  # its weights make room
+    return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
 
 def resume(
@@ -131,6 +135,7 @@ def resume(
     registry = registry or Registry()
     directory = RunDirectory.open(Path(path))
     config = directory.config()
+    plan = planned_adaptation(config, registry, directory.path)
     if metric is not None and choice_of(metric) != config.metric:
         raise BonsaiError(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
@@ -143,18 +148,20 @@ def resume(
                 before = RunConfig.from_mapping(
                     journal["run"]["config"], "the journal"
                 ).decisive()  # with newer settings
-                _refuse_changes("configuration", before, config.decisive())
+                refuse_changes("configuration", before, config.decisive())
             work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
             identity = work.identity()
             started = journal.once("run", lambda: {**identity, "versions": versions()})
             for what in ("calibration", "evaluation", "model", "measured_on"):
-                _refuse_changes(what, started.get(what, {}), identity.get(what, {}))
+                refuse_changes(what, started.get(what, {}), identity.get(what, {}))
             if started["versions"] != versions():
                 registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
             directory.remove_temporaries()
-            return _Run(work, directory, journal, registry.observe, shared).finish()
+            result = _Run(work, directory, journal, registry.observe, shared).finish()
         finally:
             journal.close()
+    del work  # its weights make room
+    return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
 
 class _Run:
@@ -218,7 +225,7 @@ class _Run:
     def _checkpoint_is_whole(self) -> bool:
         # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
         saved = self._journal.get("save")
-        return saved is not None and saved["bytes"] == _weight_bytes(self._directory.model_path)
+        return saved is not None and saved["bytes"] == weight_bytes(self._directory.model_path)
 
     def _kept_after(self, number: int) -> NDArray[np.bool_]:
         """The units kept after a round that the journal has finished."""
@@ -284,7 +291,7 @@ class _Run:
         def save() -> dict[str, Any]:
             with self._directory.writing(f"the checkpoint {self._directory.model_path}"):
                 parameters = self._write_checkpoint(keep_U, provenance)
-            return {"bytes": _weight_bytes(self._directory.model_path), "parameters": parameters}
+            return {"bytes": weight_bytes(self._directory.model_path), "parameters": parameters}
 
         if saved is None:
             self._journal.once("save", save)
@@ -338,29 +345,3 @@ class _Run:
 
 def _announcer(registry: Registry) -> Callable[[str, int], None]:
     return lambda key, count: registry.observe(Journaled(key, count))
-
-
-def _refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str, Any] | str) -> None:
-    if before == now:
-        return
-    if isinstance(before, str) or isinstance(now, str):
-        changes = "its weights are not those the run started with"
-    else:
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
-    raise BonsaiError(
-        f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
-        f"Put it back, or start a new run with another --out."
-    )
-
-
-def _free_name(config: RunConfig) -> Path:
-    """runs/<model>-<percent>, with a number behind it where that is taken."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name).strip(".-") or "model"
-    base = Path("runs") / f"{stem}-{config.sparsity * 100:g}"
-    candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
-    return next(path for path in candidates if not path.exists())
-
-
-def _weight_bytes(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))

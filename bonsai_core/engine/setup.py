@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
-import bonsai_core
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
@@ -41,10 +35,12 @@ from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
+from bonsai_core.recipes import is_recipe_file
 from bonsai_core.registry import Registry
 from bonsai_core.selection import Rules, select
-from bonsai_core.sources import NAMED, Text, load_text, user_path, windows_of
+from bonsai_core.sources import Text, absolute_names, load_text, windows_of
 from bonsai_core.units import Site, UnitTable
+from bonsai_core.versions import versions
 
 DISK_MARGIN = 1.1
 
@@ -141,17 +137,6 @@ class Workspace:
         }
 
 
-def versions() -> dict[str, str]:
-    """What the result was computed with."""
-    return {
-        "bonsai-prune": bonsai_core.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-    }
-
-
 def open_workspace(
     config: RunConfig, registry: Registry, warn: Callable[[str], None], function: ModelFunction | None = None
 ) -> Workspace:
@@ -244,21 +229,6 @@ def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:
     return frozenset(layer % num_layers for layer in config.protect)
 
 
-def check_disk(path: Path, needed_bytes: int) -> None:
-    """Refuse before the work starts if its result would not fit.
-
-    Raises:
-        BonsaiError: less is free than the run needs.
-    """
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise BonsaiError(
-            f"Not enough room at {existing}: the run needs about {needed_bytes / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free. Make room, or choose another --out."
-        )
-
-
 def passes_over(work: Workspace, observe: Callable[[Event], None]) -> Passes:
     """Forward passes over the run's subject, which tell what they do."""
     return Passes(
@@ -286,9 +256,9 @@ def disk_bytes(work: Workspace) -> int:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = {name: getattr(config, name) for name in ("model", "dataset", "eval_dataset", "metric_dataset")}
-    found = {name: user_path(value) for name, value in names.items() if value not in (None, "demo", *NAMED)}
-    return config.model_copy(update={name: str(path.resolve()) for name, path in found.items() if path.exists()})
+    names = ["model", "dataset", "eval_dataset", "metric_dataset"]
+    names += ["adapt"] if config.adapt is not None and is_recipe_file(config.adapt) else []
+    return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
 def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:

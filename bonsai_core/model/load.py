@@ -58,7 +58,7 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
         BonsaiError: no such model, no safetensors weights, or an unsupported architecture.
     """
     source = find_source(name)
-    config = _config(source, trust_remote_code)
+    config = model_config(source, trust_remote_code)
     if stock_class(type(config)) is not type(config):
         raise BonsaiError(
             f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model with "
@@ -231,7 +231,7 @@ def register_checkpoints(registry: Registry | None = None, *, of: str | None = N
 
 def declared_family(source: str, *, trust_remote_code: bool = False) -> Family | None:
     """The family of a dense or pruned checkpoint, if one is declared."""
-    model_type = stock_class(type(_config(find_source(source), trust_remote_code))).model_type
+    model_type = stock_class(type(model_config(find_source(source), trust_remote_code))).model_type
     return next((family for family in Registry().families() if model_type in family.model_types), None)
 
 
@@ -312,7 +312,7 @@ def _recognised(config: Any, families: list[Family]) -> Family:
         ) from None
 
 
-def _config(source: str, trust_remote_code: bool) -> Any:
+def model_config(source: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     register_checkpoints(of=source)

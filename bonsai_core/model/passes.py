@@ -125,10 +125,13 @@ class Passes:
         """Of the tokens after the first `num_given`, from the last hidden states [tokens or more, hidden]."""
         targets = torch.from_numpy(sequence[num_given:]).to(hidden.device)
         predicting = hidden[num_given - 1 : len(sequence) - 1]
-        size = self._chunk_tokens()
         with torch.inference_mode():
-            chunks = zip(torch.split(predicting, size), torch.split(targets, size), strict=True)
-            return -sum(float(token_nll(self._head.logits(rows), ids).cpu().double().sum()) for rows, ids in chunks)
+            chunks = zip(self.logits(predicting), torch.split(targets, self._chunk_tokens()), strict=True)
+            return -sum(float(token_nll(logits, ids).cpu().double().sum()) for logits, ids in chunks)
+
+    def logits(self, hidden: Tensor) -> Iterator[Tensor]:
+        """float32 [tokens, vocabulary] of last hidden states [tokens, hidden], a chunk of tokens at a time."""
+        return (self._head.logits(rows) for rows in torch.split(hidden, self._chunk_tokens()))
 
     def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""
@@ -163,7 +166,7 @@ class Passes:
                 with torch.inference_mode():
                     found = forward(rows)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(rows.stop - rows.start, error)
                 continue
@@ -187,7 +190,7 @@ class Passes:
         self._warn(f"The device ran out of memory: the batch is now {self.batch_size} windows instead of {used}.")
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an exception of its own; CPU and MPS say it in words."""
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what an error says: CUDA has an exception of its own, CPU and MPS use words."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

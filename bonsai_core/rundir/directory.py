@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,6 +25,13 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.journal import Journal
 
 
+class _Settings(Protocol):
+    """A configuration that can be written down."""
+
+    def to_yaml(self) -> str:
+        """The configuration as a recipe that reproduces it."""
+
+
 class RunDirectory:
     """One run's files. See the module `bonsai_core.rundir` for what they are.
 
@@ -30,16 +39,18 @@ class RunDirectory:
         path: the directory.
     """
 
+    CONFIG_NAME = "config.yaml"
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_path = path / "config.yaml"
+        self.config_path = path / self.CONFIG_NAME
         self.journal_path = path / "journal.sqlite"
         self.model_path = path / "model"
         self.report_path = path / "report.json"
         self.scratch_path = path / "scratch.partial"
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
+    def create(cls, path: Path, config: _Settings) -> Self:
         """A fresh run directory with its configuration.
 
         Raises:
@@ -55,7 +66,7 @@ class RunDirectory:
         return directory
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
+    def open(cls, path: Path) -> Self:
         """An existing run directory.
 
         Raises:
@@ -63,9 +74,11 @@ class RunDirectory:
         """
         directory = cls(path)
         if not directory.config_path.is_file():
-            near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml")) if path.parent.is_dir() else []
+            near = (
+                sorted(p.parent.name for p in path.parent.glob(f"*/{cls.CONFIG_NAME}")) if path.parent.is_dir() else []
+            )
             listing = f" Runs beside it: {', '.join(near)}." if near else ""
-            raise BonsaiError(f"{path} holds no run: there is no config.yaml in it.{listing}")
+            raise BonsaiError(f"{path} holds no run: there is no {cls.CONFIG_NAME} in it.{listing}")
         return directory
 
     def refuse_occupied(self) -> None:
@@ -176,6 +189,28 @@ class RunDirectory:
         """Clear what a killed process left half-written."""
         for path in list(self.path.rglob("*.partial")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def check_disk(path: Path, needed_bytes: int) -> None:
+    """Refuse before the work starts if its result would not fit.
+
+    Raises:
+        BonsaiError: less is free than the run needs.
+    """
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise BonsaiError(
+            f"Not enough room at {existing}: the run needs about {needed_bytes / 1e6:.0f} MB, "
+            f"{free / 1e6:.0f} MB are free. Make room, or choose another --out."
+        )
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """folder/name, without what file names should not have, and with a number behind it where that is taken."""
+    base = folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model")
+    candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
+    return next(path for path in candidates if not path.exists())
 
 
 def _partial(path: Path) -> Path:

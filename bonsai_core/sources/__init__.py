@@ -5,7 +5,7 @@ from __future__ import annotations
 from bonsai_core.sources.choices import Question, describe_rows, draw_questions, read_rows
 from bonsai_core.sources.demo import demo_model_dir
 from bonsai_core.sources.files import user_path
-from bonsai_core.sources.load import NAMED, load_evaluation_text, load_metric_text, load_text
+from bonsai_core.sources.load import NAMED, absolute_names, load_evaluation_text, load_metric_text, load_text
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.windows import take_windows, tokenize, windows_of
 
@@ -13,6 +13,7 @@ __all__ = [
     "NAMED",
     "Question",
     "Text",
+    "absolute_names",
     "demo_model_dir",
     "describe_rows",
     "draw_questions",

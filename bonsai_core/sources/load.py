@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
-from bonsai_core.sources.files import is_path, read_file
+from bonsai_core.sources.files import is_path, read_file, user_path
 from bonsai_core.sources.text import Part, Text, divide
 
 NAMED = ("builtin", "c4", "wikitext2")
@@ -57,6 +58,12 @@ def load_evaluation_text(dataset: str) -> Text:
 def load_metric_text(dataset: str) -> Text:
     """Load text to measure sub-models on: the calibration split where there is one, a path whole."""
     return _load(dataset, "calibration", hold_out=False)
+
+
+def absolute_names(names: Mapping[str, str | None]) -> dict[str, str]:
+    """Of what is named, all that lies in files and folders here, by absolute paths."""
+    found = {key: user_path(name) for key, name in names.items() if name is not None and name not in ("demo", *NAMED)}
+    return {key: str(path.resolve()) for key, path in found.items() if path.exists()}
 
 
 def _load(name: str, part: Part, hold_out: bool) -> Text:

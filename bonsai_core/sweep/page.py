@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bonsai_core.sweep.canvas import FAINT, GRID, INK, PAPER
+from bonsai_core.canvas import FAINT, GRID, INK, PAPER
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.table import cells, failures
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
-from bonsai_core.sweep import canvas
-from bonsai_core.sweep.canvas import COLOURS, DASHES, FAINT, HALO, INK, MARKERS, PAPER
+from bonsai_core import canvas
+from bonsai_core.canvas import COLOURS, DASHES, FAINT, HALO, INK, MARKERS, PAPER
 from bonsai_core.sweep.quantities import QUANTITIES, Quantity, describe, show_value
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.results import Group, dense_perplexity, grouped

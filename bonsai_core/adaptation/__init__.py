@@ -1,0 +1,1 @@
+"""Adaptation: recovery after pruning by training, with distillation from the dense model."""

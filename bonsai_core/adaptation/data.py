@@ -1,0 +1,75 @@
+"""Which windows of the text are trained on, in which order: the seed alone decides, so that a resume finds its place.
+
+Legend for array shapes: W = windows of the text, S = windows in the order they are trained on, L = tokens of a window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from bonsai_core.adaptation.config import AdaptConfig
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that will be trained on.
+
+    Attributes:
+        windows_WL: the windows that are used, int64.
+        order_S: for each place of the course, which of them; batch after batch.
+        steps: optimiser steps.
+    """
+
+    windows_WL: NDArray[np.int64]
+    order_S: NDArray[np.int64]
+    steps: int
+
+    @property
+    def epochs(self) -> float:
+        """How often each window is seen."""
+        return len(self.order_S) / len(self.windows_WL)
+
+
+def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
+    """Every epoch takes all windows in another random order; the last step may begin a new one."""
+    per_step = config.batch_size
+    if config.steps is not None:
+        steps = config.steps
+    elif config.tokens is not None:
+        steps = math.ceil(config.tokens / (per_step * windows_WL.shape[1]))
+    else:
+        steps = math.ceil(len(windows_WL) / per_step)
+    size = steps * per_step
+    epochs = math.ceil(size / len(windows_WL))
+    seeds = ((config.seed, epoch) for epoch in range(epochs))
+    order_S = np.concatenate([np.random.default_rng(seed).permutation(len(windows_WL)) for seed in seeds])[:size]
+    used, renumbered_S = np.unique(order_S, return_inverse=True)
+    return Course(windows_WL[used], renumbered_S, steps)
+
+
+class Windows(IterableDataset[dict[str, Tensor]]):
+    """The course from some step on, for the Trainer.
+
+    Args:
+        course: what is trained on.
+        first: place of the first window.
+    """
+
+    def __init__(self, course: Course, first: int) -> None:
+        self._course = course
+        self._first = first
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for window in self._course.order_S[self._first :]:
+            yield {
+                "input_ids": torch.from_numpy(self._course.windows_WL[window]),
+                "window": torch.tensor(window),
+            }

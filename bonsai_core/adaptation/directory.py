@@ -1,0 +1,33 @@
+"""The files of an adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.config import read_recipe
+from bonsai_core.rundir import RunDirectory
+
+
+class AdaptDirectory(RunDirectory):
+    """A run directory of an adaptation.
+
+    Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
+    saved state, and the curve as SVG and PNG.
+
+    Args:
+        path: the directory.
+    """
+
+    CONFIG_NAME = "adapt.yaml"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.teacher_path = path / "teacher"
+        self.state_path = path / "state.safetensors"
+        self.curve_path = path / "curve"
+
+    def config(self) -> AdaptConfig:  # type: ignore[override]  # other settings
+        """The resolved configuration, with `out` set to where it lies now."""
+        values = read_recipe(self.config_path)
+        return AdaptConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))

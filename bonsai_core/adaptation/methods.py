@@ -1,0 +1,87 @@
+"""What of a model is trained, and how that becomes part of its weights again."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
+
+
+def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module:
+    """The model as it is trained: with adapters, or with all its weights.
+
+    `lora` is Hu et al. 2021 (arXiv:2106.09685) on all linears but the head, and on experts. `scales` is Liu et al. 2022
+    ((IA)^3, arXiv:2205.05638) on what the output projections of attentions and MLPs read: one number per MLP channel,
+    and one per channel of a head.
+
+    Args:
+        model: a causal LM; its weights go into the result, and change with it.
+        family: how it is built; None where that is not known.
+
+    Raises:
+        BonsaiError: the family is not known, or nothing in the model can be trained this way.
+    """
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    if config.method == "full":
+        return model.requires_grad_(True)  # type: ignore[no-any-return]
+    if config.method == "lora":
+        adapters: Any = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+            target_parameters=_experts(model, family, config) or None,
+            task_type="CAUSAL_LM",
+        )
+    else:
+        outputs = _output_projections(model, family)
+        adapters = IA3Config(target_modules=outputs, feedforward_modules=outputs, task_type="CAUSAL_LM")
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 by an old name, and has patterns for experts that some models do not need.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=RuntimeWarning, message="The following (rank|alpha)_pattern")
+        torch.manual_seed(config.seed)
+        return get_peft_model(model, adapters)  # type: ignore[no-any-return]
+
+
+def causal_lm(trained: nn.Module) -> Any:
+    """The causal LM itself, adapters in its linears included."""
+    from peft import PeftModel
+
+    return trained.get_base_model() if isinstance(trained, PeftModel) else trained
+
+
+def merge(trained: nn.Module) -> Any:
+    """The causal LM with what was learnt in its own weights."""
+    from peft import PeftModel
+
+    return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
+
+
+def _experts(model: Any, family: Family | None, config: AdaptConfig) -> list[str]:
+    """The weights of experts, which are no linears."""
+    if family is None or family.experts is None:
+        return []
+    weights = [f"{family.experts.module}.{name}" for name in family.experts.weights]
+    if config.lora_dropout and any(name.endswith(f".{weights[0]}") for name, _ in model.named_parameters()):
+        raise BonsaiError("Low-rank updates of experts have no dropout: set --lora-dropout 0.")
+    return weights
+
+
+def _output_projections(model: Any, family: Family | None) -> list[str]:
+    if family is None:
+        raise BonsaiError("--method scales needs a declared model family (bonsai families). Use lora or full.")
+    sites = [site for site in (family.attention, family.mlp) if site is not None]
+    names = [site.path(site.output) for site in sites]
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = [name for name in names if any(linear.endswith(f".{name}") for linear in linears)]
+    if not found:
+        raise BonsaiError(f"This model has none of {', '.join(names)}, so there is nothing to scale. Use lora or full.")
+    return found

@@ -1,0 +1,98 @@
+"""report.json of an adaptation, and its picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bonsai_core import canvas
+from bonsai_core.adaptation.workspace import AdaptWorkspace
+from bonsai_core.rundir import Journal
+
+SMOOTHING = 20
+"""The loss is drawn as the mean of so many parts of the course."""
+
+
+def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]:
+    """The report's contents, from a finished adaptation's journal."""
+    config, course = work.config, work.course
+    perplexity = {
+        key.split("/")[1]: row["perplexity"] for key, row, _ in journal.items() if key.startswith("evaluate/")
+    }
+    return {
+        "config": config.model_dump(mode="json", exclude={"out"}),
+        "teacher": work.teacher,
+        "text": journal["adapt"]["text"],
+        "evaluation": {
+            **journal["adapt"]["evaluation"],
+            "windows": len(work.evaluation_NL),
+            "sequence_length": work.evaluation_NL.shape[1],
+        },
+        "perplexity": {"teacher": perplexity.get("teacher"), "before": perplexity["0"], "after": perplexity["adapted"]},
+        "curve": [
+            {"step": step, "tokens": step * work.tokens // course.steps, "perplexity": perplexity[str(step)]}
+            for step in work.curve_steps
+        ],
+        "steps": course.steps,
+        "tokens": work.tokens,
+        "epochs": course.epochs,
+        "losses": [{"step": step, **journal[f"step-{step}"]} for step in range(1, course.steps + 1)],
+        "parameters": {"all": journal["save"]["parameters"], "trained": journal["trained"]["parameters"]},
+        "weight_bytes": journal["save"]["bytes"],
+        "memory": {"peak_bytes": journal["peak"]["bytes"]},
+        "seconds": _seconds(journal),
+        "versions": journal["adapt"]["versions"],
+    }
+
+
+def draw_curve(report: Mapping[str, Any], stem: Path) -> None:
+    """Perplexity and loss over the tokens trained on, as <stem>.svg and <stem>.png."""
+    points = [(row["tokens"], row["perplexity"]) for row in report["curve"] if row["perplexity"] is not None]
+    per_step = report["tokens"] / report["steps"]
+    with canvas.style():
+        figure, axes = canvas.empty(f"Adaptation of {Path(report['config']['model']).name}")
+        colour, faint = canvas.COLOURS[0], canvas.COLOURS[1]
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", linewidth=2)
+        heights = [height for _, height in points]
+        teacher = report["perplexity"]["teacher"]
+        if teacher is not None:
+            axes.axhline(teacher, color=canvas.FAINT, linestyle=canvas.DASHES[1], linewidth=1.2)
+            heights.append(teacher)
+        canvas.scale_axis(axes, "y", heights, "auto", "perplexity", pad=0.08)
+        canvas.scale_axis(axes, "x", [tokens for tokens, _ in points], False, "tokens trained on", pad=0.02)
+        ends = [(points[-1][1], f"{points[-1][1]:.1f}", colour)]
+        ends += [(teacher, f"teacher {teacher:.1f}", canvas.FAINT)] if teacher is not None else []
+        canvas.label_right(figure, axes, ends)
+        losses = axes.twinx()
+        parts = _parts([row["loss"] for row in report["losses"]])
+        losses.plot([place * per_step for place, _ in parts], [loss for _, loss in parts], color=faint, linewidth=1.2)
+        losses.spines[:].set_visible(False)
+        losses.tick_params(length=0, labelright=False)
+        losses.annotate(
+            f"loss {parts[0][1]:.2f} to {parts[-1][1]:.2f}",
+            xy=(0.98, 0.95),
+            xycoords="axes fraction",
+            ha="right",
+            color=faint,
+            fontsize=9,
+            fontweight="bold",
+        )
+        canvas.save(figure, stem)
+
+
+def _parts(values: list[float]) -> list[tuple[float, float]]:
+    """(middle step, mean) of consecutive parts of about equal size."""
+    size = max(1, len(values) // SMOOTHING)
+    starts = range(0, len(values), size)
+    groups = [(start, values[start : start + size]) for start in starts]
+    return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]
+
+
+def _seconds(journal: Journal) -> dict[str, float]:
+    """Seconds per stage over all processes that worked on it."""
+    stages: dict[str, float] = defaultdict(float)
+    for key, _, elapsed_s in journal.items():
+        stages["train" if key.startswith("step-") else key.split("/")[0]] += elapsed_s
+    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds >= 0.1}

@@ -1,0 +1,64 @@
+"""The state of an adaptation on disk: what is trained, and what the optimiser remembers, in one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bonsai_core.errors import BonsaiError
+
+STEP = "step"
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:
+    """Write the state after a step: as a whole, or not at all."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"weight/{name}"] = parameter.detach()
+        for what, value in optimizer.state[parameter].items():
+            tensors[f"{what}/{name}"] = value
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, {STEP: str(step)})
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+
+
+def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> int:
+    """Put a saved state back; returns the step it was saved after, 0 where there is none.
+
+    Raises:
+        BonsaiError: the file is damaged or belongs to another model.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            step = int(file.metadata()[STEP])
+            keys = list(file.keys())
+            for name, parameter in parameters.items():
+                parameter.copy_(file.get_tensor(f"weight/{name}"))
+            for key in keys:
+                what, _, name = key.partition("/")
+                if what != "weight":
+                    optimizer.state[parameters[name]][what] = _placed(file.get_tensor(key), parameters[name])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise BonsaiError(
+            f"{path} is damaged or belongs to another model ({error}). Delete it to begin the training anew."
+        ) from error
+    return step
+
+
+def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    return value if value.ndim == 0 else value.to(parameter.device)  # AdamW counts its steps on the CPU

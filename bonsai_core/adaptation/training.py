@@ -1,0 +1,248 @@
+"""The training itself: transformers' Trainer with the loss of this package, from wherever the last process stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.data import Course, Windows
+from bonsai_core.adaptation.loss import Losses, Teacher, WholeTeacher, hidden_loss, token_losses
+from bonsai_core.adaptation.methods import causal_lm
+from bonsai_core.adaptation.state import load_state, save_state, trained
+from bonsai_core.adaptation.teacher import StoredTeacher
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.head import Head
+from bonsai_core.model.passes import out_of_memory
+
+LOWEST_RATE = 0.1
+"""Where the cosine ends, as a share of the highest learning rate."""
+SAVING_SHARE = 0.05
+"""At most this share of the time goes into saving states."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step that was made.
+
+    Attributes:
+        number: from 1.
+        losses: means over its windows, in nats per token: ``lm``, ``kl``; ``hidden``; and the weighted ``loss``.
+        rate: learning rate it was made with.
+        seconds: it took.
+    """
+
+    number: int
+    losses: dict[str, float]
+    rate: float
+    seconds: float
+
+
+def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
+    """Of step number `step` (from 0): a linear rise, then a cosine."""
+    rising = math.ceil(config.warmup * steps)
+    if step < rising:
+        return config.highest_rate * (step + 1) / (rising + 1)
+    done = (step - rising) / max(1, steps - rising)
+    return config.highest_rate * (LOWEST_RATE + (1 - LOWEST_RATE) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def train(
+    model: nn.Module,
+    course: Course,
+    teacher: StoredTeacher | Any | None,
+    layers: Sequence[int] | None,
+    config: AdaptConfig,
+    state_path: Path,
+    on_step: Callable[[Step], None],
+) -> None:
+    """Make the steps that the saved state does not have behind it.
+
+    Args:
+        model: as `prepare` made it, on its device.
+        course: what is trained on.
+        teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
+        layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
+        state_path: file of the saved state.
+        on_step: told of every step, before its state is saved.
+
+    Raises:
+        BonsaiError: the loss is not finite, or the device has too little memory.
+    """
+    parameters = trained(model)
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=1.0,
+    )
+    first = load_state(state_path, parameters, optimizer)
+    if first >= course.steps:
+        return
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(first + step, course.steps, config)
+    )
+    arguments = TrainingArguments(
+        output_dir=str(state_path.parent),
+        max_steps=course.steps - first,
+        per_device_train_batch_size=config.windows_per_pass,
+        gradient_accumulation_steps=config.batch_size // config.windows_per_pass,
+        max_grad_norm=config.max_grad_norm,
+        **_checkpointing(config),
+        use_cpu=_device(model).type == "cpu",
+        seed=config.seed,
+        save_strategy="no",
+        report_to=[],
+        logging_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=_device(model).type == "cuda",
+    )
+    arguments._n_gpu = 1  # or the Trainer would put the model into DataParallel, past which the loss goes
+    watch = _Watch(first, parameters, optimizer, config, state_path, on_step)
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Windows(course, first * config.batch_size),
+        data_collator=torch.utils.data.default_collate,
+        optimizers=(optimizer, schedule),
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.begin(config, teacher, layers, watch, first)
+    try:
+        with torch.random.fork_rng():
+            trainer.train()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise BonsaiError(
+            f"The device ran out of memory. Give --micro-batch-size {max(1, config.windows_per_pass // 2)}, "
+            f"--gradient-checkpointing, or a shorter --sequence-length. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """The Trainer with the loss of an adaptation; dropout depends on the step alone, so that a resume repeats it."""
+
+    def begin(
+        self,
+        config: AdaptConfig,
+        teacher: StoredTeacher | Any | None,
+        layers: Sequence[int] | None,
+        watch: _Watch,
+        first: int,
+    ) -> None:
+        self.loss_is_scaled_for_ga = False  # a mean over the windows of one pass
+        self._config = config
+        self._teacher = teacher
+        self._layers = layers
+        self._watch = watch
+        self._student = causal_lm(self.model)
+        self._head = Head(self._student)
+        self._passes_done = first * self.args.gradient_accumulation_steps
+        self._mixed = config.precision_on(self.args.device) == "bfloat16"
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        seed = np.random.SeedSequence((self._config.seed, self._passes_done)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        self._passes_done += 1
+        return super().training_step(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Weighted sum of the losses on one pass's windows."""
+        config = self._config
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._mixed):
+            losses = self._losses(inputs["input_ids"], inputs["window"])
+        loss = config.lm_weight * losses.lm + config.kl_weight * losses.kl + config.hidden_weight * losses.hidden
+        self._watch.add(losses, loss)
+        return loss
+
+    def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> Losses:
+        compared = self._layers is not None
+        output = self._student.base_model(input_ids=ids_NL, use_cache=False, output_hidden_states=compared)
+        teacher: Teacher | None = None
+        hidden = ids_NL.new_zeros((), dtype=torch.float32)
+        if isinstance(self._teacher, StoredTeacher):
+            teacher = self._teacher.tokens(windows_N, ids_NL.device)
+        elif self._teacher is not None:
+            with torch.no_grad():
+                theirs = self._teacher.base_model(input_ids=ids_NL, use_cache=False, output_hidden_states=compared)
+            teacher = WholeTeacher(Head(self._teacher), theirs.last_hidden_state[:, :-1].flatten(0, 1))
+            if self._layers is not None:
+                after = theirs.hidden_states
+                hidden = hidden_loss(output.hidden_states[1:], [after[layer + 1] for layer in self._layers])
+        states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
+        lm, kl = token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher)
+        return Losses(lm, kl, hidden)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Tells of every step, and saves the state now and then and after the last one."""
+
+    def __init__(
+        self,
+        first: int,
+        parameters: dict[str, nn.Parameter],
+        optimizer: Any,
+        config: AdaptConfig,
+        state_path: Path,
+        on_step: Callable[[Step], None],
+    ) -> None:
+        self._first = first
+        self._parameters = parameters
+        self._optimizer = optimizer
+        self._config = config
+        self._state_path = state_path
+        self._on_step = on_step
+        self._passes: list[dict[str, float]] = []
+        self._started = self._saved = time.monotonic()
+        self._saving = 0.0
+
+    def add(self, losses: Losses, loss: Tensor) -> None:
+        """Take note of one pass."""
+        values = {"loss": loss, "lm": losses.lm, "kl": losses.kl, "hidden": losses.hidden}
+        self._passes.append({name: float(value.detach()) for name, value in values.items()})
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._started = time.monotonic()
+        self._rate = self._optimizer.param_groups[0]["lr"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        number = self._first + state.global_step
+        means = {name: sum(row[name] for row in self._passes) / len(self._passes) for name in self._passes[0]}
+        self._passes.clear()
+        if not math.isfinite(means["loss"]):
+            raise BonsaiError(
+                f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
+                f"{self._config.highest_rate:g}, or --precision float32."
+            )
+        self._on_step(Step(number, means, self._rate, time.monotonic() - self._started))
+        now = time.monotonic()
+        pause = 60 * self._config.save_minutes
+        due = max(pause, self._saving / SAVING_SHARE) if pause else 0
+        if now - self._saved >= due or state.global_step == state.max_steps:
+            save_state(self._state_path, number, self._parameters, self._optimizer)
+            self._saved = time.monotonic()
+            self._saving = self._saved - now
+
+
+def _checkpointing(config: AdaptConfig) -> dict[str, Any]:
+    """The Trainer's settings for it, by the name that its version has for them."""
+    name = "activation_checkpointing"  # since transformers 5.24
+    if name not in TrainingArguments.__dataclass_fields__:
+        name = "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if config.gradient_checkpointing else {}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

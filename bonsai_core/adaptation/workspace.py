@@ -1,0 +1,191 @@
+"""Everything that must hold before a teacher or a student is loaded: names, texts, windows, options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.data import Course, plan_course
+from bonsai_core.adaptation.teacher import StoredTeacher
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.load import (
+    check_positions,
+    declared_family,
+    find_device,
+    find_source,
+    load_tokenizer,
+    model_config,
+    start_token,
+)
+from bonsai_core.provenance import Origin, find_origin
+from bonsai_core.rundir import free_path
+from bonsai_core.sources import Text, load_text, tokenize, windows_of
+from bonsai_core.sources.windows import take_windows
+
+NARROW_NAMES = ("builtin", "wikitext2")
+SMALL_TEXT = 1_000_000
+"""Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
+TRAINING_COST = 3
+"""Passes forward that one pass forward and backward is worth."""
+
+
+@dataclass(frozen=True)
+class AdaptWorkspace:
+    """What an adaptation works with; no weights yet.
+
+    Attributes:
+        teacher: name of the model to distil from, or None.
+        layers: of the teacher, those that the student still has; None where hidden states are not compared.
+        model_config: the student's configuration.
+        evaluation_NL: windows for the curve, int64.
+    """
+
+    config: AdaptConfig
+    origin: Origin
+    teacher: str | None
+    layers: list[int] | None
+    family: Family | None
+    model_config: Any
+    tokenizer: Any
+    texts: tuple[Text, Text]
+    course: Course
+    evaluation_NL: NDArray[np.int64]
+
+    @property
+    def teacher_shape(self) -> tuple[int, int, int] | None:
+        """Windows, predicted tokens and log-probabilities per token to store; None where nothing is stored."""
+        if self.teacher is None or not self.config.teacher_top_k:
+            return None
+        windows, length = self.course.windows_WL.shape
+        return windows, length - 1, self.config.teacher_top_k
+
+    @property
+    def tokens(self) -> int:
+        """To train on."""
+        return len(self.course.order_S) * int(self.course.windows_WL.shape[1])
+
+    @property
+    def teacher_tokens(self) -> int:
+        """That go through the teacher before the training."""
+        if self.teacher is None:
+            return 0
+        return int(self.evaluation_NL.size) + (int(self.course.windows_WL.size) if self.teacher_shape else 0)
+
+    @property
+    def curve_steps(self) -> tuple[int, ...]:
+        """Steps after which perplexity is measured; 0 and the last are among them."""
+        steps, points = self.course.steps, self.config.evaluations
+        return (0, *sorted({math.ceil(steps * point / points) for point in range(1, points + 1)}))
+
+    @property
+    def forward_tokens(self) -> int:
+        """The work ahead."""
+        return self.teacher_tokens + TRAINING_COST * self.tokens + (len(self.curve_steps) + 1) * self.evaluation_NL.size
+
+    def scratch_bytes(self) -> int:
+        """Of what the teacher says, on disk."""
+        return StoredTeacher.num_bytes(self.teacher_shape, self.model_config.vocab_size) if self.teacher_shape else 0
+
+
+def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWorkspace:
+    """Find and check everything; nothing is written.
+
+    Raises:
+        BonsaiError: anything is missing or does not fit together.
+    """
+    origin = find_origin(config.model)
+    find_device(config.device)
+    source = find_source(origin.source)
+    trust = config.trust_remote_code
+    student = model_config(source, trust)
+    if getattr(student, "quantization_config", None):
+        raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
+    family = declared_family(source, trust_remote_code=trust)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    dataset = config.dataset or origin.setting("dataset") or "builtin"
+    eval_dataset = config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset"))
+    texts = load_text(dataset, eval_dataset)
+    start = start_token(family, tokenizer)
+    windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
+    if dataset in NARROW_NAMES or windows_WL.size < SMALL_TEXT:
+        warn(
+            f"The text to adapt on is narrow ({dataset}, {windows_WL.size:,} tokens). Models get better on such text "
+            f"and often worse elsewhere. For general use give broad text (--dataset c4, or your own, {SMALL_TEXT:,} "
+            f"tokens or more), and compare before and after with: bonsai eval MODEL --tasks ..."
+        )
+    evaluation_NL = windows_of(
+        texts[1],
+        tokenizer,
+        num_windows=config.eval_samples,
+        sequence_length=config.eval_sequence_length,
+        seed=None,
+        what="evaluation",
+        warn=warn,
+        start=start,
+    )
+    check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
+    teacher = _teacher(config, origin, warn)
+    return AdaptWorkspace(
+        config,
+        origin,
+        teacher,
+        _layers(config, origin, teacher, student),
+        family,
+        student,
+        tokenizer,
+        texts,
+        plan_course(windows_WL, config),
+        evaluation_NL,
+    )
+
+
+def default_path(origin: Origin) -> Path:
+    """Where an adaptation goes that nobody named a place for."""
+    if origin.run is not None:
+        return free_path(origin.run, "adapted")
+    return free_path(Path("runs"), f"{Path(origin.source).name}-adapted")
+
+
+def _all_windows(text: Text, tokenizer: Any, length: int, start: int | None) -> NDArray[np.int64]:
+    """The whole text as windows, each beginning with `start` where there is one, int64 [windows, tokens]."""
+    own = length - (start is not None)
+    tokens_T = tokenize(text, tokenizer)
+    windows_WL = take_windows(
+        tokens_T, num_windows=max(1, len(tokens_T) // own), sequence_length=own, seed=None, source=text
+    )
+    return windows_WL if start is None else np.insert(windows_WL, 0, start, axis=1)
+
+
+def _teacher(config: AdaptConfig, origin: Origin, warn: Callable[[str], None]) -> str | None:
+    if not config.distils:
+        return None
+    teacher = config.teacher or origin.dense
+    if teacher is None:
+        warn(f"{config.model} was not pruned by Bonsai, so there is no teacher: --teacher MODEL names one.")
+        if not config.lm_weight:
+            raise BonsaiError("Without a teacher and with lm_weight 0 there is nothing to learn. Name a --teacher.")
+    return teacher
+
+
+def _layers(config: AdaptConfig, origin: Origin, teacher: str | None, student: Any) -> list[int] | None:
+    """Which of the teacher's layers the student's are, if that matters."""
+    if teacher is None or not config.hidden_weight:
+        return None
+    if config.teacher_top_k:
+        raise BonsaiError("--hidden-weight compares hidden states, which are not stored: give --teacher-top-k 0 too.")
+    layers = origin.layers() if teacher == origin.dense else None
+    layers = layers or list(range(student.num_hidden_layers))
+    if len(layers) != student.num_hidden_layers:
+        raise BonsaiError(
+            f"{config.model} has {student.num_hidden_layers} layers, but bonsai.json beside it tells of {len(layers)}: "
+            f"their hidden states cannot be compared. Give --hidden-weight 0."
+        )
+    return layers

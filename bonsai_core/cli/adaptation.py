@@ -1,0 +1,70 @@
+"""What people see of an adaptation: tables drawn from its report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bonsai_core.cli.progress import duration
+from bonsai_core.cli.tables import BLOCKS
+
+
+def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
+    """The whole report as tables."""
+    return Group(_before_and_after(report), _losses(report), _cost(report), _next_steps(directory))
+
+
+def _before_and_after(report: Mapping[str, Any]) -> Table:
+    names, values = ["pruned", "adapted"], [report["perplexity"]["before"], report["perplexity"]["after"]]
+    if report["perplexity"]["teacher"] is not None:
+        names, values = ["teacher", *names], [report["perplexity"]["teacher"], *values]
+    table = Table("", *names, "change", box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    text = report["evaluation"]
+    shown = ["not finite" if value is None else f"{value:.2f}" for value in values]
+    before, after = values[-2:]
+    change = f"x {after / before:.2f}" if before and after is not None else ""
+    what = f"perplexity ({text['name']}, {text['windows']} x {text['sequence_length']:,} tokens)"
+    table.add_row(escape(what), *shown, change)
+    return table
+
+
+def _losses(report: Mapping[str, Any]) -> RenderableType:
+    """The loss over the steps, and what it is made of at the ends."""
+    rows = report["losses"]
+    size = max(1, len(rows) // 40)
+    means = [
+        sum(row["loss"] for row in rows[i : i + size]) / len(rows[i : i + size]) for i in range(0, len(rows), size)
+    ]
+    low, high = min(means), max(means)
+    heights = [(mean - low) / (high - low or 1) for mean in means]
+    bars = "".join(BLOCKS[1 + round(height * (len(BLOCKS) - 2))] for height in heights)
+    parts = ", ".join(
+        f"{name} {rows[0][name]:.3f} to {rows[-1][name]:.3f}" for name in ("lm", "kl", "hidden") if rows[0][name]
+    )
+    return Text(f"\nloss {bars} {means[0]:.3f} to {means[-1]:.3f} ({parts}, nats per token)\n")
+
+
+def _cost(report: Mapping[str, Any]) -> Text:
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report["seconds"].items())
+    total = duration(sum(report["seconds"].values()))
+    trained, parameters = report["parameters"]["trained"], report["parameters"]["all"]
+    return Text(
+        f"{report['steps']:,} steps, {report['tokens']:,} tokens ({report['epochs']:.1f} epochs); "
+        f"{trained:,} numbers trained for {parameters:,} parameters\n"
+        f"time {total} ({stages}); peak memory {report['memory']['peak_bytes'] / 1e6:,.0f} MB"
+    )
+
+
+def _next_steps(directory: Path) -> Text:
+    return Text(
+        f"checkpoint {directory / 'model'}; report {directory / 'report.json'}; curve {directory / 'curve.svg'}\n"
+        f"beside the dense model: bonsai eval {directory}"
+    )

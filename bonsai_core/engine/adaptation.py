@@ -1,0 +1,36 @@
+"""What `adapt` in a run's configuration means: an adaptation that follows it, in its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
+from bonsai_core.config import RunConfig
+from bonsai_core.recipes import recipe_settings
+from bonsai_core.registry import Registry
+
+FOLDER = "adapted"
+SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")
+
+
+def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> AdaptConfig | None:
+    """The adaptation that is to follow a run in `path`; what its recipe leaves open is as in the run.
+
+    Raises:
+        BonsaiError: there is no such recipe, or a setting in it is wrong.
+    """
+    if config.adapt is None:
+        return None
+    settings = {name: getattr(config, name) for name in SHARED}
+    settings |= recipe_settings(config.adapt, registry, "adaptation")
+    return AdaptConfig.from_mapping({**settings, "model": str(path), "out": path / FOLDER}, config.adapt)
+
+
+def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
+    """Do it, or what is left of it."""
+    assert plan.out is not None
+    if AdaptDirectory(plan.out).config_path.is_file():
+        return resume_adaptation(plan.out, registry=registry)
+    return adapt(plan, registry=registry)

@@ -1,0 +1,27 @@
+"""What must not change between the processes that work on one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bonsai_core.errors import BonsaiError
+
+
+def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str, Any] | str) -> None:
+    """Check that something is as it was when the run started.
+
+    Raises:
+        BonsaiError: it is not; the message says what changed.
+    """
+    if before == now:
+        return
+    if isinstance(before, str) or isinstance(now, str):
+        changes = "its weights are not those the run started with"
+    else:
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+    raise BonsaiError(
+        f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
+        f"Put it back, or start a new run with another --out."
+    )
