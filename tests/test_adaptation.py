@@ -99,9 +99,9 @@ class TestLoss:
         head, hidden, targets = head_and_states(bias=True)
         theirs = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(1))
         teacher = WholeTeacher(head, theirs)
-        stored = TopTokens.of(head.logits(theirs), TOP)
-        lm, kl = token_losses(head, hidden, targets, stored if teacher_kind == "stored" else teacher)
-        (lm + 0.3 * kl).backward()
+        stored = TopTokens.of(head.logits(theirs).detach(), TOP)
+        found = token_losses(head, hidden, targets, stored if teacher_kind == "stored" else teacher, kl_weight=0.3)
+        (2 * found.loss).backward()
         weight, bias = (p.detach().numpy().astype(np.float64) for p in head.projection.parameters())
         q, p = (np.exp(x.detach().numpy().astype(np.float64) @ weight.T + bias) for x in (hidden, theirs))
         q, p = q / q.sum(1, keepdims=True), p / p.sum(1, keepdims=True)
@@ -119,11 +119,15 @@ class TestLoss:
         else:
             expected_kl = (p * np.log(p / q)).sum(axis=1).mean()
             kl_slope = q - p
-        slope = ((q - one_hot + 0.3 * kl_slope) @ weight) / TOKENS
-        assert lm.item() == pytest.approx(expected_lm, rel=1e-5)
-        assert kl.item() == pytest.approx(expected_kl, rel=1e-4)
+        logit_slope = 2 * (q - one_hot + 0.3 * kl_slope) / TOKENS
+        assert found.lm.item() == pytest.approx(expected_lm, rel=1e-5)
+        assert found.kl.item() == pytest.approx(expected_kl, rel=1e-5)
+        assert found.loss.item() == pytest.approx(expected_lm + 0.3 * expected_kl, rel=1e-5)
         assert hidden.grad is not None
-        np.testing.assert_allclose(hidden.grad.numpy(), slope, atol=1e-5)
+        np.testing.assert_allclose(hidden.grad.numpy(), logit_slope @ weight, atol=1e-5)
+        of_weight, of_bias = (parameter.grad.numpy() for parameter in head.projection.parameters())
+        np.testing.assert_allclose(of_weight, logit_slope.T @ hidden.detach().numpy(), atol=1e-5)
+        np.testing.assert_allclose(of_bias, logit_slope.sum(axis=0), atol=1e-5)
 
     def test_a_bucket_of_one_token_loses_nothing(self) -> None:
         ours, theirs = torch.randn(2, TOKENS, 7, generator=torch.Generator().manual_seed(0))
@@ -141,7 +145,7 @@ class TestLoss:
 
     def test_without_a_teacher_there_is_no_divergence(self) -> None:
         head, hidden, targets = head_and_states(bias=False)
-        assert token_losses(head, hidden, targets, None)[1].item() == 0
+        assert token_losses(head, hidden, targets, None).kl.item() == 0
 
 
 class TestTeacher:

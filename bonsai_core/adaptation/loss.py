@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from bonsai_core.contracts import token_nll
 from bonsai_core.model.head import Head
 from bonsai_core.model.passes import CHUNK_LOGITS
+
+SMALLEST = 1e-6
+"""Least probability of the bucket."""
 
 
 class TopTokens(NamedTuple):
@@ -38,7 +39,8 @@ class TopTokens(NamedTuple):
         """The same of whole logits [T, V], with k < V."""
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
         top, ids = logits.topk(k, dim=-1)
-        return cls(ids, torch.cat([top, _rest(logits, ids)], dim=-1) - normaliser)
+        bucket = logits.scatter(-1, ids, float("-inf")).logsumexp(dim=-1, keepdim=True)
+        return cls(ids, torch.cat([top, bucket], dim=-1) - normaliser)
 
     def rows(self, tokens: slice) -> TopTokens:
         """Those of some tokens."""
@@ -64,24 +66,23 @@ class WholeTeacher(NamedTuple):
 Teacher = TopTokens | WholeTeacher
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Means over tokens, in nats, and of hidden states; each a scalar, 0 where it is not wanted."""
-
-    lm: Tensor
-    kl: Tensor
-    hidden: Tensor
-
-
-def top_kl(logits: Tensor, teacher: TopTokens) -> Tensor:
+def top_kl(logits: Tensor, teacher: TopTokens, normaliser: Tensor | None = None) -> Tensor:
     """KL(teacher || student) in nats of each token [T], over the teacher's likeliest tokens and the bucket.
 
     Joining outcomes never raises a KL divergence: this is the largest lower bound of the whole one that can be had from
     the teacher's k numbers, and equals it where the student divides the bucket as the teacher does.
+
+    Args:
+        logits: the student's, [T, V].
+        normaliser: their logsumexp, where it is there already, [T].
     """
-    normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    log_q = torch.cat([logits.gather(-1, teacher.ids), _rest(logits, teacher.ids)], dim=-1) - normaliser
-    return (teacher.log_p.exp() * (teacher.log_p - log_q)).sum(dim=-1)
+    normaliser = (logits.logsumexp(dim=-1) if normaliser is None else normaliser).unsqueeze(-1)
+    log_q = logits.gather(-1, teacher.ids) - normaliser
+    log_p, log_p_bucket = teacher.log_p[:, :-1], teacher.log_p[:, -1:]
+    # What is left of 1; float32 knows no smaller difference from it.
+    log_q_bucket = (-log_q.logsumexp(dim=-1, keepdim=True).clamp(max=-SMALLEST).expm1()).log()
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1, keepdim=True)
+    return (divergence + log_p_bucket.exp() * (log_p_bucket - log_q_bucket)).squeeze(-1)
 
 
 def whole_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -90,32 +91,75 @@ def whole_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - logits.log_softmax(dim=-1))).sum(dim=-1)
 
 
-def token_losses(head: Head, hidden_TH: Tensor, targets_T: Tensor, teacher: Teacher | None) -> tuple[Tensor, Tensor]:
-    """Mean language-model loss and mean KL divergence, from the student's last hidden states.
+@dataclass(frozen=True)
+class TokenLosses:
+    """What `token_losses` gives: scalars, of which only `loss` has a gradient."""
 
-    Logits are made for a chunk of tokens at a time, as many as make 32 MiB in float32 whatever the vocabulary, and once
-    more on the way back, so that they never all stand in memory.
+    loss: Tensor
+    lm: Tensor
+    kl: Tensor
+
+
+def token_losses(
+    head: Head,
+    hidden_TH: Tensor,
+    targets_T: Tensor,
+    teacher: Teacher | None,
+    *,
+    lm_weight: float = 1.0,
+    kl_weight: float = 1.0,
+) -> TokenLosses:
+    """Mean language-model loss, mean KL divergence and their weighted sum, from the student's last hidden states.
+
+    Logits are made for a chunk of tokens at a time, as many as make 32 MiB in float32 whatever the vocabulary, and the
+    gradient is computed while they are there, so that they never all stand in memory and are made only once.
 
     Args:
         head: the student's.
         targets_T: the tokens that come next.
         teacher: at the same tokens; None: the divergence is 0.
     """
-    nll, kl = hidden_TH.new_zeros((), dtype=torch.float32), hidden_TH.new_zeros((), dtype=torch.float32)
-    size = max(1, CHUNK_LOGITS // head.vocabulary)
-    for first in range(0, len(hidden_TH), size):
-        rows = slice(first, first + size)
-        part = checkpoint(
-            _chunk,
-            head,
-            hidden_TH[rows],
-            targets_T[rows],
-            teacher.rows(rows) if teacher is not None else None,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        nll, kl = nll + part[0], kl + part[1]
-    return nll / len(hidden_TH), kl / len(hidden_TH)
+    parameters = [parameter for parameter in head.projection.parameters() if parameter.requires_grad]
+    loss, lm, kl = _WhileLogitsAreThere.apply(head, targets_T, teacher, (lm_weight, kl_weight), hidden_TH, *parameters)
+    return TokenLosses(loss, lm, kl)
+
+
+class _WhileLogitsAreThere(torch.autograd.Function):
+    """The losses, with their gradient computed on the way forward, chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        head: Head,
+        targets_T: Tensor,
+        teacher: Teacher | None,
+        weights: tuple[float, float],
+        hidden_TH: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        size, count = max(1, CHUNK_LOGITS // head.vocabulary), len(hidden_TH)
+        sums = torch.zeros(3, dtype=torch.float64 if hidden_TH.device.type == "cpu" else torch.float32)
+        sums = sums.to(hidden_TH.device)
+        slope_TH, slopes = torch.empty_like(hidden_TH), [torch.zeros_like(parameter) for parameter in parameters]
+        for first in range(0, count, size):
+            rows = slice(first, first + size)
+            with torch.enable_grad():
+                hidden = hidden_TH[rows].detach().requires_grad_()
+                lm, kl = _chunk(head, hidden, targets_T[rows], teacher.rows(rows) if teacher is not None else None)
+                loss = (weights[0] * lm + weights[1] * kl) / count
+            own, *others = torch.autograd.grad(loss, [hidden, *parameters])
+            slope_TH[rows] = own
+            for total, other in zip(slopes, others, strict=True):
+                total += other
+            sums += torch.stack([loss.detach() * count, lm.detach(), kl.detach()])
+        ctx.save_for_backward(slope_TH, *slopes)
+        loss, lm, kl = (sums / count).float()
+        ctx.mark_non_differentiable(lm, kl)
+        return loss, lm, kl
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, *others: Tensor) -> Any:
+        return (None, None, None, None, *(slope.to(saved.dtype) * saved for saved in ctx.saved_tensors))
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -125,19 +169,16 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _chunk(head: Head, hidden: Tensor, targets: Tensor, teacher: Teacher | None) -> tuple[Tensor, Tensor]:
+    """Sums over some tokens."""
     logits = head.logits(hidden)
-    nll = token_nll(logits, targets).sum()
+    normaliser = logits.logsumexp(dim=-1)
+    nll = (normaliser - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)).sum()
     match teacher:
         case None:
             return nll, nll.new_zeros(())
         case TopTokens():
-            return nll, top_kl(logits, teacher).sum()
+            return nll, top_kl(logits, teacher, normaliser).sum()
         case WholeTeacher():
             with torch.no_grad():
                 theirs = teacher.head.logits(teacher.hidden)
             return nll, whole_kl(logits, theirs).sum()
-
-
-def _rest(logits: Tensor, ids: Tensor) -> Tensor:
-    """logsumexp of all logits but those of `ids`, [T, 1]."""
-    return logits.scatter(-1, ids, float("-inf")).logsumexp(dim=-1, keepdim=True)

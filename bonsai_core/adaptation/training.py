@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.data import Course, Windows
-from bonsai_core.adaptation.loss import Losses, Teacher, WholeTeacher, hidden_loss, token_losses
+from bonsai_core.adaptation.loss import Teacher, TokenLosses, WholeTeacher, hidden_loss, token_losses
 from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.state import load_state, save_state, trained
 from bonsai_core.adaptation.teacher import StoredTeacher
@@ -160,14 +160,14 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Weighted sum of the losses on one pass's windows."""
-        config = self._config
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._mixed):
-            losses = self._losses(inputs["input_ids"], inputs["window"])
-        loss = config.lm_weight * losses.lm + config.kl_weight * losses.kl + config.hidden_weight * losses.hidden
-        self._watch.add(losses, loss)
+            tokens, hidden = self._losses(inputs["input_ids"], inputs["window"])
+        loss = tokens.loss + self._config.hidden_weight * hidden
+        self._watch.add({"loss": loss, "lm": tokens.lm, "kl": tokens.kl, "hidden": hidden})
         return loss
 
-    def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> Losses:
+    def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> tuple[TokenLosses, Tensor]:
+        """Of logits, and of hidden states."""
         compared = self._layers is not None
         output = self._student.base_model(input_ids=ids_NL, use_cache=False, output_hidden_states=compared)
         teacher: Teacher | None = None
@@ -182,8 +182,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 after = theirs.hidden_states
                 hidden = hidden_loss(output.hidden_states[1:], [after[layer + 1] for layer in self._layers])
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
-        lm, kl = token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher)
-        return Losses(lm, kl, hidden)
+        weights = {"lm_weight": self._config.lm_weight, "kl_weight": self._config.kl_weight}
+        return token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher, **weights), hidden
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -208,9 +208,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
 
-    def add(self, losses: Losses, loss: Tensor) -> None:
+    def add(self, values: dict[str, Tensor]) -> None:
         """Take note of one pass."""
-        values = {"loss": loss, "lm": losses.lm, "kl": losses.kl, "hidden": losses.hidden}
         self._passes.append({name: float(value.detach()) for name, value in values.items()})
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,1 @@
+"""Evaluation outside a run: perplexity, tasks, speed, memory and size of models side by side."""

@@ -1,0 +1,58 @@
+"""Multiple-choice tasks by log-likelihood: accuracies, their standard errors, and how sure a difference is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.contracts import Answers
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """What a model got right.
+
+    Attributes:
+        right_Q: by plain log-likelihood, per question.
+        right_norm_Q: by log-likelihood per byte of the choice, as in lm-evaluation-harness's acc_norm.
+    """
+
+    right_Q: NDArray[np.bool_]
+    right_norm_Q: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, answers: Sequence[Answers]) -> TaskScore:
+        """The score of a model's answers."""
+        plain = [int(np.argmax(a.log_likelihood)) == a.gold for a in answers]
+        normalised = [int(np.argmax(a.log_likelihood / a.num_bytes)) == a.gold for a in answers]
+        return cls(np.array(plain), np.array(normalised))
+
+    def describe(self, dense: TaskScore | None) -> dict[str, Any]:
+        """Numbers for a report: accuracies as fractions, with the standard errors of means.
+
+        Args:
+            dense: of the dense model on the same questions; with it, the differences to it and their standard errors,
+                which are smaller than those of the two accuracies, because the questions are the same.
+        """
+        found: dict[str, Any] = {"questions": len(self.right_Q)}
+        for name in ("accuracy", "accuracy_norm"):
+            right_Q = self._of(name)
+            found[name], found[f"{name}_stderr"] = _mean(right_Q)
+            if dense is not None:
+                change, error = _mean(right_Q.astype(float) - dense._of(name))
+                found[f"{name}_change"], found[f"{name}_change_stderr"] = change, error
+        return found
+
+    def _of(self, name: str) -> NDArray[np.bool_]:
+        return self.right_norm_Q if name == "accuracy_norm" else self.right_Q
+
+
+def _mean(values_Q: NDArray[Any]) -> tuple[float, float | None]:
+    """The mean, and its standard error from the sample's variance; None for a single value."""
+    error = float(np.std(values_Q, ddof=1)) / math.sqrt(len(values_Q)) if len(values_Q) > 1 else None
+    return float(np.mean(values_Q)), error

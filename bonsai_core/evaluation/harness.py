@@ -1,0 +1,62 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, on models that are loaded already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from bonsai_core.errors import BonsaiError, UnknownNameError
+
+
+class Harness:
+    """The harness's tasks by name.
+
+    Args:
+        tasks: which ones; groups too.
+        include_path: a folder of YAML files with more of them.
+
+    Raises:
+        BonsaiError: the harness is not installed, or has no such task.
+    """
+
+    def __init__(self, tasks: Sequence[str], include_path: str | None) -> None:
+        if find_spec("lm_eval") is None:
+            raise BonsaiError(
+                f"{', '.join(tasks)}: not a .jsonl file, so a task of lm-evaluation-harness, which is not installed: "
+                f"pip install 'bonsai-prune[lm-eval]'."
+            )
+        from lm_eval.tasks import TaskManager
+
+        self._tasks = list(tasks)
+        self._manager = TaskManager(include_path=include_path)
+        for task in tasks:
+            if not self._manager.match_tasks([task]):
+                raise UnknownNameError("task", task, self._manager.all_tasks[:0], _hint(task, self._manager.all_tasks))
+
+    def measure(self, model: Any, tokenizer: Any, batch_size: int, limit: int | None) -> dict[str, dict[str, Any]]:
+        """What the harness reports: per task, its metrics and their standard errors (``acc``, ``acc_stderr``)."""
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        results = simple_evaluate(
+            model=wrapped, tasks=self._tasks, limit=limit, task_manager=self._manager, bootstrap_iters=1000
+        )["results"]
+        return {task: _plain(metrics) for task, metrics in results.items()}
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Without the harness's filter in the names (``acc,none``), and without what is no number."""
+    return {
+        name.removesuffix(",none").replace(",", " "): value
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    }
+
+
+def _hint(task: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(task, known, n=5)
+    return f"Near it: {', '.join(near)}." if near else "`lm-eval ls tasks` lists them."
