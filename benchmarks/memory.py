@@ -14,11 +14,11 @@ import sys
 
 INFERENCE = """
 import json, sys
-from bonsai_core.config import RunConfig
-from bonsai_core.evaluation import evaluate_perplexity
+from bonsai_core.evaluation.compare import evaluate
+from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.model.latency import peak_bytes
 from bonsai_core.model.load import find_device
-evaluate_perplexity(sys.argv[1], "builtin", RunConfig(), print)
+evaluate(EvalConfig(models=(sys.argv[1],), dense="none"), print)
 print(json.dumps(peak_bytes(find_device("auto"))))
 """
 PRUNING = """

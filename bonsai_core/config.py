@@ -33,7 +33,7 @@ def _by_kind(value: Any) -> Any:
     return value
 
 
-def _split(value: Any) -> Any:
+def names_split(value: Any) -> Any:
     """``0,1,-1`` as a list; a single number too."""
     if isinstance(value, str):
         return [part for part in value.split(",") if part.strip()]
@@ -97,7 +97,7 @@ class RunConfig(BaseModel):
         Choice(name="least_squares"), description="Repair of what is kept, after every removal."
     )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
-    units: Annotated[tuple[UnitKind, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+    units: Annotated[tuple[UnitKind, ...], BeforeValidator(names_split), Field(min_length=1)] = Field(
         ("attention", "mlp", "experts"),
         description="What may leave, as attention,mlp,layer: attention (KV groups) or query (one query head of each KV "
         "group), mlp (channels), experts, sublayer (a whole attention or MLP), layer.",
@@ -146,7 +146,7 @@ class RunConfig(BaseModel):
         1.0,
         description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers).",
     )
-    protect: Annotated[tuple[int, ...], BeforeValidator(_split)] = Field(
+    protect: Annotated[tuple[int, ...], BeforeValidator(names_split)] = Field(
         (), description="Layers that stay whole, as 0,1,-1 (shapes free, or units layer)."
     )
     shapes: Literal["free", "uniform"] = Field(

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig
+from bonsai_core.evaluation.compare import evaluate
+from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
@@ -176,3 +178,11 @@ def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         eval_samples=2,
         eval_sequence_length=64,
     )
+
+
+def measured(run: RunConfig, model: Path | str, **settings: Any) -> dict[str, Any]:
+    """What `bonsai eval` finds for one model on the evaluation text of a run."""
+    base = {name: getattr(run, name) for name in ("eval_samples", "eval_sequence_length")}
+    values = {**base, "dataset": run.eval_dataset, "models": [str(model)], "dense": "none", **settings}
+    found: dict[str, Any] = evaluate(EvalConfig.model_validate(values), lambda event: None)["models"][0]
+    return found

@@ -89,10 +89,12 @@ def test_what_resume_shows_of_a_finished_run_is_its_report(finished: Path, repor
 def test_eval_agrees_with_the_report(finished: Path, report: dict[str, Any], small_run: RunConfig, which: str) -> None:
     sizes = ["--eval-samples", "2", "--eval-sequence-length", "64", "--json"]
     found = json.loads(bonsai("eval", str(finished / which), "--dataset", str(small_run.eval_dataset), *sizes))
-    assert found["parameters"] == report["parameters"]["pruned"]
-    assert (found["windows"], found["sequence_length"]) == (2, 64)
-    assert found["perplexity"] == pytest.approx(report["perplexity"]["pruned"])
-    assert found["text"] == report["perplexity"]["text"]
+    dense, pruned = found["models"]
+    assert [model["parameters"] for model in found["models"]] == [report["parameters"][m] for m in ("dense", "pruned")]
+    assert [dense["perplexity"], pruned["perplexity"]] == pytest.approx(
+        [report["perplexity"][model] for model in ("dense", "pruned")]
+    )
+    assert found["text"] == {**report["perplexity"]["text"], "windows": 2, "sequence_length": 64}
 
 
 def test_the_checkpoint_loads_with_plain_transformers(finished: Path, report: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, HEADS, LAYERS, PICOS, VOCABULARY, WIDTH, Pico
+from conftest import GROUPED, HEADS, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, measured
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -23,7 +23,6 @@ from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.contracts import Family
 from bonsai_core.contracts.metric import token_kl, token_nll
 from bonsai_core.engine.setup import open_workspace
-from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.load import register_checkpoints
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
@@ -142,7 +141,7 @@ def test_learned_positions_are_no_fewer_than_tokens(
     with pytest.raises(BonsaiError, match="longer than the 256 positions"):
         open_workspace(too_long, registry, print)
     with pytest.raises(BonsaiError, match="longer than the 256 positions"):
-        evaluate_perplexity(str(tmp_path), "builtin", too_long, print)
+        measured(too_long, tmp_path)
 
 
 @pytest.mark.parametrize(

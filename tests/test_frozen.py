@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, PICOS, Pico
+from conftest import LAYERS, PICOS, Pico, measured
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
 from bonsai_core import BonsaiError, Registry, RunConfig, run
 from bonsai_core.engine.lifecycle import RunResult
-from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.load import load_model
 from bonsai_core.testing.family import logits
 
@@ -139,8 +138,7 @@ def test_a_quantised_parent_gives_a_checkpoint_in_full_precision(
         gate, whole = (m.model.layers[layer].mlp.gate_proj.weight for m in (loaded, dense))
         assert torch.equal(gate, whole[kept_rows])
     assert AutoModelForCausalLM.from_pretrained(result.model_path).config.to_dict().get("quantization_config") is None
-    evaluation = small_run.model_copy(update={"eval_dataset": None})
-    found = evaluate_perplexity(str(tmp_path / "run"), str(small_run.eval_dataset), evaluation, print)
+    found = measured(small_run, tmp_path / "run")
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
 
 

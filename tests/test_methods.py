@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import measured
 from transformers import AutoModelForCausalLM
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
@@ -18,7 +19,6 @@ from bonsai_core.contracts.events import Event, TokensDone
 from bonsai_core.engine import SharedMeasurements
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import Workspace, open_workspace
-from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
@@ -101,7 +101,7 @@ def test_what_bias_repair_saves_loads_everywhere(small_run: RunConfig, registry:
     remote = AutoModelForCausalLM.from_pretrained(result.model_path, trust_remote_code=True)
     ids = torch.arange(24)[None]
     assert torch.equal(remote(ids).logits, load_model(str(result.model_path))(ids).logits)
-    found = evaluate_perplexity(str(tmp_path / "run"), str(config.eval_dataset), config, warn=print)
+    found = measured(config, tmp_path / "run")
     assert found["perplexity"] == pytest.approx(result.report["perplexity"]["pruned"], rel=1e-5)
 
 

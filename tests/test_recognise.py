@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, Pico
+from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, measured
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
 from bonsai_core.contracts import Family
-from bonsai_core.evaluation import evaluate_perplexity
 from bonsai_core.model.load import find_parent
 from bonsai_core.model.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
@@ -101,8 +100,7 @@ def test_a_recognised_model_is_pruned_and_loads(
     assert find_parent(str(tmp_path / "parent"), registry).family.name == NAME
     config = json.loads((result.model_path / "config.json").read_text())
     assert config["model_type"] == f"bonsai_{model_type}"
-    evaluation = small_run.model_copy(update={"eval_dataset": None})
-    found = evaluate_perplexity(str(tmp_path / "run"), str(small_run.eval_dataset), evaluation, print)
+    found = measured(small_run, tmp_path / "run")
     assert found["perplexity"] == pytest.approx(result.report["perplexity"]["pruned"], rel=1e-4)
     assert found["parameters"] == result.report["parameters"]["pruned"]
 

@@ -70,7 +70,9 @@ class AdaptConfig(BaseModel):
     lora_alpha: Positive | None = Field(None, description="Updates are scaled by alpha / rank. Left out: 2 x rank.")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the updates.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Type of the passes; what is trained is float32. auto: bfloat16 on CUDA, else float32."
+        "auto",
+        description="Type of the passes, the teacher's too; what is trained is float32. auto: bfloat16 on CUDA, else "
+        "float32.",
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
     evaluations: Annotated[int, Field(ge=1)] = Field(8, description="Points of the curve after the first.")

@@ -172,6 +172,8 @@ class _Adaptation:
         check_teacher(model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].text[:2000])
         passes = self._passes(model)
         self._perplexity("evaluate/teacher", passes)
+        if self._pass_type == torch.bfloat16:
+            model.to(torch.bfloat16)
         if stored is None:
             return model.requires_grad_(False)
         length = work.course.windows_WL.shape[1]

@@ -120,8 +120,11 @@ def token_losses(
         teacher: at the same tokens; None: the divergence is 0.
     """
     parameters = [parameter for parameter in head.projection.parameters() if parameter.requires_grad]
-    loss, lm, kl = _WhileLogitsAreThere.apply(head, targets_T, teacher, (lm_weight, kl_weight), hidden_TH, *parameters)
-    return TokenLosses(loss, lm, kl)
+    weights = (lm_weight, kl_weight)
+    losses: tuple[Tensor, Tensor, Tensor] = _WhileLogitsAreThere.apply(  # type: ignore[no-untyped-call]
+        head, targets_T, teacher, weights, hidden_TH, *parameters
+    )
+    return TokenLosses(*losses)
 
 
 class _WhileLogitsAreThere(torch.autograd.Function):

@@ -52,13 +52,9 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
             for key in keys:
                 what, _, name = key.partition("/")
                 if what != "weight":
-                    optimizer.state[parameters[name]][what] = _placed(file.get_tensor(key), parameters[name])
+                    optimizer.state[parameters[name]][what] = file.get_tensor(key).to(parameters[name].device)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise BonsaiError(
             f"{path} is damaged or belongs to another model ({error}). Delete it to begin the training anew."
         ) from error
     return step
-
-
-def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    return value if value.ndim == 0 else value.to(parameter.device)  # AdamW counts its steps on the CPU

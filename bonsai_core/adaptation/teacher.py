@@ -5,6 +5,7 @@ Legend for array shapes: W = windows, L = tokens of a window, K = stored log-pro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,16 @@ class StoredTeacher:
             done = event["windows"]
         progress(done)
         first = done
+        started = time.monotonic()
         for start, hidden in passes.batches(windows_WL[first:]):
             for window, states in enumerate(hidden, start=first + start):
                 self._store(window, passes, states[:-1])
             self._ids_WLK.flush()
             self._log_p_WLK.flush()
             number = first + start + len(hidden)
-            journal.append(f"teacher/{done}", {"windows": number})
-            done = number
+            now = time.monotonic()
+            journal.append(f"teacher/{done}", {"windows": number}, now - started)
+            done, started = number, now
             progress(done)
 
     def tokens(self, windows: Tensor, device: torch.device) -> TopTokens:

@@ -84,6 +84,7 @@ def train(
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=1.0,
+        fused=True,
     )
     first = load_state(state_path, parameters, optimizer)
     if first >= course.steps:

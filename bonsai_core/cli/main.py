@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,24 +16,15 @@ import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.config import validated
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry import KINDS
 
 INTERRUPTED = 130
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
-EVAL_FIELDS = (
-    "eval_samples",
-    "eval_sequence_length",
-    "batch_size",
-    "device",
-    "dtype",
-    "load_in",
-    "device_map",
-    "max_memory",
-    "trust_remote_code",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -148,24 +138,26 @@ def units(**values: Any) -> None:
     Console().print(unit_view(table))
 
 
-@cli.command(name="eval", cls=SettingsCommand, fields=EVAL_FIELDS)
-@click.argument("model")
-@click.option("--dataset", default="builtin", show_default=True, help="Text, named as for `bonsai run --eval-dataset`.")
+@cli.command(name="eval", cls=SettingsCommand, schema=EvalConfig)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(model: str, dataset: str, as_json: bool, **values: Any) -> None:
-    """Perplexity of a MODEL: a directory, a run directory, a Hugging Face id or 'demo'."""
-    from bonsai_core.evaluation import evaluate_perplexity
+def evaluate(as_json: bool, **values: Any) -> None:
+    """Measure MODELs beside the dense one: perplexity, size, and on request --tasks and --speed.
 
+    A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    configuration = validated(EvalConfig, given, "settings")
     _quiet()
-    found = evaluate_perplexity(model, dataset, settings(values, None), warn=_warn)
+    from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
+    from bonsai_core.model.pages import return_large_blocks
+
+    return_large_blocks()
+    found = evaluate_with_progress(configuration)
     if as_json:
-        finite = found["perplexity"] if math.isfinite(found["perplexity"]) else None
-        click.echo(json.dumps({**found, "perplexity": finite}, indent=2))
-        return
-    click.echo(
-        f"perplexity {found['perplexity']:.3f} on {found['text']['name']} "
-        f"({found['windows']} windows of {found['sequence_length']:,} tokens), {found['parameters']:,} parameters"
-    )
+        click.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(evaluation_view(found))
 
 
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)

@@ -13,6 +13,7 @@ from bonsai_core import hookimpl
 from bonsai_core.contracts.events import (
     AdaptationStarted,
     CurvePoint,
+    EvaluationStarted,
     Event,
     RoundFinished,
     RunStarted,
@@ -64,7 +65,7 @@ class RunBar:
             case RunStarted():
                 self.rounds = event.num_rounds
                 self._begin(event.forward_tokens)
-            case AdaptationStarted():
+            case AdaptationStarted() | EvaluationStarted():
                 self._begin(event.forward_tokens)
             case StageStarted():
                 where = f"round {event.round} of {self.rounds}: " if event.round else ""

@@ -23,10 +23,15 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import Choice, RunConfig
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
+from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import COMPONENTS, KINDS, Registry
 
-ENVIRONMENT: dict[type[BaseModel], str] = {RunConfig: "BONSAI_", AdaptConfig: "BONSAI_ADAPT_"}
+ENVIRONMENT: dict[type[BaseModel], str] = {
+    RunConfig: "BONSAI_",
+    AdaptConfig: "BONSAI_ADAPT_",
+    EvalConfig: "BONSAI_",
+}
 ALIASES = {"method": ("recover",)}
 
 

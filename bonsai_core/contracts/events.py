@@ -92,6 +92,13 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True)
+class EvaluationStarted(Event):
+    """Models and texts are found; `forward_tokens` is the work ahead, without what is timed."""
+
+    forward_tokens: int
+
+
+@dataclass(frozen=True)
 class AdaptationStarted(Event):
     """The settings hold. `forward_tokens` is the work ahead; a training token counts as three, resumed ones too."""
 

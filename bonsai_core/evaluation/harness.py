@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.errors import BonsaiError
 
 
 class Harness:
@@ -28,11 +30,15 @@ class Harness:
             )
         from lm_eval.tasks import TaskManager
 
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it tells of its settings, the user did not set
         self._tasks = list(tasks)
         self._manager = TaskManager(include_path=include_path)
         for task in tasks:
             if not self._manager.match_tasks([task]):
-                raise UnknownNameError("task", task, self._manager.all_tasks[:0], _hint(task, self._manager.all_tasks))
+                raise BonsaiError(
+                    f"{task!r} is no .jsonl file, and lm-evaluation-harness has no task of that name. "
+                    f"{_hint(task, self._manager.all_tasks)}"
+                )
 
     def measure(self, model: Any, tokenizer: Any, batch_size: int, limit: int | None) -> dict[str, dict[str, Any]]:
         """What the harness reports: per task, its metrics and their standard errors (``acc``, ``acc_stderr``)."""
@@ -56,7 +62,5 @@ def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hint(task: str, known: Sequence[str]) -> str:
-    import difflib
-
     near = difflib.get_close_matches(task, known, n=5)
     return f"Near it: {', '.join(near)}." if near else "`lm-eval ls tasks` lists them."

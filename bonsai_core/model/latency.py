@@ -36,17 +36,18 @@ def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> t
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(WARM_UP + repeats):
         for model, column in zip((first, second), times, strict=True):
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             with torch.inference_mode():
                 model(input_ids=ids, use_cache=False)
-            _synchronize(device)
+            synchronize(device)
             if turn >= WARM_UP:
                 column.append(time.perf_counter() - start)
     return float(np.median(times[0])), float(np.median(times[1]))
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

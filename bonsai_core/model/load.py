@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -141,8 +141,25 @@ def load_model(
     return model.eval() if options else model.to(place).eval()
 
 
-def load_as_configured(source: str, config: RunConfig) -> Any:
-    """The same, with a run's settings."""
+class LoadSettings(Protocol):
+    """Settings, of a run or an evaluation, that say how a model is loaded; see `load_model`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+    @property
+    def load_in(self) -> LoadIn: ...
+    @property
+    def device_map(self) -> DeviceMap: ...
+    @property
+    def max_memory(self) -> str | None: ...
+
+
+def load_as_configured(source: str, config: LoadSettings) -> Any:
+    """The same, with the settings of a run or an evaluation."""
     return load_model(
         source,
         dtype=config.dtype,
@@ -313,6 +330,11 @@ def _recognised(config: Any, families: list[Family]) -> Family:
 
 
 def model_config(source: str, trust_remote_code: bool) -> Any:
+    """The transformers configuration of a model.
+
+    Raises:
+        BonsaiError: there is none that loads.
+    """
     from transformers import AutoConfig
 
     register_checkpoints(of=source)

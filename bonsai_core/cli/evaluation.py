@@ -1,0 +1,119 @@
+"""What `bonsai eval` shows: a bar while it measures, then one table, a column for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bonsai_core.cli.progress import RunBar, progress_bar
+from bonsai_core.contracts.events import Event, Warned
+from bonsai_core.evaluation.compare import evaluate
+from bonsai_core.evaluation.config import EvalConfig
+
+Model = Mapping[str, Any]
+Row = tuple[str, Callable[[Model], str], Callable[[Model, Model], str]]
+"""(label, a model's cell, how the second differs from the first)."""
+
+
+def evaluate_with_progress(config: EvalConfig) -> dict[str, Any]:
+    """Measure, with a bar and notes on stderr."""
+    console = Console(stderr=True)
+    display = progress_bar(console)
+    bar = RunBar(display)
+
+    def observe(event: Event) -> None:
+        bar.follow(event)
+        if isinstance(event, Warned):
+            console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False, soft_wrap=True)
+
+    with display:
+        return evaluate(config, observe)
+
+
+def evaluation_view(found: Mapping[str, Any]) -> RenderableType:
+    """Everything in one table."""
+    models, text = found["models"], found["text"]
+    names = [f"{model['model']} (dense)" if model["dense"] else model["model"] for model in models]
+    changes = len(models) == 2 and models[0]["dense"]
+    table = Table("", *map(escape, names), *["change"] * changes, box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.overflow = "fold"
+    for label, show, change in _rows(models, text):
+        cells = [show(model) for model in models]
+        table.add_row(escape(label), *cells, *([change(models[0], models[1])] if changes else []))
+    notes = [Text("± one standard error; changes of accuracy are paired")] if found["tasks"] else []
+    if any("speed" in model for model in models):
+        notes.append(Text(f"timed on {found['device']}, taking turns; peak memory while generating"))
+    return Group(table, *notes)
+
+
+def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
+    what = f"perplexity ({text['name']}, {text['windows']} x {text['sequence_length']:,} tokens)"
+    rows = [
+        _number(what, lambda model: model["perplexity"], "{:.2f}"),
+        _number("parameters", lambda model: model["parameters"], "{:,}"),
+        _number("weights, MB", lambda model: model["weight_bytes"] / 1e6, "{:,.1f}"),
+    ]
+    for task, first in models[0]["tasks"].items():
+        for name, title in (("accuracy", "accuracy"), ("accuracy_norm", "accuracy by length")):
+            rows.append(_accuracy(f"{task}, {first['questions']:,} questions: {title}, %", task, name))
+    for task, metrics in models[0].get("lm_eval", {}).items():
+        for metric in metrics:
+            if "stderr" not in metric and metric != "sample_len":
+                rows.append(_harness(task, metric))
+    for batch in models[0].get("speed", {}):
+        rows += _speed(batch)
+    return rows
+
+
+def _number(label: str, value: Callable[[Model], Any], style: str) -> Row:
+    def show(model: Model) -> str:
+        return "not finite" if value(model) is None else style.format(value(model))
+
+    def change(before: Model, after: Model) -> str:
+        return f"x {value(after) / value(before):.2f}" if value(before) and value(after) is not None else ""
+
+    return label, show, change
+
+
+def _accuracy(label: str, task: str, name: str) -> Row:
+    def show(model: Model) -> str:
+        return _with_error(model["tasks"][task][name], model["tasks"][task][f"{name}_stderr"], "{:.1f}")
+
+    def change(before: Model, after: Model) -> str:
+        score = after["tasks"][task]
+        return _with_error(score[f"{name}_change"], score[f"{name}_change_stderr"], "{:+.1f}")
+
+    return label, show, change
+
+
+def _with_error(share: float, error: float | None, style: str) -> str:
+    return style.format(100 * share) + (f" ± {100 * error:.1f}" if error is not None else "")
+
+
+def _harness(task: str, metric: str) -> Row:
+    stderr = metric.replace(" ", "_stderr ", 1) if " " in metric else f"{metric}_stderr"
+
+    def show(model: Model) -> str:
+        metrics = model["lm_eval"][task]
+        error = metrics.get(stderr)
+        return f"{metrics[metric]:.4g}" + (f" ± {error:.2g}" if isinstance(error, float) else "")
+
+    return f"{task}: {metric} (harness)", show, lambda before, after: ""
+
+
+def _speed(batch: str) -> list[Row]:
+    of = f"batch {batch}"
+    return [
+        _number(f"prefill, ms ({of})", lambda model: model["speed"][batch]["prefill_s"] * 1e3, "{:,.1f}"),
+        _number(f"decode, ms per token ({of})", lambda model: model["speed"][batch]["decode_s"] * 1e3, "{:,.2f}"),
+        _number(f"prefill, tokens/s ({of})", lambda model: model["speed"][batch]["prefill_tokens_per_s"], "{:,.0f}"),
+        _number(f"decode, tokens/s ({of})", lambda model: model["speed"][batch]["decode_tokens_per_s"], "{:,.1f}"),
+        _number(f"peak memory, MB ({of})", lambda model: model["memory"][batch] / 1e6, "{:,.0f}"),
+    ]

@@ -1,0 +1,256 @@
+"""`bonsai eval`: models side by side on the same text and questions, with honest errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import Pico
+from transformers import PreTrainedTokenizerFast
+
+from bonsai_core import AdaptConfig, Answers, BonsaiError, Registry, RunConfig, adapt, load_model, run
+from bonsai_core.cli.main import cli
+from bonsai_core.contracts.events import EvaluationStarted, Event, TokensDone, Warned
+from bonsai_core.evaluation.choices import TaskScore
+from bonsai_core.evaluation.compare import evaluate
+from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.sources import draw_questions, read_rows
+
+QUESTIONS = [
+    {"question": "What is a list?", "choices": ["a sequence", "a number of small dogs"], "gold": 0},
+    {"question": "What is a set?", "choices": ["a number", "a collection", "a dog"], "gold": 1},
+    {"question": "What is an int?", "choices": ["a sequence", "a number", "a dog"], "gold": 1},
+    {"question": "What is a dict?", "choices": ["a mapping", "a number", "a dog"], "gold": 0},
+]
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tasks") / "types.jsonl"
+    path.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pruned(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "pruned"
+    return run(small_run.model_copy(update={"out": out, "latency": False}), registry=registry).directory
+
+
+def measured(small_run: RunConfig, models: Sequence[Path | str], **settings: Any) -> tuple[dict[str, Any], list[Event]]:
+    base = {"dataset": small_run.eval_dataset, "eval_samples": 2, "eval_sequence_length": 64, "device": "cpu"}
+    events: list[Event] = []
+    config = EvalConfig.model_validate({**base, "models": [str(model) for model in models], **settings})
+    return evaluate(config, events.append), events
+
+
+def test_the_dense_model_is_beside_the_pruned_and_the_adapted_one(
+    small_run: RunConfig, registry: Registry, pruned: Path, tmp_path: Path
+) -> None:
+    settings = {"steps": 2, "batch_size": 2, "sequence_length": 32, "evaluations": 1, "device": "cpu"}
+    adapted = adapt(AdaptConfig(model=str(pruned), out=tmp_path / "adapted", **settings), registry=registry)
+    found, events = measured(small_run, [pruned, adapted.directory])
+    dense, small, recovered = found["models"]
+    report = json.loads((pruned / "report.json").read_text())
+    assert dense["dense"]
+    assert [dense["model"], small["model"]] == [small_run.model, str(pruned)]
+    assert dense["perplexity"] == pytest.approx(report["perplexity"]["dense"], rel=1e-6)
+    assert small["perplexity"] == pytest.approx(report["perplexity"]["pruned"], rel=1e-6)
+    assert small["parameters"] == recovered["parameters"] == report["parameters"]["pruned"]
+    assert small["weight_bytes"] == report["weight_bytes"]["pruned"]
+    assert recovered["perplexity"] != small["perplexity"]
+    started = next(event.forward_tokens for event in events if isinstance(event, EvaluationStarted))
+    assert started == sum(event.tokens for event in events if isinstance(event, TokensDone))
+
+
+def test_it_can_be_left_out_or_named(small_run: RunConfig, pruned: Path, pico_directory: Path) -> None:
+    assert len(measured(small_run, [pruned], dense="none")[0]["models"]) == 1
+    named, _ = measured(small_run, [pruned / "model", pico_directory], dense=str(pico_directory))
+    assert [model["dense"] for model in named["models"]] == [True, False]
+
+
+def test_a_dense_model_that_is_gone_stops_nothing(small_run: RunConfig, pruned: Path, tmp_path: Path) -> None:
+    shutil.copytree(pruned / "model", tmp_path / "model")
+    story = json.loads((tmp_path / "model/bonsai.json").read_text())
+    (tmp_path / "model/bonsai.json").write_text(json.dumps({**story, "base_model": "./gone"}))
+    found, events = measured(small_run, [tmp_path / "model"])
+    assert len(found["models"]) == 1
+    assert any(isinstance(event, Warned) and "./gone is not beside them" in event.text for event in events)
+
+
+def test_models_with_other_tokens_are_told_apart(
+    small_run: RunConfig, pico_directory: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    Pico("llama", 2).build().save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path)
+    _, events = measured(small_run, [pico_directory, tmp_path])
+    assert any(isinstance(event, Warned) and "cannot be compared" in event.text for event in events)
+
+
+class TestTasks:
+    def test_scores_equal_those_of_whole_sequences(
+        self, small_run: RunConfig, pico_directory: Path, tokenizer: PreTrainedTokenizerFast, questions: Path
+    ) -> None:
+        found, _ = measured(small_run, [pico_directory], tasks=str(questions), batch_size=3)
+        model = load_model(str(pico_directory), device="cpu")
+        right, right_norm = [], []
+        for row in QUESTIONS:
+            given = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+            scores = []
+            for choice in row["choices"]:
+                ids = torch.tensor(tokenizer(f"Question: {row['question']}\nAnswer: {choice}")["input_ids"])
+                with torch.no_grad():
+                    log_p = model(ids[None]).logits[0, :-1].double().log_softmax(-1)
+                scores.append(float(log_p.gather(-1, ids[1:, None])[len(given) - 1 :].sum()))
+            right.append(int(np.argmax(scores)) == row["gold"])
+            lengths = [len(choice.encode()) for choice in row["choices"]]
+            right_norm.append(int(np.argmax(np.array(scores) / lengths)) == row["gold"])
+        task = found["models"][0]["tasks"]["types"]
+        assert task["questions"] == len(QUESTIONS)
+        assert task["accuracy"] == np.mean(right)
+        assert task["accuracy_norm"] == np.mean(right_norm)
+
+    def test_errors_are_those_of_means_and_changes_are_paired(self) -> None:
+        def answered(right: Sequence[bool]) -> list[Answers]:
+            return [Answers(np.array([1.0, 0.0]), np.array([1, 1]), 0 if hit else 1) for hit in right]
+
+        dense = TaskScore.of(answered([True] * 60 + [False] * 40))
+        small = TaskScore.of(answered([True] * 50 + [False] * 50))
+        described = small.describe(dense)
+        assert described["accuracy"] == 0.5
+        assert described["accuracy_stderr"] == pytest.approx(math.sqrt(0.5 * 0.5 / 99))
+        assert described["accuracy_change"] == pytest.approx(-0.1)
+        assert described["accuracy_change_stderr"] == pytest.approx(math.sqrt(0.1 * 0.9 / 99))
+
+    def test_long_choices_lose_less_by_length(self) -> None:
+        answers = [Answers(np.array([-4.0, -6.0]), np.array([2, 12]), 1)]
+        score = TaskScore.of(answers)
+        assert (score.right_Q[0], score.right_norm_Q[0]) == (False, True)
+        assert score.describe(None)["accuracy_stderr"] is None
+
+    def test_a_limit_draws_the_same_questions_for_all(
+        self, small_run: RunConfig, pruned: Path, questions: Path, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        found, _ = measured(small_run, [pruned], tasks=str(questions), limit=2)
+        assert [model["tasks"]["types"]["questions"] for model in found["models"]] == [2, 2]
+        assert "accuracy_change" in found["models"][1]["tasks"]["types"]
+        rows = read_rows(str(questions))
+        drawn = [
+            draw_questions(rows, tokenizer, num_questions=2, seed=seed, draw=0, warn=print) for seed in (0, 0, 1, 2, 3)
+        ]
+        firsts = [[question.sequences[0].tolist() for question in one] for one in drawn]
+        assert firsts[0] == firsts[1]
+        assert any(firsts[0] != other for other in firsts[2:])
+
+    def test_two_files_of_one_name_are_refused(self, small_run: RunConfig, pruned: Path, questions: Path) -> None:
+        with pytest.raises(BonsaiError, match="two files of the same name"):
+            measured(small_run, [pruned], tasks=f"{questions},{questions}")
+
+    @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="the harness is installed")
+    def test_without_the_harness_its_tasks_say_how_to_get_it(self, small_run: RunConfig, pruned: Path) -> None:
+        with pytest.raises(BonsaiError, match=r"bonsai-prune\[lm-eval\]"):
+            measured(small_run, [pruned], tasks="arc_easy")
+
+    @pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is optional")
+    @pytest.mark.filterwarnings("ignore")
+    def test_the_harness_agrees_with_us(
+        self, small_run: RunConfig, pruned: Path, questions: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "ours.yaml").write_text(
+            f"task: ours\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {questions}}}}}\n"
+            'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Question: {{question}}\\nAnswer:"\n'
+            'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
+            "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
+        )
+        found, _ = measured(small_run, [pruned], tasks=f"{questions},ours", include_path=str(tmp_path))
+        for model in found["models"]:
+            assert model["lm_eval"]["ours"]["acc"] == pytest.approx(model["tasks"]["types"]["accuracy"])
+            assert model["lm_eval"]["ours"]["acc_norm"] == pytest.approx(model["tasks"]["types"]["accuracy_norm"])
+
+
+class TestSpeed:
+    def test_every_model_is_timed_at_every_batch(self, small_run: RunConfig, pruned: Path) -> None:
+        found, _ = measured(
+            small_run, [pruned], speed=True, speed_batches="1,3", prompt_tokens=8, new_tokens=3, speed_repeats=1
+        )
+        for model in found["models"]:
+            assert list(model["speed"]) == list(model["memory"]) == ["1", "3"]
+            for batch, row in model["speed"].items():
+                assert row["prefill_tokens_per_s"] == pytest.approx(int(batch) * 8 / row["prefill_s"])
+                assert row["decode_tokens_per_s"] == pytest.approx(int(batch) / row["decode_s"])
+
+    def test_models_take_turns_and_generate_what_was_asked(self) -> None:
+        calls: list[tuple[str, int, int]] = []
+
+        class Fake:
+            def __init__(self, name: str) -> None:
+                self.name = name
+                self.weight = torch.zeros(1)
+
+            def parameters(self) -> Any:
+                return iter([self.weight])
+
+            def get_input_embeddings(self) -> Any:
+                return self
+
+            def generate(self, ids: torch.Tensor, max_new_tokens: int, **settings: Any) -> None:
+                assert settings["min_new_tokens"] == max_new_tokens
+                calls.append((self.name, ids.shape[0], max_new_tokens))
+
+        generation_seconds([Fake("a"), Fake("b")], batch=2, prompt_tokens=4, new_tokens=5, repeats=2)
+        assert calls == [("a", 2, 1), ("a", 2, 6), ("b", 2, 1), ("b", 2, 6)] * 3
+
+    def test_memory_counts_what_generating_takes(self) -> None:
+        model = Pico("llama", 2).build()
+        block = 200_000_000
+        plain = generation_memory(model, batch=1, prompt_tokens=4, new_tokens=2)
+        generate = model.generate
+
+        def greedy_for_memory(*args: Any, **kwargs: Any) -> Any:
+            held = torch.ones(block, dtype=torch.uint8)
+            found = generate(*args, **kwargs)
+            time.sleep(0.05)
+            del held
+            return found
+
+        model.generate = greedy_for_memory
+        assert generation_memory(model, batch=1, prompt_tokens=4, new_tokens=2) - plain > 0.9 * block
+
+
+def test_the_command_shows_one_table_or_json(small_run: RunConfig, pruned: Path, questions: Path) -> None:
+    command = ["eval", str(pruned), "--dataset", str(small_run.eval_dataset), "--eval-sequence-length", "64"]
+    command += ["--eval-samples", "2", "--tasks", str(questions), "--device", "cpu"]
+    shown = CliRunner(env={"COLUMNS": "160"}).invoke(cli, command, catch_exceptions=False)
+    assert "(dense)" in shown.stdout
+    assert "types, 4 questions: accuracy, %" in shown.stdout
+    assert "change" in shown.stdout
+    found = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
+    assert [model["dense"] for model in found["models"]] == [True, False]
+    assert found["text"]["sequence_length"] == 64
+
+
+def test_a_model_that_is_not_finite_says_so(
+    small_run: RunConfig, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = Pico("llama", 2).build()
+    model.lm_head.weight.data[:] = math.nan
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert measured(small_run, [tmp_path])[0]["models"][0]["perplexity"] is None
