@@ -14,11 +14,10 @@ import sys
 
 INFERENCE = """
 import json, sys
-from bonsai_core.evaluation.compare import evaluate
-from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core import EvalConfig, evaluate
 from bonsai_core.model.latency import peak_bytes
 from bonsai_core.model.load import find_device
-evaluate(EvalConfig(models=(sys.argv[1],), dense="none"), print)
+evaluate(EvalConfig(models=(sys.argv[1],), dense="none"))
 print(json.dumps(peak_bytes(find_device("auto"))))
 """
 PRUNING = """

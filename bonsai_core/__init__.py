@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     )
     from bonsai_core.engine import resume, run
     from bonsai_core.errors import BonsaiError
+    from bonsai_core.evaluation.compare import evaluate
+    from bonsai_core.evaluation.config import EvalConfig
     from bonsai_core.hooks import hookimpl
     from bonsai_core.model.load import load_model, register_checkpoints
     from bonsai_core.registry import Registry
@@ -63,6 +65,7 @@ _HOMES = {
     "DenseTokens": "contracts",
     "Draw": "contracts",
     "Estimator": "contracts",
+    "EvalConfig": "evaluation.config",
     "Evidence": "contracts",
     "ExpertsSite": "contracts",
     "Family": "contracts",
@@ -83,6 +86,7 @@ _HOMES = {
     "TokenMetric": "contracts",
     "UnitTable": "units",
     "adapt": "adaptation.lifecycle",
+    "evaluate": "evaluation.compare",
     "hookimpl": "hooks",
     "load_model": "model.load",
     "perplexity_of": "contracts",
@@ -105,6 +109,7 @@ __all__ = [
     "DenseTokens",
     "Draw",
     "Estimator",
+    "EvalConfig",
     "Evidence",
     "ExpertsSite",
     "Family",
@@ -125,6 +130,7 @@ __all__ = [
     "TokenMetric",
     "UnitTable",
     "adapt",
+    "evaluate",
     "hookimpl",
     "load_model",
     "perplexity_of",

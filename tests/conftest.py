@@ -12,9 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from bonsai_core import Registry, RunConfig
-from bonsai_core.evaluation.compare import evaluate
-from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core import EvalConfig, Registry, RunConfig, evaluate
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
@@ -128,7 +126,9 @@ def one_thread() -> Iterator[None]:
     """Pico matrices are far faster on one thread, and other numbers of threads round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for commands that tests start
+        yield
     torch.set_num_threads(threads)
 
 
@@ -184,5 +184,5 @@ def measured(run: RunConfig, model: Path | str, **settings: Any) -> dict[str, An
     """What `bonsai eval` finds for one model on the evaluation text of a run."""
     base = {name: getattr(run, name) for name in ("eval_samples", "eval_sequence_length")}
     values = {**base, "dataset": run.eval_dataset, "models": [str(model)], "dense": "none", **settings}
-    found: dict[str, Any] = evaluate(EvalConfig.model_validate(values), lambda event: None)["models"][0]
+    found: dict[str, Any] = evaluate(EvalConfig.model_validate(values))["models"][0]
     return found

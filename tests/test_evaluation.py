@@ -18,12 +18,21 @@ from click.testing import CliRunner
 from conftest import Pico
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core import AdaptConfig, Answers, BonsaiError, Registry, RunConfig, adapt, load_model, run
+from bonsai_core import (
+    AdaptConfig,
+    Answers,
+    BonsaiError,
+    EvalConfig,
+    Registry,
+    RunConfig,
+    adapt,
+    evaluate,
+    load_model,
+    run,
+)
 from bonsai_core.cli.main import cli
 from bonsai_core.contracts.events import EvaluationStarted, Event, TokensDone, Warned
 from bonsai_core.evaluation.choices import TaskScore
-from bonsai_core.evaluation.compare import evaluate
-from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
 from bonsai_core.sources import draw_questions, read_rows
 

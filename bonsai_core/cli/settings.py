@@ -187,11 +187,11 @@ def _value_of(name: str, args: list[str]) -> str | None:
 
 def _help(field: FieldInfo) -> str:
     default = field.default
-    if default is None or default is PydanticUndefined:
+    if default in (None, (), PydanticUndefined):
         return field.description or ""
     shown = default.name if isinstance(default, BaseModel) and isinstance(default, Choice) else default
     if isinstance(shown, tuple):
-        shown = list(shown)
+        shown = ",".join(map(str, shown))
     return f"{field.description or ''} [default: {shown}]".strip()
 
 

@@ -70,7 +70,7 @@ class _Candidate:
         return int(self.windows_NL.size) + asked
 
 
-def evaluate(config: EvalConfig, observe: Callable[[Event], None]) -> dict[str, Any]:
+def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
     """Measure models on the same text, questions and hardware.
 
     Args:
