@@ -100,7 +100,8 @@ class RunConfig(BaseModel):
     units: Annotated[tuple[UnitKind, ...], BeforeValidator(names_split), Field(min_length=1)] = Field(
         ("attention", "mlp", "experts"),
         description="What may leave, as attention,mlp,layer: attention (KV groups) or query (one query head of each KV "
-        "group), mlp (channels), experts, sublayer (a whole attention or MLP), layer.",
+        "group), mlp (channels), experts or expert_width (one channel of each expert), sublayer (a whole attention or "
+        "MLP), layer.",
     )
     sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
     round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
@@ -135,7 +136,9 @@ class RunConfig(BaseModel):
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
     )
     round_to: ByKind[Positive] = Field(
-        1, description="MLP widths become multiples of this (64 or 128 suit GPUs); or attention=2,mlp=64."
+        1,
+        description="Widths of MLPs and experts become multiples of this (64 or 128 suit GPUs); or "
+        "attention=2,mlp=64. Those of experts always are of 8.",
     )
     min_units: ByKind[Annotated[int, Field(ge=0)]] = Field(
         1,
@@ -186,6 +189,8 @@ class RunConfig(BaseModel):
             raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
         if {"attention", "query"} <= set(self.units):
             raise ValueError("units attention or query, not both: they are the same parameters in two ways")
+        if {"experts", "expert_width"} <= set(self.units):
+            raise ValueError("units experts or expert_width, not both: they are the same parameters in two ways")
         if self.max_memory is not None and self.device_map != "auto":
             raise ValueError("max_memory limits what device_map auto may use; it is none here")
         if len(set(self.units)) < len(self.units):

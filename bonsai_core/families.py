@@ -35,7 +35,8 @@ def _units(family: Family) -> list[str]:
     attention = family.attention
     heads = [] if attention is None else ["heads" if attention.groups_field == attention.heads_field else "KV groups"]
     sub_layers = [] if attention is None and family.experts else ["sub-layers"]
-    return [*heads, "experts" if family.experts else "MLP channels", *sub_layers, "layers"]
+    inner = ["experts or their widths"] if family.experts else ["MLP channels"]
+    return [*heads, *inner, *sub_layers, "layers"]
 
 
 def _stock_units(family: Family) -> list[str]:

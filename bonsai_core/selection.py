@@ -21,6 +21,8 @@ from bonsai_core.units import Site, SiteKind, UnitKind, UnitTable, Whole
 
 T = TypeVar("T", int, float)
 TINY = np.finfo(np.float64).tiny
+ALIGNED = 8
+"""Channels of experts; grouped matrix products want rows of a multiple of 16 bytes, in half precision too."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Rules:
     Attributes:
         units: what may leave.
         rank: ``importance``: a block's mean importance; ``density``: that per parameter.
-        round_to: numbers of units become multiples of this: those of the MLP, or of each kind named.
+        round_to: numbers of units become multiples of this: those of the MLP, or of each kind named. Those of
+            `expert_width` are multiples of 8 in any case that does not name them.
         min_units: units that every site keeps, or those of each kind named; 1 of others. For layers, how many stay.
         max_fraction: share of its units that a site may lose, or those of each kind named. For layers, share of them.
         protect: layers that stay whole.
@@ -77,8 +80,9 @@ class Rules:
 
     def multiple(self, kind: SiteKind) -> int:
         """What numbers of units of this kind are multiples of."""
-        by_kind = {"mlp": self.round_to} if isinstance(self.round_to, int) else self.round_to
-        return by_kind.get(kind, 1)
+        if isinstance(self.round_to, Mapping):
+            return self.round_to.get(kind, ALIGNED if kind == "expert_width" else 1)
+        return {"mlp": self.round_to, "expert_width": math.lcm(ALIGNED, self.round_to)}.get(kind, 1)
 
     def told(self) -> str:
         """The limits in words that users typed."""

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SiteKind = Literal["attention", "query", "mlp", "experts", "layer"]
-UnitKind = Literal["attention", "query", "mlp", "experts", "sublayer", "layer"]
+SiteKind = Literal["attention", "query", "mlp", "experts", "expert_width", "layer"]
+UnitKind = Literal["attention", "query", "mlp", "experts", "expert_width", "sublayer", "layer"]
 """What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
 
 
@@ -26,8 +26,9 @@ class Site:
         name: for people and for random streams, e.g. ``layers.3.attention``.
         layer: index of the decoder layer, from 0.
         kind: ``attention`` (units are KV groups), ``query`` (units are query heads, one of every KV group together),
-            ``mlp`` (units are channels), ``experts`` (units are experts), or ``layer``: its one unit is what belongs to
-            no other site of the layer, such as norms. It leaves with all the others.
+            ``mlp`` (units are channels), ``experts`` (units are experts), ``expert_width`` (units are channels, one of
+            every expert together), or ``layer``: its one unit is what belongs to no other site of the layer, such as
+            norms. It leaves with all the others.
         first: number of the site's first unit in the table.
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
@@ -52,6 +53,11 @@ class Site:
     def has_output(self) -> bool:
         """Whether there is an output projection that reads the units' channels."""
         return self.kind in ("attention", "query", "mlp")
+
+    @property
+    def in_mixture(self) -> bool:
+        """Whether its units are those of a mixture of experts."""
+        return self.kind in ("experts", "expert_width")
 
     @property
     def units(self) -> slice:

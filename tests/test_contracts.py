@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GROUPED, PICOS, Pico
+from conftest import GROUPED, MIXTURES, PICOS, Pico
 
 from bonsai_core import ChoiceMetric, Component, Registry
 from bonsai_core.config import Choice
@@ -98,7 +98,11 @@ def test_law(contract: Any, component: Component, law: str) -> None:
 @pytest.mark.parametrize("law", _laws(FamilyContract))
 @pytest.mark.parametrize(
     ("pico", "counted"),
-    [*((pico, ("layer",)) for pico in PICOS), *((pico, ("query", "layer")) for pico in GROUPED[::2])],
+    [
+        *((pico, ("layer",)) for pico in PICOS),
+        *((pico, ("query", "layer")) for pico in GROUPED[::2]),
+        *((pico, ("expert_width", "layer")) for pico in MIXTURES),
+    ],
     ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
 )
 def test_family_law(registry: Registry, pico: Pico, counted: Any, law: str) -> None:

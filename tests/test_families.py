@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, HEADS, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, measured
+from conftest import GROUPED, HEADS, LAYERS, MIXTURES, PICOS, VOCABULARY, WIDTH, Pico, measured
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -149,6 +149,7 @@ def test_learned_positions_are_no_fewer_than_tokens(
     [
         *((pico, ("layer",), which) for pico in ONE_OF_EACH for which in (0, 2, 3)),
         *((pico, ("query", "layer"), 3) for pico in GROUPED[::2]),
+        *((pico, ("expert_width", "layer"), 3) for pico in MIXTURES),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
 )
@@ -168,12 +169,13 @@ def test_free_shapes_load_and_save_again(
 def test_free_shapes_load_without_bonsai(registry: Registry, tmp_path: Path) -> None:
     expected: dict[Path, dict[str, Tensor]] = {}
     ids = torch.from_numpy(windows())
-    layers, queries = ("layer",), ("query", "layer")
+    layers, queries, widths = ("layer",), ("query", "layer"), ("expert_width", "layer")
     for pico, which, units in (
         *itertools.product(ONE_OF_EACH, (2, 3), (layers,)),
         *itertools.product(GROUPED, (3,), (queries,)),
+        *itertools.product(MIXTURES, (3,), (widths,)),
     ):
-        subject, directory = sliced(registry, pico, which, units), tmp_path / f"{pico}-{which}-{len(units)}"
+        subject, directory = sliced(registry, pico, which, units), tmp_path / f"{pico}-{which}-{units[0]}"
         save(subject, directory)
         with torch.inference_mode():
             written = subject.model.generate(ids, max_new_tokens=6, do_sample=False)

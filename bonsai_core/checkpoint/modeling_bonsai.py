@@ -211,7 +211,7 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
             layer.set_submodule(attention["module"], EmptyAttention(index, output.bias))
     experts = family.get("experts")
     if experts is not None and any(name == experts["module"] for name, _ in layer.named_modules()):
-        _shrink_experts(layer, experts, getattr(sizes, experts["count_field"]))
+        _shrink_experts(layer, experts, *(getattr(sizes, experts[field]) for field in ("count_field", "width_field")))
         return
     kept = (getattr(sizes, mlp["width_field"]), getattr(config, mlp["width_field"]))
     shares = dict.fromkeys([*mlp["inputs"], mlp["output"]], kept)
@@ -223,14 +223,20 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
         layer.set_submodule(mlp["module"] or mlp["output"], EmptyMLP(output.bias))
 
 
-def _shrink_experts(layer: Any, experts: Any, count: int) -> None:
-    """Leave so many experts in a layer, and as many outputs of its router."""
-    for path, names in ((experts["module"], experts["weights"]), (experts["router"], experts["router_weights"])):
-        module = layer.get_submodule(path)
+def _shrink_experts(layer: Any, experts: Any, count: int, width: int) -> None:
+    """Leave so many experts of such a width in a layer, and as many outputs of its router."""
+    module, router = layer.get_submodule(experts["module"]), layer.get_submodule(experts["router"])
+    dense, output = module.intermediate_dim, experts["weights"][-1]
+    for holder, names in ((module, experts["weights"]), (router, experts["router_weights"])):
         for name in names:
-            whole = getattr(module, name)
-            setattr(module, name, nn.Parameter(whole.detach()[:count].clone(), whole.requires_grad))
-        module.num_experts = count
+            whole = getattr(holder, name)
+            size = [count, *whole.shape[1:]]
+            if holder is module:
+                dim = 2 if name == output else 1
+                size[dim] = size[dim] * width // dense
+            setattr(holder, name, nn.Parameter(whole.detach()[tuple(map(slice, size))].clone(), whole.requires_grad))
+        holder.num_experts = count
+    module.intermediate_dim = width
 
 
 def _shrink_linears(layer: Any, config: Any, module: str, shares: dict[str, tuple[int, int]], output: str) -> nn.Linear:

@@ -79,15 +79,17 @@ class ExpertsSite(_Declaration):
 
     Module names are relative to the decoder layer; layers without such a module have an ordinary MLP. The experts are
     called with (hidden states, chosen experts, their weights) and the router returns (logits, weights, chosen experts),
-    as in transformers since version 5. Both keep the number of experts as `num_experts`.
+    as in transformers since version 5. Both keep the number of experts as `num_experts`, the experts their width as
+    `intermediate_dim`.
 
     Attributes:
         module, router: where they are.
-        weights: names of the experts' parameters, [experts, ...]; the last one is the output projection,
-            [experts, hidden, channels].
+        weights: names of the experts' parameters: the input projections, fused to one, [experts, 2 x channels, hidden],
+            and the output projection, [experts, hidden, channels].
         router_weights: names of the router's, [experts, ...].
         count_field: where the configuration has the number of experts.
         per_token_field: where it has how many every token is sent to; so many stay in any case.
+        width_field: where it has the number of an expert's channels.
     """
 
     module: str = "mlp.experts"
@@ -96,6 +98,7 @@ class ExpertsSite(_Declaration):
     router_weights: tuple[str, ...] = ("weight",)
     count_field: str = "num_experts"
     per_token_field: str = "num_experts_per_tok"
+    width_field: str = "moe_intermediate_size"
 
 
 class Family(_Declaration):

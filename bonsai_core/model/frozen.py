@@ -57,7 +57,7 @@ class FrozenSubject(Subject):
         super().__init__(model, family, table=table)
         self.files = files
         self.standing: dict[str, Standing] = {}
-        if any(site.kind == "experts" for site in table):
+        if any(site.in_mixture for site in table):
             raise BonsaiError("A mixture of experts is pruned in memory only: leave out --load-in and --device-map.")
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         saved = {name for name in model.state_dict() if name not in tied and not _is_quantised_state(name)}

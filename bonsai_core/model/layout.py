@@ -99,8 +99,9 @@ def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> 
     """Numbers a dense model's units and prices them. Works on the meta device too.
 
     Args:
-        units: what may leave. With ``query`` the units of attentions are query heads, not KV groups; with ``layer``
-            every layer gets a site for what leaves only with all of it. All else is in the table in any case.
+        units: what may leave. With ``query`` the units of attentions are query heads, not KV groups; with
+            ``expert_width`` those of mixtures are channels, not experts; with ``layer`` every layer gets a site for
+            what leaves only with all of it. All else is in the table in any case.
 
     Raises:
         BonsaiError: the model is not as declared, or has no query heads to spare.
@@ -110,8 +111,8 @@ def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> 
     layers = decoder_layers(model, family)
     for index, layer in enumerate(layers):
         for kind in site_kinds(layer, family, units):
-            if kind == "experts":
-                sites.append(_experts_site(index, first, layer, family, model.config))
+            if kind in ("experts", "expert_width"):
+                sites.append(_experts_site(index, first, layer, family, model.config, kind))
                 first += sites[-1].num_units
                 continue
             parts = site_parts(layer, family, model.config, kind)
@@ -136,7 +137,9 @@ def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> 
 
 def site_kinds(layer: nn.Module, family: Family, units: Collection[UnitKind] = ()) -> tuple[SiteKind, ...]:
     """The sites of a layer, in order; `units` as for `unit_table`."""
-    feed_forward: SiteKind = "experts" if has_experts(layer, family) else "mlp"
+    feed_forward: SiteKind = "mlp"
+    if has_experts(layer, family):
+        feed_forward = "expert_width" if "expert_width" in units else "experts"
     if family.attention is None:
         return (feed_forward,)
     return ("query" if "query" in units else "attention", feed_forward)
@@ -147,10 +150,21 @@ def has_experts(layer: nn.Module, family: Family) -> bool:
     return family.experts is not None and any(name == family.experts.module for name, _ in layer.named_modules())
 
 
-def _experts_site(index: int, first: int, layer: nn.Module, family: Family, config: Any) -> Site:
+def _experts_site(index: int, first: int, layer: nn.Module, family: Family, config: Any, kind: SiteKind) -> Site:
     declared = family.experts
     assert declared is not None
     count = _count(config, declared.count_field, family)
+    if kind == "expert_width":
+        price, width = 0, _count(config, declared.width_field, family)
+        for name, dim in zip(declared.weights, (1, 2), strict=True):
+            weight = getattr(_submodule(layer, declared.module, family), name, None)
+            if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or weight.shape[dim] % width:
+                raise BonsaiError(
+                    f"{declared.module}.{name} is no parameter of experts with {width} channels; the family "
+                    f"{family.name!r} does not fit."
+                )
+            price += weight.numel() // width
+        return Site(f"layers.{index}.{kind}", index, kind, first, width, price, 1, least=1)
     price = 0
     for module, names in ((declared.module, declared.weights), (declared.router, declared.router_weights)):
         for name in names:

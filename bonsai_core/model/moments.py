@@ -94,8 +94,8 @@ def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list
 
 
 def _symmetric(site: Site, lower: Tensor) -> Tensor:
-    """From the lower triangle. Experts' outputs point where they like, so that none can stand in for another."""
-    if site.kind == "experts":
+    """From the lower triangle. What experts put out points where it likes: none can stand in for another."""
+    if site.in_mixture:
         return lower.diagonal().diag()
     return lower.tril_() + lower.tril(-1).T
 

@@ -16,6 +16,7 @@ from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.channels import by_unit, in_model_order
 from bonsai_core.model.depth import set_layers
+from bonsai_core.model.expert_widths import ExpertWidths
 from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.model.pages import give_back
@@ -54,6 +55,7 @@ class Subject:
             for site in self.table
             if site.has_output
         }
+        self._mixtures = {site.name: self._mixture(site) for site in self.table if site.in_mixture}
 
     @property
     def device(self) -> torch.device:
@@ -81,25 +83,20 @@ class Subject:
         """The site's output projection; its input channels are the units'."""
         return self._linear(site, self._parts[site.name][-1])
 
-    def experts(self, site: Site) -> Experts:
-        """The experts of a site that has such units."""
-        assert self.family.experts is not None
-        return Experts(self._layer(site), self.family.experts)
-
     def reads(self, site: Site) -> tuple[nn.Module, Callable[[tuple[Any, ...]], Tensor]]:
         """The module that reads what the units give, and what it reads of the arguments of a call: [..., channels]."""
-        if site.kind == "experts":
-            experts = self.experts(site)
-            return experts.module, experts.use
+        if site.in_mixture:
+            mixture = self._mixtures[site.name]
+            return mixture.module, mixture.use
         return self.output(site), lambda args: by_unit(args[0], site).flatten(-2)
 
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
         """The output projection's weight by the units alive, float32 [out, units, channels].
 
-        Experts count as one channel each, see `Experts.weight`.
+        Units of a mixture count as one channel each, see `Experts.weight`.
         """
-        if site.kind == "experts":
-            return self.of_living(site, alive_U, self.experts(site).weight(), dim=1)
+        if site.in_mixture:
+            return self.of_living(site, alive_U, self._mixtures[site.name].weight(), dim=1)
         weight = by_unit(self.output(site).weight.detach(), site)
         return self.of_living(site, alive_U, weight, dim=1).float()
 
@@ -134,8 +131,8 @@ class Subject:
                 keep = keep_U[site.units][self.present_U[site.units]]
                 if keep.all() or not self.table.layer_stays(site.layer, keep_U):
                     continue
-                if site.kind == "experts":
-                    stack.enter_context(self.experts(site).without(torch.from_numpy(np.flatnonzero(keep))))
+                if site.in_mixture:
+                    stack.enter_context(self._mixtures[site.name].without(torch.from_numpy(np.flatnonzero(keep))))
                     continue
                 channels = torch.from_numpy(keep)[:, None].expand(-1, site.unit_channels)
                 channels = in_model_order(channels, site)
@@ -157,8 +154,8 @@ class Subject:
                 self._empty(site)
                 continue
             index = torch.from_numpy(np.flatnonzero(keep))
-            if site.kind == "experts":
-                self.experts(site).slice(index)
+            if site.in_mixture:
+                self._mixtures[site.name].slice(index)
                 continue
             for part in self._parts[site.name]:
                 whole = self._linear(site, part)
@@ -226,12 +223,20 @@ class Subject:
                 continue
             if site.kind == "mlp":
                 sizes[site.layer][self.family.mlp.width_field] = count
-            elif site.kind == "experts":
-                assert self.family.experts is not None
-                sizes[site.layer][self.family.experts.count_field] = count
+            elif site.in_mixture:
+                declared = self.family.experts
+                assert declared is not None
+                field = declared.count_field if site.kind == "experts" else declared.width_field
+                sizes[site.layer][field] = count
             else:
                 sizes[site.layer].update(self._heads(site, count))
         return list(sizes.values())
+
+    def _mixture(self, site: Site) -> Experts | ExpertWidths:
+        """The experts of a site that has such units."""
+        assert self.family.experts is not None
+        kind = Experts if site.kind == "experts" else ExpertWidths
+        return kind(self._layer(site), self.family.experts)
 
     def _take_out(self, gone: Collection[int]) -> None:
         """Remove whole layers; those behind them move up, in the key-value cache and in the configuration too."""

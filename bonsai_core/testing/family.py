@@ -15,6 +15,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.model.head import Head
 from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
+from bonsai_core.selection import Rules
 from bonsai_core.units import UnitKind, UnitTable
 
 BATCH, TOKENS, PROMPT = 2, 9, 5
@@ -135,11 +136,14 @@ def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
     the first layer gone, where layers can leave."""
     rng = np.random.default_rng(0)
     ragged = []
-    for dropped in (0.2, 0.6):
-        keep_U = rng.random(len(table)) >= dropped
+    for share in (0.2, 0.6):
+        keep_U = rng.random(len(table)) >= share
         for site in table:
             spared = rng.permutation(site.num_units)[: max(1, site.least)]
             keep_U[site.first + spared] = True
+            dropped = np.flatnonzero(~keep_U[site.units])
+            to_align = -int(keep_U[site.units].sum()) % Rules().multiple(site.kind)
+            keep_U[site.first + dropped[:to_align]] = True
         ragged.append(keep_U)
     emptied_U = ragged[0].copy()
     emptied = [site for site in table if site.has_output]

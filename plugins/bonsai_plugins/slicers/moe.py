@@ -6,7 +6,7 @@ MIXTRAL = Family(
     name="mixtral",
     model_types=("mixtral",),
     title="Mixtral",
-    experts=ExpertsSite(count_field="num_local_experts"),
+    experts=ExpertsSite(count_field="num_local_experts", width_field="intermediate_size"),
 )
 QWEN_MOE = Family(
     name="qwen_moe",
@@ -19,6 +19,6 @@ OLMOE = Family(
     model_types=("olmoe",),
     title="OLMoE",
     attention=None,
-    experts=ExpertsSite(),
+    experts=ExpertsSite(width_field="intermediate_size"),
     why="queries and keys are normalised over all heads together, so that removing one changes the others",
 )
