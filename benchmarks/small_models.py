@@ -1,9 +1,10 @@
-"""Trains a small Phi-2-style model for a few minutes, then prunes it in several ways, side by side.
+"""Trains a small model of a family for a few minutes, then prunes it in several ways, side by side.
 
-    python benchmarks/small_phi.py wikitext2-calibration.txt wikitext2-eval.txt
+    python benchmarks/small_models.py phi wikitext2-calibration.txt wikitext2-eval.txt
 
-Phi's decoder layer is unlike LLaMA's: attention and MLP side by side on one norm, biases everywhere, partial rotary
-embeddings. The model (4 layers of 256, 1,024 tokens of vocabulary) is trained on the calibration text alone.
+Phi's decoder layer has attention and MLP side by side on one norm, biases everywhere and partial rotary embeddings;
+Mixtral's a mixture of experts, of which a token is sent to two. The models (4 layers of 256, a vocabulary of 1,024) are
+trained on the calibration text alone.
 """
 
 from __future__ import annotations
@@ -17,36 +18,65 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, MixtralConfig, PhiConfig, PreTrainedTokenizerFast
 
 from bonsai_core import RunConfig, run
 
 VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 1024, 128, 8, 3e-3, 0.05
-ARMS: dict[str, dict[str, Any]] = {
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 2 * SEQUENCE,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+CONFIGS: dict[str, Any] = {
+    "phi": PhiConfig(intermediate_size=1024, partial_rotary_factor=0.5, **COMMON),
+    "mixtral": MixtralConfig(intermediate_size=512, num_local_experts=8, num_key_value_heads=4, **COMMON),
+}
+ONE_SHOT = {"estimator": "none", "compensator": "none"}
+PLAIN: dict[str, dict[str, Any]] = {
     "default": {},
     "nothing repaired": {"compensator": "none"},
-    "wanda, equal cut": {"prior": "wanda", "estimator": "none", "compensator": "none"},
-    "random": {"prior": "random", "estimator": "none", "compensator": "none"},
+    "wanda, equal cut": {"prior": "wanda", **ONE_SHOT},
+    "random": {"prior": "random", **ONE_SHOT},
+}
+EXPERTS, WIDTHS = {"units": ("experts",)}, {"units": ("expert_width",)}
+ARMS: dict[str, dict[str, dict[str, Any]]] = {
+    "phi": PLAIN,
+    "mixtral": {
+        "experts": EXPERTS,
+        "experts, random": {"prior": "random", **ONE_SHOT, **EXPERTS},
+        "widths": WIDTHS,
+        "widths, wanda, equal cut": {"prior": "wanda", **ONE_SHOT, **WIDTHS},
+        "widths, random": {"prior": "random", **ONE_SHOT, **WIDTHS},
+        "attention and widths": {"units": ("attention", "expert_width")},
+        "attention and experts": {},
+    },
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=CONFIGS)
     parser.add_argument("text")
     parser.add_argument("eval_text")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--sparsity", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs/small-phi"))
+    parser.add_argument("--out", type=Path, default=Path("runs/small"))
     args = parser.parse_args()
+    args.out /= args.family
     parent = args.out / "dense"
     if not (parent / "config.json").is_file():
-        train(Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
+        train(CONFIGS[args.family], Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
     print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed |")
     print("| --- | ---: | ---: |")
-    for arm, settings in ARMS.items():
+    for number, (arm, settings) in enumerate(ARMS[args.family].items()):
         found = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
-        if arm == "default":
+        if number == 0:
             print(f"| dense | {found[0]['dense']:.2f} | |")
         pruned = [row["pruned"] for row in found]
         each = ", ".join(f"{value:.2f}" for value in pruned)
@@ -69,24 +99,12 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
     return run(RunConfig(**values)).report["perplexity"]
 
 
-def train(text: str, seconds: float, directory: Path) -> None:
+def train(config: Any, text: str, seconds: float, directory: Path) -> None:
     """Next-token training from scratch, for so many seconds; model and tokenizer are saved."""
     tokenizer = _tokenizer(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     torch.manual_seed(0)
-    model = PhiForCausalLM(
-        PhiConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=256,
-            intermediate_size=1024,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            max_position_embeddings=2 * SEQUENCE,
-            partial_rotary_factor=0.5,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    model = AutoModelForCausalLM.from_config(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.1)
     start, step, done = time.monotonic(), 0, 0.0
     while done < 1:
