@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +14,28 @@ import pytest
 import torch
 from conftest import PICOS, VOCABULARY, Pico
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.adaptation.loss
-from bonsai_core import AdaptConfig, AdaptResult, BonsaiError, Registry, RunConfig, adapt, hookimpl, load_model, run
+from bonsai_core import (
+    AdaptConfig,
+    AdaptResult,
+    BonsaiError,
+    Registry,
+    RunConfig,
+    adapt,
+    hookimpl,
+    load_model,
+    resume,
+    run,
+)
 from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, token_losses, top_kl, whole_kl
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
-from bonsai_core.contracts.events import CurvePoint, Event, Journaled, StepDone, Warned
+from bonsai_core.adaptation.workspace import open_adaptation
+from bonsai_core.contracts.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.head import Head
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import Journal
@@ -77,6 +90,11 @@ def configured(pruned: Path, out: Path, **settings: Any) -> AdaptConfig:
 
 def weights(result: AdaptResult) -> bytes:
     return (result.model_path / "model.safetensors").read_bytes()
+
+
+def files_of(result: AdaptResult) -> dict[str, bytes]:
+    """All of the checkpoint but the note where it comes from."""
+    return {path.name: path.read_bytes() for path in result.model_path.iterdir() if path.name != "bonsai.json"}
 
 
 def head_and_states(bias: bool) -> tuple[Head, torch.Tensor, torch.Tensor]:
@@ -239,9 +257,22 @@ class TestMethods:
         trained = [p.numel() for p in student.parameters() if p.requires_grad]
         assert sorted(trained) == sorted(linear.in_features for linear in outputs)
 
-    def test_scales_need_a_family(self) -> None:
-        with pytest.raises(BonsaiError, match="declared model family"):
-            prepare(Pico("llama", 2).build(), None, AdaptConfig(model="x", method="scales"))
+    def test_what_cannot_be_trained_is_refused_before_any_work(
+        self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        for name, settings, message in (
+            ("bloom", {"method": "scales"}, "declared model family"),
+            ("mixtral", {"method": "lora", "lora_dropout": 0.1}, "--lora-dropout 0"),
+        ):
+            folder = tmp_path / name
+            if name == "bloom":
+                sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 1, "n_head": 4}
+                AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**sizes)).save_pretrained(folder)
+            else:
+                next(pico for pico in PICOS if pico.family == name).build().save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            with pytest.raises(BonsaiError, match=message):
+                open_adaptation(configured(folder, tmp_path / "out", **settings), print)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +305,7 @@ def test_a_resume_in_the_middle_reaches_the_same_weights(
         assert resumed.report[name] == whole.report[name]
 
 
-@pytest.mark.parametrize("key", ["adapt", "teacher/0", "model", "evaluate/adapted", "save"])
+@pytest.mark.parametrize("key", ["adapt", "teacher-weights", "teacher/0", "model-weights", "evaluate/adapted", "save"])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(
     pruned: Path, registry: Registry, tmp_path: Path, key: str
 ) -> None:
@@ -284,12 +315,63 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     with pytest.raises(StoppedError):
         adapt(configured(pruned, tmp_path / "stopped", save_minutes=9), registry=stopping)
     resumed = resume_adaptation(tmp_path / "stopped", registry=registry)
-    assert weights(resumed) == weights(whole)
+    assert files_of(resumed) == files_of(whole)
     assert resumed.report["losses"] == whole.report["losses"]
     assert resume_adaptation(tmp_path / "stopped", registry=registry).report == resumed.report
     assert sorted(path.name for path in resumed.directory.iterdir() if not path.name.startswith(".")) == [
         "adapt.yaml", "curve.png", "curve.svg", "journal.sqlite", "model", "report.json",
     ]  # fmt: skip
+
+
+def test_what_is_lost_is_made_again(pruned: Path, registry: Registry, tmp_path: Path) -> None:
+    """The checkpoint of a finished adaptation, and what the teacher said of an interrupted one."""
+    whole = adapt(configured(pruned, tmp_path / "whole"), registry=registry)
+    expected = files_of(whole)
+    (whole.model_path / "model.safetensors").unlink()
+    assert files_of(resume_adaptation(whole.directory, registry=registry)) == expected
+    stopping = Registry()
+    stopping.register(Stopper(after_step(2)), "the stopper")
+    with pytest.raises(StoppedError):
+        adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
+    shutil.rmtree(tmp_path / "stopped/teacher")
+    assert files_of(resume_adaptation(tmp_path / "stopped", registry=registry)) == expected
+
+
+@pytest.mark.parametrize("step", [None, 1, 4, 6])
+def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path, step: int | None) -> None:
+    if step is None:
+        adapt(configured(pruned, tmp_path / "out"))
+    else:
+        stopping = Registry()
+        stopping.register(Stopper(after_step(step)), "the stopper")
+        with pytest.raises(StoppedError):
+            adapt(configured(pruned, tmp_path / "out"), registry=stopping)
+    listening, listener = Registry(), Listener()
+    listening.register(listener, "the listener")
+    resume_adaptation(tmp_path / "out", registry=listening)
+    (promised,) = [event.forward_tokens for event in listener.events if isinstance(event, AdaptationStarted)]
+    assert sum(event.tokens for event in listener.events if isinstance(event, TokensDone)) == promised
+
+
+def test_micro_batches_make_the_step_of_the_whole_batch(pruned: Path, registry: Registry, tmp_path: Path) -> None:
+    found = [
+        adapt(configured(pruned, tmp_path / f"{size}", micro_batch_size=size, method="full"), registry=registry)
+        for size in (4, 1)
+    ]
+    whole, parts = (result.report["losses"][-1]["loss"] for result in found)
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_run_does_not_take_another_adaptation_for_its_own(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("{steps: 1, batch_size: 2, sequence_length: 32, evaluations: 1}")
+    config = small_run.model_copy(update={"out": tmp_path / "run", "latency": False, "adapt": str(recipe)})
+    run(config, registry=registry)
+    recipe.write_text("{steps: 2, batch_size: 2, sequence_length: 32, evaluations: 1}")
+    with pytest.raises(BonsaiError, match="steps was 1, is 2"):
+        resume(tmp_path / "run", registry=registry)
 
 
 def test_a_damaged_state_is_told_of(pruned: Path, tmp_path: Path) -> None:
@@ -340,8 +422,9 @@ def test_layers_that_are_left_are_compared_with_what_they_were(
     config = configured(
         gone.directory, tmp_path / "out", teacher_top_k=0, lm_weight=0, kl_weight=0, hidden_weight=1.0, method="full"
     )
+    config = config.model_copy(update={"steps": 24})
     losses = [row["hidden"] for row in adapt(config, registry=registry).report["losses"]]
-    assert losses[-1] < losses[0]
+    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
 
 
 def test_the_teacher_is_the_dense_model(pruned: Path, registry: Registry, tmp_path: Path) -> None:
@@ -377,7 +460,7 @@ def test_the_curve_is_told_and_narrow_text_warned_of(pruned: Path, tmp_path: Pat
     ("settings", "message"),
     [
         ({"learning_rate": 1e30, "method": "full"}, "not finite at step"),
-        ({"hidden_weight": 1.0}, "give --teacher-top-k 0 too"),
+        ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES=1|cannot be used"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"dataset": "missing.txt"}, "no file 'missing.txt'"),
         ({"model": "./missing"}, "no model directory"),

@@ -95,6 +95,8 @@ class AdaptConfig(BaseModel):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         if not (self.lm_weight or self.distils):
             raise ValueError("nothing to learn: lm_weight is 0 and so is every other weight")
+        if self.hidden_weight and self.teacher_top_k:
+            raise ValueError("hidden_weight compares hidden states, which are not stored: set teacher_top_k 0 too")
         return self
 
     @classmethod
@@ -110,6 +112,11 @@ class AdaptConfig(BaseModel):
     def windows_per_pass(self) -> int:
         """Windows per forward and backward pass."""
         return self.micro_batch_size or self.batch_size
+
+    @property
+    def fewer_windows_per_pass(self) -> int:
+        """The largest divisor of the batch size below `windows_per_pass`."""
+        return max(n for n in range(1, max(2, self.windows_per_pass)) if self.batch_size % n == 0)
 
     @property
     def distils(self) -> bool:
@@ -128,8 +135,10 @@ class AdaptConfig(BaseModel):
         return self.precision
 
     def decisive(self) -> dict[str, Any]:
-        """All settings that decide the result, as plain data."""
-        return self.model_dump(mode="json", exclude={"out", "save_minutes"})
+        """All settings that decide the result, as plain data; those left out change it by rounding only."""
+        return self.model_dump(
+            mode="json", exclude={"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"}
+        )
 
     def to_yaml(self) -> str:
         """The configuration as a recipe that reproduces it."""

@@ -74,8 +74,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
         BonsaiError: something is wrong that the user can mend; the message says what.
     """
     registry = registry or Registry()
-    names = ("model", "dataset", "eval_dataset", "teacher")
-    config = config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
+    config = with_absolute_paths(config)
     path = config.out or default_path(find_origin(config.model))
     AdaptDirectory(path).refuse_occupied()
     work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
@@ -87,6 +86,12 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
             return _Adaptation(work, directory, journal, registry.observe).finish()
         finally:
             journal.close()
+
+
+def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
+    """The same, with files and folders named so that a resume from elsewhere finds them."""
+    names = ("model", "dataset", "eval_dataset", "teacher")
+    return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
 def resume_adaptation(path: Path | str, *, registry: Registry | None = None) -> AdaptResult:
@@ -140,6 +145,8 @@ class _Adaptation:
         if saved is None or saved["bytes"] != weight_bytes(self._directory.model_path):
             teacher = self._prepare_teacher()
             self._adapt(teacher)
+        else:
+            self._observe(TokensDone(work.forward_tokens, replayed=True))
         return self._report()
 
     def _check_identity(self) -> None:
@@ -148,10 +155,11 @@ class _Adaptation:
             "config": work.config.decisive(),
             "text": work.texts[0].describe(),
             "evaluation": work.texts[1].describe(),
-            "teacher": work.teacher or "",
+            "teacher": {"model": work.teacher},
+            "passes": {"precision": work.config.precision_on(self._device)},
         }
         started = self._journal.once("adapt", lambda: {**identity, "versions": versions()})
-        for what in ("text", "evaluation", "teacher", "config"):
+        for what in ("text", "evaluation", "teacher", "passes", "config"):
             refuse_changes(what, started[what], identity[what])
         if started["versions"] != versions():
             self._observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
@@ -163,13 +171,14 @@ class _Adaptation:
         if work.teacher is None:
             return None
         stored = StoredTeacher(self._directory.teacher_path, shape, work.model_config.vocab_size) if shape else None
-        if stored is not None and "teacher" in journal:
+        if stored is not None and stored.complete:
             self._observe(TokensDone(work.teacher_tokens, replayed=True))
             return stored
         self._observe(StageStarted("teacher", 0, f"the teacher {work.teacher}"))
         model = self._load(work.teacher)
         tokenizer = load_tokenizer(work.teacher, trust_remote_code=work.config.trust_remote_code)
         check_teacher(model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].text[:2000])
+        self._check_weights("teacher", model)
         passes = self._passes(model)
         self._perplexity("evaluate/teacher", passes)
         if self._pass_type == torch.bfloat16:
@@ -185,7 +194,6 @@ class _Adaptation:
             before = windows
 
         stored.compute(passes, work.course.windows_WL, journal, progress)
-        journal.append("teacher", {"windows": before})
         del model, passes
         gc.collect()  # models hold references to themselves
         return stored
@@ -194,9 +202,7 @@ class _Adaptation:
         work, config = self._work, self._work.config
         model = self._load(work.origin.source)
         kept = model.dtype
-        refuse_changes(
-            "model", self._journal.once("model", lambda: {"sha256": fingerprint(model)})["sha256"], fingerprint(model)
-        )
+        self._check_weights("model", model)
         if not (config.method != "full" and kept == torch.bfloat16 == self._pass_type):
             model.float()  # small updates would be lost in half precision
         student = prepare(model, work.family, config)
@@ -212,6 +218,7 @@ class _Adaptation:
             work.layers,
             config,
             self._directory.state_path,
+            self._resumed,
             lambda step: self._step(step, student),
         )
         model = merge(student)
@@ -222,6 +229,17 @@ class _Adaptation:
         self._perplexity("evaluate/adapted", self._passes(model))
         self._journal.once("peak", lambda: {"bytes": peak_bytes(self._device)})
         self._save(model)
+
+    def _check_weights(self, what: str, model: Any) -> None:
+        now = fingerprint(model)
+        refuse_changes(what, self._journal.once(f"{what}-weights", lambda: {"sha256": now})["sha256"], now)
+
+    def _resumed(self, steps: int) -> None:
+        """Count what is behind the saved state."""
+        work = self._work
+        self._observe(TokensDone(TRAINING_COST * work.tokens * steps // work.course.steps, replayed=True))
+        points = sum(0 < step <= steps for step in work.curve_steps)
+        self._observe(TokensDone(points * work.evaluation_NL.size, replayed=True))
 
     def _step(self, step: Step, student: Any) -> None:
         """What happens after every optimiser step."""
@@ -297,8 +315,9 @@ class _Adaptation:
 
 
 def _check_room(path: Path, work: AdaptWorkspace) -> None:
-    """Refuse before the work starts if what it writes would not fit: checkpoint, state, teacher."""
+    """Refuse before the work starts if what it writes would not fit: checkpoint, two states, teacher."""
     source = Path(find_source(work.origin.source))
     size = weight_bytes(source) if source.is_dir() else 0
-    state = {"full": 3 * size, "lora": size, "scales": 0}[work.config.method]
-    check_disk(path, int(DISK_MARGIN * (size + state + work.scratch_bytes())))
+    in_float32 = size * torch.float32.itemsize // (work.model_config.dtype or torch.float32).itemsize
+    state = {"full": 3 * in_float32, "lora": in_float32, "scales": 0}[work.config.method]
+    check_disk(path, int(DISK_MARGIN * (size + 2 * state + work.scratch_bytes())))

@@ -25,7 +25,7 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
         family: how it is built; None where that is not known.
 
     Raises:
-        BonsaiError: the family is not known, or nothing in the model can be trained this way.
+        BonsaiError: nothing in the model can be trained this way.
     """
     from peft import IA3Config, LoraConfig, get_peft_model
 
@@ -37,7 +37,7 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
             lora_alpha=config.lora_alpha or 2 * config.lora_rank,
             lora_dropout=config.lora_dropout,
             target_modules="all-linear",
-            target_parameters=_experts(model, family, config) or None,
+            target_parameters=_experts(family) or None,
             task_type="CAUSAL_LM",
         )
     else:
@@ -65,19 +65,15 @@ def merge(trained: nn.Module) -> Any:
     return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
 
 
-def _experts(model: Any, family: Family | None, config: AdaptConfig) -> list[str]:
+def _experts(family: Family | None) -> list[str]:
     """The weights of experts, which are no linears."""
     if family is None or family.experts is None:
         return []
-    weights = [f"{family.experts.module}.{name}" for name in family.experts.weights]
-    if config.lora_dropout and any(name.endswith(f".{weights[0]}") for name, _ in model.named_parameters()):
-        raise BonsaiError("Low-rank updates of experts have no dropout: set --lora-dropout 0.")
-    return weights
+    return [f"{family.experts.module}.{name}" for name in family.experts.weights]
 
 
 def _output_projections(model: Any, family: Family | None) -> list[str]:
-    if family is None:
-        raise BonsaiError("--method scales needs a declared model family (bonsai families). Use lora or full.")
+    assert family is not None  # checked before any work
     sites = [site for site in (family.attention, family.mlp) if site is not None]
     names = [site.path(site.output) for site in sites]
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -22,17 +22,28 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:
-    """Write the state after a step: as a whole, or not at all."""
+    """Write the state after a step: as a whole, or not at all.
+
+    Raises:
+        BonsaiError: the disk is full or not writable.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
         for what, value in optimizer.state[parameter].items():
             tensors[f"{what}/{name}"] = value
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, {STEP: str(step)})
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, {STEP: str(step)})
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise BonsaiError(
+            f"The state after step {step} cannot be written to {path}: {error}. Make room, then: bonsai resume "
+            f"{path.parent}"
+        ) from None
 
 
 def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> int:

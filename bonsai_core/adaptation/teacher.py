@@ -5,6 +5,7 @@ Legend for array shapes: W = windows, L = tokens of a window, K = stored log-pro
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +43,16 @@ class StoredTeacher:
         self._k = k
         kind = np.dtype(np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32)
         directory.mkdir(exist_ok=True)
-        self._ids_WLK = _mapped(directory / "ids.npy", kind, (windows, tokens, k))
-        self._log_p_WLK = _mapped(directory / "log_p.npy", np.dtype(np.float16), (windows, tokens, k + 1))
+        self._ids_WLK, new_ids = _mapped(directory / "ids.npy", kind, (windows, tokens, k))
+        self._log_p_WLK, new_log_p = _mapped(directory / "log_p.npy", np.dtype(np.float16), (windows, tokens, k + 1))
+        self._done, _ = _mapped(directory / "windows.npy", np.dtype(np.int64), (1,))
+        if new_ids or new_log_p:
+            self._done[0] = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all windows are there."""
+        return int(self._done[0]) == len(self._ids_WLK)
 
     @staticmethod
     def num_bytes(shape: tuple[int, int, int], vocabulary: int) -> int:
@@ -54,25 +63,25 @@ class StoredTeacher:
     def compute(
         self, passes: Passes, windows_WL: NDArray[np.int64], journal: Journal, progress: Callable[[int], None]
     ) -> None:
-        """Run the teacher over all windows that the journal does not have yet.
+        """Run the teacher over all windows that are not there yet.
 
         Args:
+            journal: notes how long each batch took.
             progress: told how many windows are done.
         """
-        done = 0
-        while (event := journal.get(f"teacher/{done}")) is not None:
-            done = event["windows"]
+        first = done = int(self._done[0])
         progress(done)
-        first = done
         started = time.monotonic()
         for start, hidden in passes.batches(windows_WL[first:]):
             for window, states in enumerate(hidden, start=first + start):
                 self._store(window, passes, states[:-1])
             self._ids_WLK.flush()
             self._log_p_WLK.flush()
-            number = first + start + len(hidden)
+            self._done[0] = number = first + start + len(hidden)
+            self._done.flush()
             now = time.monotonic()
-            journal.append(f"teacher/{done}", {"windows": number}, now - started)
+            if f"teacher/{done}" not in journal:
+                journal.append(f"teacher/{done}", {"windows": number}, now - started)
             done, started = number, now
             progress(done)
 
@@ -112,10 +121,20 @@ def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text:
         )
 
 
-def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.memmap[Any, Any], bool]:
+    """An array in a file, and whether that had to be made."""
     if path.is_file():
         found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r+")
         if found.shape == shape and found.dtype == kind:
-            return found
-    made: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-    return made
+            return found, False
+    try:
+        made: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise BonsaiError(
+            f"What the teacher says cannot be stored in {path}: {error}. Make room, then resume."
+        ) from None
+    return made, True

@@ -63,6 +63,7 @@ def train(
     layers: Sequence[int] | None,
     config: AdaptConfig,
     state_path: Path,
+    on_resume: Callable[[int], None],
     on_step: Callable[[Step], None],
 ) -> None:
     """Make the steps that the saved state does not have behind it.
@@ -73,20 +74,23 @@ def train(
         teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
         state_path: file of the saved state.
+        on_resume: told how many steps are behind the saved state.
         on_step: told of every step, before its state is saved.
 
     Raises:
         BonsaiError: the loss is not finite, or the device has too little memory.
     """
     parameters = trained(model)
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    decays = {name for name, parameter in parameters.items() if parameter.ndim > 1 and config.method != "scales"}
+    matrices = [parameter for name, parameter in parameters.items() if name in decays]
+    others = [parameter for name, parameter in parameters.items() if name not in decays]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=1.0,
         fused=True,
     )
     first = load_state(state_path, parameters, optimizer)
+    on_resume(first)
     if first >= course.steps:
         return
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -110,6 +114,7 @@ def train(
     )
     arguments._n_gpu = 1  # or the Trainer would put the model into DataParallel, past which the loss goes
     watch = _Watch(first, parameters, optimizer, config, state_path, on_step)
+    uses_cache = causal_lm(model).config.use_cache  # the Trainer switches it off in what will be saved
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -120,6 +125,8 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.begin(config, teacher, layers, watch, first)
+    model_config = causal_lm(model).config
+    model_config.use_cache = uses_cache
     try:
         with torch.random.fork_rng():
             trainer.train()
@@ -127,8 +134,10 @@ def train(
         if not out_of_memory(error):
             raise
         raise BonsaiError(
-            f"The device ran out of memory. Give --micro-batch-size {max(1, config.windows_per_pass // 2)}, "
-            f"--gradient-checkpointing, or a shorter --sequence-length. ({str(error).splitlines()[0]})"
+            f"The device ran out of memory. Give --micro-batch-size {config.fewer_windows_per_pass}, "
+            f"--gradient-checkpointing, or a shorter --sequence-length. To go on with what is done, set "
+            f"micro_batch_size or gradient_checkpointing in {state_path.parent / 'adapt.yaml'} and resume. "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -181,7 +190,9 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
             teacher = WholeTeacher(Head(self._teacher), theirs.last_hidden_state[:, :-1].flatten(0, 1))
             if self._layers is not None:
                 after = theirs.hidden_states
-                hidden = hidden_loss(output.hidden_states[1:], [after[layer + 1] for layer in self._layers])
+                # The last one is behind the final norm, whichever layer it comes from.
+                compared_with = [*(after[layer + 1] for layer in self._layers[:-1]), after[-1]]
+                hidden = hidden_loss(output.hidden_states[1:], compared_with)
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
         weights = {"lm_weight": self._config.lm_weight, "kl_weight": self._config.kl_weight}
         return token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher, **weights), hidden

@@ -33,6 +33,9 @@ from bonsai_core.sources.windows import take_windows
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
 """Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
+MANY_EPOCHS = 4
+"""Passes over the same text up to which repeating it is about as good as new text (Muennighoff et al. 2023,
+arXiv:2305.16264)."""
 TRAINING_COST = 3
 """Passes forward that one pass forward and backward is worth."""
 
@@ -102,13 +105,18 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
         BonsaiError: anything is missing or does not fit together.
     """
     origin = find_origin(config.model)
-    find_device(config.device)
+    if find_device(config.device).index:
+        raise BonsaiError(
+            f"Training takes the first GPU that it sees: give --device cuda, and hide the others with "
+            f"CUDA_VISIBLE_DEVICES={find_device(config.device).index}."
+        )
     source = find_source(origin.source)
     trust = config.trust_remote_code
     student = model_config(source, trust)
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     family = declared_family(source, trust_remote_code=trust)
+    _check_method(config, family, warn)
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     dataset = config.dataset or origin.setting("dataset") or "builtin"
     eval_dataset = config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset"))
@@ -133,6 +141,9 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     )
     check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
     teacher = _teacher(config, origin, warn)
+    course = plan_course(windows_WL, config)
+    if course.epochs > MANY_EPOCHS:
+        warn(f"Every window of the text is trained on {course.epochs:.1f} times. More text is better than more passes.")
     return AdaptWorkspace(
         config,
         origin,
@@ -142,7 +153,7 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
         student,
         tokenizer,
         texts,
-        plan_course(windows_WL, config),
+        course,
         evaluation_NL,
     )
 
@@ -175,17 +186,28 @@ def _teacher(config: AdaptConfig, origin: Origin, warn: Callable[[str], None]) -
     return teacher
 
 
+def _check_method(config: AdaptConfig, family: Family | None, warn: Callable[[str], None]) -> None:
+    """Refuse what would fail only after the teacher's work."""
+    experts = family is not None and family.experts is not None
+    if config.method == "lora" and config.lora_dropout and experts:
+        raise BonsaiError("Low-rank updates of experts have no dropout: set --lora-dropout 0.")
+    if config.method == "scales" and family is None:
+        raise BonsaiError("--method scales needs a declared model family (bonsai families). Use lora or full.")
+    if config.method == "scales" and experts:
+        warn("Experts get no scales: of this model only those of attention and of ordinary MLPs are trained.")
+
+
 def _layers(config: AdaptConfig, origin: Origin, teacher: str | None, student: Any) -> list[int] | None:
     """Which of the teacher's layers the student's are, if that matters."""
     if teacher is None or not config.hidden_weight:
         return None
-    if config.teacher_top_k:
-        raise BonsaiError("--hidden-weight compares hidden states, which are not stored: give --teacher-top-k 0 too.")
-    layers = origin.layers() if teacher == origin.dense else None
-    layers = layers or list(range(student.num_hidden_layers))
-    if len(layers) != student.num_hidden_layers:
+    theirs = model_config(find_source(teacher), config.trust_remote_code)
+    layers = origin.layers() or list(range(student.num_hidden_layers))
+    fits = len(layers) == student.num_hidden_layers and max(layers) < theirs.num_hidden_layers
+    if not fits or theirs.hidden_size != student.hidden_size:
         raise BonsaiError(
-            f"{config.model} has {student.num_hidden_layers} layers, but bonsai.json beside it tells of {len(layers)}: "
-            f"their hidden states cannot be compared. Give --hidden-weight 0."
+            f"The hidden states of {config.model} ({student.num_hidden_layers} layers of {student.hidden_size}, once "
+            f"numbered {layers}) cannot be compared with those of the teacher {teacher} ({theirs.num_hidden_layers} "
+            f"layers of {theirs.hidden_size}). Give --hidden-weight 0."
         )
     return layers

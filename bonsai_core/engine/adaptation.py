@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
+from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
 from bonsai_core.config import RunConfig
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import Registry
+from bonsai_core.rundir import refuse_changes
 
 FOLDER = "adapted"
 SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")
@@ -29,8 +30,14 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
-    """Do it, or what is left of it."""
+    """Do it, or what is left of it.
+
+    Raises:
+        BonsaiError: its place is taken by another adaptation, or it fails.
+    """
     assert plan.out is not None
-    if AdaptDirectory(plan.out).config_path.is_file():
+    there = AdaptDirectory(plan.out)
+    if there.config_path.is_file():
+        refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
         return resume_adaptation(plan.out, registry=registry)
     return adapt(plan, registry=registry)

@@ -24,6 +24,8 @@ from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.journal import Journal
 
+LOCK_NAME = ".lock"
+
 
 class _Settings(Protocol):
     """A configuration that can be written down."""
@@ -113,7 +115,7 @@ class RunDirectory:
         Raises:
             BonsaiError: another process holds it.
         """
-        file = FileLock(self.path / ".lock", timeout=0)
+        file = FileLock(self.path / LOCK_NAME, timeout=0)
         with self.writing(f"to {self.path}"):
             try:
                 file.acquire()
@@ -186,9 +188,11 @@ class RunDirectory:
             _write(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
-        """Clear what a killed process left half-written."""
+        """Clear what a killed process left half-written; not where another one, with its own lock, may be at work."""
+        others = [lock.parent for lock in self.path.rglob(LOCK_NAME) if lock.parent != self.path]
         for path in list(self.path.rglob("*.partial")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not any(path.is_relative_to(other) for other in others):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
