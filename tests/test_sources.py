@@ -162,6 +162,20 @@ class TestNames:
         assert f"Could not load {name}" in result.stdout.replace("data set ", "").replace("'", "")
         assert "--dataset builtin" in result.stdout
 
+    def test_as_much_is_read_from_the_hub_as_is_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+
+        documents = [{"text": f"{number:06d} " * 20} for number in range(4_000)]
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, split=None, **settings: (
+            documents if split else {"train": documents, "validation": documents[:5]}
+        ))  # fmt: skip
+        for name in ("c4", "someone/some-data"):
+            usual = load_text(name)
+            more = load_text(name, characters=len(usual[0].text) + 1)
+            assert len(more[0].text) >= len(usual[0].text)
+            assert more[1] == usual[1]
+        assert 2_000 < len(load_text("c4", characters=300_000)[0].text.split("\n\n")) < 2_200
+
     def test_loading_a_file_imports_no_heavy_library(self, story: Path) -> None:
         script = (
             "import sys; from bonsai_core.sources import load_text; load_text(sys.argv[1]);"

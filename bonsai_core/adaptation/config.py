@@ -119,6 +119,11 @@ class AdaptConfig(BaseModel):
         return max(n for n in range(1, max(2, self.windows_per_pass)) if self.batch_size % n == 0)
 
     @property
+    def tokens_wanted(self) -> int:
+        """To train on, as far as the settings say it; else 0."""
+        return self.tokens or (self.steps or 0) * self.batch_size * self.sequence_length
+
+    @property
     def distils(self) -> bool:
         """Whether a teacher is wanted."""
         return self.teacher != "none" and bool(self.kl_weight or self.hidden_weight)

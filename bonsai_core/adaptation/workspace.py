@@ -33,6 +33,8 @@ from bonsai_core.sources.windows import take_windows
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
 """Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
+CHARACTERS_PER_TOKEN = 6
+"""More than tokenizers make of ordinary text, so that there is enough of it."""
 MANY_EPOCHS = 4
 """Passes over the same text up to which repeating it is about as good as new text (Muennighoff et al. 2023,
 arXiv:2305.16264)."""
@@ -120,7 +122,7 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     dataset = config.dataset or origin.setting("dataset") or "builtin"
     eval_dataset = config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset"))
-    texts = load_text(dataset, eval_dataset)
+    texts = load_text(dataset, eval_dataset, characters=CHARACTERS_PER_TOKEN * config.tokens_wanted)
     start = start_token(family, tokenizer)
     windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
     if dataset in NARROW_NAMES or windows_WL.size < SMALL_TEXT:

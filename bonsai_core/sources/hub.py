@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -48,18 +47,23 @@ def wikitext2(part: Part) -> tuple[str, str]:
     return split, "\n\n".join(row["text"] for row in rows)
 
 
-def c4(part: Part) -> tuple[str, str]:
+def c4(part: Part, characters: int) -> tuple[str, str]:
     from datasets import load_dataset
 
     split = "train" if part == "calibration" else "validation"
     with _hub_errors(f"c4 (allenai/c4, {C4_SHARDS[split]})"):
         shard = {split: C4_SHARDS[split]}
         rows = load_dataset("allenai/c4", data_files=shard, split=split, streaming=True)
-        documents = [row["text"] for row in itertools.islice(rows, C4_DOCUMENTS[split])]
+        documents, count = [], 0
+        for row in rows:
+            documents.append(row["text"])
+            count += len(row["text"])
+            if len(documents) >= C4_DOCUMENTS[split] and (split != "train" or count >= characters):
+                break
     return split, join(documents)[0]
 
 
-def any_dataset(name: str, part: Part, hold_out: bool) -> Text:
+def any_dataset(name: str, part: Part, hold_out: bool, characters: int) -> Text:
     from datasets import load_dataset
 
     with _hub_errors(f"data set {name!r}"):
@@ -71,19 +75,19 @@ def any_dataset(name: str, part: Part, hold_out: bool) -> Text:
                 f"Data set {name!r} has no split {split!r}, only {', '.join(splits)}. Save the text as a "
                 '.jsonl file with a "text" field, and give its path.'
             )
-        text, starts = join(_first_documents(splits[split], name))
+        text, starts = join(_first_documents(splits[split], name, max(HUB_CHARACTERS, characters)))
     if hold_out and for_evaluation is None:
         return divide(name, text, starts, part)
     return Text(name, split, text)
 
 
-def _first_documents(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
-    """Non-empty texts, in order, until `HUB_CHARACTERS` are together."""
-    characters = 0
+def _first_documents(rows: Iterable[Mapping[str, Any]], name: str, characters: int) -> Iterator[str]:
+    """Non-empty texts, in order, until so many characters are together."""
+    count = 0
     for number, row in enumerate(rows, start=1):
         text = text_of(row, f"data set {name!r}, row {number}")
         if text.strip():
             yield text
-        characters += len(text)
-        if characters >= HUB_CHARACTERS:
+        count += len(text)
+        if count >= characters:
             return

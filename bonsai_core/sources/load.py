@@ -14,7 +14,7 @@ from bonsai_core.sources.text import Part, Text, divide
 NAMED = ("builtin", "c4", "wikitext2")
 
 
-def load_text(dataset: str, eval_dataset: str | None = None) -> tuple[Text, Text]:
+def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int = 0) -> tuple[Text, Text]:
     """Load the text to calibrate on and the text to evaluate on, never overlapping.
 
     Args:
@@ -31,6 +31,7 @@ def load_text(dataset: str, eval_dataset: str | None = None) -> tuple[Text, Text
         eval_dataset: a second data set, of any of these kinds, to evaluate on. A path is then used whole, on
             either side. None evaluates on the evaluation split of `dataset`; where it has none (a path, a hub
             data set with one split), the last 20 % is held out, cut between two paragraphs or documents.
+        characters: read at least so many of `c4` and of hub data sets, where they have them, to calibrate on.
 
     Returns:
         (calibration, evaluation).
@@ -40,7 +41,7 @@ def load_text(dataset: str, eval_dataset: str | None = None) -> tuple[Text, Text
         BonsaiError: for a file or hub data set that cannot be read, and for the same text on both sides.
     """
     hold_out = eval_dataset is None
-    calibration = _load(dataset, "calibration", hold_out)
+    calibration = _load(dataset, "calibration", hold_out, characters)
     evaluation = _load(dataset if eval_dataset is None else eval_dataset, "evaluation", hold_out)
     if eval_dataset is not None and calibration.text == evaluation.text:
         raise BonsaiError(
@@ -66,12 +67,12 @@ def absolute_names(names: Mapping[str, str | None]) -> dict[str, str]:
     return {key: str(path.resolve()) for key, path in found.items() if path.exists()}
 
 
-def _load(name: str, part: Part, hold_out: bool) -> Text:
+def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> Text:
     """One side of `load_text`. `hold_out`: the other side has the same data set, so divide a single text."""
     if name == "builtin":
         return Text(name, part, builtin_text(part))
     if name in NAMED:
-        split, text = hub.wikitext2(part) if name == "wikitext2" else hub.c4(part)
+        split, text = hub.wikitext2(part) if name == "wikitext2" else hub.c4(part, characters)
         return Text(name, split, text)
     if is_path(name):
         text, starts = read_file(name)
@@ -79,4 +80,4 @@ def _load(name: str, part: Part, hold_out: bool) -> Text:
     near = difflib.get_close_matches(name.lower(), NAMED, n=1)
     if "/" not in name and near:
         raise UnknownNameError("data set", name, NAMED, "A file (.txt, .jsonl) and a hub id (owner/name) work too.")
-    return hub.any_dataset(name, part, hold_out)
+    return hub.any_dataset(name, part, hold_out, characters)
