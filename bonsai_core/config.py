@@ -36,7 +36,7 @@ def _by_kind(value: Any) -> Any:
 def names_split(value: Any) -> Any:
     """``0,1,-1`` as a list; a single number too."""
     if isinstance(value, str):
-        return [part for part in value.split(",") if part.strip()]
+        return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) else value
 
 

@@ -434,6 +434,12 @@ def test_the_teacher_is_the_dense_model(pruned: Path, registry: Registry, tmp_pa
     assert report["perplexity"]["before"] == pytest.approx(run_report["perplexity"]["pruned"], rel=1e-6)
 
 
+def test_the_teacher_may_be_a_run_or_an_adaptation(pruned: Path, registry: Registry, tmp_path: Path) -> None:
+    first = adapt(configured(pruned, tmp_path / "first"), registry=registry)
+    second = adapt(configured(pruned, tmp_path / "second", teacher=str(first.directory)), registry=registry)
+    assert second.report["perplexity"]["teacher"] == pytest.approx(first.report["perplexity"]["after"], rel=1e-6)
+
+
 def test_the_rate_rises_and_falls() -> None:
     config = AdaptConfig(model="x", learning_rate=1.0, warmup=0.2)
     rates = [learning_rate(step, 20, config) for step in range(20)]
@@ -464,6 +470,7 @@ def test_the_curve_is_told_and_narrow_text_warned_of(pruned: Path, tmp_path: Pat
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"dataset": "missing.txt"}, "no file 'missing.txt'"),
         ({"model": "./missing"}, "no model directory"),
+        ({"teacher": "./missing"}, "teacher cannot be loaded: There is no model directory"),
         ({"sequence_length": 100_000}, "fewer than one sequence"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ from bonsai_core import (
 from bonsai_core.cli.main import cli
 from bonsai_core.contracts.events import EvaluationStarted, Event, TokensDone, Warned
 from bonsai_core.evaluation.choices import TaskScore
-from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.evaluation.speed import Generations, generation_memory, generation_seconds
+from bonsai_core.model.head import Head
 from bonsai_core.sources import draw_questions, read_rows
 
 QUESTIONS = [
@@ -87,6 +89,40 @@ def test_it_can_be_left_out_or_named(small_run: RunConfig, pruned: Path, pico_di
     assert len(measured(small_run, [pruned], dense="none")[0]["models"]) == 1
     named, _ = measured(small_run, [pruned / "model", pico_directory], dense=str(pico_directory))
     assert [model["dense"] for model in named["models"]] == [True, False]
+
+
+def test_one_folder_by_two_names_is_one_model(
+    small_run: RunConfig, pruned: Path, pico_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pico_directory.parent)
+    found, _ = measured(small_run, [f"./{pico_directory.name}", pruned])
+    assert [model["dense"] for model in found["models"]] == [True, False]
+    by_run, _ = measured(small_run, [pico_directory], dense=str(pruned))
+    assert [model["dense"] for model in by_run["models"]] == [True, False]
+
+
+def test_where_none_is_known_it_says_so(small_run: RunConfig, pico_directory: Path) -> None:
+    _, events = measured(small_run, [pico_directory])
+    assert any(isinstance(event, Warned) and "--dense names one" in event.text for event in events)
+
+
+def test_logits_that_the_model_makes_otherwise_are_refused(
+    small_run: RunConfig, pico_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(self: Head, hidden: torch.Tensor) -> torch.Tensor:
+        return 2 * self.projection(hidden).float()
+
+    monkeypatch.setattr(Head, "logits", other)
+    with pytest.raises(BonsaiError, match="does something to its logits"):
+        measured(small_run, [pico_directory])
+
+
+def test_weights_of_different_types_are_told(small_run: RunConfig, pico_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(pico_directory, tmp_path / "half")
+    load_model(str(pico_directory), device="cpu").to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    found, events = measured(small_run, [pico_directory, tmp_path / "half"])
+    assert [model["dtype"] for model in found["models"]] == ["float32", "bfloat16"]
+    assert any(isinstance(event, Warned) and "different types" in event.text for event in events)
 
 
 def test_a_dense_model_that_is_gone_stops_nothing(small_run: RunConfig, pruned: Path, tmp_path: Path) -> None:
@@ -170,7 +206,21 @@ class TestTasks:
 
     def test_two_files_of_one_name_are_refused(self, small_run: RunConfig, pruned: Path, questions: Path) -> None:
         with pytest.raises(BonsaiError, match="two files of the same name"):
-            measured(small_run, [pruned], tasks=f"{questions},{questions}")
+            measured(small_run, [pruned], tasks=f"{questions},elsewhere/{questions.name}")
+
+    def test_a_missing_file_is_told(self, small_run: RunConfig, pruned: Path) -> None:
+        with pytest.raises(BonsaiError, match=r"no file of questions missing\.jsonl"):
+            measured(small_run, [pruned], tasks="missing.jsonl")
+
+    def test_the_work_adds_up(self, small_run: RunConfig, pruned: Path, questions: Path) -> None:
+        _, events = measured(small_run, [pruned], tasks=str(questions))
+        started = next(event.forward_tokens for event in events if isinstance(event, EvaluationStarted))
+        assert started == sum(event.tokens for event in events if isinstance(event, TokensDone))
+
+    def test_answers_that_are_not_finite_are_wrong(self) -> None:
+        score = TaskScore.of([Answers(np.array([math.nan, math.nan]), np.array([1, 1]), 0)])
+        assert not score.right_Q.any()
+        assert not score.right_norm_Q.any()
 
     @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="the harness is installed")
     def test_without_the_harness_its_tasks_say_how_to_get_it(self, small_run: RunConfig, pruned: Path) -> None:
@@ -207,29 +257,34 @@ class TestSpeed:
 
     def test_models_take_turns_and_generate_what_was_asked(self) -> None:
         calls: list[tuple[str, int, int]] = []
+        generation_seconds([Fake("a", calls), Fake("b", calls)], Generations((2,), 4, 5, 2), print)
+        assert calls == [("a", 2, 6), ("b", 2, 6)] * 3
 
-        class Fake:
-            def __init__(self, name: str) -> None:
-                self.name = name
-                self.weight = torch.zeros(1)
+    def test_time_to_the_first_token_is_told_from_the_rest(self) -> None:
+        def wait(first: bool) -> None:
+            time.sleep(0.08 if first else 0.02)
 
-            def parameters(self) -> Any:
-                return iter([self.weight])
+        ((row,),) = (
+            found.values() for found in generation_seconds([Fake("a", [], wait)], Generations((1,), 4, 2, 1), print)
+        )
+        assert row is not None
+        assert 0.08 <= row["prefill_s"] < 0.16
+        assert 0.02 <= row["decode_s"] < 0.06
 
-            def get_input_embeddings(self) -> Any:
-                return self
+    def test_what_does_not_fit_stops_nothing_else(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def fail(first: bool) -> None:
+            raise torch.OutOfMemoryError("out of memory")
 
-            def generate(self, ids: torch.Tensor, max_new_tokens: int, **settings: Any) -> None:
-                assert settings["min_new_tokens"] == max_new_tokens
-                calls.append((self.name, ids.shape[0], max_new_tokens))
-
-        generation_seconds([Fake("a"), Fake("b")], batch=2, prompt_tokens=4, new_tokens=5, repeats=2)
-        assert calls == [("a", 2, 1), ("a", 2, 6), ("b", 2, 1), ("b", 2, 6)] * 3
+        (found,) = generation_seconds([Fake("a", [], fail, above=1)], Generations((1, 8), 4, 2, 1), print)
+        assert found["1"] is not None
+        assert found["8"] is None
+        assert generation_memory(Fake("a", [], fail, above=1), Generations((1, 8), 4, 2, 1), print)["8"] is None
+        assert "too little memory to generate 8 sequences" in capsys.readouterr().out
 
     def test_memory_counts_what_generating_takes(self) -> None:
+        what, block = Generations((1,), 4, 2, 1), 200_000_000
         model = Pico("llama", 2).build()
-        block = 200_000_000
-        plain = generation_memory(model, batch=1, prompt_tokens=4, new_tokens=2)
+        plain = generation_memory(model, what, print)["1"]
         generate = model.generate
 
         def greedy_for_memory(*args: Any, **kwargs: Any) -> Any:
@@ -240,7 +295,34 @@ class TestSpeed:
             return found
 
         model.generate = greedy_for_memory
-        assert generation_memory(model, batch=1, prompt_tokens=4, new_tokens=2) - plain > 0.9 * block
+        more = generation_memory(model, what, print)["1"]
+        assert plain is not None
+        assert more is not None
+        assert more - plain > 0.9 * block
+
+
+class Fake:
+    """A model that notes what it is asked to generate."""
+
+    def __init__(
+        self, name: str, calls: list[tuple[str, int, int]], work: Any = lambda first: None, above: int = 0
+    ) -> None:
+        self._name, self._calls, self._work, self._above = name, calls, work, above
+        self._weight = torch.zeros(1)
+
+    def parameters(self) -> Any:
+        return iter([self._weight])
+
+    def get_input_embeddings(self) -> Any:
+        return SimpleNamespace(weight=self._weight, parameters=self.parameters)
+
+    def generate(self, ids: torch.Tensor, max_new_tokens: int, stopping_criteria: Any, **settings: Any) -> None:
+        assert settings["min_new_tokens"] == max_new_tokens
+        self._calls.append((self._name, ids.shape[0], max_new_tokens))
+        for number in range(max_new_tokens):
+            if ids.shape[0] > self._above:
+                self._work(number == 0)
+            stopping_criteria[0](ids, None)
 
 
 def test_the_command_shows_one_table_or_json(small_run: RunConfig, pruned: Path, questions: Path) -> None:

@@ -180,8 +180,13 @@ def _all_windows(text: Text, tokenizer: Any, length: int, start: int | None) -> 
 def _teacher(config: AdaptConfig, origin: Origin, warn: Callable[[str], None]) -> str | None:
     if not config.distils:
         return None
-    teacher = config.teacher or origin.dense
-    if teacher is None:
+    teacher = find_origin(config.teacher).source if config.teacher else origin.dense
+    if teacher is not None:
+        try:
+            find_source(teacher)
+        except BonsaiError as error:
+            raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
+    else:
         warn(f"{config.model} was not pruned by Bonsai, so there is no teacher: --teacher MODEL names one.")
         if not config.lm_weight:
             raise BonsaiError("Without a teacher and with lm_weight 0 there is nothing to learn. Name a --teacher.")

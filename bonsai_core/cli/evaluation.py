@@ -49,8 +49,16 @@ def evaluation_view(found: Mapping[str, Any]) -> RenderableType:
         table.add_row(escape(label), *cells, *([change(models[0], models[1])] if changes else []))
     notes = [Text("± one standard error; changes of accuracy are paired")] if found["tasks"] else []
     if any("speed" in model for model in models):
-        notes.append(Text(f"timed on {found['device']}, taking turns; peak memory while generating"))
+        how = "taking turns" if found["taking_turns"] else "one after the other"
+        notes.append(
+            Text(f"timed on {found['device']}, {how}; peak memory while generating, {_memory_of(found['device'])}")
+        )
     return Group(table, *notes)
+
+
+def _memory_of(device: str) -> str:
+    """Whose memory it is."""
+    return {"cuda": "of the GPUs", "mps": "of the GPU"}.get(device.partition(":")[0], "of the whole process")
 
 
 def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
@@ -72,9 +80,9 @@ def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _number(label: str, value: Callable[[Model], Any], style: str) -> Row:
+def _number(label: str, value: Callable[[Model], Any], style: str, none: str = "not finite") -> Row:
     def show(model: Model) -> str:
-        return "not finite" if value(model) is None else style.format(value(model))
+        return none if value(model) is None else style.format(value(model))
 
     def change(before: Model, after: Model) -> str:
         return f"x {value(after) / value(before):.2f}" if value(before) and value(after) is not None else ""
@@ -109,11 +117,15 @@ def _harness(task: str, metric: str) -> Row:
 
 
 def _speed(batch: str) -> list[Row]:
-    of = f"batch {batch}"
+    of, none = f"batch {batch}", "does not fit"
+
+    def timed(name: str, factor: float = 1) -> Callable[[Model], Any]:
+        return lambda model: (speed := model["speed"][batch]) and speed[name] * factor
+
     return [
-        _number(f"prefill, ms ({of})", lambda model: model["speed"][batch]["prefill_s"] * 1e3, "{:,.1f}"),
-        _number(f"decode, ms per token ({of})", lambda model: model["speed"][batch]["decode_s"] * 1e3, "{:,.2f}"),
-        _number(f"prefill, tokens/s ({of})", lambda model: model["speed"][batch]["prefill_tokens_per_s"], "{:,.0f}"),
-        _number(f"decode, tokens/s ({of})", lambda model: model["speed"][batch]["decode_tokens_per_s"], "{:,.1f}"),
-        _number(f"peak memory, MB ({of})", lambda model: model["memory"][batch] / 1e6, "{:,.0f}"),
+        _number(f"prefill, ms ({of})", timed("prefill_s", 1e3), "{:,.1f}", none),
+        _number(f"decode, ms per token ({of})", timed("decode_s", 1e3), "{:,.2f}", none),
+        _number(f"prefill, tokens/s ({of})", timed("prefill_tokens_per_s"), "{:,.0f}", none),
+        _number(f"decode, tokens/s ({of})", timed("decode_tokens_per_s"), "{:,.1f}", none),
+        _number(f"peak memory, MB ({of})", lambda m: m["memory"][batch] and m["memory"][batch] / 1e6, "{:,.0f}", none),
     ]

@@ -44,6 +44,10 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+UNCOUNTED = ("harness", "memory", "latency")
+"""Stages whose work is not counted in tokens."""
+
+
 class RunBar:
     """The bar of one run over its forward tokens: what it is doing, and how much time is left.
 
@@ -58,6 +62,8 @@ class RunBar:
         self._start = 0.0
         self._live_tokens = 0
         self._tokens_left = 0
+        self._total: int | None = None
+        self._paused_at: float | None = None
 
     def follow(self, event: Event) -> None:
         """Show what an event says."""
@@ -70,6 +76,7 @@ class RunBar:
             case StageStarted():
                 where = f"round {event.round} of {self.rounds}: " if event.round else ""
                 self._display.update(self._task, description=where + event.text)
+                self._pause(event.stage in UNCOUNTED)
             case TokensDone():
                 self._advance(event)
             case StepDone():
@@ -89,8 +96,19 @@ class RunBar:
 
     def _begin(self, forward_tokens: int) -> None:
         self._start = time.monotonic()
-        self._live_tokens, self._tokens_left = 0, forward_tokens
+        self._live_tokens, self._tokens_left, self._total = 0, forward_tokens, forward_tokens
         self._display.update(self._task, completed=0, total=forward_tokens, left="")
+
+    def _pause(self, uncounted: bool) -> None:
+        """Work that is not counted in tokens has no end that is known, and its time says nothing of the rest."""
+        now = time.monotonic()
+        if self._paused_at is not None:
+            self._start += now - self._paused_at
+        self._paused_at = now if uncounted else None
+        (task,) = (task for task in self._display.tasks if task.id == self._task)
+        task.total = None if uncounted else self._total
+        if uncounted:
+            self._display.update(self._task, left="")
 
     def _advance(self, event: TokensDone) -> None:
         self._tokens_left = max(0, self._tokens_left - event.tokens)

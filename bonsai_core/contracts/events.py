@@ -30,7 +30,8 @@ class StageStarted(Event):
     """A stage begins.
 
     `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save`` and
-    ``latency``; of an adaptation ``teacher``, ``train``, ``evaluate`` and ``save``.
+    ``latency``; of an adaptation ``teacher``, ``train``, ``evaluate`` and ``save``; of an evaluation ``evaluate``,
+    ``harness``, ``memory`` and ``latency``.
     """
 
     stage: str

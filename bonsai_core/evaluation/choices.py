@@ -19,7 +19,7 @@ class TaskScore:
 
     Attributes:
         right_Q: by plain log-likelihood, per question.
-        right_norm_Q: by log-likelihood per byte of the choice, as in lm-evaluation-harness's acc_norm.
+        right_norm_Q: by log-likelihood per byte of the choice (lm-evaluation-harness calls it acc_bytes).
     """
 
     right_Q: NDArray[np.bool_]
@@ -27,10 +27,11 @@ class TaskScore:
 
     @classmethod
     def of(cls, answers: Sequence[Answers]) -> TaskScore:
-        """The score of a model's answers."""
+        """The score of a model's answers; one that is not finite is wrong."""
+        finite = np.array([np.isfinite(a.log_likelihood).all() for a in answers])
         plain = [int(np.argmax(a.log_likelihood)) == a.gold for a in answers]
         normalised = [int(np.argmax(a.log_likelihood / a.num_bytes)) == a.gold for a in answers]
-        return cls(np.array(plain), np.array(normalised))
+        return cls(np.array(plain) & finite, np.array(normalised) & finite)
 
     def describe(self, dense: TaskScore | None) -> dict[str, Any]:
         """Numbers for a report: accuracies as fractions, with the standard errors of means.

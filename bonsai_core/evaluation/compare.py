@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import weight_bytes
@@ -18,7 +18,7 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
-from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.evaluation.speed import free_cache, generation_memory, generation_seconds
 from bonsai_core.model.latency import free_bytes
 from bonsai_core.model.load import (
     check_positions,
@@ -29,8 +29,10 @@ from bonsai_core.model.load import (
     load_tokenizer,
     model_config,
     start_token,
+    weights_directory,
 )
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import input_device
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.sources import (
     Question,
@@ -42,8 +44,7 @@ from bonsai_core.sources import (
 )
 from bonsai_core.versions import versions
 
-HEADROOM = 1.5
-"""Times their weights that models need to stand in memory together and generate."""
+CHECKED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,14 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
         BonsaiError: there is no such model, text, task or device.
     """
     find_device(config.device)
-    files = {Path(name).stem: name for name in config.tasks if user_path(name).suffix.lower() == ".jsonl"}
-    others = [name for name in config.tasks if name not in files.values()]
-    if len(files) + len(others) < len(config.tasks):
-        raise BonsaiError(f"--tasks {','.join(config.tasks)}: two files of the same name cannot be told apart.")
+    names = [name for name in config.tasks if user_path(name).suffix.lower() == ".jsonl"]
+    others = [name for name in config.tasks if name not in names]
+    files = {Path(name).stem: name for name in names}
+    if len(files) < len(names):
+        raise BonsaiError(f"--tasks {','.join(names)}: two files of the same name cannot be told apart.")
+    for name in names:
+        if not user_path(name).is_file():
+            raise BonsaiError(f"There is no file of questions {name}.")
     harness = Harness(others, config.include_path) if others else None
     rows = {task: read_rows(name) for task, name in files.items()}
     text = load_evaluation_text(config.dataset)
@@ -136,15 +141,28 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
         entry["tasks"] = {task: score.describe(dense.get(task)) for task, score in own.items()}
         models.append(entry)
         scores.append(own)
+    dtypes = {entry["dtype"] for entry in models}
+    if len(dtypes) > 1:
+        warn(f"The models have weights of different types ({', '.join(sorted(dtypes))}): --dtype gives all the same.")
+    groups: list[list[_Candidate]] = []
     if config.speed:
         observe(StageStarted("latency", 0, "timing"))
-        for entry, found in zip(models, _speeds(candidates, config, warn), strict=True):
-            entry["speed"] = found
+        groups = [candidates] if _room_for_all(models, config, warn) else [[candidate] for candidate in candidates]
+        speeds = [
+            speed
+            for group in groups
+            for speed in generation_seconds(
+                [load_as_configured(one.source, config) for one in group], config.generations, warn
+            )
+        ]
+        for entry, speed in zip(models, speeds, strict=True):
+            entry["speed"] = speed
     windows, length = candidates[0].windows_NL.shape
     return {
         "text": {**text.describe(), "windows": windows, "sequence_length": length},
         "tasks": {task: {"file": files[task], "rows": len(found)} for task, found in rows.items()},
         "device": str(find_device(config.device)),
+        "taking_turns": config.speed and len(groups) == 1,
         "models": models,
         "versions": versions(),
     }
@@ -166,9 +184,30 @@ def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, O
                 warn(f"The dense model {dense} is not beside them, because it cannot be loaded: {error}")
                 dense = "none"
     if dense == "none":
+        if config.dense != "none":
+            warn("No dense model is beside them: --dense names one.")
         return found
-    beside = [row for row in found if row[1].source not in (dense, find_source(dense))]
-    return [(dense, find_origin(dense), True), *beside]
+    origin = find_origin(dense)
+    beside = [row for row in found if not _same(row[1].source, origin.source)]
+    return [(dense, origin, True), *beside]
+
+
+def _room_for_all(models: Sequence[Mapping[str, Any]], config: EvalConfig, warn: Callable[[str], None]) -> bool:
+    """Whether all models can stand in memory together while one of them generates."""
+    loaded = [entry["loaded_bytes"] for entry in models]
+    held = [max((peak for peak in entry["memory"].values() if peak is not None), default=0) for entry in models]
+    working = max(max(0, peak - size) for peak, size in zip(held, loaded, strict=True))
+    if config.device_map == "none" and sum(loaded) + working < free_bytes(find_device(config.device)):
+        return True
+    if len(models) > 1:
+        warn("The models are timed one after the other, because there is no room for all of them at once.")
+    return False
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two sources are one folder, or one id."""
+    first, second = Path(find_source(one)), Path(find_source(other))
+    return first == second or (first.is_dir() and second.is_dir() and first.samefile(second))
 
 
 def _measure(
@@ -177,9 +216,12 @@ def _measure(
     """Everything that needs no other model."""
     observe(StageStarted("evaluate", 0, f"{candidate.name}: perplexity"))
     model = load_as_configured(candidate.source, config)
-    passes = Passes(
-        model, config.batch_size, lambda text: observe(Warned(text)), lambda tokens: observe(TokensDone(tokens))
-    )
+
+    def warn(text: str) -> None:
+        observe(Warned(f"{candidate.name}: {text}"))
+
+    passes = Passes(model, config.batch_size, warn, lambda tokens: observe(TokensDone(tokens)))
+    _check_head(passes, candidate.windows_NL, candidate.name)
     perplexity = passes.perplexity(candidate.windows_NL)
     scores = {}
     for task, questions in candidate.questions.items():
@@ -190,54 +232,31 @@ def _measure(
         "dense": candidate.is_dense,
         "perplexity": perplexity if math.isfinite(perplexity) else None,
         "parameters": model.num_parameters(),
-        "weight_bytes": _size(candidate.source, model),
+        "weight_bytes": weight_bytes(weights_directory(candidate.source)),
+        "loaded_bytes": model.get_memory_footprint(),
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
     if harness is not None:
-        observe(StageStarted("evaluate", 0, f"{candidate.name}: lm-evaluation-harness"))
-        entry["lm_eval"] = harness.measure(model, candidate.tokenizer, config.batch_size, config.limit)
+        observe(StageStarted("harness", 0, f"{candidate.name}: lm-evaluation-harness"))
+        entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
     if config.speed:
-        observe(StageStarted("evaluate", 0, f"{candidate.name}: memory"))
-        entry["memory"] = {
-            str(batch): generation_memory(
-                model, batch=batch, prompt_tokens=config.prompt_tokens, new_tokens=config.new_tokens
-            )
-            for batch in config.speed_batches
-        }
+        observe(StageStarted("memory", 0, f"{candidate.name}: memory"))
+        entry["memory"] = generation_memory(model, config.generations, warn)
     del model, passes
-    gc.collect()  # models hold references to themselves
+    free_cache()
     return entry, scores
 
 
-def _speeds(
-    candidates: Sequence[_Candidate], config: EvalConfig, warn: Callable[[str], None]
-) -> list[dict[str, dict[str, float]]]:
-    """Per model and batch size; models take turns, unless there is no room for all of them."""
-    needed = HEADROOM * sum(_size(candidate.source, None) for candidate in candidates)
-    together = config.device_map == "none" and needed < free_bytes(find_device(config.device))
-    if not together and len(candidates) > 1:
-        warn("The models do not fit into memory together, so they were timed one after the other.")
-    groups = [candidates] if together else [[candidate] for candidate in candidates]
-    speeds = []
-    for group in groups:
-        models = [load_as_configured(candidate.source, config) for candidate in group]
-        by_batch = {
-            str(batch): generation_seconds(
-                models,
-                batch=batch,
-                prompt_tokens=config.prompt_tokens,
-                new_tokens=config.new_tokens,
-                repeats=config.speed_repeats,
-            )
-            for batch in config.speed_batches
-        }
-        speeds += [{batch: rows[number] for batch, rows in by_batch.items()} for number in range(len(group))]
-        del models
-        gc.collect()
-    return speeds
-
-
-def _size(source: str, model: Any) -> int:
-    """Bytes of the weight files, where they lie in a folder; else of the loaded weights, if there are any."""
-    if Path(source).is_dir():
-        return weight_bytes(Path(source))
-    return sum(p.numel() * p.element_size() for p in model.parameters()) if model is not None else 0
+def _check_head(passes: Passes, windows_NL: NDArray[np.int64], name: str) -> None:
+    """Logits are made from hidden states, a chunk at a time; check that they are those of the model."""
+    ids = windows_NL[:1, :CHECKED_TOKENS]
+    with torch.inference_mode():
+        own = passes.model(input_ids=torch.from_numpy(ids).to(input_device(passes.model)), use_cache=False).logits[0]
+        ((_, hidden),) = passes.batches(ids, np.zeros(1, dtype=np.int64))
+        (found,) = passes.logits(hidden[0])
+    own, found = own.float(), found.float()
+    if own.isfinite().all() and not torch.allclose(found, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
+        raise BonsaiError(
+            f"{name} does something to its logits that Bonsai does not know, so its perplexity cannot be measured. "
+            f"Tasks of lm-evaluation-harness can be: lm-eval run."
+        )

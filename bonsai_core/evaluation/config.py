@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bonsai_core.config import Positive, names_split
+
+if TYPE_CHECKING:
+    from bonsai_core.evaluation.speed import Generations
 
 
 class EvalConfig(BaseModel):
@@ -53,3 +56,10 @@ class EvalConfig(BaseModel):
     )
     max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with a model.")
+
+    @property
+    def generations(self) -> Generations:
+        """What speed and memory are measured on."""
+        from bonsai_core.evaluation.speed import Generations
+
+        return Generations(self.speed_batches, self.prompt_tokens, self.new_tokens, self.speed_repeats)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,33 +35,58 @@ class Harness:
         from lm_eval.tasks import TaskManager
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it tells of its settings, the user did not set
-        self._tasks = list(tasks)
         self._manager = TaskManager(include_path=include_path)
+        self._tasks: list[str] = []
         for task in tasks:
-            if not self._manager.match_tasks([task]):
+            found = self._manager.match_tasks([task])
+            if not found:
                 raise BonsaiError(
                     f"{task!r} is no .jsonl file, and lm-evaluation-harness has no task of that name. "
                     f"{_hint(task, self._manager.all_tasks)}"
                 )
+            self._tasks += [name for name in found if name not in self._tasks]
+        with _its_errors(self._tasks):
+            self._manager.load(self._tasks)
 
     def measure(self, model: Any, tokenizer: Any, batch_size: int, limit: int | None) -> dict[str, dict[str, Any]]:
-        """What the harness reports: per task, its metrics and their standard errors (``acc``, ``acc_stderr``)."""
+        """What the harness reports: per task, its metrics and their standard errors (``acc``, ``acc_stderr``).
+
+        Raises:
+            BonsaiError: it fails; the message is its own.
+        """
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        results = simple_evaluate(
-            model=wrapped, tasks=self._tasks, limit=limit, task_manager=self._manager, bootstrap_iters=1000
-        )["results"]
+        # It prints; our standard output is for JSON.
+        with contextlib.redirect_stdout(sys.stderr), _its_errors(self._tasks):
+            results = simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                tasks=self._tasks,
+                limit=limit,
+                task_manager=self._manager,
+                bootstrap_iters=1000,
+                log_samples=False,
+            )["results"]
         return {task: _plain(metrics) for task, metrics in results.items()}
 
 
+@contextmanager
+def _its_errors(tasks: Sequence[str]) -> Iterator[None]:
+    """Whatever it raises, as one message; it has no error of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise BonsaiError(
+            f"lm-evaluation-harness fails on {', '.join(tasks)}: {error} ({type(error).__name__})"
+        ) from error
+
+
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Without the harness's filter in the names (``acc,none``), and without what is no number."""
+    """Without the harness's filter in the names (``acc,none``), and without what is no finite number."""
     return {
         name.removesuffix(",none").replace(",", " "): value
         for name, value in metrics.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and math.isfinite(value)
     }
 
 

@@ -2,84 +2,173 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from bonsai_core.model.latency import synchronize
+from bonsai_core.model.passes import out_of_memory
 from bonsai_core.model.placement import input_device
 
 SAMPLING_S = 0.005
 
 
+@dataclass(frozen=True)
+class Generations:
+    """What is generated when speed and memory are measured.
+
+    Attributes:
+        batches: numbers of sequences at once.
+        prompt_tokens: of each.
+        new_tokens: after the first one.
+        repeats: times each is timed, after a warm-up.
+    """
+
+    batches: tuple[int, ...]
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+
+
 def generation_seconds(
-    models: Sequence[Any], *, batch: int, prompt_tokens: int, new_tokens: int, repeats: int
-) -> list[dict[str, float]]:
-    """Medians over `repeats` turns, after one to warm up, for each model.
+    models: Sequence[Any], what: Generations, warn: Callable[[str], None]
+) -> list[dict[str, dict[str, float] | None]]:
+    """Medians over the repeats, the models taking turns.
 
     Returns:
-        per model ``prefill_s``, from the prompt to the first token; ``decode_s``, for each further token of all
-        sequences; ``prefill_tokens_per_s`` and ``decode_tokens_per_s`` over the whole batch.
+        per model and batch ``prefill_s``, from the prompt to the first token; ``decode_s``, for each further token of
+        all sequences; ``prefill_tokens_per_s`` and ``decode_tokens_per_s`` over the whole batch. None where the
+        device has too little memory for one of the models.
     """
-    times = np.empty((repeats + 1, len(models), 2))
-    for turn in range(repeats + 1):
-        for column, model in enumerate(models):
-            times[turn, column] = _generate(model, batch, prompt_tokens, new_tokens)
-    found = []
-    for prefill_s, decode_s in np.median(times[1:], axis=0):
-        found.append(
-            {
-                "prefill_s": float(prefill_s),
-                "decode_s": float(decode_s),
-                "prefill_tokens_per_s": float(batch * prompt_tokens / prefill_s),
-                "decode_tokens_per_s": float(batch / decode_s),
-            }
-        )
+    found: list[dict[str, dict[str, float] | None]] = [{} for _ in models]
+    for batch in what.batches:
+        times: Any = np.empty((what.repeats + 1, len(models), 2))
+        with _enough_memory(batch, warn) as fits:
+            for turn in range(what.repeats + 1):
+                for column, model in enumerate(models):
+                    times[turn, column] = _generate(model, batch, what)
+        for row, (prefill_s, decode_s) in zip(found, np.median(times[1:], axis=0).tolist(), strict=True):
+            row[str(batch)] = (
+                {
+                    "prefill_s": prefill_s,
+                    "decode_s": decode_s,
+                    "prefill_tokens_per_s": batch * what.prompt_tokens / prefill_s,
+                    "decode_tokens_per_s": batch / decode_s,
+                }
+                if fits()
+                else None
+            )
     return found
 
 
-def generation_memory(model: Any, *, batch: int, prompt_tokens: int, new_tokens: int) -> int:
-    """The most bytes held while it generates: of the device on CUDA, else resident memory of this process."""
-    device = input_device(model)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        _generate(model, batch, prompt_tokens, new_tokens)
-        return int(torch.cuda.max_memory_allocated(device))
-    with _resident_peak() as peak:
-        _generate(model, batch, prompt_tokens, new_tokens)
-    return max(peak)
+def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]) -> dict[str, int | None]:
+    """The most bytes held while it generates, per batch; None where the device has too little.
+
+    On CUDA those of all GPUs, on MPS those of the driver, else those of the whole process.
+    """
+    found: dict[str, int | None] = {}
+    for batch in what.batches:
+        free_cache()
+        with _enough_memory(batch, warn) as fits:
+            peak = _peak_of(model, batch, what)
+        found[str(batch)] = peak if fits() else None
+    return found
 
 
-def _generate(model: Any, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-    """Seconds to the first token, and for each one after it."""
-    device = input_device(model)
-    ids = torch.ones((batch, prompt_tokens), dtype=torch.long, device=device)
-    settings = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
-    seconds = []
-    for count in (1, 1 + new_tokens):
-        synchronize(device)
-        start = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(ids, max_new_tokens=count, min_new_tokens=count, **settings)
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds[0], max(seconds[1] - seconds[0], 1e-9) / new_tokens
+def free_cache() -> None:
+    """Let go of what no longer serves anything."""
+    gc.collect()  # models hold references to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager
-def _resident_peak() -> Iterator[list[int]]:
-    """Resident bytes of this process, looked at every few milliseconds by a thread."""
-    process, seen, stop = psutil.Process(), [psutil.Process().memory_info().rss], threading.Event()
+def _enough_memory(batch: int, warn: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Whether what is done inside fits into memory, to be asked afterwards."""
+    fits = True
+    try:
+        yield lambda: fits
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        fits = False
+        warn(f"There is too little memory to generate {batch} sequences at once. ({str(error).splitlines()[0]})")
+        free_cache()
+
+
+def _peak_of(model: Any, batch: int, what: Generations) -> int:
+    device = input_device(model)
+    if device.type == "cuda":
+        devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+        for index in devices:
+            torch.cuda.reset_peak_memory_stats(index)
+        _generate(model, batch, what)
+        return sum(int(torch.cuda.max_memory_allocated(index)) for index in devices)
+    held = torch.mps.driver_allocated_memory if device.type == "mps" else _resident
+    with _peak(held) as peak:
+        _generate(model, batch, what)
+    return max(peak)
+
+
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+    """Stops nothing; notes when the first new token is there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.at: float | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Any, **settings: Any) -> Tensor:
+        if self.at is None:
+            synchronize(self._device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(model: Any, batch: int, what: Generations) -> tuple[float, float]:
+    """Seconds to the first token, and for each one after it."""
+    device = input_device(model)
+    ids = torch.ones((batch, what.prompt_tokens), dtype=torch.long, device=device)
+    first, count = _FirstToken(device), 1 + what.new_tokens
+    synchronize(device)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            pad_token_id=0,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            stopping_criteria=[first],
+        )
+    synchronize(device)
+    end = time.perf_counter()
+    assert first.at is not None
+    return first.at - start, (end - first.at) / what.new_tokens
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def _peak(held: Callable[[], int]) -> Iterator[list[int]]:
+    """Bytes that are held, looked at every few milliseconds by a thread."""
+    seen, stop = [held()], threading.Event()
 
     def watch() -> None:
         while not stop.wait(SAMPLING_S):
-            seen.append(process.memory_info().rss)
+            seen.append(held())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -172,7 +172,7 @@ def load_as_configured(source: str, config: LoadSettings) -> Any:
 
 
 def weight_files(source: str, model: Any) -> WeightFiles:
-    """The weights of a loaded model on disk; those of a Hugging Face id lie in the cache."""
+    """The weights of a loaded model on disk."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
@@ -183,13 +183,18 @@ def weight_files(source: str, model: Any) -> WeightFiles:
             name = renaming.rename_source_key(name)[0]
         return name
 
-    directory = Path(find_source(source))
-    if not directory.is_dir():
-        from huggingface_hub import snapshot_download
+    return WeightFiles(weights_directory(source), renamed)
 
-        patterns = ["*.safetensors", "*.safetensors.index.json"]
-        directory = Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
-    return WeightFiles(directory, renamed)
+
+def weights_directory(source: str) -> Path:
+    """Where the weights of a model that was loaded lie; those of a Hugging Face id lie in the cache."""
+    directory = Path(find_source(source))
+    if directory.is_dir():
+        return directory
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    return Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
 
 
 def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:

@@ -111,10 +111,10 @@ class Passes:
             batch = rows[start : start + self.batch_size]
             # Padded on the right: no token sees what follows it.
             ids_NT = np.zeros((len(batch), len(questions[batch[-1][0]].sequences[batch[-1][1]])), dtype=np.int64)
-            for row_T, (q, c) in zip(ids_NT, batch, strict=True):
-                sequence = questions[q].sequences[c]
+            sequences = [questions[q].sequences[c] for q, c in batch]
+            for row_T, sequence in zip(ids_NT, sequences, strict=True):
                 row_T[: len(sequence)] = sequence
-            for first, hidden in self.batches(ids_NT):
+            for first, hidden in self.batches(ids_NT, np.array([len(sequence) for sequence in sequences])):
                 for row, states in enumerate(hidden, start=first):
                     q, c = batch[row]
                     found[q][c] = self._log_likelihood(states, questions[q].sequences[c], questions[q].num_given[c])
@@ -145,8 +145,14 @@ class Passes:
     def _chunk_tokens(self) -> int:
         return max(1, CHUNK_LOGITS // self._head.vocabulary)
 
-    def batches(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
-        """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch."""
+    def batches(
+        self, windows_NT: NDArray[np.int64], lengths_N: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch.
+
+        Args:
+            lengths_N: tokens of each window that are no padding; None where all are not.
+        """
 
         def forward(rows: slice) -> Tensor:
             ids = torch.from_numpy(windows_NT[rows]).to(input_device(self.model))
@@ -154,7 +160,7 @@ class Passes:
             return hidden
 
         for rows, hidden in self.in_batches(len(windows_NT), forward):
-            self.count(windows_NT[rows].size)
+            self.count(windows_NT[rows].size if lengths_N is None else int(lengths_N[rows].sum()))
             yield rows.start, hidden
 
     def in_batches(self, num_windows: int, forward: Callable[[slice], Tensor]) -> Iterator[tuple[slice, Tensor]]:
