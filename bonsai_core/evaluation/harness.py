@@ -37,6 +37,7 @@ class Harness:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it tells of its settings, the user did not set
         self._manager = TaskManager(include_path=include_path)
         self._tasks: list[str] = []
+        self._asked = ", ".join(tasks)
         for task in tasks:
             found = self._manager.match_tasks([task])
             if not found:
@@ -45,7 +46,7 @@ class Harness:
                     f"{_hint(task, self._manager.all_tasks)}"
                 )
             self._tasks += [name for name in found if name not in self._tasks]
-        with _its_errors(self._tasks):
+        with _its_errors(self._asked):
             self._manager.load(self._tasks)
 
     def measure(self, model: Any, tokenizer: Any, batch_size: int, limit: int | None) -> dict[str, dict[str, Any]]:
@@ -58,7 +59,7 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         # It prints; our standard output is for JSON.
-        with contextlib.redirect_stdout(sys.stderr), _its_errors(self._tasks):
+        with contextlib.redirect_stdout(sys.stderr), _its_errors(self._asked):
             results = simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
                 tasks=self._tasks,
@@ -71,14 +72,12 @@ class Harness:
 
 
 @contextmanager
-def _its_errors(tasks: Sequence[str]) -> Iterator[None]:
+def _its_errors(asked: str) -> Iterator[None]:
     """Whatever it raises, as one message; it has no error of its own."""
     try:
         yield
     except Exception as error:
-        raise BonsaiError(
-            f"lm-evaluation-harness fails on {', '.join(tasks)}: {error} ({type(error).__name__})"
-        ) from error
+        raise BonsaiError(f"lm-evaluation-harness fails on {asked}: {error} ({type(error).__name__})") from error
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
