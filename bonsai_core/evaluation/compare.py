@@ -253,8 +253,8 @@ def _check_head(passes: Passes, windows_NL: NDArray[np.int64], name: str) -> Non
     with torch.inference_mode():
         own = passes.model(input_ids=torch.from_numpy(ids).to(input_device(passes.model)), use_cache=False).logits[0]
         ((_, hidden),) = passes.batches(ids, np.zeros(1, dtype=np.int64))
-        (found,) = passes.logits(hidden[0])
-    own, found = own.float(), found.float()
+        found = torch.cat(list(passes.logits(hidden[0]))).cpu()
+    own = own.float().cpu()
     if own.isfinite().all() and not torch.allclose(found, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
         raise BonsaiError(
             f"{name} does something to its logits that Bonsai does not know, so its perplexity cannot be measured. "
