@@ -152,13 +152,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
 
 
-@pytest.fixture(scope="session")
-def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A grouped-query pico Llama on disk, as a user's own model would be."""
-    directory = tmp_path_factory.mktemp("models") / "pico-llama"
-    Pico("llama", 2).build().save_pretrained(directory)
+def saved(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path, **settings: Any) -> Path:
+    """A pico model on disk with its tokenizer, as a user's own model would be; `settings` as for save_pretrained."""
+    pico.build().save_pretrained(directory, **settings)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A grouped-query pico Llama on disk."""
+    return saved(Pico("llama", 2), tokenizer, tmp_path_factory.mktemp("models") / "pico-llama")
 
 
 @pytest.fixture(scope="session")

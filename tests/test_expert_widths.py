@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MIXTURES, Pico, measured
+from conftest import MIXTURES, Pico, measured, saved
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, load_model, run
@@ -94,14 +94,13 @@ def test_a_run_makes_all_experts_of_a_layer_narrower(
     shapes: str,
     tmp_path: Path,
 ) -> None:
-    pico.build().save_pretrained(tmp_path / "parent")
-    tokenizer.save_pretrained(tmp_path / "parent")
-    settings = {"model": str(tmp_path / "parent"), "out": tmp_path / "run", "shapes": shapes, "latency": False}
+    parent = saved(pico, tokenizer, tmp_path / "parent")
+    settings = {"model": str(parent), "out": tmp_path / "run", "shapes": shapes, "latency": False}
     settings |= {"units": UNITS, "prior_samples": 4, "sparsity": 0.2}
     result = run(RunConfig.model_validate({**small_run.model_dump(), **settings}), registry=registry)
     loaded = load_model(str(result.model_path))
     widths = [layer.mlp.experts.intermediate_dim for layer in loaded.model.layers if hasattr(layer.mlp, "experts")]
-    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "parent").model.layers[0].mlp.experts
+    dense = AutoModelForCausalLM.from_pretrained(parent).model.layers[0].mlp.experts
     assert all(width % 8 == 0 for width in widths)
     assert min(widths) < dense.intermediate_dim
     assert {layer.mlp.experts.num_experts for layer in loaded.model.layers if hasattr(layer.mlp, "experts")} == {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, HEADS, LAYERS, MIXTURES, PICOS, VOCABULARY, WIDTH, Pico, measured
+from conftest import GROUPED, HEADS, LAYERS, MIXTURES, PICOS, VOCABULARY, WIDTH, Pico, measured, saved
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -255,13 +255,12 @@ def test_a_run_prunes_repairs_and_saves(
     shapes: str,
     tmp_path: Path,
 ) -> None:
-    pico.build().save_pretrained(tmp_path / "parent")
-    tokenizer.save_pretrained(tmp_path / "parent")
-    settings = {"model": str(tmp_path / "parent"), "out": str(tmp_path / "run"), "shapes": shapes, "prior_samples": 4}
+    parent = saved(pico, tokenizer, tmp_path / "parent")
+    settings = {"model": str(parent), "out": str(tmp_path / "run"), "shapes": shapes, "prior_samples": 4}
     result = run(RunConfig(**{**small_run.model_dump(), **settings, "latency": False}), registry=registry)
-    parent = AutoModelForCausalLM.from_pretrained(tmp_path / "parent")
+    dense = AutoModelForCausalLM.from_pretrained(parent)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
-    freed = sum(p.numel() for p in parent.parameters()) - sum(p.numel() for p in loaded.parameters())
+    freed = sum(p.numel() for p in dense.parameters()) - sum(p.numel() for p in loaded.parameters())
     assert freed == result.report["parameters"]["dense"] - result.report["parameters"]["pruned"] > 0
     assert all(row["repaired_submodels"] for row in result.report["rounds"])
     assert len(result.report["rounds"]) == 2

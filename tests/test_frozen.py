@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, PICOS, Pico, measured
+from conftest import LAYERS, PICOS, Pico, measured, saved
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
@@ -27,9 +27,7 @@ needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reaso
 
 
 def parent_of(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path) -> Path:
-    pico.build().save_pretrained(directory, max_shard_size="60KB")
-    tokenizer.save_pretrained(directory)
-    return directory
+    return saved(pico, tokenizer, directory, max_shard_size="60KB")
 
 
 def both_ways(

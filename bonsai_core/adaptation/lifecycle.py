@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from bonsai_core.contracts.events import (
 )
 from bonsai_core.model.latency import peak_bytes
 from bonsai_core.model.load import find_device, find_source, fingerprint, load_model, load_tokenizer
+from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
@@ -195,7 +195,7 @@ class _Adaptation:
 
         stored.compute(passes, work.course.windows_WL, journal, progress)
         del model, passes
-        gc.collect()  # models hold references to themselves
+        free_cache()
         return stored
 
     def _adapt(self, teacher: StoredTeacher | Any | None) -> None:

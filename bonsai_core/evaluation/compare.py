@@ -18,7 +18,7 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
-from bonsai_core.evaluation.speed import free_cache, generation_memory, generation_seconds
+from bonsai_core.evaluation.speed import generation_memory, generation_seconds
 from bonsai_core.model.latency import free_bytes
 from bonsai_core.model.load import (
     check_positions,
@@ -31,6 +31,7 @@ from bonsai_core.model.load import (
     start_token,
     weights_directory,
 )
+from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import input_device
 from bonsai_core.provenance import Origin, find_origin
@@ -148,13 +149,12 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     if config.speed:
         observe(StageStarted("latency", 0, "timing"))
         groups = [candidates] if _room_for_all(models, config, warn) else [[candidate] for candidate in candidates]
-        speeds = [
-            speed
-            for group in groups
-            for speed in generation_seconds(
+        speeds: list[dict[str, Any]] = []
+        for group in groups:
+            speeds += generation_seconds(
                 [load_as_configured(one.source, config) for one in group], config.generations, warn
             )
-        ]
+            free_cache()
         for entry, speed in zip(models, speeds, strict=True):
             entry["speed"] = speed
     windows, length = candidates[0].windows_NL.shape

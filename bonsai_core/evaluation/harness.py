@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,7 +58,7 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         # It prints; our standard output is for JSON.
-        with contextlib.redirect_stdout(sys.stderr), _its_errors(self._asked):
+        with redirect_stdout(sys.stderr), _its_errors(self._asked):
             results = simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
                 tasks=self._tasks,

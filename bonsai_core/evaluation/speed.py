@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from bonsai_core.model.latency import synchronize
+from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import out_of_memory
 from bonsai_core.model.placement import input_device
 
@@ -83,13 +83,6 @@ def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]
             peak = _peak_of(model, batch, what)
         found[str(batch)] = peak if fits() else None
     return found
-
-
-def free_cache() -> None:
-    """Let go of what no longer serves anything."""
-    gc.collect()  # models hold references to themselves
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -112,7 +112,8 @@ def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> 
     for index, layer in enumerate(layers):
         for kind in site_kinds(layer, family, units):
             if kind in ("experts", "expert_width"):
-                sites.append(_experts_site(index, first, layer, family, model.config, kind))
+                mixture_site = _experts_site if kind == "experts" else _expert_width_site
+                sites.append(mixture_site(index, first, layer, family, model.config))
                 first += sites[-1].num_units
                 continue
             parts = site_parts(layer, family, model.config, kind)
@@ -150,21 +151,25 @@ def has_experts(layer: nn.Module, family: Family) -> bool:
     return family.experts is not None and any(name == family.experts.module for name, _ in layer.named_modules())
 
 
-def _experts_site(index: int, first: int, layer: nn.Module, family: Family, config: Any, kind: SiteKind) -> Site:
+def _expert_width_site(index: int, first: int, layer: nn.Module, family: Family, config: Any) -> Site:
+    declared = family.experts
+    assert declared is not None
+    width, price = _count(config, declared.width_field, family), 0
+    for name, dim in zip(declared.weights, (1, 2), strict=True):
+        weight = getattr(_submodule(layer, declared.module, family), name, None)
+        if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or weight.shape[dim] % width:
+            raise BonsaiError(
+                f"{declared.module}.{name} is no parameter of experts with {width} channels; the family "
+                f"{family.name!r} does not fit."
+            )
+        price += weight.numel() // width
+    return Site(f"layers.{index}.expert_width", index, "expert_width", first, width, price, 1, least=1)
+
+
+def _experts_site(index: int, first: int, layer: nn.Module, family: Family, config: Any) -> Site:
     declared = family.experts
     assert declared is not None
     count = _count(config, declared.count_field, family)
-    if kind == "expert_width":
-        price, width = 0, _count(config, declared.width_field, family)
-        for name, dim in zip(declared.weights, (1, 2), strict=True):
-            weight = getattr(_submodule(layer, declared.module, family), name, None)
-            if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or weight.shape[dim] % width:
-                raise BonsaiError(
-                    f"{declared.module}.{name} is no parameter of experts with {width} channels; the family "
-                    f"{family.name!r} does not fit."
-                )
-            price += weight.numel() // width
-        return Site(f"layers.{index}.{kind}", index, kind, first, width, price, 1, least=1)
     price = 0
     for module, names in ((declared.module, declared.weights), (declared.router, declared.router_weights)):
         for name in names:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import mmap
 import sys
 
+import torch
 from torch import Tensor
 
 M_MMAP_THRESHOLD = -3
@@ -25,6 +27,13 @@ def give_back(tensor: Tensor) -> None:
     end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > first:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+def free_cache() -> None:
+    """Let go of models that nothing uses any more, and of what the device kept for them."""
+    gc.collect()  # models hold references to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def return_large_blocks() -> None:
