@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bonsai_core.contracts import Family
+from bonsai_core.contracts import AttentionSite, Family
 
 HEADER = ("--slicer", "models", "model_type", "units", "of these, with a stock checkpoint", "note")
 
@@ -33,16 +33,23 @@ def families_markdown(families: Sequence[Family]) -> str:
 def _units(family: Family) -> list[str]:
     """What may leave, each layer for itself: a checkpoint with its own modeling file, which transformers loads."""
     attention = family.attention
-    heads = [] if attention is None else ["heads" if attention.groups_field == attention.heads_field else "KV groups"]
+    heads = [] if attention is None else [_heads(attention)]
     sub_layers = [] if attention is None and family.experts else ["sub-layers"]
     inner = ["experts or their widths"] if family.experts else ["MLP channels"]
     return [*heads, *inner, *sub_layers, "layers"]
 
 
+def _heads(attention: AttentionSite) -> str:
+    if attention.groups_field == attention.heads_field:
+        return "heads"
+    return "KV groups" if attention.interleaved else "KV groups or query heads"
+
+
 def _stock_units(family: Family) -> list[str]:
     """What may leave in equal numbers from all layers, or with its layer: a checkpoint of the stock class."""
-    fixed_heads = family.attention is not None and family.attention.divides_hidden_size
-    never = {"sub-layers", *(("heads", "KV groups") if fixed_heads else ())}
+    never = {"sub-layers"}
+    if family.attention is not None and family.attention.divides_hidden_size:
+        never.add(_heads(family.attention))
     return [unit for unit in _units(family) if unit not in never]
 
 

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import EvalConfig, Registry, RunConfig, evaluate
+from bonsai_core.contracts import Family
+from bonsai_core.model.layout import find_family
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
@@ -64,25 +66,44 @@ class Pico:
             ]
         )
 
-    def build(self, seed: int = 0) -> Any:
-        """A causal LM in evaluation mode; weights are large enough that every unit matters."""
-        config = CONFIG_MAPPING[self.family](
+    @property
+    def config(self) -> Any:
+        """Its configuration."""
+        return CONFIG_MAPPING[self.family](
             vocab_size=VOCABULARY,
             hidden_size=HIDDEN,
-            intermediate_size=WIDTH,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
-            num_key_value_heads=self.num_key_value_heads,
-            head_dim=HEAD_DIM,
             max_position_embeddings=256,
             tie_word_embeddings=self.tied,
-            **({"attention_bias": True, "mlp_bias": True} if self.attention_bias else {}),
+            **(self._falcon() if self.family == "falcon" else self._usual()),
             **OPTIONS.get(self.family, {}),
             **({self.option: True} if self.option else {}),
         )
+
+    def _usual(self) -> dict[str, Any]:
+        return {
+            "intermediate_size": WIDTH,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": HEAD_DIM,
+            **({"attention_bias": True, "mlp_bias": True} if self.attention_bias else {}),
+        }
+
+    def _falcon(self) -> dict[str, Any]:
+        """As Falcon-7B without an option; with `alibi` as Falcon-RW, which is no parallel block."""
+        return {
+            "ffn_hidden_size": WIDTH,
+            **({"num_kv_heads": self.num_key_value_heads} if self.num_key_value_heads > 1 else {}),
+            "multi_query": self.num_key_value_heads == 1,
+            "parallel_attn": self.option != "alibi",
+            "bias": self.attention_bias,
+        }
+
+    def build(self, seed: int = 0) -> Any:
+        """A causal LM in evaluation mode; weights are large enough that every unit matters."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(self.config)
             for name, parameter in model.named_parameters():
                 torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
         return model.eval()
@@ -110,6 +131,11 @@ PICOS = [
     Pico("olmo2", HEADS),
     Pico("gpt_neox", HEADS),
     Pico("opt", HEADS, tied=True),
+    Pico("falcon", 2, tied=True, option="new_decoder_architecture"),
+    Pico("falcon", 1, tied=True),
+    Pico("falcon", 1, attention_bias=True),
+    Pico("falcon", HEADS, attention_bias=True, option="alibi"),
+    Pico("falcon", HEADS),
     Pico("mixtral", 2),
     Pico("qwen2_moe", 2),
     Pico("qwen3_moe", 2),
@@ -118,8 +144,19 @@ PICOS = [
 
 
 MIXTURES = [pico for pico in PICOS if pico.family in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")]
-# Those that have query heads to spare: several to a KV group.
-GROUPED = [pico for pico in PICOS if pico.num_key_value_heads < HEADS and pico.option != "qk_layernorm"]
+# Those that have query heads to spare, several to a KV group, and apart from keys and values.
+GROUPED = [
+    pico
+    for pico in PICOS
+    if pico.num_key_value_heads < HEADS and pico.option not in ("qk_layernorm", "new_decoder_architecture")
+]
+
+
+def family_of(registry: Registry, pico: Pico) -> Family:
+    """The built-in declaration for a pico model."""
+    family = find_family(registry.families(), "auto", pico.config)
+    assert family is not None
+    return family
 
 
 @pytest.fixture(autouse=True, scope="session")

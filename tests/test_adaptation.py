@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PICOS, VOCABULARY, Pico
+from conftest import PICOS, VOCABULARY, Pico, family_of
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -234,7 +234,7 @@ class TestMethods:
     )
     def test_merging_changes_nothing(self, registry: Registry, pico: Pico, method: str) -> None:
         model = pico.build()
-        family = next(f for f in registry.families() if model.config.model_type in f.model_types).of(model.config)
+        family = family_of(registry, pico).of(model.config)
         names = set(model.state_dict())
         student = prepare(model, family, AdaptConfig(model="x", method=method, lora_rank=2))
         with torch.no_grad():

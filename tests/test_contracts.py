@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GROUPED, MIXTURES, PICOS, Pico
+from conftest import GROUPED, MIXTURES, PICOS, Pico, family_of
 
 from bonsai_core import ChoiceMetric, Component, Registry
 from bonsai_core.config import Choice
@@ -108,7 +108,7 @@ def test_law(contract: Any, component: Component, law: str) -> None:
 def test_family_law(registry: Registry, pico: Pico, counted: Any, law: str) -> None:
     class Row(FamilyContract):
         units = counted
-        family = next(family for family in registry.families() if pico.family in family.model_types)
+        family = family_of(registry, pico)
 
         attention = ("eager",) if pico.family == "gemma2" else FamilyContract.attention  # as transformers has it
 
@@ -125,8 +125,8 @@ def test_every_built_in_has_a_row(registry: Registry) -> None:
 
 
 def test_every_model_type_of_a_built_in_family_has_a_pico(registry: Registry) -> None:
-    declared = {model_type for family in registry.families() for model_type in family.model_types}
-    assert declared == {pico.family for pico in PICOS}
+    declared = {(family.name, model_type) for family in registry.families() for model_type in family.model_types}
+    assert declared == {(family_of(registry, pico).name, pico.family) for pico in PICOS}
 
 
 def test_antithetic_pairs_never_drop_a_unit_twice(registry: Registry) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MIXTURES, Pico, measured, saved
+from conftest import MIXTURES, Pico, family_of, measured, saved
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, load_model, run
@@ -19,8 +19,7 @@ UNITS = ("expert_width",)
 
 
 def subject_of(registry: Registry, pico: Pico) -> Subject:
-    family = next(family for family in registry.families() if pico.family in family.model_types)
-    return Subject(pico.build(), family, units=UNITS)
+    return Subject(pico.build(), family_of(registry, pico), units=UNITS)
 
 
 def ranked(experts: Any, number: int) -> torch.Tensor:

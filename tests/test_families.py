@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, HEADS, LAYERS, MIXTURES, PICOS, VOCABULARY, WIDTH, Pico, measured, saved
+from conftest import GROUPED, HEADS, LAYERS, MIXTURES, PICOS, VOCABULARY, WIDTH, Pico, family_of, measured, saved
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
 from bonsai_core.checkpoint import save_checkpoint
-from bonsai_core.contracts import Family
 from bonsai_core.contracts.metric import token_kl, token_nll
 from bonsai_core.engine.setup import open_workspace
 from bonsai_core.model.load import register_checkpoints
@@ -30,7 +29,8 @@ from bonsai_core.sources import draw_questions
 from bonsai_core.sources.choices import Row
 from bonsai_core.testing.family import keep_vectors, logits
 
-ONE_OF_EACH = list({pico.family: pico for pico in reversed(PICOS)}.values())
+# One of each model type, and of each way in which one is built.
+ONE_OF_EACH = list({(p.family, p.option if p.family == "falcon" else ""): p for p in reversed(PICOS)}.values())
 WITHOUT_BONSAI = """
 import sys
 sys.modules["bonsai_core"] = None
@@ -43,14 +43,10 @@ ids = torch.tensor({ids})
 for directory in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).eval()
     found = {{"logits": model(ids).logits.detach()}}
-    for cache in ("dynamic", "static"):
+    for cache in ("dynamic",) if "alibi" in directory else ("dynamic", "static"):  # transformers fails there
         found[cache] = model.generate(ids, max_new_tokens=6, do_sample=False, cache_implementation=cache)
     save_file(found, Path(directory) / "found.safetensors")
 """
-
-
-def family_of(registry: Registry, pico: Pico) -> Family:
-    return next(family for family in registry.families() if pico.family in family.model_types)
 
 
 def subject_of(registry: Registry, pico: Pico, units: Any = ("layer",)) -> Subject:
@@ -185,8 +181,9 @@ def test_free_shapes_load_without_bonsai(registry: Registry, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     for directory, tensors in expected.items():
         found = load_file(directory / "found.safetensors")
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=f"{directory.name}: {name}")
+        assert set(found) == set(tensors) - ({"static"} if "alibi" in directory.name else set())
+        for name in found:
+            torch.testing.assert_close(found[name], tensors[name], rtol=0, atol=1e-5, msg=f"{directory.name}: {name}")
 
 
 @pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, PICOS, VOCABULARY, Pico
+from conftest import GROUPED, PICOS, VOCABULARY, Pico, family_of
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
@@ -35,8 +35,7 @@ NEW_TOKENS = 8
 
 
 def subject_of(pico: Pico, registry: Registry, *, units: Any = ("layer",)) -> Subject:
-    family = next(family for family in registry.families() if pico.family in family.model_types)
-    return Subject(pico.build(), family, units=units)
+    return Subject(pico.build(), family_of(registry, pico), units=units)
 
 
 def with_output(subject: Subject) -> list[Site]:
@@ -170,6 +169,8 @@ def generated(model: Any, cache: str) -> Tensor:
 def test_the_sliced_model_writes_what_the_masked_one_writes(
     registry: Registry, pico: Pico, units: Any, cache: str
 ) -> None:
+    if pico.option == "alibi" and "static" in cache:
+        pytest.skip("transformers' Falcon with ALiBi fails with static caches")
     dense, others = generated(subject_of(pico, registry).model, "dynamic"), []
     for keep_U in keep_vectors(subject_of(pico, registry, units=units).table)[1:]:
         subject = subject_of(pico, registry, units=units)
@@ -395,7 +396,9 @@ def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]
     layer = decoder_layers(subject.model, subject.family)[site.layer]
     handles = [
         subject.output(site).register_forward_pre_hook(lambda module, args: seen.update(x=args[0])),
-        layer.register_forward_hook(lambda module, args, output: seen.update(h=output)),
+        layer.register_forward_hook(
+            lambda module, args, output: seen.update(h=output[0] if isinstance(output, tuple) else output)
+        ),
     ]
     subject.model(torch.from_numpy(windows()))
     for handle in handles:

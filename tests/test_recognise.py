@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, measured
+from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, family_of, measured
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
-from bonsai_core.contracts import Family
 from bonsai_core.model.load import find_parent
 from bonsai_core.model.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
@@ -20,10 +19,6 @@ from bonsai_core.testing.family import keep_vectors, logits
 
 RECOGNISABLE = [pico for pico in PICOS if "moe" not in pico.family and pico.family != "mixtral"]
 UNDECLARED = ["helium", "glm", "starcoder2", "cohere", "olmo", "olmo3", "nanochat"]
-
-
-def declared(registry: Registry, pico: Pico) -> Family:
-    return next(family for family in registry.families() if pico.family in family.model_types)
 
 
 def config_of(model_type: str) -> Any:
@@ -46,10 +41,10 @@ def config_of(model_type: str) -> Any:
 def test_declared_families_would_be_recognised(registry: Registry, pico: Pico) -> None:
     model = pico.build()
     family = recognise(model.config)
-    by_hand = Subject(model, declared(registry, pico)).table
+    by_hand = Subject(model, family_of(registry, pico)).table
     assert Subject(pico.build(), family).table == by_hand
     for keep_U in keep_vectors(by_hand):
-        sliced = [Subject(pico.build(), one) for one in (family, declared(registry, pico))]
+        sliced = [Subject(pico.build(), one) for one in (family, family_of(registry, pico))]
         for subject in sliced:
             subject.slice(keep_U)
         assert logits(sliced[0].model).equal(logits(sliced[1].model))
@@ -57,7 +52,7 @@ def test_declared_families_would_be_recognised(registry: Registry, pico: Pico) -
 
 @pytest.mark.parametrize("pico", PICOS, ids=str)
 def test_declarations_fit(registry: Registry, pico: Pico) -> None:
-    family = declared(registry, pico).of(pico.build().config)
+    family = family_of(registry, pico).of(pico.build().config)
     assert misfit(pico.build(), family) is None
 
 
@@ -76,7 +71,7 @@ def test_wrong_declarations_do_not(registry: Registry, model_type: str, wrong: d
     pico = next(pico for pico in PICOS if pico.family == model_type and pico.num_key_value_heads != 1)
     if model_type == "llama":
         pico = Pico("llama", 2)
-    family = declared(registry, pico)
+    family = family_of(registry, pico)
     assert family.attention is not None
     attention = family.attention.model_copy(update=wrong)
     assert misfit(pico.build(), family.model_copy(update={"attention": attention})) is not None

@@ -171,6 +171,8 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
             "__module__": __name__,
             "model_type": f"{PREFIX}{config_class.model_type}",
             "stock_class": config_class,
+            # Where the stock class derives it from the number of heads, it becomes a field as elsewhere.
+            **({"head_dim": None} if isinstance(getattr(config_class, "head_dim", None), property) else {}),
         },
     )
     ragged_model = type(
@@ -186,8 +188,8 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
     sizes, family = config.per_layer_config[index], config.bonsai_family
     attention, mlp = family["attention"], family["mlp"]
     if attention is not None:
-        heads, groups = (getattr(sizes, attention[field]) for field in ("heads_field", "groups_field"))
-        dense_heads, dense_groups = (getattr(config, attention[field]) for field in ("heads_field", "groups_field"))
+        heads, groups = _heads(sizes, attention)
+        dense_heads, dense_groups = _heads(config, attention)
         shares = {attention["output"]: (heads, dense_heads)}
         for part, *share in (
             ("query", heads, dense_heads),
@@ -221,6 +223,12 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
         for name in () if mlp["module"] else mlp["inputs"]:
             layer.set_submodule(name, nn.Identity())
         layer.set_submodule(mlp["module"] or mlp["output"], EmptyMLP(output.bias))
+
+
+def _heads(config: Any, attention: Any) -> tuple[int, int]:
+    """Numbers of query heads and of KV groups; without a field for the latter there is one group."""
+    heads = getattr(config, attention["heads_field"])
+    return heads, min(heads, 1) if attention["groups_field"] is None else getattr(config, attention["groups_field"])
 
 
 def _shrink_experts(layer: Any, experts: Any, count: int, width: int) -> None:
@@ -257,4 +265,5 @@ def _shrink_linears(layer: Any, config: Any, module: str, shares: dict[str, tupl
 
 
 def _constant(hidden_states: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.zeros_like(hidden_states) if bias is None else bias.expand_as(hidden_states)
+    zeros = torch.zeros_like(hidden_states)  # of its own memory: Falcon adds to it in place
+    return zeros if bias is None else zeros + bias

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
-from bonsai_core.checkpoint.uniform import check_uniform, stock_class, under_own_names
+from bonsai_core.checkpoint.uniform import check_uniform, set_head_dim, stock_class, under_own_names
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 
@@ -104,11 +104,12 @@ def empty_model(
     else:
         config_class, model_class = ragged(config_class, model_class)
         values["bonsai_family"] = family.model_dump(
-            mode="json", exclude={"model_types", "title", "why", "attention_unless"}
+            mode="json", exclude={"model_types", "where", "title", "why", "attention_unless"}
         )
         values["per_layer_config"] = {index: dict(sizes) for index, sizes in enumerate(per_layer)}
         if added_biases:
             values["added_biases"] = list(added_biases)
+    set_head_dim(values, config, config_class)
     with torch.device("meta"):
         small = model_class(config_class.from_dict(values))
     small.tie_weights()
@@ -139,8 +140,6 @@ def _values(config: Any) -> dict[str, Any]:
         "quantization_config",
     ):
         values.pop(name, None)
-    # Stock classes derive a missing head_dim from the number of heads, which is no longer the dense one.
-    values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
     return values
 
 

@@ -22,6 +22,15 @@ def under_own_names(config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
     return {names.get(name, name): size for name, size in sizes.items()}
 
 
+def set_head_dim(values: dict[str, Any], config: Any, config_class: Any) -> None:
+    """Add the dense head size to a pruned configuration's fields: stock classes derive it from the heads otherwise.
+
+    Classes that always derive it have no such field, and keep their heads.
+    """
+    if not isinstance(getattr(config_class, "head_dim", None), property):
+        values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
+
+
 def check_uniform(config: Any, sizes: Mapping[str, int], family: Family) -> None:
     """Check that the stock configuration class takes these sizes in every layer.
 
@@ -47,7 +56,7 @@ def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | Non
     """Why the stock class refuses, or None where it accepts."""
     values = config.to_dict()
     values.pop("per_layer_config", None)
-    values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
+    set_head_dim(values, config, stock_class(type(config)))
     for name, size in sizes.items():
         if size < 1:
             return f"a stock model has at least 1 for {name}."
@@ -67,10 +76,10 @@ def _allowed_heads(config: Any, family: Family) -> str:
     attention = family.attention
     if attention is None:
         return ""
-    every = [attention.sizes(config, groups) for groups in range(1, getattr(config, attention.groups_field) + 1)]
+    every = {groups: attention.sizes(config, groups) for groups in range(1, attention.groups(config) + 1)}
     allowed = [
-        f"{sizes[attention.heads_field]} ({sizes[attention.groups_field]})"
-        for sizes in every
+        f"{sizes[attention.heads_field]} ({groups})"
+        for groups, sizes in every.items()
         if _refusal(config, sizes, family) is None
     ]
     return f"Of whole KV groups it accepts these numbers of heads (and KV heads): {', '.join(allowed)}."

@@ -29,7 +29,7 @@ class AttentionSite(_SiteDeclaration):
 
     Attributes:
         heads_field, groups_field: where the configuration has the numbers of query heads and of groups; the same field
-            where every head has a key and a value of its own.
+            where every head has a key and a value of its own, and none where all heads share one group.
         heads_attributes, groups_attributes: where the attention module keeps these numbers, if its forward pass reads
             them there; most read off the shapes.
         reads_config: its forward pass reads them in `module.config`.
@@ -44,7 +44,7 @@ class AttentionSite(_SiteDeclaration):
     output: str = "o_proj"
     interleaved: bool = False
     heads_field: str = "num_attention_heads"
-    groups_field: str = "num_key_value_heads"
+    groups_field: str | None = "num_key_value_heads"
     heads_attributes: tuple[str, ...] = ()
     groups_attributes: tuple[str, ...] = ()
     reads_config: bool = False
@@ -52,13 +52,21 @@ class AttentionSite(_SiteDeclaration):
 
     def sizes(self, config: Any, groups: int) -> dict[str, int]:
         """The configuration's numbers of heads and groups where so many of the dense model's groups are left."""
-        per_group = getattr(config, self.heads_field) // getattr(config, self.groups_field)
-        return {self.groups_field: groups, self.heads_field: groups * per_group}
+        per_group = getattr(config, self.heads_field) // self.groups(config)
+        return self._sizes(groups, groups * per_group)
 
     def query_sizes(self, config: Any, per_group: int) -> dict[str, int]:
         """The same where so many query heads of every group are left; without any, the groups are gone too."""
-        groups = getattr(config, self.groups_field) if per_group else 0
-        return {self.groups_field: groups, self.heads_field: groups * per_group}
+        groups = self.groups(config) if per_group else 0
+        return self._sizes(groups, groups * per_group)
+
+    def groups(self, config: Any) -> int:
+        """The dense model's number of groups."""
+        return 1 if self.groups_field is None else getattr(config, self.groups_field)
+
+    def _sizes(self, groups: int, heads: int) -> dict[str, int]:
+        sizes = {} if self.groups_field is None else {self.groups_field: groups}
+        return sizes | {self.heads_field: heads}
 
 
 class MlpSite(_SiteDeclaration):
@@ -107,6 +115,7 @@ class Family(_Declaration):
     Attributes:
         name: what users type after ``--slicer``.
         model_types: the `model_type` values of config.json that belong to the family.
+        where: fields of the configuration and their values, for model types that are built in more than one way.
         title: what people call its models, for the documentation.
         layers: path of the list of decoder layers in the causal LM.
         attention, mlp: where the units live; None where nothing can be removed.
@@ -120,6 +129,7 @@ class Family(_Declaration):
 
     name: str
     model_types: tuple[str, ...]
+    where: dict[str, Any] = {}
     title: str = ""
     layers: str = "model.layers"
     attention: AttentionSite | None = AttentionSite()
@@ -129,6 +139,12 @@ class Family(_Declaration):
     why: str = ""
     starts_with_bos: bool = False
     learned_positions: bool = False
+
+    def covers(self, model_type: str, config: Any) -> bool:
+        """Whether it is declared for a model, by its configuration."""
+        return model_type in self.model_types and all(
+            getattr(config, field, None) == value for field, value in self.where.items()
+        )
 
     def of(self, config: Any) -> Family:
         """What holds for one model of the family, by its configuration."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.contracts import AttentionSite, Family, MlpSite
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.units import Site, SiteKind, UnitKind, UnitTable
@@ -33,14 +34,18 @@ class Part:
     rest: int = 0
 
 
-def find_family(families: list[Family], slicer: str, model_type: str) -> Family | None:
-    """The family for a model: by name, or from its `model_type` where `slicer` is ``auto``; None if none is declared.
+def find_family(families: list[Family], slicer: str, config: Any) -> Family | None:
+    """The family for a dense or pruned model: by name, or from its configuration where `slicer` is ``auto``.
+
+    Returns:
+        None if none is declared.
 
     Raises:
         UnknownNameError: no family has that name.
     """
     if slicer == "auto":
-        return next((family for family in families if model_type in family.model_types), None)
+        model_type = stock_class(type(config)).model_type
+        return next((family for family in families if family.covers(model_type, config)), None)
     for family in families:
         if family.name == slicer:
             return family
@@ -64,7 +69,7 @@ def site_parts(layer: nn.Module, family: Family, config: Any, kind: SiteKind) ->
     attention = family.attention
     assert attention is not None
     width = _linear(layer, attention.path(attention.output), family).in_features
-    groups = _count(config, attention.groups_field, family)
+    groups = 1 if attention.groups_field is None else _count(config, attention.groups_field, family)
     per_group = width // groups
     head_dim = width // _count(config, attention.heads_field, family)
     if kind == "query":

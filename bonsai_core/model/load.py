@@ -70,7 +70,7 @@ def find_parent(name: str, registry: Registry, *, slicer: str = "auto", trust_re
             f"made from; --load-in 8bit or 4bit quantises it while it is measured."
         )
     families = registry.families()
-    family = find_family(families, slicer, config.model_type) or _recognised(config, families)
+    family = find_family(families, slicer, config) or _recognised(config, families)
     return Parent(name, source, config, family.of(config))
 
 
@@ -253,8 +253,7 @@ def register_checkpoints(registry: Registry | None = None, *, of: str | None = N
 
 def declared_family(source: str, *, trust_remote_code: bool = False) -> Family | None:
     """The family of a dense or pruned checkpoint, if one is declared."""
-    model_type = stock_class(type(model_config(find_source(source), trust_remote_code))).model_type
-    return next((family for family in Registry().families() if model_type in family.model_types), None)
+    return find_family(Registry().families(), "auto", model_config(find_source(source), trust_remote_code))
 
 
 def start_token(family: Family | None, tokenizer: Any) -> int | None:

@@ -153,10 +153,11 @@ def _candidates(config: Any, layers: str, seen: list[_Seen], model: Any) -> Iter
     heads_field = _field(config, HEADS_FIELDS)
     if heads_field is None:
         return
-    layer, groups_fields = model.get_submodule(layers)[0], dict.fromkeys((_field(config, GROUPS_FIELDS), heads_field))
+    # Without a field, or with one that multi-query attention does not obey, all heads may share one group.
+    layer, groups_fields = model.get_submodule(layers)[0], (_field(config, GROUPS_FIELDS), heads_field, None)
     attentions = [
         attention
-        for groups_field in filter(None, groups_fields)
+        for groups_field in dict.fromkeys(groups_fields)
         for attention in _attentions(config, heads_field, groups_field, seen, hidden, layer)
     ]
     for attention, mlp in itertools.product((*attentions, None), _mlps(config, seen, hidden)):
@@ -176,9 +177,9 @@ def _field(config: Any, names: tuple[str, ...]) -> str | None:
 
 
 def _attentions(
-    config: Any, heads_field: str, groups_field: str, seen: list[_Seen], hidden: int, layer: nn.Module
+    config: Any, heads_field: str, groups_field: str | None, seen: list[_Seen], hidden: int, layer: nn.Module
 ) -> Iterator[AttentionSite]:
-    heads, groups = getattr(config, heads_field), getattr(config, groups_field)
+    heads, groups = getattr(config, heads_field), 1 if groups_field is None else getattr(config, groups_field)
     for output in seen:
         head_dim, rest = divmod(output.columns, heads)
         before = [s for s in seen[: seen.index(output)] if s.parent == output.parent and s.reads != output.reads]

@@ -273,7 +273,8 @@ class Subject:
         module = self._layer(site).get_submodule(attention.module)
         heads = self._heads(site, count)
         told: dict[str, Any] = {name: heads[attention.heads_field] for name in attention.heads_attributes}
-        told |= {name: heads[attention.groups_field] for name in attention.groups_attributes}
+        if attention.groups_field is not None:
+            told |= {name: heads[attention.groups_field] for name in attention.groups_attributes}
         if site.kind == "query" and hasattr(module, PER_GROUP):
             told[PER_GROUP] = count
         if attention.reads_config:
