@@ -16,7 +16,7 @@ INFERENCE = """
 import json, sys
 from bonsai_core import EvalConfig, evaluate
 from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.load import find_device
+from bonsai_core.model.placement import find_device
 evaluate(EvalConfig(models=(sys.argv[1],), dense="none"))
 print(json.dumps(peak_bytes(find_device("auto"))))
 """

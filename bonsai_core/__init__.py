@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from bonsai_core.evaluation.compare import evaluate
     from bonsai_core.evaluation.config import EvalConfig
     from bonsai_core.hooks import hookimpl
-    from bonsai_core.model.load import load_model, register_checkpoints
+    from bonsai_core.model.find import register_checkpoints
+    from bonsai_core.model.load import load_model
     from bonsai_core.registry import Registry
     from bonsai_core.units import UnitTable
 

@@ -209,7 +209,7 @@ class TestTasks:
             measured(small_run, [pruned], tasks=f"{questions},elsewhere/{questions.name}")
 
     def test_a_missing_file_is_told(self, small_run: RunConfig, pruned: Path) -> None:
-        with pytest.raises(BonsaiError, match=r"no file of questions missing\.jsonl"):
+        with pytest.raises(BonsaiError, match=r"no file 'missing\.jsonl'.*question"):
             measured(small_run, [pruned], tasks="missing.jsonl")
 
     def test_the_work_adds_up(self, small_run: RunConfig, pruned: Path, questions: Path) -> None:

@@ -22,7 +22,7 @@ from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.contracts.metric import token_kl, token_nll
 from bonsai_core.engine.setup import open_workspace
-from bonsai_core.model.load import register_checkpoints
+from bonsai_core.model.find import register_checkpoints
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
 from bonsai_core.sources import draw_questions

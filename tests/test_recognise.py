@@ -11,7 +11,7 @@ from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
-from bonsai_core.model.load import find_parent
+from bonsai_core.model.find import find_parent
 from bonsai_core.model.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
 from bonsai_core.model.verify import misfit

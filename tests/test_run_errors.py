@@ -40,7 +40,7 @@ from bonsai_core import (
 )
 from bonsai_core.config import read_recipe
 from bonsai_core.contracts.events import Event, StageStarted, Warned
-from bonsai_core.model.load import find_parent
+from bonsai_core.model.find import find_parent
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]

@@ -31,10 +31,12 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
+from bonsai_core.model.find import find_source
 from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.load import find_device, find_source, fingerprint, load_model, load_tokenizer
+from bonsai_core.model.load import fingerprint, load_model, load_tokenizer
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import find_device
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes

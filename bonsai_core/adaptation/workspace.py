@@ -16,15 +16,10 @@ from bonsai_core.adaptation.data import Course, plan_course
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import (
-    check_positions,
-    declared_family,
-    find_device,
-    find_source,
-    load_tokenizer,
-    model_config,
-    start_token,
-)
+from bonsai_core.model.find import declared_family, find_source, model_config
+from bonsai_core.model.load import load_tokenizer
+from bonsai_core.model.placement import find_device
+from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.rundir import free_path
 from bonsai_core.sources import Text, load_text, tokenize, windows_of

@@ -131,7 +131,7 @@ def families(markdown: bool) -> None:
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""
     from bonsai_core.cli.tables import unit_view
-    from bonsai_core.model.load import load_unit_table
+    from bonsai_core.model.find import load_unit_table
 
     _quiet()
     table = load_unit_table(settings(values, None), installed())

@@ -19,20 +19,12 @@ from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
 from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.find import Parent, find_parent, table_of
 from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import (
-    Parent,
-    check_positions,
-    find_parent,
-    fingerprint,
-    load_as_configured,
-    load_tokenizer,
-    start_token,
-    table_of,
-    weight_files,
-)
+from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer, weight_files
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
+from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
 from bonsai_core.recipes import is_recipe_file

@@ -19,21 +19,13 @@ from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import (
-    check_positions,
-    declared_family,
-    find_device,
-    find_source,
-    load_as_configured,
-    load_tokenizer,
-    model_config,
-    start_token,
-    weights_directory,
-)
+from bonsai_core.model.load import load_as_configured, load_tokenizer, weights_directory
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import input_device
+from bonsai_core.model.placement import find_device, input_device
+from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.sources import (
     Question,
@@ -91,9 +83,6 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     files = {Path(name).stem: name for name in names}
     if len(files) < len(names):
         raise BonsaiError(f"--tasks {','.join(names)}: two files of the same name cannot be told apart.")
-    for name in names:
-        if not user_path(name).is_file():
-            raise BonsaiError(f"There is no file of questions {name}.")
     harness = Harness(others, config.include_path) if others else None
     rows = {task: read_rows(name) for task, name in files.items()}
     text = load_evaluation_text(config.dataset)

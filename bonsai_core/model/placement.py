@@ -15,6 +15,28 @@ LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        BonsaiError: torch does not know the name, or has no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            here.append("mps")
+        reason = str(error).splitlines()[0]
+        raise BonsaiError(f"The device {name!r} cannot be used: {reason} Available: {', '.join(here)}.") from None
+    return device
+
+
 def loading_options(
     load_in: LoadIn, device_map: DeviceMap, max_memory: str | None, place: torch.device, dtype: str
 ) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def read_rows(name: str) -> list[Row]:
     """
     if user_path(name).suffix.lower() != ".jsonl":
         raise BonsaiError(f"{name!r} is no .jsonl file. Multiple-choice questions are read from one. {SHAPE}")
-    rows = [_row(value, where) for value, where in json_objects(name)]
+    rows = [_row(value, where) for value, where in json_objects(name, SHAPE, SHAPE)]
     if not rows:
         raise BonsaiError(f"{name!r} holds no question. {SHAPE}")
     return rows

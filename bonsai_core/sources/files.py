@@ -14,6 +14,8 @@ from bonsai_core.sources.text import BLANK_LINES, join
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
 _PATH_SUFFIXES = {".txt", ".md", *_JSON_SUFFIXES}
+_TEXT_ROWS = 'Each line must be an object like {"text": "..."}.'
+_TEXTS = "--dataset takes a file, a named data set (builtin, wikitext2, c4), or a hub id (owner/name)."
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -38,9 +40,9 @@ def is_path(name: str) -> bool:
 def read_file(name: str) -> tuple[str, list[int]]:
     """A file's text, and where in it a paragraph or document starts."""
     if user_path(name).suffix.lower() in _JSON_SUFFIXES:
-        text, starts = join(text_of(row, where) for row, where in json_objects(name))
+        text, starts = join(text_of(row, where) for row, where in json_objects(name, _TEXT_ROWS, _TEXTS))
     else:
-        text = _content(name)
+        text = _content(name, _TEXTS)
         first = len(text) - len(text.lstrip())  # blank lines before the text divide nothing
         starts = [found.end() for found in BLANK_LINES.finditer(text.rstrip(), first)]
     if not text.strip():
@@ -48,35 +50,36 @@ def read_file(name: str) -> tuple[str, list[int]]:
     return text, starts
 
 
-def json_objects(name: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+def json_objects(name: str, shape: str, instead: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     """The object on each line of a JSON lines file, and where it stands, for messages; blank lines are passed over.
+
+    Args:
+        shape: a sentence for messages: what a line must be like.
+        instead: another: what can be given where there is no such file.
 
     Raises:
         BonsaiError: the file cannot be read, or a line is no JSON object.
     """
-    for number, line in enumerate(_content(name).split("\n"), start=1):
+    for number, line in enumerate(_content(name, instead).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{name!r}, line {number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise BonsaiError(
-                f"{where}: not valid JSON ({error.msg}, column {error.colno}). Each line must be one object "
-                'like {"text": "..."}.'
-            ) from error
+            raise BonsaiError(f"{where}: not valid JSON ({error.msg}, column {error.colno}). {shape}") from error
         if not isinstance(row, dict):
-            raise BonsaiError(f'{where}: a {type(row).__name__}, where an object like {{"text": "..."}} is needed.')
+            raise BonsaiError(f"{where}: a {type(row).__name__}, where an object is needed. {shape}")
         yield row, where
 
 
-def _content(name: str) -> str:
+def _content(name: str, instead: str) -> str:
     path = user_path(name)
     try:
         # utf-8-sig: a byte order mark would become a token.
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
-        raise BonsaiError(_missing_file(name, path)) from None
+        raise BonsaiError(f"{_missing_file(name, path)} {instead}") from None
     except UnicodeDecodeError as error:
         raise BonsaiError(
             f"{name!r} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}. "
@@ -93,10 +96,7 @@ def _missing_file(name: str, path: Path) -> str:
         return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
     guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
-    return (
-        f"There is no file {name!r}.{guess} --dataset takes a file, a named data set (builtin, wikitext2, c4), or "
-        "a hub id (owner/name)."
-    )
+    return f"There is no file {name!r}.{guess}"
 
 
 def text_of(row: Mapping[str, Any], where: str) -> str:
