@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.selection import Block, Rules, removal_chains
+from bonsai_core.rules import Rules
+from bonsai_core.selection import Block, removal_chains
 from bonsai_core.units import UnitTable
 
 CANDIDATES = 4

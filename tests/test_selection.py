@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bonsai_core import BonsaiError, UnitTable
-from bonsai_core.selection import Rules, select
+from bonsai_core.rules import Rules
+from bonsai_core.selection import select
 from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
 from bonsai_core.units import Site
 

@@ -24,7 +24,8 @@ LAYERS = [
     {"contracts", "hooks"},
     {"config"},
     {"registry"},
-    {"rundir", "selection", "validation", "report", "families", "recipes"},
+    {"rules", "rundir", "validation", "report", "families", "recipes"},
+    {"selection"},
     {"swaps"},
     {"checkpoint", "sources"},
     {"provenance"},
@@ -35,7 +36,18 @@ LAYERS = [
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-WITHOUT_TORCH = ["contracts", "hooks", "config", "registry", "rundir", "selection", "validation", "report", "units"]
+WITHOUT_TORCH = [
+    "contracts",
+    "hooks",
+    "config",
+    "registry",
+    "rules",
+    "rundir",
+    "selection",
+    "validation",
+    "report",
+    "units",
+]
 SEEDED = {"default_rng", "Generator", "SeedSequence"}
 # Settings that are no plugins' names but share words with them: `uniform` is a shape, `full` a method of adaptation.
 OTHER_SETTINGS = {"shapes", "method", "teacher", "dense", "device_map", "load_in"}

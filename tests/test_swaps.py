@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bonsai_core import UnitTable
-from bonsai_core.selection import Rules, removal_order, select
+from bonsai_core.rules import Rules
+from bonsai_core.selection import removal_order, select
 from bonsai_core.swaps import Swaps
 from bonsai_core.testing.examples import example_table
 

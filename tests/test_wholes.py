@@ -9,7 +9,7 @@ import pytest
 
 from bonsai_core import SampleRequest
 from bonsai_core.engine.wholes import WholeDrops
-from bonsai_core.selection import Rules
+from bonsai_core.rules import Rules
 from bonsai_core.testing.examples import example_table
 
 LAYERS = 10

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.adaptation.lifecycle import AdaptResult
-from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed, weight_bytes
-from bonsai_core.checkpoint.uniform import stock_class
+from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import (
     Event,
@@ -27,28 +26,17 @@ from bonsai_core.contracts.events import (
 )
 from bonsai_core.engine.adaptation import follow_up, planned_adaptation
 from bonsai_core.engine.evaluations import DenseSides, Evaluations
+from bonsai_core.engine.finish import latencies, write_checkpoint
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
-from bonsai_core.engine.setup import (
-    Workspace,
-    disk_bytes,
-    open_workspace,
-    passes_over,
-    with_absolute_paths,
-)
+from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.latency import free_bytes, peak_bytes, side_by_side
-from bonsai_core.model.load import load_model
-from bonsai_core.model.sliced_files import SlicedFiles
+from bonsai_core.model.latency import peak_bytes
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes
 from bonsai_core.versions import versions
-
-LATENCY_REPEATS = 7
-LATENCY_HEADROOM = 1.5
 
 RUNTIMES = {
     "free": "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True",
@@ -214,7 +202,7 @@ class _Run:
         self._save(alive_U)
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
-            self._journal.once("latency", self._latency)
+            self._journal.once("latency", lambda: latencies(work))
         return self._report(alive_U)
 
     def _is_done(self) -> bool:
@@ -276,71 +264,19 @@ class _Run:
 
     def _save(self, keep_U: NDArray[np.bool_]) -> None:
         self._observe(StageStarted("save", 0, "checkpoint"))
-        work, config = self._work, self._work.config
-        saved = self._journal.get("save")
         if self._checkpoint_is_whole():
             return
-        provenance = {
-            "base_model": config.model,
-            "config": config.model_dump(mode="json", exclude={"out", "device"}),
-            "sparsity": work.subject.table.sparsity(keep_U),
-            "versions": versions(),
-            "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in work.subject.table},
-        }
 
         def save() -> dict[str, Any]:
-            with self._directory.writing(f"the checkpoint {self._directory.model_path}"):
-                parameters = self._write_checkpoint(keep_U, provenance)
-            return {"bytes": weight_bytes(self._directory.model_path), "parameters": parameters}
+            path = self._directory.model_path
+            with self._directory.writing(f"the checkpoint {path}"):
+                parameters = write_checkpoint(self._work, keep_U, path)
+            return {"bytes": weight_bytes(path), "parameters": parameters}
 
-        if saved is None:
+        if "save" not in self._journal:
             self._journal.once("save", save)
         else:
             save()
-
-    def _write_checkpoint(self, keep_U: NDArray[np.bool_], provenance: Mapping[str, object]) -> int:
-        """Write the pruned model; returns how many parameters it has."""
-        work, subject, path, shapes = (
-            self._work,
-            self._work.subject,
-            self._directory.model_path,
-            self._work.config.saved_as,
-        )
-        per_layer = subject.layer_sizes(keep_U)
-        added = subject.output_paths() if work.methods.compensator.adds_bias else ()
-        if not isinstance(subject, FrozenSubject):
-            return save_checkpoint(
-                subject.model,
-                work.tokenizer,
-                path,
-                family=work.parent.family,
-                per_layer=per_layer,
-                shapes=shapes,
-                provenance=provenance,
-                added_biases=added,
-            )
-        pieces, dense = SlicedFiles(subject, keep_U), subject.model
-        stock, settings = stock_class(type(dense)), dense.generation_config
-        small = empty_model(pieces.config, stock, work.parent.family, per_layer, shapes, added, settings)
-        save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of)
-        return sum(parameter.numel() for parameter in small.parameters())
-
-    def _latency(self) -> dict[str, Any]:
-        """Dense and pruned taking turns; left out where there is no room for both."""
-        work, config = self._work, self._work.config
-        if config.frozen:
-            return {"skipped": "the dense model does not stand in memory as it is"}
-        if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
-            return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
-        dense = load_model(
-            work.parent.source,
-            dtype=config.dtype,
-            device=config.device,
-            trust_remote_code=config.trust_remote_code,
-        )
-        num_tokens = work.evaluation_NT.shape[1]
-        dense_s, pruned_s = side_by_side(dense, work.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
-        return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}
 
 
 def _announcer(registry: Registry) -> Callable[[str, int], None]:

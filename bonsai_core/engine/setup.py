@@ -29,7 +29,8 @@ from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
 from bonsai_core.recipes import is_recipe_file
 from bonsai_core.registry import Registry
-from bonsai_core.selection import Rules, select
+from bonsai_core.rules import Rules
+from bonsai_core.selection import select
 from bonsai_core.sources import Text, absolute_names, load_text, windows_of
 from bonsai_core.units import Site, UnitTable
 from bonsai_core.versions import versions

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, SampleRequest
-from bonsai_core.selection import Rules, mean_prior
+from bonsai_core.rules import Rules
+from bonsai_core.selection import mean_prior
 from bonsai_core.units import Whole
 
 WHOLES_STREAM = 3

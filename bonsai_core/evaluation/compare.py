@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +14,20 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.contracts.events import EvaluationStarted, Event, StageStarted, TokensDone, Warned
 from bonsai_core.errors import BonsaiError
+from bonsai_core.evaluation.candidates import Candidate, find_candidates
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
-from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import load_as_configured, load_tokenizer, weights_directory
+from bonsai_core.model.load import load_as_configured, weights_directory
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device, input_device
-from bonsai_core.model.reading import check_positions, start_token
-from bonsai_core.provenance import Origin, find_origin
-from bonsai_core.sources import (
-    Question,
-    draw_questions,
-    load_evaluation_text,
-    read_rows,
-    user_path,
-    windows_of,
-)
+from bonsai_core.sources import load_evaluation_text, read_rows, user_path
 from bonsai_core.versions import versions
 
 CHECKED_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A model to be measured, and what it is measured on in its own tokens.
-
-    Attributes:
-        name: what the user calls it.
-        windows_NL: of the text, int64.
-        questions: per task.
-    """
-
-    name: str
-    source: str
-    is_dense: bool
-    tokenizer: Any
-    windows_NL: NDArray[np.int64]
-    questions: dict[str, list[Question]]
-
-    @property
-    def num_tokens(self) -> int:
-        """That go through the model."""
-        asked = sum(len(ids) for task in self.questions.values() for question in task for ids in question.sequences)
-        return int(self.windows_NL.size) + asked
 
 
 def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
@@ -90,38 +56,7 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     def warn(message: str) -> None:
         observe(Warned(message))
 
-    candidates: list[_Candidate] = []
-    for name, origin, is_dense in _named(config, warn):
-        source = find_source(origin.source)
-        tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        family = declared_family(source, trust_remote_code=config.trust_remote_code)
-        start = start_token(family, tokenizer)
-        windows_NL = windows_of(
-            text,
-            tokenizer,
-            num_windows=config.eval_samples,
-            sequence_length=config.eval_sequence_length,
-            seed=None,
-            what="evaluation",
-            warn=warn if not candidates else lambda message: None,
-            start=start,
-        )
-        questions = {
-            task: draw_questions(
-                found,
-                tokenizer,
-                num_questions=config.limit or len(found),
-                seed=config.seed,
-                draw=0,
-                warn=warn if not candidates else lambda message: None,
-                start=start,
-            )
-            for task, found in rows.items()
-        }
-        check_positions(model_config(source, config.trust_remote_code), family, config.eval_sequence_length, warn)
-        candidates.append(_Candidate(name, source, is_dense, tokenizer, windows_NL, questions))
-    if any(not np.array_equal(one.windows_NL, candidates[0].windows_NL) for one in candidates):
-        warn("The models do not have the same tokens, so their perplexities cannot be compared.")
+    candidates = find_candidates(config, text, rows, warn)
     observe(EvaluationStarted(sum(candidate.num_tokens for candidate in candidates)))
     models: list[dict[str, Any]] = []
     scores: list[dict[str, TaskScore]] = []
@@ -134,7 +69,7 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     dtypes = {entry["dtype"] for entry in models}
     if len(dtypes) > 1:
         warn(f"The models have weights of different types ({', '.join(sorted(dtypes))}): --dtype gives all the same.")
-    groups: list[list[_Candidate]] = []
+    groups: list[list[Candidate]] = []
     if config.speed:
         observe(StageStarted("latency", 0, "timing"))
         groups = [candidates] if _room_for_all(models, config, warn) else [[candidate] for candidate in candidates]
@@ -157,30 +92,6 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     }
 
 
-def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, Origin, bool]]:
-    """(name, where it is, whether it is the dense one) of all models, the dense one first."""
-    found = [(name, find_origin(name), False) for name in dict.fromkeys(config.models)]
-    dense = config.dense
-    if dense == "auto":
-        parents = list(dict.fromkeys(origin.dense for _, origin, _ in found if origin.dense is not None))
-        if len(parents) > 1:
-            warn(f"The models come from different dense ones ({', '.join(parents)}); the first is beside them.")
-        dense = parents[0] if parents else "none"
-        if dense != "none":
-            try:
-                model_config(find_source(dense), config.trust_remote_code)
-            except BonsaiError as error:
-                warn(f"The dense model {dense} is not beside them, because it cannot be loaded: {error}")
-                dense = "none"
-    if dense == "none":
-        if config.dense != "none":
-            warn("No dense model is beside them: --dense names one.")
-        return found
-    origin = find_origin(dense)
-    beside = [row for row in found if not _same(row[1].source, origin.source)]
-    return [(dense, origin, True), *beside]
-
-
 def _room_for_all(models: Sequence[Mapping[str, Any]], config: EvalConfig, warn: Callable[[str], None]) -> bool:
     """Whether all models can stand in memory together while one of them generates."""
     loaded = [entry["loaded_bytes"] for entry in models]
@@ -193,14 +104,8 @@ def _room_for_all(models: Sequence[Mapping[str, Any]], config: EvalConfig, warn:
     return False
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two sources are one folder, or one id."""
-    first, second = Path(find_source(one)), Path(find_source(other))
-    return first == second or (first.is_dir() and second.is_dir() and first.samefile(second))
-
-
 def _measure(
-    candidate: _Candidate, config: EvalConfig, harness: Harness | None, observe: Callable[[Event], None]
+    candidate: Candidate, config: EvalConfig, harness: Harness | None, observe: Callable[[Event], None]
 ) -> tuple[dict[str, Any], dict[str, TaskScore]]:
     """Everything that needs no other model."""
     observe(StageStarted("evaluate", 0, f"{candidate.name}: perplexity"))

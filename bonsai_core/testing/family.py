@@ -15,7 +15,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.model.head import Head
 from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
-from bonsai_core.selection import Rules
+from bonsai_core.rules import Rules
 from bonsai_core.units import UnitKind, UnitTable
 
 BATCH, TOKENS, PROMPT = 2, 9, 5

@@ -1,0 +1,76 @@
+"""What a run ends with: the checkpoint, and the dense and the pruned model timed side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
+from bonsai_core.checkpoint.uniform import stock_class
+from bonsai_core.engine.setup import Workspace
+from bonsai_core.model.frozen import FrozenSubject
+from bonsai_core.model.latency import free_bytes, side_by_side
+from bonsai_core.model.load import load_model
+from bonsai_core.model.sliced_files import SlicedFiles
+from bonsai_core.versions import versions
+
+LATENCY_REPEATS = 7
+LATENCY_HEADROOM = 1.5
+
+
+def write_checkpoint(work: Workspace, keep_U: NDArray[np.bool_], path: Path) -> int:
+    """Write the pruned model and where it comes from; a model that is not sliced in place is sliced on disk.
+
+    Args:
+        keep_U: the units it has, bool [U].
+
+    Returns:
+        How many parameters it has.
+    """
+    config, subject, family = work.config, work.subject, work.parent.family
+    per_layer, shapes = subject.layer_sizes(keep_U), config.saved_as
+    added = subject.output_paths() if work.methods.compensator.adds_bias else ()
+    provenance = {
+        "base_model": config.model,
+        "config": config.model_dump(mode="json", exclude={"out", "device"}),
+        "sparsity": subject.table.sparsity(keep_U),
+        "versions": versions(),
+        "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in subject.table},
+    }
+    if not isinstance(subject, FrozenSubject):
+        return save_checkpoint(
+            subject.model,
+            work.tokenizer,
+            path,
+            family=family,
+            per_layer=per_layer,
+            shapes=shapes,
+            provenance=provenance,
+            added_biases=added,
+        )
+    pieces, dense = SlicedFiles(subject, keep_U), subject.model
+    stock, settings = stock_class(type(dense)), dense.generation_config
+    small = empty_model(pieces.config, stock, family, per_layer, shapes, added, settings)
+    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of)
+    return sum(parameter.numel() for parameter in small.parameters())
+
+
+def latencies(work: Workspace) -> dict[str, Any]:
+    """Dense and pruned taking turns; left out where there is no room for both."""
+    config = work.config
+    if config.frozen:
+        return {"skipped": "the dense model does not stand in memory as it is"}
+    if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
+        return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
+    dense = load_model(
+        work.parent.source,
+        dtype=config.dtype,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    num_tokens = work.evaluation_NT.shape[1]
+    dense_s, pruned_s = side_by_side(dense, work.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
+    return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}

@@ -1,0 +1,122 @@
+"""The models of an evaluation, found by their names, and what each is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.model.find import declared_family, find_source, model_config
+from bonsai_core.model.load import load_tokenizer
+from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.provenance import Origin, find_origin
+from bonsai_core.sources import Question, Text, draw_questions, windows_of
+from bonsai_core.sources.choices import Row
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be measured, and what it is measured on in its own tokens.
+
+    Attributes:
+        name: what the user calls it.
+        windows_NL: of the text, int64.
+        questions: per task.
+    """
+
+    name: str
+    source: str
+    is_dense: bool
+    tokenizer: Any
+    windows_NL: NDArray[np.int64]
+    questions: dict[str, list[Question]]
+
+    @property
+    def num_tokens(self) -> int:
+        """That go through the model."""
+        asked = sum(len(ids) for task in self.questions.values() for question in task for ids in question.sequences)
+        return int(self.windows_NL.size) + asked
+
+
+def find_candidates(
+    config: EvalConfig, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
+) -> list[Candidate]:
+    """All models to be measured, the dense one first; no weight is read.
+
+    Args:
+        text: what perplexity is measured on.
+        rows: questions per task.
+
+    Raises:
+        BonsaiError: there is no such model, or it cannot read windows so long.
+    """
+    candidates: list[Candidate] = []
+    for name, origin, is_dense in _named(config, warn):
+        source = find_source(origin.source)
+        tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+        family = declared_family(source, trust_remote_code=config.trust_remote_code)
+        start = start_token(family, tokenizer)
+        warn_once = warn if not candidates else lambda message: None
+        windows_NL = windows_of(
+            text,
+            tokenizer,
+            num_windows=config.eval_samples,
+            sequence_length=config.eval_sequence_length,
+            seed=None,
+            what="evaluation",
+            warn=warn_once,
+            start=start,
+        )
+        questions = {
+            task: draw_questions(
+                found,
+                tokenizer,
+                num_questions=config.limit or len(found),
+                seed=config.seed,
+                draw=0,
+                warn=warn_once,
+                start=start,
+            )
+            for task, found in rows.items()
+        }
+        check_positions(model_config(source, config.trust_remote_code), family, config.eval_sequence_length, warn)
+        candidates.append(Candidate(name, source, is_dense, tokenizer, windows_NL, questions))
+    if any(not np.array_equal(one.windows_NL, candidates[0].windows_NL) for one in candidates):
+        warn("The models do not have the same tokens, so their perplexities cannot be compared.")
+    return candidates
+
+
+def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, Origin, bool]]:
+    """(name, where it is, whether it is the dense one) of all models, the dense one first."""
+    found = [(name, find_origin(name), False) for name in dict.fromkeys(config.models)]
+    dense = config.dense
+    if dense == "auto":
+        parents = list(dict.fromkeys(origin.dense for _, origin, _ in found if origin.dense is not None))
+        if len(parents) > 1:
+            warn(f"The models come from different dense ones ({', '.join(parents)}); the first is beside them.")
+        dense = parents[0] if parents else "none"
+        if dense != "none":
+            try:
+                model_config(find_source(dense), config.trust_remote_code)
+            except BonsaiError as error:
+                warn(f"The dense model {dense} is not beside them, because it cannot be loaded: {error}")
+                dense = "none"
+    if dense == "none":
+        if config.dense != "none":
+            warn("No dense model is beside them: --dense names one.")
+        return found
+    origin = find_origin(dense)
+    beside = [row for row in found if not _same(row[1].source, origin.source)]
+    return [(dense, origin, True), *beside]
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two sources are one folder, or one id."""
+    first, second = Path(find_source(one)), Path(find_source(other))
+    return first == second or (first.is_dir() and second.is_dir() and first.samefile(second))
