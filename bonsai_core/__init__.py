@@ -91,7 +91,7 @@ _HOMES = {
     "hookimpl": "hooks",
     "load_model": "model.load",
     "perplexity_of": "contracts",
-    "register_checkpoints": "model.load",
+    "register_checkpoints": "model.find",
     "resume": "engine",
     "resume_adaptation": "adaptation.lifecycle",
     "run": "engine",

@@ -138,7 +138,7 @@ class RunConfig(BaseModel):
     round_to: ByKind[Positive] = Field(
         1,
         description="Widths of MLPs and experts become multiples of this (64 or 128 suit GPUs); or "
-        "attention=2,mlp=64. Those of experts always are of 8.",
+        "attention=2,mlp=64. Widths of experts are of 8 unless named.",
     )
     min_units: ByKind[Annotated[int, Field(ge=0)]] = Field(
         1,

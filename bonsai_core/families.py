@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from bonsai_core.contracts import AttentionSite, Family
 
-HEADER = ("--slicer", "models", "model_type", "units", "of these, with a stock checkpoint", "note")
+HEADER = (
+    "--slicer",
+    "models",
+    "model_type",
+    "units with shapes free (a checkpoint for transformers)",
+    "units with shapes uniform (a stock checkpoint, for every runtime)",
+    "note",
+)
 
 
 def family_rows(families: Sequence[Family]) -> list[tuple[str, ...]]:
@@ -34,7 +41,8 @@ def _units(family: Family) -> list[str]:
     """What may leave, each layer for itself: a checkpoint with its own modeling file, which transformers loads."""
     attention = family.attention
     heads = [] if attention is None else [_heads(attention)]
-    sub_layers = [] if attention is None and family.experts else ["sub-layers"]
+    wholes = (attention is not None, family.experts is None)
+    sub_layers = {(True, True): ["sub-layers"], (True, False): ["attentions"], (False, True): ["MLPs"]}.get(wholes, [])
     inner = ["experts or their widths"] if family.experts else ["MLP channels"]
     return [*heads, *inner, *sub_layers, "layers"]
 
@@ -47,7 +55,7 @@ def _heads(attention: AttentionSite) -> str:
 
 def _stock_units(family: Family) -> list[str]:
     """What may leave in equal numbers from all layers, or with its layer: a checkpoint of the stock class."""
-    never = {"sub-layers"}
+    never = {"sub-layers", "attentions", "MLPs"}
     if family.attention is not None and family.attention.divides_hidden_size:
         never.add(_heads(family.attention))
     return [unit for unit in _units(family) if unit not in never]

@@ -25,7 +25,7 @@ class Rules:
         units: what may leave.
         rank: ``importance``: a block's mean importance; ``density``: that per parameter.
         round_to: numbers of units become multiples of this: those of the MLP, or of each kind named. Those of
-            `expert_width` are multiples of 8 in any case that does not name them.
+            `expert_width` are multiples of 8 unless they are named.
         min_units: units that every site keeps, or those of each kind named; 1 of others. For layers, how many stay.
         max_fraction: share of its units that a site may lose, or those of each kind named. For layers, share of them.
         protect: layers that stay whole.

@@ -36,6 +36,7 @@ from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
 from bonsai_core.adaptation.workspace import open_adaptation
 from bonsai_core.contracts.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.engine import dry_run
 from bonsai_core.model.head import Head
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import Journal
@@ -210,9 +211,10 @@ class TestTeacher:
             files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.npy", "log_p.npy")])
         assert files[0] == files[1]
 
-    def test_everything_cannot_be_stored_as_the_likeliest(self, tmp_path: Path) -> None:
-        with pytest.raises(BonsaiError, match="--teacher-top-k 512"):
-            StoredTeacher(tmp_path / "teacher", (1, 1, VOCABULARY), VOCABULARY)
+    def test_everything_cannot_be_stored_as_the_likeliest(self, pruned: Path, tmp_path: Path) -> None:
+        with pytest.raises(BonsaiError, match=f"--teacher-top-k {VOCABULARY} is no less"):
+            adapt(configured(pruned, tmp_path / "out", teacher_top_k=VOCABULARY))
+        assert not (tmp_path / "out").exists()
 
     def test_one_with_other_tokens_is_refused(
         self, pruned: Path, registry: Registry, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
@@ -458,7 +460,7 @@ def test_the_curve_is_told_and_narrow_text_warned_of(pruned: Path, tmp_path: Pat
     assert [(point.step, point.perplexity) for point in points] == [
         (row["step"], row["perplexity"]) for row in result.report["curve"]
     ]
-    assert any(isinstance(event, Warned) and "narrow" in event.text for event in listener.events)
+    assert any(isinstance(event, Warned) and "better on such text" in event.text for event in listener.events)
     assert (tmp_path / "out/curve.svg").read_text().startswith("<?xml")
 
 
@@ -514,9 +516,24 @@ def test_a_run_can_be_adapted_in_one_go(small_run: RunConfig, registry: Registry
     assert weights(resumed.adapted) == weights(whole.adapted)
 
 
-def test_a_wrong_recipe_is_found_before_anything_is_pruned(
-    small_run: RunConfig, registry: Registry, tmp_path: Path
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("lorra", "Available: full, lora, paper, scales"),
+        ("{teacher: ./missing}", "teacher cannot be loaded"),
+        ("{dataset: missing.txt}", "no file 'missing.txt'"),
+        ("{sequence_length: 100000}", "fewer than one sequence"),
+        (f"{{teacher_top_k: {VOCABULARY}}}", "no less than the vocabulary"),
+    ],
+)
+def test_what_is_wrong_with_an_adaptation_is_found_before_anything_is_pruned(
+    small_run: RunConfig, registry: Registry, recipe: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BonsaiError, match="Available: full, lora, paper, scales"):
-        run(small_run.model_copy(update={"out": tmp_path / "out", "adapt": "lorra"}), registry=registry)
+    if recipe.startswith("{"):
+        (tmp_path / "after.yaml").write_text(recipe)
+        recipe = str(tmp_path / "after.yaml")
+    config = small_run.model_copy(update={"out": tmp_path / "out", "adapt": recipe})
+    for what in (run, dry_run):
+        with pytest.raises(BonsaiError, match=message):
+            what(config, registry=registry)
     assert not (tmp_path / "out").exists()

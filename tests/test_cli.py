@@ -123,6 +123,42 @@ def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# Adaptation
+
+
+ADAPT = ["--batch-size", "4", "--sequence-length", "32", "--eval-samples", "2", "--eval-sequence-length", "64"]
+
+
+def test_adapt_takes_recipes_then_the_environment_then_options(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapted"
+    command = [str(finished), "--config", "full", "--recover", "scales", "--out", str(out), "--evaluations", "1"]
+    shown = bonsai("adapt", *command, *ADAPT, BONSAI_ADAPT_STEPS="3", BONSAI_ADAPT_BATCH_SIZE="16")
+    assert f"Adapting {finished} (scales) in 3 steps on 384 tokens" in shown
+    assert "loss" in shown
+    report = json.loads((out / "report.json").read_text())
+    assert (report["config"]["method"], report["steps"], report["config"]["batch_size"]) == ("scales", 3, 4)
+    assert f"{report['perplexity']['after']:.2f}" in shown
+    assert f"{report['perplexity']['after']:.2f}" in bonsai("report", str(out))
+    assert f"{report['perplexity']['after']:.2f}" in bonsai("resume", str(out))
+
+
+def test_the_papers_recipe_has_the_papers_values(finished: Path, tmp_path: Path) -> None:
+    command = [str(finished), "--config", "paper", "--out", str(tmp_path / "adapted"), "--steps", "1"]
+    bonsai("adapt", *command, "--evaluations", "1", *ADAPT)
+    settings = json.loads((tmp_path / "adapted/report.json").read_text())["config"]
+    expected = {"method": "lora", "lora_rank": 128, "lora_alpha": 512, "lora_dropout": 0.05, "learning_rate": 1e-4}
+    assert expected.items() <= settings.items()
+    assert (settings["kl_weight"], settings["batch_size"]) == (0.01, 4)
+
+
+def test_a_dry_run_tells_of_the_adaptation_too(recipe: Path, tmp_path: Path) -> None:
+    after = tmp_path / "after.yaml"
+    after.write_text("{method: full, steps: 4, batch_size: 4, sequence_length: 32}")
+    command = ["run", "--config", str(recipe), "--out", str(tmp_path / "run"), "--adapt", str(after)]
+    assert "Would then adapt it (full) in 4 steps on 512 tokens" in bonsai(*command, "--dry-run")
+    assert not (tmp_path / "run").exists()
+
+
 # What must not be slow
 
 

@@ -25,9 +25,10 @@ from bonsai_core.engine.setup import open_workspace
 from bonsai_core.model.find import register_checkpoints
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.subject import Subject
+from bonsai_core.model.verify import logits
 from bonsai_core.sources import draw_questions
 from bonsai_core.sources.choices import Row
-from bonsai_core.testing.family import keep_vectors, logits
+from bonsai_core.testing.family import keep_vectors
 
 # One of each model type, and of each way in which one is built.
 ONE_OF_EACH = list({(p.family, p.option if p.family == "falcon" else ""): p for p in reversed(PICOS)}.values())

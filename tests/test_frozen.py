@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, PICOS, Pico, measured, saved
+from conftest import GROUPED, LAYERS, PICOS, Pico, measured, saved
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
 from bonsai_core import BonsaiError, Registry, RunConfig, run
 from bonsai_core.engine.lifecycle import RunResult
 from bonsai_core.model.load import load_model
-from bonsai_core.testing.family import logits
+from bonsai_core.model.verify import logits
 
 # Biases, fused and interleaved projections, tied and renamed weights, an MLP without a module.
-UNLIKE = [next(p for p in PICOS if p.family == name) for name in ("llama", "gemma2", "phi", "phi3", "gpt_neox", "opt")]
+UNLIKE = [
+    next(p for p in PICOS if p.family == name)
+    for name in ("llama", "gemma2", "phi", "phi3", "gpt_neox", "opt", "falcon")
+]
 SPREAD = {"device_map": "auto", "max_memory": "cpu=170KB"}
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is optional")
@@ -62,6 +65,38 @@ def test_a_model_on_disk_is_pruned_like_one_in_memory(
 ) -> None:
     parent = parent_of(pico, tokenizer, tmp_path / "parent")
     assert_alike(*both_ways(small_run, registry, parent, tmp_path))
+
+
+@pytest.mark.parametrize("pico", [p for p in GROUPED if p.family in ("falcon", "phi3")], ids=str)
+def test_query_heads_are_cut_from_files_where_they_share_a_linear(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, pico: Pico, tmp_path: Path
+) -> None:
+    parent = parent_of(pico, tokenizer, tmp_path / "parent")
+    assert_alike(*both_ways(small_run, registry, parent, tmp_path, units=("query", "mlp")))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("placed", [{}, SPREAD], ids=["in memory", "on disk"])
+def test_a_parent_in_half_precision_gives_a_checkpoint_in_half_precision(
+    registry: Registry,
+    small_run: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    dtype: str,
+    placed: Any,
+    tmp_path: Path,
+) -> None:
+    pico = Pico("llama", 2)
+    pico.build().to(getattr(torch, dtype)).save_pretrained(tmp_path / "parent")
+    tokenizer.save_pretrained(tmp_path / "parent")
+    settings = {"model": str(tmp_path / "parent"), "prior_samples": 4, "latency": False, **placed}
+    result = run(
+        RunConfig.model_validate({**small_run.model_dump(), **settings, "out": tmp_path / "run"}), registry=registry
+    )
+    loaded = load_model(str(result.model_path))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {getattr(torch, dtype)}
+    assert result.report["sparsity"]["decoder"] >= small_run.sparsity
+    found = measured(small_run, tmp_path / "run")
+    assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +160,11 @@ def test_limits_that_cannot_be_read_are_an_error(pico_directory: Path, max_memor
 def test_a_quantised_parent_gives_a_checkpoint_in_full_precision(
     registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, load_in: str, tmp_path: Path
 ) -> None:
-    parent = parent_of(Pico("llama", 2), tokenizer, tmp_path / "parent")
+    parent = tmp_path / "parent"
+    config = Pico("llama", 2).config
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16  # bitsandbytes wants blocks of 64
+    AutoModelForCausalLM.from_config(config).save_pretrained(parent)
+    tokenizer.save_pretrained(parent)
     settings = {"model": str(parent), "load_in": load_in, "prior_samples": 4, "latency": False}
     result = run(RunConfig.model_validate({**small_run.model_dump(), **settings, "out": tmp_path / "run"}))
     kept = json.loads((result.model_path / "bonsai.json").read_text())["kept_units"]

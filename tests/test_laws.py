@@ -28,7 +28,8 @@ from bonsai_core.model.pages import give_back
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.statistics import input_totals, score_units, site_repair
 from bonsai_core.model.subject import Subject
-from bonsai_core.testing.family import keep_vectors, logits, with_cache
+from bonsai_core.model.verify import logits, with_cache
+from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site
 
 NEW_TOKENS = 8

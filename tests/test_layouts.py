@@ -13,7 +13,7 @@ from layouts import laid_out_as
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig, run
-from bonsai_core.testing.family import logits
+from bonsai_core.model.verify import logits
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "phi3"])

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, Pico, family_of, measured
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
 from bonsai_core.model.find import find_parent
 from bonsai_core.model.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import misfit
-from bonsai_core.testing.family import keep_vectors, logits
+from bonsai_core.model.verify import logits, misfit
+from bonsai_core.testing.family import keep_vectors
 
 RECOGNISABLE = [pico for pico in PICOS if "moe" not in pico.family and pico.family != "mixtral"]
 UNDECLARED = ["helium", "glm", "starcoder2", "cohere", "olmo", "olmo3", "nanochat"]
@@ -98,6 +99,27 @@ def test_a_recognised_model_is_pruned_and_loads(
     found = measured(small_run, tmp_path / "run")
     assert found["perplexity"] == pytest.approx(result.report["perplexity"]["pruned"], rel=1e-4)
     assert found["parameters"] == result.report["parameters"]["pruned"]
+
+
+def test_the_language_model_of_a_multimodal_one_is_pruned(registry: Registry, tmp_path: Path) -> None:
+    picture = CONFIG_MAPPING["siglip_vision_model"](
+        hidden_size=HIDDEN, intermediate_size=WIDTH, num_hidden_layers=1, num_attention_heads=HEADS
+    )
+    words = next(pico for pico in PICOS if pico.family == "gemma3_text").config
+    config = CONFIG_MAPPING["gemma3"](text_config=words.to_dict(), vision_config=picture.to_dict())
+    whole = AutoModelForImageTextToText.from_config(config)
+    whole.save_pretrained(tmp_path / "whole")
+    with pytest.raises(BonsaiError, match=r"is multimodal.*'gemma3_text'.*README"):
+        find_parent(str(tmp_path / "whole"), registry)
+    # As the README has it.
+    text = AutoModelForCausalLM.from_config(whole.config.get_text_config(), dtype=whole.dtype)
+    text.base_model.load_state_dict(whole.model.language_model.state_dict())
+    text.lm_head.load_state_dict(whole.lm_head.state_dict())
+    text.save_pretrained(tmp_path / "text")
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        assert text.eval()(ids).logits.equal(whole.eval()(input_ids=ids).logits)
+    assert find_parent(str(tmp_path / "text"), registry).family.name == "gemma"
 
 
 def test_what_is_not_recognised_says_what_was_found(registry: Registry, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from bonsai_core.canvas import spread
 from bonsai_core.cli.main import cli
 from bonsai_core.contracts.events import Event, Journaled
 from bonsai_core.sweep.expand import SweepRun, expand
-from bonsai_core.sweep.record import gather
+from bonsai_core.sweep.record import Results, gather
 from bonsai_core.sweep.results import Row, Stat, grouped
-from bonsai_core.sweep.runner import Outcome, run_sweep
+from bonsai_core.sweep.runner import Outcome, run_sweep, state
 from bonsai_core.sweep.spec import read_sweep
+from bonsai_core.sweep.table import markdown
 
 TIMES = ("prune_s", "speedup")
 
@@ -294,6 +295,34 @@ def test_an_interrupted_sweep_computes_only_what_is_missing(
 
 def timeless(row: Row) -> dict[str, Any]:
     return {name: value for name, value in vars(row).items() if name not in TIMES}
+
+
+def test_adaptations_have_a_column_and_go_on_too(tmp_path: Path, base: dict[str, Any], registry: Registry) -> None:
+    (tmp_path / "after.yaml").write_text("{method: full, steps: 3, batch_size: 4, sequence_length: 32, evaluations: 1}")
+    adapted = {"adapt": str(tmp_path / "after.yaml")}
+    file = write(tmp_path, base={**base, "estimator": "none"}, arms={"adapted": adapted, "plain": {}})
+    spec, runs = read_sweep(file), runs_of(file, registry)
+
+    def results(directory: Path, registry: Registry) -> tuple[Results, list[str]]:
+        listener = Silent()
+        outcomes = run_sweep(runs, directory, registry, listener, keep_models=False)
+        return gather(spec, outcomes, ""), listener.computed
+
+    whole, _ = results(tmp_path / "whole", registry)
+    report = json.loads((tmp_path / "whole" / runs[0].name / "adapted" / "report.json").read_text())
+    assert [row.adapted_perplexity for row in whole.rows] == [report["perplexity"]["after"], None]
+    assert f"| {report['perplexity']['after']:,.2f} |" in markdown(whole)
+    assert not list((tmp_path / "whole").rglob("model"))
+
+    stopped = Registry()
+    stopped.register(Interrupt("step-2", times=1), "Ctrl-C")
+    with pytest.raises(KeyboardInterrupt):
+        results(tmp_path / "parts", stopped)
+    assert [state(each, tmp_path / "parts") for each in runs] == ["started", "to do"]
+    again, computed = results(tmp_path / "parts", registry)
+    assert computed == [each.name for each in runs]
+    assert [timeless(row) for row in again.rows] == [timeless(row) for row in whole.rows]
+    assert results(tmp_path / "parts", registry)[1] == []
 
 
 def test_changed_settings_are_refused(tmp_path: Path, base: dict[str, Any], registry: Registry) -> None:

@@ -25,6 +25,16 @@ SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
 
 
+def check_top_k(k: int, vocabulary: int) -> None:
+    """Refuse to store as the likeliest tokens all that there are.
+
+    Raises:
+        BonsaiError: `k` is no less than the vocabulary.
+    """
+    if k >= vocabulary:
+        raise BonsaiError(f"--teacher-top-k {k} is no less than the vocabulary of {vocabulary:,}; 0 takes all.")
+
+
 class StoredTeacher:
     """A teacher's likeliest tokens for every window of the course, in two files that are mapped, not read.
 
@@ -38,8 +48,6 @@ class StoredTeacher:
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], vocabulary: int) -> None:
         windows, tokens, k = shape
-        if k >= vocabulary:
-            raise BonsaiError(f"--teacher-top-k {k} is no less than the vocabulary of {vocabulary:,}; 0 takes all.")
         self._k = k
         kind = np.dtype(np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32)
         directory.mkdir(exist_ok=True)

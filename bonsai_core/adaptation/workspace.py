@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.data import Course, plan_course
-from bonsai_core.adaptation.teacher import StoredTeacher
+from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import declared_family, find_source, model_config
@@ -28,6 +28,7 @@ from bonsai_core.sources.windows import take_windows
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
 """Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
+MUCH_TEXT = "--dataset c4 --tokens 10000000"
 CHARACTERS_PER_TOKEN = 6
 """More than tokenizers make of ordinary text, so that there is enough of it."""
 MANY_EPOCHS = 4
@@ -38,20 +39,17 @@ TRAINING_COST = 3
 
 
 @dataclass(frozen=True)
-class AdaptWorkspace:
-    """What an adaptation works with; no weights yet.
+class Curriculum:
+    """What is trained on, and from whom; the same before pruning and after.
 
     Attributes:
         teacher: name of the model to distil from, or None.
-        layers: of the teacher, those that the student still has; None where hidden states are not compared.
         model_config: the student's configuration.
         evaluation_NL: windows for the curve, int64.
     """
 
     config: AdaptConfig
-    origin: Origin
     teacher: str | None
-    layers: list[int] | None
     family: Family | None
     model_config: Any
     tokenizer: Any
@@ -95,6 +93,18 @@ class AdaptWorkspace:
         return StoredTeacher.num_bytes(self.teacher_shape, self.model_config.vocab_size) if self.teacher_shape else 0
 
 
+@dataclass(frozen=True)
+class AdaptWorkspace(Curriculum):
+    """What an adaptation works with; no weights yet.
+
+    Attributes:
+        layers: of the teacher, those that the student still has; None where hidden states are not compared.
+    """
+
+    origin: Origin
+    layers: list[int] | None
+
+
 def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWorkspace:
     """Find and check everything; nothing is written.
 
@@ -102,30 +112,60 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
         BonsaiError: anything is missing or does not fit together.
     """
     origin = find_origin(config.model)
+    source = find_source(origin.source)
+    student = model_config(source, config.trust_remote_code)
+    if getattr(student, "quantization_config", None):
+        raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
+    teacher = _teacher(config, origin, warn)
+    curriculum = plan_curriculum(
+        config,
+        source,
+        teacher,
+        config.dataset or origin.setting("dataset") or "builtin",
+        config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset")),
+        warn,
+    )
+    return AdaptWorkspace(**vars(curriculum), origin=origin, layers=_layers(config, origin, teacher, student))
+
+
+def plan_curriculum(
+    config: AdaptConfig,
+    source: str,
+    teacher: str | None,
+    dataset: str,
+    eval_dataset: str | None,
+    warn: Callable[[str], None],
+) -> Curriculum:
+    """Check settings and texts against a model, or against the dense one that it will be pruned from.
+
+    Args:
+        source: where it is.
+        teacher: name of the model to distil from, if any.
+        dataset, eval_dataset: names of the texts.
+
+    Raises:
+        BonsaiError: there is no such device or text, or something does not fit.
+    """
     if find_device(config.device).index:
         raise BonsaiError(
             f"Training takes the first GPU that it sees: give --device cuda, and hide the others with "
             f"CUDA_VISIBLE_DEVICES={find_device(config.device).index}."
         )
-    source = find_source(origin.source)
     trust = config.trust_remote_code
     student = model_config(source, trust)
-    if getattr(student, "quantization_config", None):
-        raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     family = declared_family(source, trust_remote_code=trust)
     _check_method(config, family, warn)
+    if teacher is not None:
+        try:
+            find_source(teacher)
+        except BonsaiError as error:
+            raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
+        check_top_k(config.teacher_top_k, student.vocab_size)
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    dataset = config.dataset or origin.setting("dataset") or "builtin"
-    eval_dataset = config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset"))
     texts = load_text(dataset, eval_dataset, characters=CHARACTERS_PER_TOKEN * config.tokens_wanted)
     start = start_token(family, tokenizer)
     windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
-    if dataset in NARROW_NAMES or windows_WL.size < SMALL_TEXT:
-        warn(
-            f"The text to adapt on is narrow ({dataset}, {windows_WL.size:,} tokens). Models get better on such text "
-            f"and often worse elsewhere. For general use give broad text (--dataset c4, or your own, {SMALL_TEXT:,} "
-            f"tokens or more), and compare before and after with: bonsai eval MODEL --tasks ..."
-        )
+    _warn_of_text(dataset, windows_WL.size, warn)
     evaluation_NL = windows_of(
         texts[1],
         tokenizer,
@@ -137,22 +177,10 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
         start=start,
     )
     check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
-    teacher = _teacher(config, origin, warn)
     course = plan_course(windows_WL, config)
     if course.epochs > MANY_EPOCHS:
         warn(f"Every window of the text is trained on {course.epochs:.1f} times. More text is better than more passes.")
-    return AdaptWorkspace(
-        config,
-        origin,
-        teacher,
-        _layers(config, origin, teacher, student),
-        family,
-        student,
-        tokenizer,
-        texts,
-        course,
-        evaluation_NL,
-    )
+    return Curriculum(config, teacher, family, student, tokenizer, texts, course, evaluation_NL)
 
 
 def default_path(origin: Origin) -> Path:
@@ -172,16 +200,22 @@ def _all_windows(text: Text, tokenizer: Any, length: int, start: int | None) -> 
     return windows_WL if start is None else np.insert(windows_WL, 0, start, axis=1)
 
 
+def _warn_of_text(dataset: str, tokens: int, warn: Callable[[str], None]) -> None:
+    narrow = dataset in NARROW_NAMES
+    if not narrow and tokens >= SMALL_TEXT:
+        return
+    warn(
+        f"The text to adapt on is {'narrow' if narrow else 'short'} ({dataset}, {tokens:,} tokens). "
+        f"Models get better on such text and often worse elsewhere. For general use give more, of many kinds "
+        f"({MUCH_TEXT}, or your own), and compare before and after with: bonsai eval MODEL --tasks ..."
+    )
+
+
 def _teacher(config: AdaptConfig, origin: Origin, warn: Callable[[str], None]) -> str | None:
     if not config.distils:
         return None
     teacher = find_origin(config.teacher).source if config.teacher else origin.dense
-    if teacher is not None:
-        try:
-            find_source(teacher)
-        except BonsaiError as error:
-            raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
-    else:
+    if teacher is None:
         warn(f"{config.model} was not pruned by Bonsai, so there is no teacher: --teacher MODEL names one.")
         if not config.lm_weight:
             raise BonsaiError("Without a teacher and with lm_weight 0 there is nothing to learn. Name a --teacher.")

@@ -264,9 +264,16 @@ def _show_dry_run(configuration: Any) -> None:
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
         f"({configuration.sparsity * table.decoder_params:,.0f}) in {len(plan.targets)} rounds; "
-        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here. Nothing was written.",
+        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
         highlight=False,
     )
+    if found.adaptation is not None:
+        console.print(
+            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.course.steps:,} steps on "
+            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation_seconds)} here.",
+            highlight=False,
+        )
+    console.print("Nothing was written.")
 
 
 class _WarningsAlone:

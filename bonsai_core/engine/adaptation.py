@@ -7,7 +7,10 @@ from pathlib import Path
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
+from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
+from bonsai_core.model.find import find_source
+from bonsai_core.provenance import find_origin
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import refuse_changes
@@ -27,6 +30,19 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     settings = {name: getattr(config, name) for name in SHARED}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
     return AdaptConfig.from_mapping({**settings, "model": str(path), "out": path / FOLDER}, config.adapt)
+
+
+def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
+    """What the adaptation will do, found and checked on the dense model, so that nothing fails once it is pruned.
+
+    Raises:
+        BonsaiError: something is missing, or does not fit the model.
+    """
+    named = find_origin(plan.teacher).source if plan.teacher and plan.distils else config.model
+    teacher = named if plan.distils else None
+    dataset = plan.dataset or config.dataset
+    eval_dataset = plan.eval_dataset or (None if plan.dataset else config.eval_dataset)
+    return plan_curriculum(plan, find_source(config.model), teacher, dataset, eval_dataset, lambda text: None)
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:

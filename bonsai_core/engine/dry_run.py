@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bonsai_core.adaptation.workspace import Curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts.events import Warned
+from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
 from bonsai_core.engine.setup import (
     Workspace,
     disk_bytes,
@@ -26,10 +28,14 @@ class DryRun:
     Attributes:
         work: the loaded workspace.
         seconds: rough time of the forward passes.
+        adaptation: what follows the run, if anything.
+        adaptation_seconds: rough time of its passes.
     """
 
     work: Workspace
     seconds: float
+    adaptation: Curriculum | None
+    adaptation_seconds: float
 
 
 def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
@@ -38,6 +44,8 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     if config.out:
         RunDirectory(config.out).refuse_occupied()
     config = with_absolute_paths(config)
+    plan = planned_adaptation(config, registry, config.out or Path())
+    adaptation = check_ahead(plan, config) if plan else None
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
     check_disk(config.out or Path(), disk_bytes(work))
     batch = work.prior_windows(1)[: config.batch_size]
@@ -46,4 +54,5 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     start = time.perf_counter()
     passes.perplexity(batch)
     per_token = (time.perf_counter() - start) / batch.size
-    return DryRun(work, per_token * work.plan.forward_tokens)
+    later = adaptation.forward_tokens if adaptation else 0
+    return DryRun(work, per_token * work.plan.forward_tokens, adaptation, per_token * later)

@@ -24,7 +24,7 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
-from bonsai_core.engine.adaptation import follow_up, planned_adaptation
+from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.evaluations import DenseSides, Evaluations
 from bonsai_core.engine.finish import latencies, write_checkpoint
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
@@ -90,6 +90,8 @@ def run(
     path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
     RunDirectory(path).refuse_occupied()
     plan = planned_adaptation(config, registry, path)
+    if plan:
+        check_ahead(plan, config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
     directory = RunDirectory.create(path, config)

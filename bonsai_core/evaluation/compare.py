@@ -49,8 +49,8 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     files = {Path(name).stem: name for name in names}
     if len(files) < len(names):
         raise BonsaiError(f"--tasks {','.join(names)}: two files of the same name cannot be told apart.")
-    harness = Harness(others, config.include_path) if others else None
     rows = {task: read_rows(name) for task, name in files.items()}
+    harness = Harness(others, config.include_path) if others else None
     text = load_evaluation_text(config.dataset)
 
     def warn(message: str) -> None:

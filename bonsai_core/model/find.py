@@ -174,6 +174,13 @@ def _recognised(config: Any, families: list[Family]) -> Family:
     Raises:
         BonsaiError: it cannot be recognised.
     """
+    architecture = (getattr(config, "architectures", None) or ["This model"])[0]
+    text = config.get_text_config()
+    if text is not config:
+        raise BonsaiError(
+            f"{architecture} (model type {config.model_type!r}) is multimodal, and Bonsai prunes language models. Its "
+            f"own ({text.model_type!r}) can be taken out and pruned: the README shows how, under Model families."
+        )
     try:
         if not type(config).__module__.startswith("transformers."):
             raise BonsaiError(
@@ -181,11 +188,12 @@ def _recognised(config: Any, families: list[Family]) -> Family:
             )
         return recognise(config)
     except BonsaiError as error:
-        architecture = (getattr(config, "architectures", None) or ["This model"])[0]
         known = ", ".join(sorted({kind for family in families for kind in family.model_types})) or "none"
         raise BonsaiError(
             f"{architecture} (model type {config.model_type!r}) is not supported, and its structure was not "
-            f"recognised: {error}. Supported model types: {known}. To add one, declare its family in a plugin: a "
-            f"bonsai_slicers hook that returns Family(name=..., model_types=({config.model_type!r},), "
-            f"attention=AttentionSite(...), mlp=MlpSite(...)); CONTRIBUTING.md shows how."
+            f"recognised: {error}. Supported model types: {known}. To add one, declare its family in a plugin, with "
+            f"its own names in place of LLaMA's: a bonsai_slicers hook that returns [Family(name='mine', "
+            f"model_types=({config.model_type!r},), layers='model.layers', attention=AttentionSite(module='self_attn', "
+            f"query='q_proj', key='k_proj', value='v_proj', output='o_proj'), mlp=MlpSite(module='mlp', "
+            f"inputs=('gate_proj', 'up_proj'), output='down_proj'))]; CONTRIBUTING.md shows how."
         ) from None

@@ -70,7 +70,9 @@ def recognise(config: Any) -> Family:
         tried.append(f"{sites}: {problem}")
     if not tried:
         found = ", ".join(f"{s.path} [{s.rows} x {s.columns}]" for s in seen)
-        raise BonsaiError(f"the linears of a decoder layer ({found}) are no attention and MLP of known shape")
+        raise BonsaiError(
+            f"the linears of a decoder layer in {layers} ({found}) are no attention and MLP of known shape"
+        )
     raise BonsaiError(f"what it looks like does not hold: {'; '.join(tried[:2])}")
 
 
@@ -100,7 +102,8 @@ def _small_model(config: Any) -> Any:
         LookupError,
         ImportError,
     ) as error:
-        raise BonsaiError(f"a small one cannot be made from its configuration: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BonsaiError(f"a small one cannot be made from its configuration: {reason}") from error
     return model.eval()
 
 

@@ -37,6 +37,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "sparsity": Quantity("sparsity of the decoder layers, %", "{:.1f}", scale=100),
     "perplexity": Quantity("perplexity", dense="dense_perplexity", absent="not finite"),
     "dense_perplexity": Quantity("perplexity of the dense model", absent="not finite"),
+    "adapted_perplexity": Quantity("perplexity after adaptation", dense="dense_perplexity"),
     "weight_mb": Quantity("weights, MB", "{:,.1f}"),
     "parameters": Quantity("parameters, millions", "{:,.1f}", scale=1e-6),
     "speedup": Quantity("speed-up over the dense model, times"),

@@ -22,6 +22,7 @@ class Row:
         round: the round, from 1; None: the run's end.
         sparsity: fraction of the decoder layers' parameters removed.
         perplexity: None where it is not finite.
+        adapted_perplexity: after the adaptation; None where it is not finite, or there was none.
         speedup: dense over pruned forward time; None without latency.
         prune_s: seconds of pruning, without evaluation, timing and saving.
         kendall_tau: out of fold, mean over the rounds; None without measurements.
@@ -37,6 +38,7 @@ class Row:
     sparsity: float | None = None
     perplexity: float | None = None
     dense_perplexity: float | None = None
+    adapted_perplexity: float | None = None
     weight_mb: float | None = None
     parameters: int | None = None
     speedup: float | None = None
@@ -125,6 +127,7 @@ def rows_of(outcome: Outcome) -> Iterator[Row]:
         sparsity=report["sparsity"]["decoder"],
         perplexity=pruned,
         dense_perplexity=dense,
+        adapted_perplexity=outcome.adapted["perplexity"]["after"] if outcome.adapted else None,
         weight_mb=report["weight_bytes"]["pruned"] / 1e6,
         parameters=report["parameters"]["pruned"],
         speedup=latency["dense_s"] / latency["pruned_s"] if "dense_s" in latency else None,

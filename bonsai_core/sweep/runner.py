@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from bonsai_core.engine import SharedMeasurements, resume, run
+from bonsai_core.engine.adaptation import FOLDER
 from bonsai_core.engine.setup import with_absolute_paths
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry import Registry
@@ -27,19 +28,21 @@ class Outcome:
 
     Attributes:
         report: the contents of its report.json; None where it failed.
+        adapted: those of the adaptation's that followed it, if one did.
         error: why it failed.
         found: whether it was finished already.
     """
 
     run: SweepRun
     report: Mapping[str, Any] | None = None
+    adapted: Mapping[str, Any] | None = None
     error: str | None = None
     found: bool = False
 
     @property
     def seconds(self) -> float:
         """Time that the run's stages took, over all processes that worked on it."""
-        return float(sum(self.report["seconds"].values())) if self.report else 0.0
+        return float(sum(sum(found["seconds"].values()) for found in (self.report, self.adapted) if found))
 
 
 class Listener(Protocol):
@@ -72,7 +75,8 @@ def run_sweep(
                 outcome = _computed(each, directory, registry, shared)
                 gc.collect()  # a model may hang in a cycle of references, and the next one needs its memory
             if outcome.report and not keep_models:
-                shutil.rmtree(RunDirectory(directory / each.name).model_path, ignore_errors=True)
+                for path in (directory / each.name, _adapted(directory / each.name)):
+                    shutil.rmtree(RunDirectory(path).model_path, ignore_errors=True)
             listener.finished(number, outcome)
             outcomes.append(outcome)
         return outcomes
@@ -81,27 +85,37 @@ def run_sweep(
 def state(run: SweepRun, directory: Path) -> str:
     """How far a run is: ``finished``, ``started`` or ``to do``."""
     files = RunDirectory(directory / run.name)
-    return "finished" if files.report_path.is_file() else "started" if files.config_path.is_file() else "to do"
+    if _finished(run, directory) is not None:
+        return "finished"
+    return "started" if files.config_path.is_file() else "to do"
 
 
 def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: SharedMeasurements) -> Outcome:
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
-            return Outcome(run_, resume(path, registry=registry, shared=shared).report)
-        config = run_.config.model_copy(update={"out": path})
-        return Outcome(run_, run(config, registry=registry, shared=shared).report)
+            result = resume(path, registry=registry, shared=shared)
+        else:
+            result = run(run_.config.model_copy(update={"out": path}), registry=registry, shared=shared)
+        return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
     except BonsaiError as error:
         return Outcome(run_, error=str(error))
 
 
 def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
     """What a finished run found; None where there is no report, or one cut short, which a resume writes again."""
+    path = directory / run_.name
     try:
-        report = json.loads(RunDirectory(directory / run_.name).report_path.read_text(encoding="utf-8"))
+        report = json.loads(RunDirectory(path).report_path.read_text(encoding="utf-8"))
+        adapted = json.loads(RunDirectory(_adapted(path)).report_path.read_text("utf-8")) if run_.config.adapt else None
     except (FileNotFoundError, ValueError):
         return None
-    return Outcome(run_, report, found=True)
+    return Outcome(run_, report, adapted, found=True)
+
+
+def _adapted(path: Path) -> Path:
+    """Where the adaptation of a run lies."""
+    return path / FOLDER
 
 
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:

@@ -26,8 +26,8 @@ def cells(results: Results) -> Cells:
     groups = _with_rounds(results.rows)
     settings = list(dict.fromkeys(name for group in groups for name in group.point))
     dense = dense_perplexity(results.rows)
-    means = {"sparsity": "sparsity reached, %", "speedup": "speed-up, times"}
-    means |= {"prune_s": "pruning, s", "kendall_tau": "Kendall tau"}
+    means = {"adapted_perplexity": "adapted perplexity", "sparsity": "sparsity reached, %"}
+    means |= {"speedup": "speed-up, times", "prune_s": "pruning, s", "kendall_tau": "Kendall tau"}
     if dense is None:
         means = {"dense_perplexity": "dense perplexity", **means}
     means = {name: label for name, label in means.items() if any(row.value(name) is not None for row in results.rows)}

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.contracts import Family
 from bonsai_core.model.head import Head
 from bonsai_core.model.layout import site_kinds
 from bonsai_core.model.subject import Subject
+from bonsai_core.model.verify import few_tokens, logits, logits_with_cache
 from bonsai_core.rules import Rules
 from bonsai_core.units import UnitKind, UnitTable
-
-BATCH, TOKENS, PROMPT = 2, 9, 5
 
 
 class FamilyContract(ABC):
@@ -77,7 +74,7 @@ class FamilyContract(ABC):
     def test_measurements_see_the_models_own_logits(self) -> None:
         model = self.make_model()
         with torch.inference_mode():
-            hidden = model.base_model(input_ids=_tokens(model), use_cache=False).last_hidden_state
+            hidden = model.base_model(input_ids=few_tokens(model), use_cache=False).last_hidden_state
             found = Head(model).logits(hidden)
         own = logits(model)
         atol = self.tolerance * float(own.abs().max())
@@ -162,36 +159,6 @@ def _drop_layer(table: UnitTable, layer: int, keep_U: NDArray[np.bool_]) -> None
     for site in table:
         if site.layer == layer:
             keep_U[site.units] = False
-
-
-def logits(model: Any) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of a few fixed tokens, all at once."""
-    with torch.inference_mode():
-        result: Tensor = model(input_ids=_tokens(model), use_cache=False).logits
-    return result
-
-
-def logits_with_cache(model: Any) -> Tensor:
-    """The same, the first tokens at once and the others one by one, keys and values from the cache."""
-    ids = _tokens(model)
-    pieces = []
-    cache = None
-    with torch.inference_mode():
-        for piece in (ids[:, :PROMPT], *torch.split(ids[:, PROMPT:], 1, dim=1)):
-            output = model(input_ids=piece, use_cache=True, **with_cache(model, cache))
-            cache = output.cache if "cache" in output else output.past_key_values
-            pieces.append(output.logits)
-    return torch.cat(pieces, dim=1)
-
-
-def with_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """The argument that hands over a key-value cache: `cache` since transformers 5.24, `past_key_values` before."""
-    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
-
-
-def _tokens(model: Any) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=generator)
 
 
 def _num_params(model: Any) -> int:

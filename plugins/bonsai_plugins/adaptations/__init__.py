@@ -19,7 +19,7 @@ SCALES = Recipe(
 )
 PAPER = Recipe(
     name="paper",
-    summary="Post-pruning adaptation as published (Dery et al. 2024, arXiv:2402.05406): wants a GPU.",
+    summary="The published settings (Dery et al. 2024, arXiv:2402.05406), KL weight 0.01: wants a GPU.",
     settings={
         "method": "lora",
         "lora_rank": 128,
