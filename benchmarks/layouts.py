@@ -5,7 +5,8 @@
 
 Qwen2 has biases on queries, keys and values, which are zero here; Phi-3 has q, k, v in one linear, and gate and up in
 another. All compute the same function, so priors, importances, what goes and perplexities should be the same but for
-rounding (and, in Qwen2, for the parameters of the biases that go with a head).
+rounding. In Qwen2 the biases go with a head, so that the same budget may be met by other units; `--units mlp` leaves
+them alone.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/layouts"))
     parser.add_argument("--sparsity", type=float, default=0.1)
     parser.add_argument("--submodels", type=int, default=40)
+    parser.add_argument("--units", default="attention,mlp")
     args = parser.parse_args()
     llama = AutoModelForCausalLM.from_pretrained(args.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -63,6 +65,7 @@ def main() -> None:
             eval_dataset=args.eval_dataset,
             sparsity=args.sparsity,
             submodels=args.submodels,
+            units=tuple(args.units.split(",")),
             latency=False,
             out=args.out / layout,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Pico
+from conftest import HEADS, Pico
 from layouts import laid_out_as
 from transformers import PreTrainedTokenizerFast
 
@@ -16,23 +16,46 @@ from bonsai_core import Registry, RunConfig, run
 from bonsai_core.model.verify import logits
 
 
-@pytest.mark.parametrize("model_type", ["mistral", "phi3"])
+@pytest.mark.parametrize("groups", [2, HEADS])
+@pytest.mark.parametrize(
+    ("model_type", "units"),
+    [
+        ("mistral", ("attention", "mlp")),
+        ("phi3", ("attention", "mlp")),
+        ("qwen2", ("mlp",)),  # its biases, zero here, have a price where heads go
+    ],
+)
 def test_other_layouts_are_pruned_alike(
-    model_type: str, registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    model_type: str,
+    units: tuple[str, ...],
+    groups: int,
+    registry: Registry,
+    small_run: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
 ) -> None:
-    llama = Pico("llama", 2).build()
+    llama = Pico("llama", groups).build()
     found = []
     for name, model in (("llama", llama), (model_type, laid_out_as(model_type, llama))):
         torch.testing.assert_close(logits(model), logits(llama), rtol=0, atol=1e-4)
         parent = tmp_path / f"parent-{name}"
         model.save_pretrained(parent)
         tokenizer.save_pretrained(parent)
-        settings = {"model": str(parent), "out": str(tmp_path / name), "prior_samples": 4, "latency": False}
+        settings = {
+            "model": str(parent),
+            "out": str(tmp_path / name),
+            "prior_samples": 4,
+            "latency": False,
+            "units": units,
+        }
         result = run(RunConfig(**{**small_run.model_dump(), **settings}), registry=registry)
         kept = json.loads((tmp_path / name / "model" / "bonsai.json").read_text())["kept_units"]
-        with np.load(tmp_path / name / "round-001" / "prior.npz") as arrays:
-            found.append((arrays["prior_U"], kept, result.report["perplexity"]["pruned"]))
-    (prior_U, kept, perplexity), (other_U, other_kept, other_perplexity) = found
+        round_one = tmp_path / name / "round-001"
+        with np.load(round_one / "prior.npz") as prior, np.load(round_one / "selection.npz") as selection:
+            found.append((prior["prior_U"], selection["importance_U"], kept, result.report["perplexity"]["pruned"]))
+    (prior_U, importance_U, kept, perplexity), (other_U, others_U, other_kept, other_perplexity) = found
     np.testing.assert_allclose(other_U, prior_U, rtol=1e-3)
+    assert np.isfinite(importance_U).any()
+    np.testing.assert_allclose(others_U, importance_U, rtol=0, atol=1e-3 * float(np.nanmax(np.abs(importance_U))))
     assert other_kept == kept
     assert other_perplexity == pytest.approx(perplexity, rel=1e-4)

@@ -9,7 +9,7 @@ LORA = Recipe(
 )
 FULL = Recipe(
     name="full",
-    summary="All weights, distilled from the dense model: the best where memory for four copies of them is there.",
+    summary="All weights, distilled from the dense model: wants memory for four copies of them.",
     settings={"method": "full"},
 )
 SCALES = Recipe(
