@@ -5,8 +5,8 @@
 
 Qwen2 has biases on queries, keys and values, which are zero here; Phi-3 has q, k, v in one linear, and gate and up in
 another. All compute the same function, so priors, importances, what goes and perplexities should be the same but for
-rounding. In Qwen2 the biases go with a head, so that the same budget may be met by other units; `--units mlp` leaves
-them alone.
+rounding. In Qwen2 the biases go with a head, so that the same number of parameters may be other units; `--units mlp`
+leaves them alone.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ def main() -> None:
     first: tuple[Any, Any] | None = None
     for layout in LAYOUTS:
         parent = args.out / f"{layout}-dense"
-        laid_out_as(layout, llama).save_pretrained(parent)
+        other = laid_out_as(layout, llama)
+        other.save_pretrained(parent)
         tokenizer.save_pretrained(parent)
         config = RunConfig(
             model=str(parent),
             dataset=args.dataset,
             eval_dataset=args.eval_dataset,
-            sparsity=args.sparsity,
+            sparsity=args.sparsity * decoder_parameters(llama) / decoder_parameters(other),
             submodels=args.submodels,
             units=tuple(args.units.split(",")),
             latency=False,
@@ -100,6 +101,11 @@ def laid_out_as(model_type: str, llama: Any) -> Any:
                 weights[f"{attention}.{name}.bias"] = rows.new_zeros(len(rows))
     other.load_state_dict(weights)
     return other.eval()
+
+
+def decoder_parameters(model: Any) -> int:
+    """Of all decoder layers, biases included."""
+    return sum(parameter.numel() for parameter in model.model.layers.parameters())
 
 
 def _fuse(weights: dict[str, Tensor], module: str, parts: tuple[str, ...], fused: str) -> None:
