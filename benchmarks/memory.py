@@ -1,8 +1,9 @@
 """Peak memory of pruning beside that of loading the same model and running it once, each in a process of its own.
 
-    python benchmarks/memory.py [--model demo]
+    python benchmarks/memory.py [--model demo] [--max-memory cpu=400MB]
 
-Both sides read the same evaluation windows in the same batches; the ratio is what law 9 is about.
+Both sides read the same evaluation windows in the same batches; the ratio is what law 9 is about. With --max-memory the
+model is pruned once more where only so much of it may stand in memory, the rest on disk, and sliced from file to file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import json, sys, tempfile
 from pathlib import Path
 from bonsai_core import RunConfig, run
 with tempfile.TemporaryDirectory() as folder:
-    report = run(RunConfig(model=sys.argv[1], submodels=4, latency=False, out=Path(folder) / "run")).report
+    spread = {"device_map": "auto", "max_memory": sys.argv[2]} if sys.argv[2:] else {}
+    report = run(RunConfig(model=sys.argv[1], submodels=4, latency=False, out=Path(folder) / "run", **spread)).report
 print(json.dumps(report["memory"]["peak_bytes"]))
 """
 
@@ -33,13 +35,17 @@ print(json.dumps(report["memory"]["peak_bytes"]))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
-    model = parser.parse_args().model
-    inference, pruning = (_peak(script, model) for script in (INFERENCE, PRUNING))
+    parser.add_argument("--max-memory", help="What may stand in memory, as for `bonsai run`.")
+    args = parser.parse_args()
+    inference, pruning = _peak(INFERENCE, args.model), _peak(PRUNING, args.model)
     print(f"inference {inference / 1e6:,.0f} MB, pruning {pruning / 1e6:,.0f} MB, ratio {pruning / inference:.2f}")
+    if args.max_memory:
+        spread = _peak(PRUNING, args.model, args.max_memory)
+        print(f"pruning with {args.max_memory} {spread / 1e6:,.0f} MB, ratio {spread / inference:.2f}")
 
 
-def _peak(script: str, model: str) -> int:
-    done = subprocess.run([sys.executable, "-c", script, model], check=True, stdout=subprocess.PIPE, text=True)
+def _peak(script: str, *words: str) -> int:
+    done = subprocess.run([sys.executable, "-c", script, *words], check=True, stdout=subprocess.PIPE, text=True)
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -19,7 +19,7 @@ from bonsai_core.model.verify import logits, misfit
 from bonsai_core.testing.family import keep_vectors
 
 RECOGNISABLE = [pico for pico in PICOS if "moe" not in pico.family and pico.family != "mixtral"]
-UNDECLARED = ["helium", "glm", "starcoder2", "cohere", "olmo", "olmo3", "nanochat"]
+UNDECLARED = ["helium", "glm", "starcoder2", "cohere", "olmo", "olmo3", "nanochat", "gpt_bigcode"]
 
 
 def config_of(model_type: str) -> Any:
@@ -35,6 +35,7 @@ def config_of(model_type: str) -> Any:
         pad_token_id=None,
         bos_token_id=0,
         eos_token_id=0,
+        **({"n_inner": WIDTH} if model_type == "gpt_bigcode" else {}),
     )
 
 
