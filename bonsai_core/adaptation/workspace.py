@@ -28,12 +28,12 @@ from bonsai_core.sources.windows import take_windows
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
 """Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
-MUCH_TEXT = "--dataset c4 --tokens 10000000"
 CHARACTERS_PER_TOKEN = 6
 """More than tokenizers make of ordinary text, so that there is enough of it."""
 MANY_EPOCHS = 4
 """Passes over the same text up to which repeating it is about as good as new text (Muennighoff et al. 2023,
 arXiv:2305.16264)."""
+MUCH_TEXT = "--dataset c4 --tokens 10000000"
 TRAINING_COST = 3
 """Passes forward that one pass forward and backward is worth."""
 
