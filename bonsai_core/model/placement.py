@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -53,6 +54,8 @@ def loading_options(
             )
         from transformers import BitsAndBytesConfig
 
+        # It tells at every call of every linear that inputs of 8 bit products become float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         default = "bfloat16" if place.type == "cuda" else "float32"
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=load_in == "8bit",
