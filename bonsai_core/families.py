@@ -41,8 +41,9 @@ def _units(family: Family) -> list[str]:
     """What may leave, each layer for itself: a checkpoint with its own modeling file, which transformers loads."""
     attention = family.attention
     heads = [] if attention is None else [_heads(attention)]
-    wholes = (attention is not None, family.experts is None)
-    sub_layers = {(True, True): ["sub-layers"], (True, False): ["attentions"], (False, True): ["MLPs"]}.get(wholes, [])
+    sub_layers = [*([] if attention is None else ["attentions"]), *([] if family.experts else ["MLPs"])]
+    if len(sub_layers) == 2:
+        sub_layers = ["sub-layers"]
     inner = ["experts or their widths"] if family.experts else ["MLP channels"]
     return [*heads, *inner, *sub_layers, "layers"]
 

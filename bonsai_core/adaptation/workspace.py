@@ -22,7 +22,7 @@ from bonsai_core.model.placement import find_device
 from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.rundir import free_path
-from bonsai_core.sources import Text, load_text, tokenize, windows_of
+from bonsai_core.sources import Text, evaluation_windows, load_text, tokenize
 from bonsai_core.sources.windows import take_windows
 
 NARROW_NAMES = ("builtin", "wikitext2")
@@ -116,32 +116,27 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     student = model_config(source, config.trust_remote_code)
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
-    teacher = _teacher(config, origin, warn)
-    curriculum = plan_curriculum(
-        config,
-        source,
-        teacher,
-        config.dataset or origin.setting("dataset") or "builtin",
-        config.eval_dataset or (None if config.dataset else origin.setting("eval_dataset")),
-        warn,
-    )
-    return AdaptWorkspace(**vars(curriculum), origin=origin, layers=_layers(config, origin, teacher, student))
+    texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
+    curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
+    layers = _layers(config, origin, curriculum.teacher, student)
+    return AdaptWorkspace(**vars(curriculum), origin=origin, layers=layers)
 
 
 def plan_curriculum(
     config: AdaptConfig,
     source: str,
-    teacher: str | None,
-    dataset: str,
-    eval_dataset: str | None,
+    student: Any,
+    dense: str | None,
+    run_texts: tuple[str, str | None],
     warn: Callable[[str], None],
 ) -> Curriculum:
     """Check settings and texts against a model, or against the dense one that it will be pruned from.
 
     Args:
         source: where it is.
-        teacher: name of the model to distil from, if any.
-        dataset, eval_dataset: names of the texts.
+        student: its configuration.
+        dense: the teacher where none is named; None where there is none.
+        run_texts: names of the texts for calibration and evaluation, where none are named.
 
     Raises:
         BonsaiError: there is no such device or text, or something does not fit.
@@ -151,31 +146,23 @@ def plan_curriculum(
             f"Training takes the first GPU that it sees: give --device cuda, and hide the others with "
             f"CUDA_VISIBLE_DEVICES={find_device(config.device).index}."
         )
-    trust = config.trust_remote_code
-    student = model_config(source, trust)
-    family = declared_family(source, trust_remote_code=trust)
+    family = declared_family(student)
     _check_method(config, family, warn)
+    teacher = _teacher(config, dense, warn)
     if teacher is not None:
         try:
             find_source(teacher)
         except BonsaiError as error:
             raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
         check_top_k(config.teacher_top_k, student.vocab_size)
-    tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+    dataset = config.dataset or run_texts[0]
+    eval_dataset = config.eval_dataset or (None if config.dataset else run_texts[1])
     texts = load_text(dataset, eval_dataset, characters=CHARACTERS_PER_TOKEN * config.tokens_wanted)
     start = start_token(family, tokenizer)
     windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
     _warn_of_text(dataset, windows_WL.size, warn)
-    evaluation_NL = windows_of(
-        texts[1],
-        tokenizer,
-        num_windows=config.eval_samples,
-        sequence_length=config.eval_sequence_length,
-        seed=None,
-        what="evaluation",
-        warn=warn,
-        start=start,
-    )
+    evaluation_NL = evaluation_windows(texts[1], tokenizer, config, warn, start)
     check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
     course = plan_course(windows_WL, config)
     if course.epochs > MANY_EPOCHS:
@@ -211,10 +198,10 @@ def _warn_of_text(dataset: str, tokens: int, warn: Callable[[str], None]) -> Non
     )
 
 
-def _teacher(config: AdaptConfig, origin: Origin, warn: Callable[[str], None]) -> str | None:
+def _teacher(config: AdaptConfig, dense: str | None, warn: Callable[[str], None]) -> str | None:
     if not config.distils:
         return None
-    teacher = find_origin(config.teacher).source if config.teacher else origin.dense
+    teacher = find_origin(config.teacher).source if config.teacher else dense
     if teacher is None:
         warn(f"{config.model} was not pruned by Bonsai, so there is no teacher: --teacher MODEL names one.")
         if not config.lm_weight:

@@ -152,6 +152,11 @@ class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
         return super()._get_static_cache_init_shape()
 
 
+def derives_head_dim(config_class: Any) -> bool:
+    """Whether a stock configuration always takes hidden size / heads for the size of a head."""
+    return isinstance(getattr(config_class, "head_dim", None), property)
+
+
 @functools.cache
 def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
     """The ragged classes of a model family; the same two at every call.
@@ -172,7 +177,7 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
             "model_type": f"{PREFIX}{config_class.model_type}",
             "stock_class": config_class,
             # Where the stock class derives it from the number of heads, it becomes a field as elsewhere.
-            **({"head_dim": None} if isinstance(getattr(config_class, "head_dim", None), property) else {}),
+            **({"head_dim": None} if derives_head_dim(config_class) else {}),
         },
     )
     ragged_model = type(

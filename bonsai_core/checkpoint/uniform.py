@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from bonsai_core.checkpoint.modeling_bonsai import derives_head_dim
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 
@@ -27,7 +28,7 @@ def set_head_dim(values: dict[str, Any], config: Any, config_class: Any) -> None
 
     Classes that always derive it have no such field, and keep their heads.
     """
-    if not isinstance(getattr(config_class, "head_dim", None), property):
+    if not derives_head_dim(config_class):
         values["head_dim"] = values.get("head_dim") or config.hidden_size // config.num_attention_heads
 
 

@@ -9,8 +9,7 @@ from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
 from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
-from bonsai_core.model.find import find_source
-from bonsai_core.provenance import find_origin
+from bonsai_core.model.find import find_source, model_config
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import refuse_changes
@@ -38,11 +37,10 @@ def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
     Raises:
         BonsaiError: something is missing, or does not fit the model.
     """
-    named = find_origin(plan.teacher).source if plan.teacher and plan.distils else config.model
-    teacher = named if plan.distils else None
-    dataset = plan.dataset or config.dataset
-    eval_dataset = plan.eval_dataset or (None if plan.dataset else config.eval_dataset)
-    return plan_curriculum(plan, find_source(config.model), teacher, dataset, eval_dataset, lambda text: None)
+    source = find_source(config.model)
+    dense = model_config(source, plan.trust_remote_code)
+    texts = (config.dataset, config.eval_dataset)
+    return plan_curriculum(plan, source, dense, config.model, texts, lambda text: None)
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:

@@ -31,7 +31,7 @@ from bonsai_core.recipes import is_recipe_file
 from bonsai_core.registry import Registry
 from bonsai_core.rules import Rules
 from bonsai_core.selection import select
-from bonsai_core.sources import Text, absolute_names, load_text, windows_of
+from bonsai_core.sources import Text, absolute_names, evaluation_windows, load_text
 from bonsai_core.units import Site, UnitTable
 from bonsai_core.versions import versions
 
@@ -149,16 +149,7 @@ def open_workspace(
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
     start = start_token(parent.family, tokenizer)
     calibration = draw_calibration(config, methods, texts, tokenizer, warn, start)
-    evaluation_NT = windows_of(
-        texts[1],
-        tokenizer,
-        num_windows=config.eval_samples,
-        sequence_length=config.eval_sequence_length,
-        seed=None,
-        what="evaluation",
-        warn=warn,
-        start=start,
-    )
+    evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
     model = load_as_configured(parent.source, config)

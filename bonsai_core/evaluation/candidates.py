@@ -16,7 +16,7 @@ from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
 from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.provenance import Origin, find_origin
-from bonsai_core.sources import Question, Text, draw_questions, windows_of
+from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
 
 
@@ -60,19 +60,11 @@ def find_candidates(
     for name, origin, is_dense in _named(config, warn):
         source = find_source(origin.source)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        family = declared_family(source, trust_remote_code=config.trust_remote_code)
+        own_config = model_config(source, config.trust_remote_code)
+        family = declared_family(own_config)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
-        windows_NL = windows_of(
-            text,
-            tokenizer,
-            num_windows=config.eval_samples,
-            sequence_length=config.eval_sequence_length,
-            seed=None,
-            what="evaluation",
-            warn=warn_once,
-            start=start,
-        )
+        windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)
         questions = {
             task: draw_questions(
                 found,
@@ -85,7 +77,7 @@ def find_candidates(
             )
             for task, found in rows.items()
         }
-        check_positions(model_config(source, config.trust_remote_code), family, config.eval_sequence_length, warn)
+        check_positions(own_config, family, config.eval_sequence_length, warn)
         candidates.append(Candidate(name, source, is_dense, tokenizer, windows_NL, questions))
     if any(not np.array_equal(one.windows_NL, candidates[0].windows_NL) for one in candidates):
         warn("The models do not have the same tokens, so their perplexities cannot be compared.")

@@ -98,9 +98,9 @@ def model_config(source: str, trust_remote_code: bool) -> Any:
         raise loading_error(source, error) from error
 
 
-def declared_family(source: str, *, trust_remote_code: bool = False) -> Family | None:
-    """The family of a dense or pruned checkpoint, if one is declared."""
-    return find_family(Registry().families(), "auto", model_config(find_source(source), trust_remote_code))
+def declared_family(config: Any) -> Family | None:
+    """The family of a dense or pruned model, by its configuration, if one is declared."""
+    return find_family(Registry().families(), "auto", config)
 
 
 def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:

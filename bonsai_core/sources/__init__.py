@@ -7,7 +7,7 @@ from bonsai_core.sources.demo import demo_model_dir
 from bonsai_core.sources.files import user_path
 from bonsai_core.sources.load import NAMED, absolute_names, load_evaluation_text, load_metric_text, load_text
 from bonsai_core.sources.text import Text
-from bonsai_core.sources.windows import take_windows, tokenize, windows_of
+from bonsai_core.sources.windows import evaluation_windows, take_windows, tokenize, windows_of
 
 __all__ = [
     "NAMED",
@@ -17,6 +17,7 @@ __all__ = [
     "demo_model_dir",
     "describe_rows",
     "draw_questions",
+    "evaluation_windows",
     "load_evaluation_text",
     "load_metric_text",
     "load_text",

@@ -6,7 +6,7 @@ Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,3 +102,32 @@ def windows_of(
             f"{num_windows} were asked for."
         )
     return windows_NL
+
+
+class EvaluationSettings(Protocol):
+    """Settings, of a run, an adaptation or an evaluation, that say how much text perplexity is measured on."""
+
+    @property
+    def eval_samples(self) -> int: ...
+    @property
+    def eval_sequence_length(self) -> int: ...
+
+
+def evaluation_windows(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvaluationSettings,
+    warn: Callable[[str], None],
+    start: int | None,
+) -> NDArray[np.int64]:
+    """The first windows of a text, as configured; `warn` and `start` as for `windows_of`."""
+    return windows_of(
+        text,
+        tokenizer,
+        num_windows=config.eval_samples,
+        sequence_length=config.eval_sequence_length,
+        seed=None,
+        what="evaluation",
+        warn=warn,
+        start=start,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from bonsai_core.engine import SharedMeasurements, resume, run
 from bonsai_core.engine.adaptation import FOLDER
 from bonsai_core.engine.setup import with_absolute_paths
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.pages import free_cache
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sweep.expand import SweepRun
@@ -73,9 +73,9 @@ def run_sweep(
             if outcome is None:
                 listener.started(number, each)
                 outcome = _computed(each, directory, registry, shared)
-                gc.collect()  # a model may hang in a cycle of references, and the next one needs its memory
+                free_cache()  # the next model needs the memory
             if outcome.report and not keep_models:
-                for path in (directory / each.name, _adapted(directory / each.name)):
+                for path in (directory / each.name, directory / each.name / FOLDER):
                     shutil.rmtree(RunDirectory(path).model_path, ignore_errors=True)
             listener.finished(number, outcome)
             outcomes.append(outcome)
@@ -106,16 +106,15 @@ def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
     """What a finished run found; None where there is no report, or one cut short, which a resume writes again."""
     path = directory / run_.name
     try:
-        report = json.loads(RunDirectory(path).report_path.read_text(encoding="utf-8"))
-        adapted = json.loads(RunDirectory(_adapted(path)).report_path.read_text("utf-8")) if run_.config.adapt else None
+        return Outcome(run_, _report(path), _report(path / FOLDER) if run_.config.adapt else None, found=True)
     except (FileNotFoundError, ValueError):
         return None
-    return Outcome(run_, report, adapted, found=True)
 
 
-def _adapted(path: Path) -> Path:
-    """Where the adaptation of a run lies."""
-    return path / FOLDER
+def _report(path: Path) -> Mapping[str, Any]:
+    """What a run, or an adaptation, found."""
+    found: Mapping[str, Any] = json.loads(RunDirectory(path).report_path.read_text(encoding="utf-8"))
+    return found
 
 
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
