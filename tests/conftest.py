@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from bonsai_core import EvalConfig, Registry, RunConfig, evaluate
+from bonsai_core import EvalConfig, Registry, RunConfig, evaluate, hookimpl
 from bonsai_core.contracts import Family
+from bonsai_core.contracts.events import Event
 from bonsai_core.model.layout import find_family
 from bonsai_core.sources import load_text
 
@@ -153,6 +154,17 @@ GROUPED = [
     for pico in PICOS
     if pico.num_key_value_heads < HEADS and pico.option not in ("qk_layernorm", "new_decoder_architecture")
 ]
+
+
+class Listener:
+    """Remembers everything that is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def family_of(registry: Registry, pico: Pico) -> Family:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PICOS, VOCABULARY, Pico, family_of
+from conftest import PICOS, VOCABULARY, Listener, Pico, family_of
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -58,17 +58,6 @@ class Stopper:
     def bonsai_observe(self, event: Event) -> None:
         if self._when(event):
             raise StoppedError
-
-
-class Listener:
-    """Remembers everything that is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    @hookimpl
-    def bonsai_observe(self, event: Event) -> None:
-        self.events.append(event)
 
 
 def after_step(number: int) -> Any:

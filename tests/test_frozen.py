@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, LAYERS, PICOS, Pico, measured, saved
+from conftest import GROUPED, LAYERS, MIXTURES, PICOS, Listener, Pico, measured, saved
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
 from bonsai_core import BonsaiError, Registry, RunConfig, run
+from bonsai_core.contracts.events import Warned
 from bonsai_core.engine.lifecycle import RunResult
 from bonsai_core.model.load import load_model
 from bonsai_core.model.verify import logits
@@ -44,6 +47,15 @@ def both_ways(
     return usual, spread
 
 
+def weights_on_disk(directory: Path) -> dict[str, list[int]]:
+    """Names and shapes of the tensors in a checkpoint's files."""
+    found: dict[str, list[int]] = {}
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    return found
+
+
 def assert_alike(usual: RunResult, spread: RunResult) -> None:
     kept = [json.loads((one.model_path / "bonsai.json").read_text())["kept_units"] for one in (usual, spread)]
     assert kept[0] == kept[1]
@@ -51,6 +63,7 @@ def assert_alike(usual: RunResult, spread: RunResult) -> None:
         assert other["divergence"]["held_out"] == pytest.approx(one["divergence"]["held_out"], rel=1e-3)
     assert spread.report["perplexity"]["pruned"] == pytest.approx(usual.report["perplexity"]["pruned"], rel=1e-4)
     assert spread.report["parameters"] == usual.report["parameters"]
+    assert weights_on_disk(usual.model_path) == weights_on_disk(spread.model_path)
     models = [load_model(str(one.model_path)) for one in (usual, spread)]
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
     atol = 1e-3 * float(logits(models[0]).abs().max())
@@ -65,6 +78,47 @@ def test_a_model_on_disk_is_pruned_like_one_in_memory(
 ) -> None:
     parent = parent_of(pico, tokenizer, tmp_path / "parent")
     assert_alike(*both_ways(small_run, registry, parent, tmp_path))
+
+
+@pytest.mark.parametrize("shapes", ["free", "uniform"])
+@pytest.mark.parametrize("units", [("attention", "mlp", "experts"), ("expert_width",)], ids=["experts", "widths"])
+@pytest.mark.parametrize("pico", MIXTURES, ids=str)
+def test_a_mixture_on_disk_is_pruned_like_one_in_memory(
+    registry: Registry,
+    small_run: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    pico: Pico,
+    units: tuple[str, ...],
+    shapes: str,
+    tmp_path: Path,
+) -> None:
+    parent = parent_of(pico, tokenizer, tmp_path / "parent")
+    settings = {"units": units, "shapes": shapes, "sparsity": 0.2}
+    if shapes == "uniform" and "experts" in units:
+        settings["round_fraction"] = 0.2
+    usual, spread = both_ways(small_run, registry, parent, tmp_path, **settings)
+    assert_alike(usual, spread)
+    one_by_one = any(".experts.0." in name for name in weights_on_disk(spread.model_path))
+    assert one_by_one == (shapes == "uniform")  # as in stock checkpoints
+
+
+def test_experts_that_lie_on_disk_together_are_found_too(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    apart, together = tmp_path / "apart", tmp_path / "together"
+    pico = next(p for p in MIXTURES if p.family == "mixtral")
+    parent_of(pico, tokenizer, apart)
+    pico.build().save_pretrained(together, save_original_format=False)
+    tokenizer.save_pretrained(together)
+    assert weights_on_disk(apart).keys() != weights_on_disk(together).keys()
+    runs = [
+        RunConfig.model_validate(
+            {**small_run.model_dump(), **SPREAD, "latency": False, "model": str(parent), "out": parent / "run"}
+        )
+        for parent in (apart, together)
+    ]
+    models = [load_model(str(run(config, registry=registry).model_path)) for config in runs]
+    assert torch.equal(logits(models[0]), logits(models[1]))
 
 
 @pytest.mark.parametrize("pico", [p for p in GROUPED if p.family in ("falcon", "phi3")], ids=str)
@@ -110,13 +164,17 @@ def test_a_parent_in_half_precision_gives_a_checkpoint_in_half_precision(
         {"units": ("query", "mlp", "layer"), "sparsity": 0.4, "submodels": 16, "search": 1, "search_samples": 4},
         {"min_units": 0, "sparsity": 0.6, "round_fraction": 0.3, "compensator": "bias"},
         {"search": 1, "search_samples": 4, "resample": "fresh"},
+        {"model": "qwen2_moe", "units": ("attention", "mlp", "experts", "sublayer", "layer"), "sparsity": 0.4},
+        {"model": "mixtral", "units": ("query", "experts"), "search": 1, "search_samples": 4},
     ],
     ids=lambda settings: "-".join(settings),
 )
 def test_all_that_a_run_may_do_it_does_on_disk_too(
     registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, settings: Any, tmp_path: Path
 ) -> None:
-    parent = parent_of(Pico("llama", 2, attention_bias="bias" in settings.values()), tokenizer, tmp_path / "parent")
+    settings = dict(settings)
+    pico = Pico(settings.pop("model", "llama"), 2, attention_bias="bias" in settings.values())
+    parent = parent_of(pico, tokenizer, tmp_path / "parent")
     assert_alike(*both_ways(small_run, registry, parent, tmp_path, **settings))
 
 
@@ -141,11 +199,14 @@ def test_shards_have_an_index(
     assert_alike(usual, spread)
 
 
-def test_other_names_on_disk_are_an_error(
-    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+def test_weights_that_are_not_in_the_files_are_an_error(
+    small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    parent = parent_of(next(p for p in PICOS if p.family == "mixtral"), tokenizer, tmp_path / "parent")
-    with pytest.raises(BonsaiError, match="mixture of experts is pruned in memory"):
+    parent = saved(Pico("llama", 2), tokenizer, tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BonsaiError, match=r"1 of the model's \d+ weights .* model.layers.1.mlp.up_proj.weight"):
         run(RunConfig(**{**small_run.model_dump(), **SPREAD, "model": str(parent), "out": tmp_path / "run"}))
 
 
@@ -175,6 +236,36 @@ def test_a_quantised_parent_gives_a_checkpoint_in_full_precision(
         gate, whole = (m.model.layers[layer].mlp.gate_proj.weight for m in (loaded, dense))
         assert torch.equal(gate, whole[kept_rows])
     assert AutoModelForCausalLM.from_pretrained(result.model_path).config.to_dict().get("quantization_config") is None
+    found = measured(small_run, tmp_path / "run")
+    assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("load_in", ["8bit", "4bit"])
+@pytest.mark.parametrize("units", [("experts",), ("expert_width",)], ids=str)
+def test_experts_stay_as_they_are_beside_quantised_attention(
+    small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, load_in: str, units: Any, tmp_path: Path
+) -> None:
+    registry, parent = Registry(), tmp_path / "parent"
+    config = Pico("mixtral", 2).config
+    config.hidden_size, config.head_dim = 64, 16
+    AutoModelForCausalLM.from_config(config).save_pretrained(parent)
+    tokenizer.save_pretrained(parent)
+    settings = {"model": str(parent), "load_in": load_in, "units": units, "prior_samples": 4, "latency": False}
+    settings = {**small_run.model_dump(), **settings, "sparsity": 0.2, "out": tmp_path / "run"}
+    registry.register(listener := Listener(), "the listener")
+    result = run(RunConfig.model_validate(settings), registry=registry)
+    told = [event.text for event in listener.events if isinstance(event, Warned)]
+    assert any(f"--load-in {load_in} quantises linears, and the experts of this model" in text for text in told)
+    loaded, dense = load_model(str(result.model_path)), load_model(str(parent))
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    kept = json.loads((result.model_path / "bonsai.json").read_text())["kept_units"]
+    for layer in range(LAYERS):
+        small, whole = (model.model.layers[layer].mlp.experts.down_proj for model in (loaded, dense))
+        if units == ("experts",):
+            assert torch.equal(small, whole[kept[f"layers.{layer}.experts"]])
+        else:
+            assert small.shape[-1] == len(kept[f"layers.{layer}.expert_width"])
     found = measured(small_run, tmp_path / "run")
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bonsai_core.checkpoint.conversion import as_stored, stored_together
 from bonsai_core.checkpoint.save import checkpoint_directory
 from bonsai_core.errors import BonsaiError
 
@@ -44,25 +46,30 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     size = total = 0
-    saved = model.state_dict()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    for name, parameter in (dict(model.named_parameters()) | buffers).items():
-        tensor = tensor_of(name)
-        if tensor is None or tensor.shape != parameter.shape:
-            found = "nothing" if tensor is None else f"{tuple(tensor.shape)}"
-            raise BonsaiError(f"The parent's files have {found} for {name}, which is {tuple(parameter.shape)} here.")
-        if shard and size + tensor.nbytes > SHARD_BYTES:
-            shards.append(_write(shard, directory, len(shards)))
-            shard, size = {}, 0
-        shard[name] = tensor.contiguous()
-        weight_map[name] = len(shards)
-        size, total = size + tensor.nbytes, total + tensor.nbytes
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for names in stored_together(model):
+        for name, tensor in as_stored(model, {name: _checked(name, tensor_of(name), shapes[name]) for name in names}):
+            if shard and size + tensor.nbytes > SHARD_BYTES:
+                shards.append(_write(shard, directory, len(shards)))
+                shard, size = {}, 0
+            # A part of another tensor would keep all of it in memory.
+            part = tensor.untyped_storage().nbytes() > tensor.nbytes
+            shard[name] = tensor.clone(memory_format=torch.contiguous_format) if part else tensor.contiguous()
+            weight_map[name] = len(shards)
+            size, total = size + tensor.nbytes, total + tensor.nbytes
     shards.append(_write(shard, directory, len(shards)))
     _name(shards, weight_map, total, directory)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(directory)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
+
+
+def _checked(name: str, tensor: Tensor | None, shape: torch.Size) -> Tensor:
+    if tensor is None or tensor.shape != shape:
+        found = "nothing" if tensor is None else f"{tuple(tensor.shape)}"
+        raise BonsaiError(f"The parent's files have {found} for {name}, which is {tuple(shape)} here.")
+    return tensor
 
 
 def _write(shard: dict[str, Tensor], directory: Path, number: int) -> Path:

@@ -21,12 +21,13 @@ from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import Parent, find_parent, table_of
 from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer, weight_files
+from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer, weights_directory
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.reading import check_positions, start_token
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
+from bonsai_core.model.weight_files import WeightFiles
 from bonsai_core.recipes import is_recipe_file
 from bonsai_core.registry import Registry
 from bonsai_core.rules import Rules
@@ -154,9 +155,11 @@ def open_workspace(
     check_positions(parent.config, parent.family, longest, warn)
     model = load_as_configured(parent.source, config)
     if config.frozen:
-        files = weight_files(parent.source, model)
+        files = WeightFiles(weights_directory(parent.source), model)
         subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files)
         dense_bytes = files.num_bytes()
+        if config.load_in != "full":
+            _tell_of_experts(subject.table, config.load_in, warn)
     else:
         subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -174,6 +177,16 @@ def open_workspace(
         rules,
         dense_bytes,
     )
+
+
+def _tell_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]) -> None:
+    """Experts lie in parameters of three dimensions, which bitsandbytes leaves as they are."""
+    experts = sum(site.num_units * site.unit_params for site in table if site.in_mixture)
+    if experts:
+        warn(
+            f"--load-in {load_in} quantises linears, and the experts of this model, {experts / table.total_params:.0%} "
+            f"of it, are none: they stay as they are. --device-map auto takes what does not fit."
+        )
 
 
 def _told(family: Family) -> str:

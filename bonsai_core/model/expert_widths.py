@@ -2,98 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from bonsai_core.contracts import ExpertsSite
-from bonsai_core.model.pages import give_back
+from bonsai_core.model.mixture import Mixture
+from bonsai_core.model.offloaded import changed, is_offloaded
 
 
-class ExpertWidths:
+class ExpertWidths(Mixture):
     """The channels of one decoder layer's experts, which lie in one parameter and so are equally many.
 
     A unit is one channel of every expert. Channels are put together by rank: the first unit has each expert's strongest
     channel, as the norms of the weights into and out of it say; their numbers in different experts mean nothing.
 
-    Args:
-        layer: the decoder layer.
-        declared: where the experts are.
-
     Legend for array shapes: E = experts, C = channels of one, T = tokens, K = experts that a token is sent to.
     """
 
-    def __init__(self, layer: nn.Module, declared: ExpertsSite) -> None:
-        self.module: Any = layer.get_submodule(declared.module)
-        *self._inputs, self._output = declared.weights
+    def __init__(self, layer: nn.Module, declared: ExpertsSite, load: Callable[[str], Tensor]) -> None:
+        super().__init__(layer, declared, load)
+        self.parameters = tuple(f"{declared.module}.{name}" for name in declared.weights)
+        *self._inputs, self._output = self.parameters
         self._rank_EC = self._strength().argsort(dim=-1, descending=True, stable=True)
 
     @contextmanager
     def without(self, stay: Tensor) -> Iterator[None]:
-        """The layer with only some of the units: what the others put out is multiplied by zeros.
-
-        Args:
-            stay: numbers of those units that stay, int64.
-        """
+        """What the other units put out is multiplied by zeros."""
         gone = torch.ones(self._rank_EC.shape[1], dtype=torch.bool).index_fill(0, stay, False)
-        weight = getattr(self.module, self._output).detach()
+        weight = self._layer.get_parameter(self._output).detach()
         columns = self._rank_EC[:, gone][:, None].expand(-1, weight.shape[1], -1)
-        before = weight.gather(-1, columns)
+        if is_offloaded(self.module):
+            name = self._output.rpartition(".")[2]
+            with changed(self.module, name, lambda whole: whole.scatter(-1, columns.to(whole.device), 0)):
+                yield
+            return
+        columns = columns.to(weight.device)
+        before = weight.gather(-1, columns)  # in place, since a copy of all experts may find no room
         try:
             weight.scatter_(-1, columns, 0)
             yield
         finally:
             weight.scatter_(-1, columns, before)
 
+    def cut(self, parameter: str, whole: Tensor, stay: Tensor) -> Tensor:
+        """What stays lies in the order of ranks."""
+        channels_ES = self._rank_EC[:, stay].to(whole.device)
+        dim = 2 if parameter == self._output else 1
+        blocks = [_take(block, channels_ES, dim) for block in torch.split(whole, self._rank_EC.shape[1], dim)]
+        return torch.cat(blocks, dim=dim)
+
     def slice(self, stay: Tensor) -> None:
-        """Remove all other units, in place, one parameter at a time; what stays lies in the order of ranks."""
-        channels_ES = self._rank_EC[:, stay]
-        for name in (*self._inputs, self._output):
-            whole = getattr(self.module, name)
-            dim = 2 if name == self._output else 1
-            blocks = [_take(block, channels_ES, dim) for block in whole.detach().split(self._rank_EC.shape[1], dim=dim)]
-            setattr(self.module, name, nn.Parameter(torch.cat(blocks, dim=dim), whole.requires_grad))
-            give_back(whole.data)
+        super().slice(stay)
         self.module.intermediate_dim = len(stay)
-        self._rank_EC = torch.arange(len(stay), device=self._rank_EC.device).expand(len(channels_ES), -1)
+        self._rank_EC = torch.arange(len(stay), device=self._rank_EC.device).expand(len(self._rank_EC), -1)
 
     def weight(self) -> Tensor:
-        """The experts' output projections, root mean squares over experts, float32 [hidden, units, 1].
-
-        Taken for a site's output projection, with `use` for its input, a unit counts as one channel.
-        """
-        weight = getattr(self.module, self._output).detach()
+        """The experts' output projections, root mean squares over experts."""
+        weight = self._load(self._output).detach()
         squares = torch.zeros(weight.shape[1:], device=weight.device)
         for expert, rank in zip(weight, self._rank_EC, strict=True):
             squares += expert[:, rank].float().square()
         return (squares / len(weight)).sqrt()[..., None]
 
     def use(self, args: tuple[Any, ...]) -> Tensor:
-        """From what the experts are called with: how much of each unit every token gets, [tokens, units].
-
-        The norm over the experts that a token is sent to, of their channels' values times their weights.
-        """
+        """The norm over the experts that a token is sent to, of their channels' values times their weights."""
         hidden, chosen_TK, weights_TK = args
         squares = hidden.new_zeros((len(hidden), self._rank_EC.shape[1]), dtype=torch.float32)
+        ranks_EC = self._rank_EC.to(hidden.device)
         (into,) = self._inputs
-        for number in chosen_TK.unique().tolist():
-            token, place = torch.where(chosen_TK == number)
-            inner = self.module._apply_gate(nn.functional.linear(hidden[token], getattr(self.module, into)[number]))
-            value = inner[:, self._rank_EC[number]] * weights_TK[token, place, None]
-            squares.index_add_(0, token, value.float().square())
+        with align_module_device(self.module):
+            for number in chosen_TK.unique().tolist():
+                token, place = torch.where(chosen_TK == number)
+                weight = self._layer.get_parameter(into)[number]
+                inner = self.module._apply_gate(nn.functional.linear(hidden[token], weight))
+                value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
+                squares.index_add_(0, token, value.float().square())
         size: Tensor = squares.sqrt().to(hidden.dtype)
         return size
 
     def _strength(self) -> Tensor:
         """Of every channel of every expert, [E, C]: the product of the norms of its rows and its column."""
-        output: Tensor = getattr(self.module, self._output).detach()
-        strength: Tensor = output.float().norm(dim=1)
-        for name in self._inputs:
-            for block in getattr(self.module, name).detach().split(output.shape[-1], dim=1):
-                strength *= block.float().norm(dim=2)
+        output = self._load(self._output).detach()
+        strength = torch.stack([expert.float().norm(dim=0) for expert in output])
+        num_channels = output.shape[-1]
+        del output
+        for path in self._inputs:
+            for block in torch.split(self._load(path).detach(), num_channels, 1):
+                strength *= torch.stack([expert.float().norm(dim=1) for expert in block])
         return strength
 
 

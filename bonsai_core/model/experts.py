@@ -1,76 +1,61 @@
-"""Mixtures of experts: sub-models that lack some, what each is used for, and their removal."""
+"""Experts of a mixture as units: sub-models that lack some, what each is used for, and their removal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bonsai_core.contracts import ExpertsSite
-from bonsai_core.model.pages import give_back
+from bonsai_core.model.mixture import Mixture
+from bonsai_core.model.offloaded import changed
 
 
-class Experts:
-    """The experts of one decoder layer, and the router that chooses among them.
+class Experts(Mixture):
+    """Units are experts, each with its row of the router that chooses among them."""
 
-    Args:
-        layer: the decoder layer.
-        declared: where they are.
-    """
-
-    def __init__(self, layer: nn.Module, declared: ExpertsSite) -> None:
-        self.module: Any = layer.get_submodule(declared.module)
-        self._router: Any = layer.get_submodule(declared.router)
-        self._declared = declared
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        declared = self._declared
+        of_router = (f"{declared.router}.{name}" for name in declared.router_weights)
+        return (*(f"{declared.module}.{name}" for name in declared.weights), *of_router)
 
     @contextmanager
     def without(self, stay: Tensor) -> Iterator[None]:
-        """The layer as it is with only some of its experts: tokens are sent to others.
-
-        Args:
-            stay: numbers of those experts that stay, int64.
-        """
-        router, names = self._router, self._declared.router_weights
-        before = {name: getattr(router, name) for name in names}
-        handle = router.register_forward_hook(_renumber(stay))
-        try:
-            for name, weight in before.items():
-                setattr(router, name, _of(weight, stay))
+        """Tokens are sent to the experts that stay."""
+        router = self._layer.get_submodule(self._declared.router)
+        with ExitStack() as stack:
+            stack.callback(router.register_forward_hook(_renumber(stay)).remove)
+            for name in self._declared.router_weights:
+                stack.enter_context(changed(router, name, partial(_of, stay)))
             yield
-        finally:
-            handle.remove()
-            for name, weight in before.items():
-                setattr(router, name, weight)
+
+    def cut(self, parameter: str, whole: Tensor, stay: Tensor) -> Tensor:
+        return _of(stay, whole)
 
     def slice(self, stay: Tensor) -> None:
-        """Remove all other experts, in place, one parameter at a time."""
-        for module, names in ((self.module, self._declared.weights), (self._router, self._declared.router_weights)):
-            for name in names:
-                whole = getattr(module, name)
-                setattr(module, name, _of(whole, stay))
-                give_back(whole.data)
-            module.num_experts = len(stay)
+        super().slice(stay)
+        for path in (self._declared.module, self._declared.router):
+            holder: Any = self._layer.get_submodule(path)
+            holder.num_experts = len(stay)
 
     def weight(self) -> Tensor:
-        """How strong each expert's output is: norms of the rows of its output projection, float32 [hidden, experts, 1].
-
-        Taken for a site's output projection, with `use` for its input, an expert counts as one channel.
-        """
-        projection = getattr(self.module, self._declared.weights[-1]).detach()
+        """Norms of the rows of each expert's output projection."""
+        projection = self._load(f"{self._declared.module}.{self._declared.weights[-1]}").detach()
         return torch.stack([expert.float().norm(dim=-1) for expert in projection], dim=1)[..., None]
 
     def use(self, args: tuple[Any, ...]) -> Tensor:
-        """From what the experts are called with: the weight that each gets for each token, [tokens, experts]."""
+        """The weight that each expert gets."""
         hidden, chosen, weights = args
         used: Tensor = weights.new_zeros(len(weights), self.module.num_experts).scatter_(1, chosen, weights)
         return used.to(hidden.dtype)
 
 
-def _of(weight: nn.Parameter, stay: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.detach().index_select(0, stay.to(weight.device)), weight.requires_grad)
+def _of(stay: Tensor, weight: Tensor) -> Tensor:
+    return weight.index_select(0, stay.to(weight.device))
 
 
 def _renumber(stay: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -48,25 +48,23 @@ class FrozenSubject(Subject):
         files: its weights on disk.
 
     Raises:
-        BonsaiError: it has a mixture of experts, or its weights are named otherwise on disk.
+        BonsaiError: weights of the model are not in the files.
     """
 
     in_place: ClassVar[bool] = False
 
     def __init__(self, model: Any, family: Family, table: UnitTable, files: WeightFiles) -> None:
-        super().__init__(model, family, table=table)
-        self.files = files
-        self.standing: dict[str, Standing] = {}
-        if any(site.in_mixture for site in table):
-            raise BonsaiError("A mixture of experts is pruned in memory only: leave out --load-in and --device-map.")
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         saved = {name for name in model.state_dict() if name not in tied and not _is_quantised_state(name)}
         missing = sorted(name for name in saved if name not in files)
         if missing:
             raise BonsaiError(
-                f"The weights on disk have other names than in transformers (there is no {missing[0]}). Load the model "
-                f"with transformers, save it with save_pretrained, and prune that."
+                f"{len(missing)} of the model's {len(saved)} weights are not in its files, {missing[0]} among them; "
+                f"loading gave them random numbers. Download the model again, or save it again with save_pretrained."
             )
+        self.files = files
+        self.standing: dict[str, Standing] = {}
+        super().__init__(model, family, table=table)
 
     @property
     def home(self) -> torch.device:
@@ -77,9 +75,15 @@ class FrozenSubject(Subject):
 
     def output_name(self, site: Site) -> str:
         """The name of a site's output projection's weight in the checkpoint."""
-        return f"{self.family.layers}.{site.layer}.{self.output_path(site)}.weight"
+        return self.name_in_layer(site, f"{self.output_path(site)}.weight")
+
+    def name_in_layer(self, site: Site, path: str) -> str:
+        """The name, in the checkpoint, of what has a name in a site's layer."""
+        return f"{self.family.layers}.{site.layer}.{path}"
 
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
+        if site.in_mixture:
+            return super().unit_weight(site, alive_U).to(self.device)
         standing, alive = self.standing.get(site.name), alive_U[site.units]
         if standing is not None and standing.weight is not None:
             weight, alive = standing.weight, alive[standing.keep]
@@ -113,6 +117,9 @@ class FrozenSubject(Subject):
                     hook = self._apply(site, self.standing[site.name])
                     stack.callback(self.output(site).register_forward_hook(hook).remove)
             yield
+
+    def _parameters_of(self, site: Site) -> Callable[[str], Tensor]:
+        return lambda path: self.files.load(self.name_in_layer(site, path))
 
     def _after(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> Standing:
         """What stands once a repair has come on top of what stood before."""

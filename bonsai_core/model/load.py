@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import find_source, loading_error, register_checkpoints
 from bonsai_core.model.placement import DeviceMap, LoadIn, find_device, loading_options, remove_offloaded
-from bonsai_core.model.weight_files import WeightFiles
 
 
 def load_model(
@@ -112,21 +111,6 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise loading_error(f"the tokenizer of {source}", error) from error
-
-
-def weight_files(source: str, model: Any) -> WeightFiles:
-    """The weights of a loaded model on disk."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming
-
-    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
-
-    def renamed(name: str) -> str:
-        for renaming in renamings:
-            name = renaming.rename_source_key(name)[0]
-        return name
-
-    return WeightFiles(weights_directory(source), renamed)
 
 
 def weights_directory(source: str) -> Path:

@@ -34,7 +34,7 @@ class SlicedFiles:
         set_layers(self.config, stay)
         layers = subject.family.layers
         self._layer = {f"{layers}.{position}.": index for position, index in enumerate(stay)}
-        self._sites = [site for site in subject.table if site.has_output]
+        self._sites = [site for site in subject.table if site.kind != "layer"]
 
     def tensor_of(self, name: str) -> Tensor | None:
         """The tensor that goes under a name of the pruned model; None where there is none."""
@@ -45,6 +45,10 @@ class SlicedFiles:
         path, _, what = rest.rpartition(".")
         for site in self._sites:
             if site.layer != index:
+                continue
+            if site.in_mixture:
+                if rest in self._subject.mixtures[site.name].parameters:
+                    return self._cut_mixture(site, rest)
                 continue
             output = self._subject.output_path(site)
             stands_in = self._is_empty(site) and output.startswith(f"{path}.")
@@ -61,14 +65,22 @@ class SlicedFiles:
         if part.dim == 1:
             kept = self._subject.unit_weight(site, self._keep_U)  # with what it was repaired to
             return in_model_order(kept, site).to(self._subject.files.dtype).cpu()
-        whole = self._load(f"{self._subject.family.layers}.{site.layer}.{part.path}.{what}")
+        whole = self._load(self._subject.name_in_layer(site, f"{part.path}.{what}"))
         if whole is None:
             return None
         return sliced(whole, part, torch.from_numpy(np.flatnonzero(keep)), len(keep), 0)
 
+    def _cut_mixture(self, site: Site, path: str) -> Tensor | None:
+        """A parameter of a mixture of experts, of the units that are kept."""
+        whole = self._load(self._subject.name_in_layer(site, path))
+        if whole is None:
+            return None
+        stay = torch.from_numpy(np.flatnonzero(self._keep_U[site.units]))
+        return self._subject.mixtures[site.name].cut(path, whole, stay)
+
     def _output_bias(self, site: Site) -> Tensor | None:
         """The bias of an output projection, with what repairs add; zeros where one was added to others only."""
-        name = f"{self._subject.family.layers}.{site.layer}.{self._subject.output_path(site)}.bias"
+        name = self._subject.name_in_layer(site, f"{self._subject.output_path(site)}.bias")
         own, standing = self._load(name), self._subject.standing.get(site.name)
         change = standing.bias if standing is not None else None
         if own is None:

@@ -19,6 +19,7 @@ from bonsai_core.model.depth import set_layers
 from bonsai_core.model.expert_widths import ExpertWidths
 from bonsai_core.model.experts import Experts
 from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
+from bonsai_core.model.mixture import Mixture
 from bonsai_core.model.pages import give_back
 from bonsai_core.model.placement import input_device
 from bonsai_core.units import Site, UnitKind, UnitTable
@@ -38,6 +39,7 @@ class Subject:
 
     Attributes:
         in_place: whether its weights can be sliced and repaired where they are.
+        mixtures: experts, by the names of sites that have such units.
     """
 
     in_place: ClassVar[bool] = True
@@ -55,7 +57,7 @@ class Subject:
             for site in self.table
             if site.has_output
         }
-        self._mixtures = {site.name: self._mixture(site) for site in self.table if site.in_mixture}
+        self.mixtures = {site.name: self._mixture(site) for site in self.table if site.in_mixture}
 
     @property
     def device(self) -> torch.device:
@@ -86,17 +88,17 @@ class Subject:
     def reads(self, site: Site) -> tuple[nn.Module, Callable[[tuple[Any, ...]], Tensor]]:
         """The module that reads what the units give, and what it reads of the arguments of a call: [..., channels]."""
         if site.in_mixture:
-            mixture = self._mixtures[site.name]
+            mixture = self.mixtures[site.name]
             return mixture.module, mixture.use
         return self.output(site), lambda args: by_unit(args[0], site).flatten(-2)
 
     def unit_weight(self, site: Site, alive_U: NDArray[np.bool_]) -> Tensor:
         """The output projection's weight by the units alive, float32 [out, units, channels].
 
-        Units of a mixture count as one channel each, see `Experts.weight`.
+        Units of a mixture count as one channel each, see `Mixture.weight`.
         """
         if site.in_mixture:
-            return self.of_living(site, alive_U, self._mixtures[site.name].weight(), dim=1)
+            return self.of_living(site, alive_U, self.mixtures[site.name].weight(), dim=1)
         weight = by_unit(self.output(site).weight.detach(), site)
         return self.of_living(site, alive_U, weight, dim=1).float()
 
@@ -132,7 +134,7 @@ class Subject:
                 if keep.all() or not self.table.layer_stays(site.layer, keep_U):
                     continue
                 if site.in_mixture:
-                    stack.enter_context(self._mixtures[site.name].without(torch.from_numpy(np.flatnonzero(keep))))
+                    stack.enter_context(self.mixtures[site.name].without(torch.from_numpy(np.flatnonzero(keep))))
                     continue
                 channels = torch.from_numpy(keep)[:, None].expand(-1, site.unit_channels)
                 channels = in_model_order(channels, site)
@@ -155,7 +157,7 @@ class Subject:
                 continue
             index = torch.from_numpy(np.flatnonzero(keep))
             if site.in_mixture:
-                self._mixtures[site.name].slice(index)
+                self.mixtures[site.name].slice(index)
                 continue
             for part in self._parts[site.name]:
                 whole = self._linear(site, part)
@@ -232,11 +234,15 @@ class Subject:
                 sizes[site.layer].update(self._heads(site, count))
         return list(sizes.values())
 
-    def _mixture(self, site: Site) -> Experts | ExpertWidths:
+    def _mixture(self, site: Site) -> Mixture:
         """The experts of a site that has such units."""
         assert self.family.experts is not None
         kind = Experts if site.kind == "experts" else ExpertWidths
-        return kind(self._layer(site), self.family.experts)
+        return kind(self._layer(site), self.family.experts, self._parameters_of(site))
+
+    def _parameters_of(self, site: Site) -> Callable[[str], Tensor]:
+        """Gives parameters of a site's layer, by their names in it."""
+        return self._layer(site).get_parameter
 
     def _take_out(self, gone: Collection[int]) -> None:
         """Remove whole layers; those behind them move up, in the key-value cache and in the configuration too."""

@@ -1,16 +1,17 @@
-"""A checkpoint's weights where they lie: read from disk one tensor at a time."""
+"""A checkpoint's weights where they lie: read from disk one at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bonsai_core.checkpoint.conversion import origins
 from bonsai_core.errors import BonsaiError
 
 FILE_NAME = "model.safetensors"
@@ -19,17 +20,17 @@ FIRST_VALUES = 256
 
 
 class WeightFiles:
-    """The tensors of a checkpoint by name, in full precision, whatever is made of them in memory.
+    """The weights of a checkpoint by their names in the model, in full precision, whatever is made of them in memory.
 
     Args:
         directory: with model.safetensors in it, or several files and their index.
-        renamed: from a tensor's name on disk to that in the model.
+        model: the transformers model that they are loaded into.
 
     Raises:
         BonsaiError: the files cannot be read, or the index names one that is not there.
     """
 
-    def __init__(self, directory: Path, renamed: Callable[[str], str] = str) -> None:
+    def __init__(self, directory: Path, model: Any) -> None:
         index = directory / INDEX_NAME
         try:
             if index.is_file() and not (directory / FILE_NAME).is_file():
@@ -37,48 +38,53 @@ class WeightFiles:
                 wrong = sorted({file for file in named.values() if Path(file).name != file})
                 if wrong:
                     raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
-                found = {name: directory / file for name, file in named.items()}
+                self._file = {name: directory / file for name, file in named.items()}
             else:
                 file = directory / FILE_NAME
                 with safe_open(file, "pt") as opened:
-                    found = dict.fromkeys(opened.keys(), file)
+                    self._file = dict.fromkeys(opened.keys(), file)
         except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
-        self._where = {renamed(name): (file, name) for name, file in found.items()}
+        self._model = model
+        self._origins = origins(model, self._file)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._origins
 
     def load(self, name: str) -> Tensor:
-        """A tensor by its name in the model, on the CPU.
+        """A weight by its name in the model, on the CPU, made as transformers makes it.
 
         Raises:
             BonsaiError: it cannot be read.
         """
-        file, on_disk = self._where[name]
+        return self._origins[name].tensor(name, self._model, self._read)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first weight."""
+        return self._read(min(self._file)).dtype
+
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.stat().st_size for file in set(self._file.values()))
+
+    def fingerprint(self) -> str:
+        """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
+        digest = hashlib.sha256()
+        for name, file in sorted(self._file.items()):
+            with safe_open(file, "pt") as opened:
+                part = opened.get_slice(name)
+                shape = part.get_shape()
+                first = part[:1].flatten()[:FIRST_VALUES].float() if shape else opened.get_tensor(name).float()
+            digest.update(f"{name} {tuple(shape)} {part.get_dtype()}".encode() + first.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _read(self, on_disk: str) -> Tensor:
+        """A tensor by its name on disk."""
+        file = self._file[on_disk]
         try:
             with safe_open(file, "pt") as opened:
                 tensor: Tensor = opened.get_tensor(on_disk)
         except (OSError, SafetensorError) as error:
             raise BonsaiError(f"{on_disk} cannot be read from {file}: {error}") from error
         return tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the first weight."""
-        return self.load(min(self._where)).dtype
-
-    def num_bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.stat().st_size for file in {file for file, _ in self._where.values()})
-
-    def fingerprint(self) -> str:
-        """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
-        digest = hashlib.sha256()
-        for name, (file, on_disk) in sorted(self._where.items()):
-            with safe_open(file, "pt") as opened:
-                part = opened.get_slice(on_disk)
-                shape = part.get_shape()
-                first = part[:1].flatten()[:FIRST_VALUES].float() if shape else opened.get_tensor(on_disk).float()
-            digest.update(f"{name} {tuple(shape)} {part.get_dtype()}".encode() + first.numpy().tobytes())
-        return digest.hexdigest()
