@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [--model demo] [--max-memory cpu=400MB]
 
-Both sides read the same evaluation windows in the same batches; the ratio is what law 9 is about. With --max-memory the
+Both sides read the same evaluation windows in the same batches, and give freed memory back as the command line does; the
+ratio is what law 9 is about. With --max-memory the
 model is pruned once more where only so much of it may stand in memory, the rest on disk, and sliced from file to file.
 """
 
@@ -17,7 +18,9 @@ INFERENCE = """
 import json, sys
 from bonsai_core import EvalConfig, evaluate
 from bonsai_core.model.latency import peak_bytes
+from bonsai_core.model.pages import return_large_blocks
 from bonsai_core.model.placement import find_device
+return_large_blocks()
 evaluate(EvalConfig(models=(sys.argv[1],), dense="none"))
 print(json.dumps(peak_bytes(find_device("auto"))))
 """
@@ -25,6 +28,8 @@ PRUNING = """
 import json, sys, tempfile
 from pathlib import Path
 from bonsai_core import RunConfig, run
+from bonsai_core.model.pages import return_large_blocks
+return_large_blocks()
 with tempfile.TemporaryDirectory() as folder:
     spread = {"device_map": "auto", "max_memory": sys.argv[2]} if sys.argv[2:] else {}
     report = run(RunConfig(model=sys.argv[1], submodels=4, latency=False, out=Path(folder) / "run", **spread)).report
