@@ -38,6 +38,12 @@ class Block:
     cost: int = field(compare=False)
     units: NDArray[np.int64] = field(compare=False)
 
+    def importance(self, rules: Rules) -> float:
+        """Of all its units together; infinite if it was not measured."""
+        if self.tier > 0:
+            return np.inf
+        return self.value * (self.cost if rules.rank == "density" else len(self.units))
+
 
 def removal_order(
     site: Site, alive_U: NDArray[np.bool_], importance_U: NDArray[np.float64], prior_U: NDArray[np.float64]
@@ -69,7 +75,9 @@ def select(
             where that was not measured, which goes after everything else.
 
     Returns:
-        bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left.
+        bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left; or, where
+        that costs less importance, by less than one unit that is larger than what was missing, such as an expert.
+        Units that were not measured never make up for one that was.
 
     Raises:
         BonsaiError: the rules do not leave enough to remove.
@@ -83,11 +91,16 @@ def select(
     heads = [*(block for queue in queues if (block := next(queue, None))), *wholes.blocks()]
     heapq.heapify(heads)
     too_big: list[Block] = []
+    taken: list[Block] = []
+    worth = 0.0  # of what was taken
+    endings: list[tuple[float, int, Block]] = []  # the worth with a block that is too big, and how many went before it
     while missing > 0:
         if heads:
             block = heapq.heappop(heads)
             if block.cost > missing:
                 too_big.append(block)  # for good: what is missing only shrinks, and its chain waits for it
+                if block.chain >= 0 and wholes.may_go(block):
+                    endings.append((worth + block.importance(rules), len(taken), block))
                 continue
         elif not (left := [block for block in too_big if wholes.may_go(block)]):
             raise BonsaiError(
@@ -100,10 +113,18 @@ def select(
             continue
         keep_U[block.units] = False
         missing -= block.cost
+        taken.append(block)
+        worth += block.importance(rules)
         if block.chain >= 0 and (following := next(queues[block.chain], None)) is not None:
             heapq.heappush(heads, following)
         for smaller in wholes.without(block):
             heapq.heappush(heads, smaller)
+    cheapest = min(endings, key=lambda ending: ending[0], default=None)
+    if cheapest is not None and cheapest[0] < worth:
+        _, count, last = cheapest
+        keep_U = alive_U.copy()
+        for block in (*taken[:count], last):
+            keep_U[block.units] = False
     return keep_U
 
 
