@@ -51,7 +51,7 @@ def _units(family: Family) -> list[str]:
 def _heads(attention: AttentionSite) -> str:
     if attention.groups_field == attention.heads_field:
         return "heads"
-    return "KV groups" if attention.interleaved else "KV groups or query heads"
+    return "KV groups or query heads"
 
 
 def _stock_units(family: Family) -> list[str]:

@@ -148,12 +148,8 @@ PICOS = [
 
 
 MIXTURES = [pico for pico in PICOS if pico.family in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")]
-# Those that have query heads to spare, several to a KV group, and apart from keys and values.
-GROUPED = [
-    pico
-    for pico in PICOS
-    if pico.num_key_value_heads < HEADS and pico.option not in ("qk_layernorm", "new_decoder_architecture")
-]
+# Those that have query heads to spare, several to a KV group.
+GROUPED = [pico for pico in PICOS if pico.num_key_value_heads < HEADS and pico.option != "qk_layernorm"]
 
 
 class Listener:

@@ -25,6 +25,7 @@ class Part:
         dim: 0 for projections into the site, 1 for its output projection.
         runs: so many times over; a block is a unit's share of one run.
         rest: rows behind all of them that belong to no unit.
+        tail: rows behind each run that belong to no unit.
     """
 
     path: str
@@ -32,6 +33,12 @@ class Part:
     dim: int
     runs: int = 1
     rest: int = 0
+    tail: int = 0
+
+    @property
+    def unowned(self) -> int:
+        """Rows that belong to no unit."""
+        return self.rest + self.runs * self.tail
 
 
 def find_family(families: list[Family], slicer: str, config: Any) -> Family | None:
@@ -75,10 +82,10 @@ def site_parts(layer: nn.Module, family: Family, config: Any, kind: SiteKind) ->
     if kind == "query":
         if head_dim == per_group:
             raise BonsaiError("Every KV group of this model has one query head: prune attention, not query.")
-        if attention.interleaved:
-            raise BonsaiError("Query heads lie among keys and values in this model: prune attention, not query.")
         fused = attention.query in (attention.key, attention.value)
-        query = Part(attention.path(attention.query), (head_dim,), 0, groups, 2 * groups * head_dim if fused else 0)
+        of_group = 2 * head_dim if fused else 0  # its key and its value
+        others = {"tail": of_group} if attention.interleaved else {"rest": groups * of_group}
+        query = Part(attention.path(attention.query), (head_dim,), 0, groups, **others)
         return (query, Part(attention.path(attention.output), (head_dim,), 1, groups))
     if attention.interleaved:
         inputs: tuple[Part, ...] = (Part(attention.path(attention.query), (per_group + 2 * head_dim,), 0),)
@@ -191,7 +198,7 @@ def _experts_site(index: int, first: int, layer: nn.Module, family: Family, conf
 def _check_fit(linear: nn.Linear, part: Part, num_units: int, family: Family) -> None:
     size, what = (linear.out_features, "rows") if part.dim == 0 else (linear.in_features, "columns")
     of_unit = part.runs * sum(part.blocks)
-    if size != num_units * of_unit + part.rest:
+    if size != num_units * of_unit + part.unowned:
         raise BonsaiError(
             f"{part.path} has {size} {what}, which are not {num_units} units of {of_unit}; "
             f"the family {family.name!r} does not fit."
@@ -211,7 +218,7 @@ def _rest(layer: nn.Module, family: Family, kind: SiteKind, parts: tuple[Part, .
     all_of_it = sum(parameter.numel() for parameter in _submodule(layer, site.module, family).parameters())
     linears = [(_linear(layer, part.path, family), part) for part in parts]
     own = sum(p.numel() for linear, _ in linears for p in linear.parameters())
-    shared = sum(part.rest * (linear.in_features + (linear.bias is not None)) for linear, part in linears)
+    shared = sum(part.unowned * (linear.in_features + (linear.bias is not None)) for linear, part in linears)
     return all_of_it - own + shared
 
 

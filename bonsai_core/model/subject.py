@@ -351,11 +351,15 @@ def _slice(linear: nn.Linear, part: Part, index: Tensor, num_units: int) -> nn.L
 
 def sliced(tensor: Tensor, part: Part, index: Tensor, num_units: int, dim: int) -> Tensor:
     """The rows or columns of the units of `index`, of a linear's weight or bias, projection by projection."""
-    index, lines = index.to(tensor.device), part.runs * num_units
-    *owned, rest = torch.split(tensor, [*(lines * block for block in part.blocks), part.rest], dim)
+    index, before, after = index.to(tensor.device), tensor.shape[:dim], tensor.shape[dim + 1 :]
+    lines = [part.runs * (num_units * block + part.tail) for block in part.blocks]
+    *owned, rest = torch.split(tensor, [*lines, part.rest], dim)
     pieces = []
     for piece, block in zip(owned, part.blocks, strict=True):
-        runs = piece.reshape(*piece.shape[:dim], part.runs, num_units, block, *piece.shape[dim + 1 :])
-        pieces.append(runs.index_select(dim + 1, index).flatten(dim, dim + 2))
+        runs = piece.reshape(*before, part.runs, -1, *after)
+        units, tail = torch.split(runs, [num_units * block, part.tail], dim + 1)
+        units = units.reshape(*before, part.runs, num_units, block, *after)
+        kept = units.index_select(dim + 1, index).flatten(dim + 1, dim + 2)
+        pieces.append((torch.cat([kept, tail], dim + 1) if part.tail else kept).flatten(dim, dim + 1))
     pieces += [rest] if part.rest else []
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
