@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--model demo] [--max-memory cpu=400MB]
 
-Both sides read the same evaluation windows in the same batches, and give freed memory back as the command line does; the
-ratio is what law 9 is about. With --max-memory the model is pruned once more where only so much of it may stand in
+Both sides read the same evaluation windows in the same batches, and give freed memory back as the command line does;
+the ratio is what law 9 is about. With --max-memory the model is pruned once more where only so much of it may stand in
 memory, the rest on disk, and sliced from file to file.
 """
 

@@ -72,15 +72,17 @@ def main() -> None:
     parent = args.out / "dense"
     if not (parent / "config.json").is_file():
         train(CONFIGS[args.family], Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
-    print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed |")
-    print("| --- | ---: | ---: |")
+    print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed | gone, % |")
+    print("| --- | ---: | ---: | ---: |")
     for number, (arm, settings) in enumerate(ARMS[args.family].items()):
         found = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
         if number == 0:
-            print(f"| dense | {found[0]['dense']:.2f} | |")
-        pruned = [row["pruned"] for row in found]
+            print(f"| dense | {found[0]['perplexity']['dense']:.2f} | | |")
+        pruned = [report["perplexity"]["pruned"] for report in found]
+        gone = np.mean([report["sparsity"]["decoder"] for report in found])
         each = ", ".join(f"{value:.2f}" for value in pruned)
-        print(f"| {arm} | {np.mean(pruned):.2f} ± {np.std(pruned, ddof=len(pruned) > 1):.2f} | {each} |", flush=True)
+        spread = np.std(pruned, ddof=len(pruned) > 1)
+        print(f"| {arm} | {np.mean(pruned):.2f} ± {spread:.2f} | {each} | {100 * gone:.1f} |", flush=True)
 
 
 def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, settings: dict[str, Any]) -> Any:
@@ -96,7 +98,7 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
         "out": args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}",
         **settings,
     }
-    return run(RunConfig(**values)).report["perplexity"]
+    return run(RunConfig(**values)).report
 
 
 def train(config: Any, text: str, seconds: float, directory: Path) -> None:
