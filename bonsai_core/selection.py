@@ -76,8 +76,8 @@ def select(
 
     Returns:
         bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left; or, where
-        that costs less importance, by less than one unit that is larger than what was missing, such as an expert.
-        Units that were not measured never make up for one that was.
+        that costs less importance, by less than one block that is larger than what was missing, such as an expert.
+        Units that were not measured go last, so none of them makes up for a block that was.
 
     Raises:
         BonsaiError: the rules do not leave enough to remove.

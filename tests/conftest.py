@@ -152,6 +152,22 @@ MIXTURES = [pico for pico in PICOS if pico.family in ("mixtral", "qwen2_moe", "q
 GROUPED = [pico for pico in PICOS if pico.num_key_value_heads < HEADS and pico.option != "qk_layernorm"]
 
 
+class StoppedError(Exception):
+    """The process is gone."""
+
+
+class Stopper:
+    """Ends the work as soon as something is told."""
+
+    def __init__(self, when: Any) -> None:
+        self._when = when
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if self._when(event):
+            raise StoppedError
+
+
 class Listener:
     """Remembers everything that is told."""
 

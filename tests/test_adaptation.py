@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PICOS, VOCABULARY, Listener, Pico, family_of
+from conftest import PICOS, VOCABULARY, Listener, Pico, StoppedError, Stopper, family_of
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -24,7 +24,6 @@ from bonsai_core import (
     Registry,
     RunConfig,
     adapt,
-    hookimpl,
     load_model,
     resume,
     run,
@@ -35,29 +34,13 @@ from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
 from bonsai_core.adaptation.workspace import open_adaptation
-from bonsai_core.contracts.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.contracts.events import AdaptationStarted, CurvePoint, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.engine import dry_run
 from bonsai_core.model.head import Head
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import Journal
 
 TOKENS, HIDDEN, TOP = 11, 6, 5
-
-
-class StoppedError(Exception):
-    """The process is gone."""
-
-
-class Stopper:
-    """Ends the work as soon as something is told."""
-
-    def __init__(self, when: Any) -> None:
-        self._when = when
-
-    @hookimpl
-    def bonsai_observe(self, event: Event) -> None:
-        if self._when(event):
-            raise StoppedError
 
 
 def after_step(number: int) -> Any:

@@ -10,17 +10,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, LAYERS, MIXTURES, PICOS, Listener, Pico, measured, saved
+from accelerate import cpu_offload
+from conftest import (
+    GROUPED,
+    LAYERS,
+    MIXTURES,
+    PICOS,
+    Listener,
+    Pico,
+    StoppedError,
+    Stopper,
+    family_of,
+    measured,
+    saved,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
-from bonsai_core import BonsaiError, Registry, RunConfig, run
-from bonsai_core.contracts.events import Warned
+from bonsai_core import BonsaiError, Registry, RunConfig, resume, run
+from bonsai_core.contracts.events import Journaled, Warned
 from bonsai_core.engine.lifecycle import RunResult
+from bonsai_core.model.frozen import FrozenSubject
+from bonsai_core.model.layout import unit_table
 from bonsai_core.model.load import load_model
+from bonsai_core.model.subject import Subject
 from bonsai_core.model.verify import logits
+from bonsai_core.model.weight_files import WeightFiles
 
 # Biases, fused and interleaved projections, tied and renamed weights, an MLP without a module.
 UNLIKE = [
@@ -40,10 +57,10 @@ def both_ways(
     small_run: RunConfig, registry: Registry, parent: Path, folder: Path, **settings: Any
 ) -> tuple[RunResult, RunResult]:
     """A run in memory, and the same one with the model on disk."""
-    base = {**small_run.model_dump(), "model": parent, "prior_samples": 4, "latency": False, **settings}
-    base["model"] = str(parent)
+    spread_out = {**SPREAD, "max_memory": settings.pop("max_memory", SPREAD["max_memory"])}
+    base = {**small_run.model_dump(), "model": str(parent), "prior_samples": 4, "latency": False, **settings}
     usual = run(RunConfig.model_validate({**base, "out": folder / "usual"}), registry=registry)
-    spread = run(RunConfig.model_validate({**base, **SPREAD, "out": folder / "spread"}), registry=registry)
+    spread = run(RunConfig.model_validate({**base, **spread_out, "out": folder / "spread"}), registry=registry)
     return usual, spread
 
 
@@ -80,8 +97,11 @@ def test_a_model_on_disk_is_pruned_like_one_in_memory(
     assert_alike(*both_ways(small_run, registry, parent, tmp_path))
 
 
+WAYS = pytest.mark.parametrize("units", [("attention", "mlp", "experts"), ("expert_width",)], ids=["experts", "widths"])
+
+
 @pytest.mark.parametrize("shapes", ["free", "uniform"])
-@pytest.mark.parametrize("units", [("attention", "mlp", "experts"), ("expert_width",)], ids=["experts", "widths"])
+@WAYS
 @pytest.mark.parametrize("pico", MIXTURES, ids=str)
 def test_a_mixture_on_disk_is_pruned_like_one_in_memory(
     registry: Registry,
@@ -100,6 +120,75 @@ def test_a_mixture_on_disk_is_pruned_like_one_in_memory(
     assert_alike(usual, spread)
     one_by_one = any(".experts.0." in name for name in weights_on_disk(spread.model_path))
     assert one_by_one == (shapes == "uniform")  # as in stock checkpoints
+
+
+@WAYS
+@pytest.mark.parametrize("pico", MIXTURES, ids=str)
+def test_masks_of_offloaded_experts_give_what_they_give_in_memory(
+    registry: Registry, tokenizer: PreTrainedTokenizerFast, pico: Pico, units: Any, tmp_path: Path
+) -> None:
+    parent = parent_of(pico, tokenizer, tmp_path)
+    family = family_of(registry, pico)
+    usual, table = Subject(pico.build(), family, units=units), unit_table(pico.build(), family, units)
+    model = cpu_offload(load_model(str(parent)), execution_device=torch.device("cpu"))
+    frozen = FrozenSubject(model, family, table, WeightFiles(parent, model))
+    dense = logits(usual.model)
+    keep_U = table.keep_all()
+    for site in table:
+        if site.in_mixture:
+            keep_U[site.units.start : site.units.start + site.num_units // 2] = False
+    with usual.masked(keep_U), frozen.masked(keep_U):
+        masked = logits(usual.model)
+        assert not torch.allclose(masked, dense)
+        torch.testing.assert_close(logits(frozen.model), masked)
+    assert torch.equal(logits(frozen.model), dense), "a trace was left"
+
+
+def test_a_mixture_in_part_on_disk_is_pruned_like_one_in_memory(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    parent = parent_of(Pico("mixtral", 2), tokenizer, tmp_path / "parent")
+    limit = "cpu=300KB"
+    model = load_model(str(parent), device="cpu", device_map="auto", max_memory=limit)
+    assert {"cpu", "disk"} <= {where for name, where in model.hf_device_map.items() if "layers" in name}
+    settings = {"units": ("attention", "expert_width"), "max_memory": limit}
+    assert_alike(*both_ways(small_run, registry, parent, tmp_path, **settings))
+
+
+def test_a_mixture_on_disk_that_was_stopped_goes_on_to_the_same_bytes(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    parent = parent_of(Pico("mixtral", 2), tokenizer, tmp_path / "parent")
+    settings = {"model": str(parent), "prior_samples": 4, "latency": False, "units": ("attention", "expert_width")}
+    base = {**small_run.model_dump(), **SPREAD, **settings}
+    whole = run(RunConfig.model_validate({**base, "out": tmp_path / "whole"}), registry=registry)
+    stopping = Registry()
+    stopper = Stopper(lambda event: isinstance(event, Journaled) and event.key == "round-1/selection")
+    stopping.register(stopper, "the stopper")
+    with pytest.raises(StoppedError):
+        run(RunConfig.model_validate({**base, "out": tmp_path / "stopped"}), registry=stopping)
+    resumed = resume(tmp_path / "stopped", registry=registry)
+    for name in ("model.safetensors", "config.json"):
+        assert (resumed.model_path / name).read_bytes() == (whole.model_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["without", "another"])
+@WAYS
+def test_experts_that_are_not_as_many_on_disk_are_an_error(
+    small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, units: Any, change: str, tmp_path: Path
+) -> None:
+    parent = saved(Pico("qwen3_moe", 2), tokenizer, tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    name = "model.layers.1.mlp.experts.{}.down_proj.weight"
+    if change == "without":
+        del tensors[name.format(2)]
+    else:
+        tensors[name.format(5)] = tensors[name.format(2)].clone()
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    settings = {**small_run.model_dump(), **SPREAD, "units": units, "model": str(parent), "out": tmp_path / "run"}
+    with pytest.raises(BonsaiError, match=r"1 of the model's \d+ weights .* model.layers.1.mlp.experts.down_proj"):
+        run(RunConfig.model_validate(settings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_experts_that_lie_on_disk_together_are_found_too(
@@ -166,6 +255,7 @@ def test_a_parent_in_half_precision_gives_a_checkpoint_in_half_precision(
         {"search": 1, "search_samples": 4, "resample": "fresh"},
         {"model": "qwen2_moe", "units": ("attention", "mlp", "experts", "sublayer", "layer"), "sparsity": 0.4},
         {"model": "mixtral", "units": ("query", "experts"), "search": 1, "search_samples": 4},
+        {"model": "mixtral", "tied": True, "units": ("query", "expert_width", "layer"), "sparsity": 0.4},
     ],
     ids=lambda settings: "-".join(settings),
 )
@@ -173,7 +263,8 @@ def test_all_that_a_run_may_do_it_does_on_disk_too(
     registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, settings: Any, tmp_path: Path
 ) -> None:
     settings = dict(settings)
-    pico = Pico(settings.pop("model", "llama"), 2, attention_bias="bias" in settings.values())
+    name, tied = settings.pop("model", "llama"), settings.pop("tied", False)
+    pico = Pico(name, 2, attention_bias="bias" in settings.values(), tied=tied)
     parent = parent_of(pico, tokenizer, tmp_path / "parent")
     assert_alike(*both_ways(small_run, registry, parent, tmp_path, **settings))
 
@@ -260,12 +351,11 @@ def test_experts_stay_as_they_are_beside_quantised_attention(
     loaded, dense = load_model(str(result.model_path)), load_model(str(parent))
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
     kept = json.loads((result.model_path / "bonsai.json").read_text())["kept_units"]
-    for layer in range(LAYERS):
-        small, whole = (model.model.layers[layer].mlp.experts.down_proj for model in (loaded, dense))
-        if units == ("experts",):
-            assert torch.equal(small, whole[kept[f"layers.{layer}.experts"]])
-        else:
-            assert small.shape[-1] == len(kept[f"layers.{layer}.expert_width"])
+    sliced = Subject(dense, family_of(registry, Pico("mixtral", 2)), units=units)
+    keep_U = np.concatenate([np.isin(np.arange(site.num_units), kept[site.name]) for site in sliced.table])
+    sliced.slice(keep_U)
+    weights = sliced.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
     found = measured(small_run, tmp_path / "run")
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
 

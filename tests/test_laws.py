@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import platform
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, PICOS, VOCABULARY, Pico, family_of
+from conftest import GROUPED, MIXTURES, PICOS, VOCABULARY, Pico, family_of
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
@@ -110,6 +112,7 @@ def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None
 
 HOLES = """
 import sys
+import weakref
 import torch
 from bonsai_core.model.pages import return_large_blocks
 if sys.argv[1] == "given back":
@@ -199,6 +202,18 @@ def test_an_emptied_sub_layer_is_its_bias(registry: Registry, pico: Pico, site: 
     torch.testing.assert_close(logits(subject.model), masked, rtol=0, atol=1e-4 * float(masked.abs().max()))
     after = sum(parameter.numel() for parameter in subject.model.parameters())
     assert before - after == subject.table.removed_params(keep_U)
+
+
+@pytest.mark.parametrize("pico", [PICOS[1], *MIXTURES], ids=str)
+def test_nothing_of_a_layer_that_left_stays_in_memory(registry: Registry, pico: Pico) -> None:
+    subject = subject_of(pico, registry, units=("attention", "mlp", "experts", "layer"))
+    keep_U = subject.table.keep_all()
+    for site in subject.table:
+        keep_U[site.units] = site.layer != 2
+    held = [weakref.ref(parameter) for parameter in subject.layers_present()[2].parameters()]
+    subject.slice(keep_U)
+    gc.collect()
+    assert [parameter() for parameter in held] == [None] * len(held)
 
 
 def test_biases_are_priced(registry: Registry) -> None:

@@ -96,14 +96,25 @@ def unmeasured(importance_U: NDArray[np.float64], of_U: NDArray[np.bool_]) -> bo
 
 
 @pytest.mark.parametrize(
-    ("head", "gone"), [(0.03, (1, 5)), (1.0, (2, 0)), (np.nan, (2, 0))], ids=["cheap", "dear", "unmeasured"]
+    ("head", "gone"),
+    [(3.0, (1, 4)), (6.25, (1, 4)), (100.0, (2, 0)), (np.nan, (2, 0))],
+    ids=["cheap", "even", "dear", "unmeasured"],
 )
 def test_heads_make_up_for_less_than_an_expert_only_where_they_matter_less(head: float, gone: tuple[int, int]) -> None:
     experts = Site("layers.0.experts", 0, "experts", 0, 4, 10, 1, least=2)
     heads = Site("layers.0.attention", 0, "attention", 4, 20, 1, 1)
-    importance_U = np.array([0.1, 0.2, 3.0, 3.0, *[head] * 20])
-    keep_U = choose(UnitTable((experts, heads), 60, 60), 15 / 60, importance_U=importance_U, rank="density")
+    importance_U = np.array([12.5, 25.0, 300.0, 300.0, *[head] * 20])
+    keep_U = choose(UnitTable((experts, heads), 60, 60), 14 / 60, importance_U=importance_U, rank="density")
     assert tuple(int((~keep_U[site.units]).sum()) for site in (experts, heads)) == gone
+
+
+def test_a_block_of_several_units_is_worth_all_of_them() -> None:
+    experts = Site("layers.0.experts", 0, "experts", 0, 4, 10, 1)
+    heads = Site("layers.0.attention", 0, "attention", 4, 20, 1, 1)
+    importance_U = np.array([0.2, 0.2, 3.0, 3.0, *[0.3] * 20])
+    table = UnitTable((experts, heads), 60, 60)
+    keep_U = choose(table, 1 / 60, importance_U=importance_U, rank="importance", round_to={"experts": 2})
+    assert [int((~keep_U[site.units]).sum()) for site in (experts, heads)] == [0, 1]
 
 
 def counted(table: UnitTable, keep_U: NDArray[np.bool_]) -> list[tuple[Site, int]]:
@@ -310,6 +321,21 @@ def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> 
     assert [table.layer_stays(number, keep_U) for number in range(4)] == [True, True, False, True]
     small = select(table, table.keep_all(), fine_U, np.zeros(len(table)), 0.02, rules, whole_W)
     assert all(table.layer_stays(number, small) for number in range(4))
+
+
+def test_units_that_went_with_their_layer_do_not_end_it_again() -> None:
+    table = example_table(num_layers=3, layers_leave=True)
+    rules = Rules(units=("attention", "mlp", "layer"), rank="density")
+    importance_U = 10.0 * table.cost_U
+    gone = sum(site.num_units * site.unit_params for site in table if site.layer == 0)
+    for site in table:
+        if site.layer == 0:
+            importance_U[site.units] = 0.5 * table.cost_U[site.units]
+    whole_W = importance_of(table, rules, 0.8 * importance_U)
+    target = (gone + CHANNEL_PARAMS) / table.decoder_params
+    keep_U = select(table, table.keep_all(), importance_U, np.zeros(len(table)), target, rules, whole_W)
+    assert not table.layer_stays(0, keep_U)
+    assert target <= table.sparsity(keep_U) < target + CHANNEL_PARAMS / table.decoder_params
 
 
 def test_what_goes_of_a_whole_is_taken_off_its_importance() -> None:

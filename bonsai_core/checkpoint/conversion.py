@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from transformers.core_model_loading import (
 
 @dataclass
 class Origin:
-    """Tensors on disk that one or several of the model are made of.
+    """Tensors on disk that one of the model is made of.
 
     Attributes:
         converter: what transformers makes them with; None where there is one, which is taken as it is.
@@ -53,7 +53,9 @@ class Origin:
 
 
 def origins(model: Any, on_disk: Iterable[str]) -> dict[str, Origin]:
-    """What each tensor of a model is made of when it is loaded, by its name; see `from_pretrained`.
+    """What each tensor of a model is made of when it is loaded, by its name.
+
+    Tensors that several of the model are made of are left out.
 
     Args:
         model: in transformers' own layout; it may be on the meta device.
@@ -67,31 +69,13 @@ def origins(model: Any, on_disk: Iterable[str]) -> dict[str, Origin]:
     found: dict[str, Origin] = {}
     for name in sorted(on_disk, key=dot_natural_key):
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, present)
-        if target not in present and name in present:
-            target, pattern = name, None
         if pattern is None:
             found[target] = Origin(pieces={"": [name]})
-            continue
-        converter = by_pattern[pattern]
-        origin = found.setdefault(target, Origin(converter))
-        origin.pieces.setdefault(pattern, []).append(name)
-        first, *others = converter.target_patterns
-        found.update({target.replace(first, other): origin for other in others})
+        elif len(by_pattern[pattern].target_patterns) == 1:
+            found.setdefault(target, Origin(by_pattern[pattern])).pieces.setdefault(pattern, []).append(name)
     return found
 
 
-def stored_together(model: Any) -> list[list[str]]:
-    """Names of a model's tensors, those side by side that become one tensor on disk."""
-    mapping = get_model_conversion_mapping(model, add_legacy=False)
-    reverse = [change.reverse_transform() for change in reversed(mapping) if isinstance(change, WeightConverter)]
-    saved = model.state_dict()
-    groups: dict[str, list[str]] = {}
-    for name in (*(name for name, _ in model.named_parameters()), *(name for name, _ in model.named_buffers())):
-        if name in saved:
-            groups.setdefault(rename_source_key(name, [], reverse)[0], []).append(name)
-    return list(groups.values())
-
-
-def as_stored(model: Any, tensors: Mapping[str, Tensor]) -> Sequence[tuple[str, Tensor]]:
-    """What `save_pretrained` writes for some of a model's tensors that are stored together."""
-    return list(revert_weight_conversion(model, dict(tensors)).items())
+def as_stored(model: Any, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """What `save_pretrained` writes for a tensor of a model that `origins` knows all tensors of."""
+    return list(revert_weight_conversion(model, {name: tensor}).items())

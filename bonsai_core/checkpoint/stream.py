@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bonsai_core.checkpoint.conversion import as_stored, stored_together
+from bonsai_core.checkpoint.conversion import as_stored
 from bonsai_core.checkpoint.save import checkpoint_directory
 from bonsai_core.errors import BonsaiError
 
@@ -46,9 +46,10 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     size = total = 0
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for names in stored_together(model):
-        for name, tensor in as_stored(model, {name: _checked(name, tensor_of(name), shapes[name]) for name in names}):
+    saved = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    for in_model, parameter in (dict(model.named_parameters()) | buffers).items():
+        for name, tensor in as_stored(model, in_model, _checked(in_model, tensor_of(in_model), parameter.shape)):
             if shard and size + tensor.nbytes > SHARD_BYTES:
                 shards.append(_write(shard, directory, len(shards)))
                 shard, size = {}, 0

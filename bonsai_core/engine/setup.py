@@ -153,13 +153,13 @@ def open_workspace(
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
+    if config.load_in != "full":
+        _tell_of_experts(table_of(parent, config), config.load_in, warn)
     model = load_as_configured(parent.source, config)
     if config.frozen:
         files = WeightFiles(weights_directory(parent.source), model)
         subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files)
         dense_bytes = files.num_bytes()
-        if config.load_in != "full":
-            _tell_of_experts(subject.table, config.load_in, warn)
     else:
         subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -185,7 +185,7 @@ def _tell_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]
     if experts:
         warn(
             f"--load-in {load_in} quantises linears, and the experts of this model, {experts / table.total_params:.0%} "
-            f"of it, are none: they stay as they are. --device-map auto takes what does not fit."
+            f"of it, are none: they stay as they are. If it does not fit, give --device-map auto instead."
         )
 
 

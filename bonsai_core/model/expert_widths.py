@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from bonsai_core.contracts import ExpertsSite
 from bonsai_core.model.mixture import Mixture
-from bonsai_core.model.offloaded import changed, is_offloaded
+from bonsai_core.model.offloaded import changed, fetched, is_offloaded
 
 
 class ExpertWidths(Mixture):
@@ -75,13 +74,12 @@ class ExpertWidths(Mixture):
         squares = hidden.new_zeros((len(hidden), self._rank_EC.shape[1]), dtype=torch.float32)
         ranks_EC = self._rank_EC.to(hidden.device)
         (into,) = self._inputs
-        with align_module_device(self.module):
-            for number in chosen_TK.unique().tolist():
-                token, place = torch.where(chosen_TK == number)
-                weight = self._layer.get_parameter(into)[number]
-                inner = self.module._apply_gate(nn.functional.linear(hidden[token], weight))
-                value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
-                squares.index_add_(0, token, value.float().square())
+        weight = fetched(self.module, into.rpartition(".")[2])
+        for number in chosen_TK.unique().tolist():
+            token, place = torch.where(chosen_TK == number)
+            inner = self.module._apply_gate(nn.functional.linear(hidden[token], weight[number]))
+            value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
+            squares.index_add_(0, token, value.float().square())
         size: Tensor = squares.sqrt().to(hidden.dtype)
         return size
 

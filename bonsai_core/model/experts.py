@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bonsai_core.contracts import ExpertsSite
 from bonsai_core.model.mixture import Mixture
 from bonsai_core.model.offloaded import changed
 
@@ -17,11 +18,10 @@ from bonsai_core.model.offloaded import changed
 class Experts(Mixture):
     """Units are experts, each with its row of the router that chooses among them."""
 
-    @property
-    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
-        declared = self._declared
+    def __init__(self, layer: nn.Module, declared: ExpertsSite, load: Callable[[str], Tensor]) -> None:
+        super().__init__(layer, declared, load)
         of_router = (f"{declared.router}.{name}" for name in declared.router_weights)
-        return (*(f"{declared.module}.{name}" for name in declared.weights), *of_router)
+        self.parameters = (*(f"{declared.module}.{name}" for name in declared.weights), *of_router)
 
     @contextmanager
     def without(self, stay: Tensor) -> Iterator[None]:

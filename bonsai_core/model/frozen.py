@@ -48,20 +48,13 @@ class FrozenSubject(Subject):
         files: its weights on disk.
 
     Raises:
-        BonsaiError: weights of the model are not in the files.
+        BonsaiError: the files do not have the model's weights.
     """
 
     in_place: ClassVar[bool] = False
 
     def __init__(self, model: Any, family: Family, table: UnitTable, files: WeightFiles) -> None:
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-        saved = {name for name in model.state_dict() if name not in tied and not _is_quantised_state(name)}
-        missing = sorted(name for name in saved if name not in files)
-        if missing:
-            raise BonsaiError(
-                f"{len(missing)} of the model's {len(saved)} weights are not in its files, {missing[0]} among them; "
-                f"loading gave them random numbers. Download the model again, or save it again with save_pretrained."
-            )
+        _check(model, files)
         self.files = files
         self.standing: dict[str, Standing] = {}
         super().__init__(model, family, table=table)
@@ -143,6 +136,27 @@ class FrozenSubject(Subject):
             return output if standing.bias is None else output + standing.bias.to(output)
 
         return hook
+
+
+def _check(model: Any, files: WeightFiles) -> None:
+    """Refuse files that lack weights, which transformers fills with random numbers, or parts of them."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    saved = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tied and not _is_quantised_state(name)
+    }
+    wrong = sorted(
+        name
+        for name, tensor in saved.items()
+        # Of quantised weights, which are integers, memory has other shapes.
+        if name not in files or (tensor.is_floating_point() and files.num_elements(name) != tensor.numel())
+    )
+    if wrong:
+        raise BonsaiError(
+            f"{len(wrong)} of the model's {len(saved)} weights are not in its files, or in part only, {wrong[0]} among "
+            f"them. Download the model again, or save it again with save_pretrained."
+        )
 
 
 def _is_quantised_state(name: str) -> bool:

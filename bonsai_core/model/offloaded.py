@@ -11,9 +11,17 @@ from torch import Tensor, nn
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Whether a module has its own weights only while it runs; `accelerate.utils.align_module_device` fetches them."""
+    """Whether a module has its own weights only while it runs."""
     offloaded: bool = has_offloaded_params(module)
     return offloaded
+
+
+def fetched(module: Any, name: str) -> Tensor:
+    """A weight as the module has it while it runs, where it runs."""
+    weight: Tensor = getattr(module, name).detach()
+    if is_offloaded(module):
+        weight = module._hf_hook.weights_map[name].to(module._hf_hook.execution_device)
+    return weight
 
 
 @contextmanager

@@ -258,6 +258,7 @@ class Subject:
         for site in self.table:
             if site.layer in gone:
                 self.present_U[site.units] = False
+                self.mixtures.pop(site.name, None)
         for position in sorted(set(range(len(layers))) - set(stay), reverse=True):
             del layers[position]
         for position, layer in enumerate(layers):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +21,12 @@ from bonsai_core.errors import BonsaiError
 FILE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 FIRST_VALUES = 256
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    first: Tensor
 
 
 class WeightFiles:
@@ -59,10 +69,14 @@ class WeightFiles:
         """
         return self._origins[name].tensor(name, self._model, self._read)
 
+    def num_elements(self, name: str) -> int:
+        """Numbers in all tensors that a weight is made of."""
+        return sum(math.prod(self._headers[on_disk].shape) for on_disk in self._origins[name].names())
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of the first weight."""
-        return self._read(min(self._file)).dtype
+        return self._headers[min(self._headers)].dtype
 
     def num_bytes(self) -> int:
         """Size of all files."""
@@ -71,20 +85,33 @@ class WeightFiles:
     def fingerprint(self) -> str:
         """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
         digest = hashlib.sha256()
-        for name, file in sorted(self._file.items()):
-            with safe_open(file, "pt") as opened:
-                part = opened.get_slice(name)
-                shape = part.get_shape()
-                first = part[:1].flatten()[:FIRST_VALUES].float() if shape else opened.get_tensor(name).float()
-            digest.update(f"{name} {tuple(shape)} {part.get_dtype()}".encode() + first.numpy().tobytes())
+        for name, header in sorted(self._headers.items()):
+            digest.update(f"{name} {header.shape} {header.dtype}".encode() + header.first.numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def _headers(self) -> dict[str, _Header]:
+        """Of all tensors, by their names on disk; each file is opened once."""
+        found = {}
+        for file in dict.fromkeys(self._file.values()):
+            with self._open(file) as opened:
+                for name in (name for name, where in self._file.items() if where == file):
+                    part = opened.get_slice(name)
+                    shape = tuple(part.get_shape())
+                    first = part[:1] if shape else opened.get_tensor(name)
+                    found[name] = _Header(shape, first.dtype, first.flatten()[:FIRST_VALUES].float().clone())
+        return found
 
     def _read(self, on_disk: str) -> Tensor:
         """A tensor by its name on disk."""
-        file = self._file[on_disk]
+        with self._open(self._file[on_disk]) as opened:
+            tensor: Tensor = opened.get_tensor(on_disk)
+        return tensor
+
+    @contextmanager
+    def _open(self, file: Path) -> Iterator[Any]:
         try:
             with safe_open(file, "pt") as opened:
-                tensor: Tensor = opened.get_tensor(on_disk)
+                yield opened
         except (OSError, SafetensorError) as error:
-            raise BonsaiError(f"{on_disk} cannot be read from {file}: {error}") from error
-        return tensor
+            raise BonsaiError(f"The weights in {file} cannot be read: {error}") from error
