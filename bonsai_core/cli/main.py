@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -213,13 +214,15 @@ def _is_adaptation(path: Path) -> bool:
 
 
 def _quiet() -> None:
-    """One progress display is enough: transformers' own bars and notices stay out of the terminal."""
+    """One progress display is enough: bars and notices of libraries stay out of the terminal."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
-    from transformers.utils import logging
+    from transformers.utils import logging as of_transformers
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()
     disable_datasets_bar()
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _watch(work: Callable[[], Any]) -> None:
