@@ -91,16 +91,17 @@ def select(
     heads = [*(block for queue in queues if (block := next(queue, None))), *wholes.blocks()]
     heapq.heapify(heads)
     too_big: list[Block] = []
-    taken: list[Block] = []
     worth = 0.0  # of what was taken
-    endings: list[tuple[float, int, Block]] = []  # the worth with a block that is too big, and how many went before it
+    ended, ended_U = np.inf, keep_U  # the least worth with a block that is too big at the end, and what that leaves
     while missing > 0:
         if heads:
             block = heapq.heappop(heads)
             if block.cost > missing:
                 too_big.append(block)  # for good: what is missing only shrinks, and its chain waits for it
-                if block.chain >= 0 and wholes.may_go(block):
-                    endings.append((worth + block.importance(rules), len(taken), block))
+                total = worth + block.importance(rules)
+                if block.chain >= 0 and total < ended and wholes.may_go(block):
+                    ended, ended_U = total, keep_U.copy()
+                    ended_U[block.units] = False
                 continue
         elif not (left := [block for block in too_big if wholes.may_go(block)]):
             raise BonsaiError(
@@ -113,19 +114,12 @@ def select(
             continue
         keep_U[block.units] = False
         missing -= block.cost
-        taken.append(block)
         worth += block.importance(rules)
         if block.chain >= 0 and (following := next(queues[block.chain], None)) is not None:
             heapq.heappush(heads, following)
         for smaller in wholes.without(block):
             heapq.heappush(heads, smaller)
-    cheapest = min(endings, key=lambda ending: ending[0], default=None)
-    if cheapest is not None and cheapest[0] < worth:
-        _, count, last = cheapest
-        keep_U = alive_U.copy()
-        for block in (*taken[:count], last):
-            keep_U[block.units] = False
-    return keep_U
+    return ended_U if ended < worth else keep_U
 
 
 def removal_chains(

@@ -57,10 +57,10 @@ def both_ways(
     small_run: RunConfig, registry: Registry, parent: Path, folder: Path, **settings: Any
 ) -> tuple[RunResult, RunResult]:
     """A run in memory, and the same one with the model on disk."""
-    spread_out = {**SPREAD, "max_memory": settings.pop("max_memory", SPREAD["max_memory"])}
+    placed = {**SPREAD, "max_memory": settings.pop("max_memory", SPREAD["max_memory"])}
     base = {**small_run.model_dump(), "model": str(parent), "prior_samples": 4, "latency": False, **settings}
     usual = run(RunConfig.model_validate({**base, "out": folder / "usual"}), registry=registry)
-    spread = run(RunConfig.model_validate({**base, **spread_out, "out": folder / "spread"}), registry=registry)
+    spread = run(RunConfig.model_validate({**base, **placed, "out": folder / "spread"}), registry=registry)
     return usual, spread
 
 

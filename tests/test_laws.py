@@ -112,7 +112,6 @@ def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None
 
 HOLES = """
 import sys
-import weakref
 import torch
 from bonsai_core.model.pages import return_large_blocks
 if sys.argv[1] == "given back":

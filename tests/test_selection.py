@@ -83,16 +83,11 @@ def test_any_budget_is_met_and_the_rules_are_kept(seed: int) -> None:
     if overshoot >= cheapest_step(table, keep_U, rules):  # only to spare units that matter more, or may
         largest = max(site.unit_params * rules.multiple(site.kind) for site in table)
         assert overshoot < largest
-        assert not unmeasured(importance_U, alive_U & ~keep_U)
+        assert not np.isnan(importance_U[alive_U & ~keep_U]).any()
     for site, before in counted(table, alive_U):
         after = int(keep_U[site.units].sum())
         assert after >= min(before, rules.least(site))
         assert after == before or after % rules.multiple(site.kind) == 0
-
-
-def unmeasured(importance_U: NDArray[np.float64], of_U: NDArray[np.bool_]) -> bool:
-    """Whether any of some units was not measured."""
-    return bool(np.isnan(importance_U[of_U]).any())
 
 
 @pytest.mark.parametrize(

@@ -153,14 +153,16 @@ def open_workspace(
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
-    if config.load_in != "full":
-        _tell_of_experts(table_of(parent, config), config.load_in, warn)
-    model = load_as_configured(parent.source, config)
     if config.frozen:
+        table = table_of(parent, config)
+        if config.load_in != "full":
+            _tell_of_experts(table, config.load_in, warn)
+        model = load_as_configured(parent.source, config)
         files = WeightFiles(weights_directory(parent.source), model)
-        subject: Subject = FrozenSubject(model, parent.family, table_of(parent, config), files)
+        subject: Subject = FrozenSubject(model, parent.family, table, files)
         dense_bytes = files.num_bytes()
     else:
+        model = load_as_configured(parent.source, config)
         subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)

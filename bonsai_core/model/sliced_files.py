@@ -70,11 +70,9 @@ class SlicedFiles:
             return None
         return sliced(whole, part, torch.from_numpy(np.flatnonzero(keep)), len(keep), 0)
 
-    def _cut_mixture(self, site: Site, path: str) -> Tensor | None:
+    def _cut_mixture(self, site: Site, path: str) -> Tensor:
         """A parameter of a mixture of experts, of the units that are kept."""
-        whole = self._load(self._subject.name_in_layer(site, path))
-        if whole is None:
-            return None
+        whole = self._subject.files.load(self._subject.name_in_layer(site, path))
         stay = torch.from_numpy(np.flatnonzero(self._keep_U[site.units]))
         return self._subject.mixtures[site.name].cut(path, whole, stay)
 

@@ -76,7 +76,7 @@ class WeightFiles:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the first weight."""
-        return self._headers[min(self._headers)].dtype
+        return next(iter(self._headers.values())).dtype
 
     def num_bytes(self) -> int:
         """Size of all files."""
@@ -85,22 +85,25 @@ class WeightFiles:
     def fingerprint(self) -> str:
         """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
         digest = hashlib.sha256()
-        for name, header in sorted(self._headers.items()):
+        for name, header in self._headers.items():
             digest.update(f"{name} {header.shape} {header.dtype}".encode() + header.first.numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property
     def _headers(self) -> dict[str, _Header]:
-        """Of all tensors, by their names on disk; each file is opened once."""
+        """Of all tensors, by their names on disk, in order; each file is opened once."""
+        names: dict[Path, list[str]] = {}
+        for name, file in self._file.items():
+            names.setdefault(file, []).append(name)
         found = {}
-        for file in dict.fromkeys(self._file.values()):
+        for file, inside in names.items():
             with self._open(file) as opened:
-                for name in (name for name, where in self._file.items() if where == file):
+                for name in inside:
                     part = opened.get_slice(name)
                     shape = tuple(part.get_shape())
                     first = part[:1] if shape else opened.get_tensor(name)
                     found[name] = _Header(shape, first.dtype, first.flatten()[:FIRST_VALUES].float().clone())
-        return found
+        return dict(sorted(found.items()))
 
     def _read(self, on_disk: str) -> Tensor:
         """A tensor by its name on disk."""
