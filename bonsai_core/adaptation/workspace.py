@@ -16,6 +16,7 @@ from bonsai_core.adaptation.data import Course, plan_course
 from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
 from bonsai_core.model.placement import find_device
@@ -113,7 +114,7 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     """
     origin = find_origin(config.model)
     source = find_source(origin.source)
-    student = model_config(source, config.trust_remote_code)
+    student = checked_config(source, config.trust_remote_code, warn)
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))

@@ -132,10 +132,10 @@ def families(markdown: bool) -> None:
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""
     from bonsai_core.cli.tables import unit_view
-    from bonsai_core.model.find import load_unit_table
+    from bonsai_core.model.parent import load_unit_table
 
     _quiet()
-    table = load_unit_table(settings(values, None), installed())
+    table = load_unit_table(settings(values, None), installed(), _warn)
     Console().print(unit_view(table))
 
 

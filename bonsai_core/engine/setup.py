@@ -19,9 +19,10 @@ from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
 from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.find import Parent, find_parent, table_of
+from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer, weights_directory
+from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer
+from bonsai_core.model.parent import Parent, find_parent, table_of
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.reading import check_positions, start_token
@@ -140,7 +141,9 @@ def open_workspace(
         BonsaiError: anything is missing, unsupported or impossible; nothing has been written then.
     """
     methods = choose_methods(config, registry, function)
-    parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
+    parent = find_parent(
+        config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code, warn=warn
+    )
     if parent.family.name == RECOGNISED:
         warn(
             f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
 from bonsai_core.model.reading import check_positions, start_token
@@ -60,7 +61,7 @@ def find_candidates(
     for name, origin, is_dense in _named(config, warn):
         source = find_source(origin.source)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        own_config = model_config(source, config.trust_remote_code)
+        own_config = checked_config(source, config.trust_remote_code, warn)
         family = declared_family(own_config)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None

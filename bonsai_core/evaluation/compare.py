@@ -19,8 +19,9 @@ from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import load_as_configured, weights_directory
+from bonsai_core.model.load import load_as_configured
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device, input_device

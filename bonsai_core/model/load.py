@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import weakref
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import find_source, loading_error, register_checkpoints
 from bonsai_core.model.placement import DeviceMap, LoadIn, find_device, loading_options, remove_offloaded
 
@@ -25,6 +27,7 @@ def load_model(
     load_in: LoadIn = "full",
     device_map: DeviceMap = "none",
     max_memory: str | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Any:
     """A causal LM in evaluation mode on its device; checkpoints of Bonsai load too, without remote code.
 
@@ -35,18 +38,22 @@ def load_model(
         load_in: ``8bit`` or ``4bit`` quantises linears on the way (bitsandbytes).
         device_map: ``auto`` spreads layers over devices, the CPU and the disk (accelerate).
         max_memory: of each, like ``0=20GiB,cpu=60GiB``; None: all that is free.
+        warn: receives what the user should know about the files.
 
     Raises:
-        BonsaiError: there is no such model or device, or it cannot be loaded.
+        BonsaiError: there is no such model or device, its files do not hold the weights that its configuration asks
+            for, or it cannot be loaded.
     """
     from transformers import AutoModelForCausalLM
 
-    register_checkpoints(of=source)
     place = find_device(device)
+    found = find_source(source)
+    config = checked_config(found, trust_remote_code, warn)
     options = loading_options(load_in, device_map, max_memory, place, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            find_source(source),
+            found,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code or None,
@@ -86,7 +93,7 @@ class LoadSettings(Protocol):
 
 
 def load_as_configured(source: str, config: LoadSettings) -> Any:
-    """The same, with the settings of a run or an evaluation."""
+    """The same, with the settings of a run or an evaluation, which has been told of the files already."""
     return load_model(
         source,
         dtype=config.dtype,
@@ -95,6 +102,7 @@ def load_as_configured(source: str, config: LoadSettings) -> Any:
         load_in=config.load_in,
         device_map=config.device_map,
         max_memory=config.max_memory,
+        warn=lambda text: None,
     )
 
 
@@ -111,17 +119,6 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise loading_error(f"the tokenizer of {source}", error) from error
-
-
-def weights_directory(source: str) -> Path:
-    """Where the weights of a model that was loaded lie; those of a Hugging Face id lie in the cache."""
-    directory = Path(find_source(source))
-    if directory.is_dir():
-        return directory
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.safetensors", "*.safetensors.index.json"]
-    return Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
 
 
 def fingerprint(model: Any) -> str:
