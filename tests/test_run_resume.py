@@ -40,9 +40,11 @@ EVENTS = [
         )
     ),
     "evaluate/pruned",
+    "loss",
     "peak",
     "save",
     "latency",
+    "verify",
 ]
 RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json"]
 """What a run moves into place, in order."""

@@ -37,6 +37,7 @@ from bonsai_core.model.load import fingerprint, load_model, load_tokenizer
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device
+from bonsai_core.model.saved import measured_loss, verify
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes
@@ -149,6 +150,7 @@ class _Adaptation:
             self._adapt(teacher)
         else:
             self._observe(TokensDone(work.forward_tokens, replayed=True))
+        self._verify()
         return self._report()
 
     def _check_identity(self) -> None:
@@ -229,6 +231,7 @@ class _Adaptation:
         model.eval()
         self._observe(StageStarted("evaluate", 0, "perplexity of the adapted model"))
         self._perplexity("evaluate/adapted", self._passes(model))
+        self._journal.once("loss", lambda: measured_loss(model, work.evaluation_NL[0]))
         self._journal.once("peak", lambda: {"bytes": peak_bytes(self._device)})
         self._save(model)
 
@@ -279,6 +282,24 @@ class _Adaptation:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         written = {"bytes": weight_bytes(path), "parameters": parameters}
         self._journal.once("save", lambda: written)
+
+    def _verify(self) -> None:
+        """Open the checkpoint as its users will: it has to be the model that was adapted."""
+        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        free_cache()
+        work, loss = self._work, self._journal["loss"]["loss"]
+        trust, device = work.config.trust_remote_code, work.config.device
+        self._journal.once(
+            "verify",
+            lambda: verify(
+                self._directory.model_path,
+                work.evaluation_NL[0],
+                loss,
+                masked=False,
+                device=device,
+                trust_remote_code=trust,
+            ),
+        )
 
     def _report(self) -> AdaptResult:
         work, directory = self._work, self._directory

@@ -41,6 +41,7 @@ def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]
         "losses": [{"step": step, **journal[f"step-{step}"]} for step in range(1, course.steps + 1)],
         "parameters": {"all": journal["save"]["parameters"], "trained": journal["trained"]["parameters"]},
         "weight_bytes": journal["save"]["bytes"],
+        "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
         "seconds": _seconds(journal),
         "versions": journal["adapt"]["versions"],

@@ -126,13 +126,18 @@ class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
             "AutoModelForCausalLM": f"{Path(FILE_NAME).stem}.{model_class.__name__}",
         }
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / FILE_NAME).write_text(model_class.code(), encoding="utf-8")
+
+    @classmethod
+    def code(cls) -> str:
+        """This file, with the classes of the model's family at its end."""
         source = Path(__file__).read_text(encoding="utf-8").partition(f"\n\n{FAMILY_MARK}\n")[0]
-        stock = (config_class.stock_class.__name__, model_class.stock_class.__name__)
-        (directory / FILE_NAME).write_text(
+        config_class: Any = cls.config_class
+        stock = (config_class.stock_class.__name__, cls.stock_class.__name__)
+        return (
             f"{source.rstrip()}\n\n\n{FAMILY_MARK}\n"
             f"from transformers import {stock[0]}, {stock[1]}  # noqa: E402\n\n"
-            f"{config_class.__name__}, {model_class.__name__} = ragged({stock[0]}, {stock[1]})\n",
-            encoding="utf-8",
+            f"{config_class.__name__}, {cls.__name__} = ragged({stock[0]}, {stock[1]})\n"
         )
 
     # transformers 5.23 decides the next two by reading the source file of the class; the answer lies in the stock one.

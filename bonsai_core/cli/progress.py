@@ -44,7 +44,7 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-UNCOUNTED = ("harness", "memory", "latency")
+UNCOUNTED = ("harness", "memory", "latency", "verify")
 """Stages whose work is not counted in tokens."""
 
 

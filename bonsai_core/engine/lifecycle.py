@@ -26,13 +26,14 @@ from bonsai_core.contracts.events import (
 )
 from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.evaluations import DenseSides, Evaluations
-from bonsai_core.engine.finish import latencies, write_checkpoint
+from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkpoint
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import peak_bytes
+from bonsai_core.model.saved import measured_loss
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes
@@ -200,17 +201,23 @@ class _Run:
                 work.subject.complete_biases()
         with work.subject.masked(alive_U):
             self._evaluations.pruned()
+            loss = self._journal.once("loss", lambda: measured_loss(work.subject.model, work.evaluation_NT[0]))["loss"]
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
-        self._save(alive_U)
+        written = self._save(alive_U)
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", lambda: latencies(work))
+        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        if "verify" not in self._journal:
+            self._journal.once("verify", lambda: verify_checkpoint(work, self._directory.model_path, loss))
+        elif written:
+            verify_checkpoint(work, self._directory.model_path, loss)
         return self._report(alive_U)
 
     def _is_done(self) -> bool:
         """Whether everything is in the journal and the checkpoint is as it was saved."""
         measured = not self._work.config.latency or "latency" in self._journal
-        return measured and "peak" in self._journal and self._checkpoint_is_whole()
+        return measured and "verify" in self._journal and self._checkpoint_is_whole()
 
     def _checkpoint_is_whole(self) -> bool:
         # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
@@ -264,10 +271,11 @@ class _Run:
         rounds.clear()
         return alive_U
 
-    def _save(self, keep_U: NDArray[np.bool_]) -> None:
+    def _save(self, keep_U: NDArray[np.bool_]) -> bool:
+        """Write the checkpoint; whether it had to be written."""
         self._observe(StageStarted("save", 0, "checkpoint"))
         if self._checkpoint_is_whole():
-            return
+            return False
 
         def save() -> dict[str, Any]:
             path = self._directory.model_path
@@ -279,6 +287,7 @@ class _Run:
             self._journal.once("save", save)
         else:
             save()
+        return True
 
 
 def _announcer(registry: Registry) -> Callable[[str, int], None]:

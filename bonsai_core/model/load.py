@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
-from bonsai_core.model.find import find_source, loading_error, register_checkpoints
+from bonsai_core.model.find import find_source, loading_error, model_config, register_checkpoints
 from bonsai_core.model.placement import DeviceMap, LoadIn, find_device, loading_options, remove_offloaded
 
 
@@ -46,28 +50,67 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    place = find_device(device)
     found = find_source(source)
     config = checked_config(found, trust_remote_code, warn)
+    given = {"config": config, "trust_remote_code": trust_remote_code or None}
+    return _loaded(AutoModelForCausalLM, found, given, dtype, device, load_in, device_map, max_memory)
+
+
+def load_by_its_code(
+    directory: str, *, device: str = "auto", device_map: DeviceMap = "none", max_memory: str | None = None
+) -> Any:
+    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as where Bonsai is not installed.
+
+    The file is run, so it has to be what Bonsai writes, to the letter.
+
+    Args:
+        directory: the checkpoint.
+        device, device_map, max_memory: as for `load_model`.
+
+    Raises:
+        BonsaiError: it cannot be loaded, or has another modeling file.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = model_config(directory, trust_remote_code=False)
+    file = Path(directory) / FILE_NAME
+    if file.read_text(encoding="utf-8") != MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code():
+        raise BonsaiError(f"{file} is not what this version of Bonsai writes, so it is not run.")
+    # Not through transformers, which would leave a copy of the file in its cache.
+    spec = spec_from_file_location(f"{file.stem}_of_a_checkpoint", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)  # transformers looks types up there
+    spec.loader.exec_module(module)
+    model_class = getattr(module, known.auto_map["AutoModelForCausalLM"].rpartition(".")[2])
+    config = model_class.config_class.from_pretrained(directory)
+    return _loaded(model_class, directory, {"config": config}, "auto", device, "full", device_map, max_memory)
+
+
+def _loaded(
+    loader: Any,
+    found: str,
+    given: dict[str, Any],
+    dtype: str,
+    device: str,
+    load_in: LoadIn,
+    device_map: DeviceMap,
+    max_memory: str | None,
+) -> Any:
+    """What `loader` makes of a model that was found, in its place; the other arguments are those of `load_model`."""
+    place = find_device(device)
     options = loading_options(load_in, device_map, max_memory, place, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            found,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code or None,
-            **options,
-        )
+        model = loader.from_pretrained(found, dtype=dtype, use_safetensors=True, **given, **options)
     except torch.OutOfMemoryError as error:
         remove_offloaded(options)
         raise BonsaiError(
-            f"{source} does not fit on {place}: try --dtype bfloat16, --device-map auto (with the CPU and the disk), "
+            f"{found} does not fit on {place}: try --dtype bfloat16, --device-map auto (with the CPU and the disk), "
             f"or --load-in 4bit. ({str(error).splitlines()[0]})"
         ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         remove_offloaded(options)
-        raise loading_error(source, error) from error
+        raise loading_error(found, error) from error
     except BaseException:
         remove_offloaded(options)
         raise
