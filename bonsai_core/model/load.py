@@ -19,7 +19,14 @@ from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import find_source, loading_error, model_config, register_checkpoints
-from bonsai_core.model.placement import DeviceMap, LoadIn, find_device, loading_options, remove_offloaded
+from bonsai_core.model.placement import (
+    DeviceMap,
+    LoadIn,
+    find_device,
+    loading_options,
+    remove_offloaded,
+    use_general_kernels,
+)
 
 
 def load_model(
@@ -115,6 +122,7 @@ def _loaded(
         remove_offloaded(options)
         raise
     weakref.finalize(model, remove_offloaded, options)
+    use_general_kernels(model)
     return model.eval() if options else model.to(place).eval()
 
 

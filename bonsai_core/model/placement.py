@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from bonsai_core.errors import BonsaiError
 
+PACKED_ROWS, PACKED_COLUMNS = 32, 64
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
 
@@ -71,6 +73,14 @@ def loading_options(
             "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
         }
     return options
+
+
+def use_general_kernels(model: nn.Module) -> None:
+    """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel (0.50), which asserts even ones."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
+            module.support_avx512bf16_for_cpu = module.support_avx512bf16_for_cpu and even
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:
