@@ -20,7 +20,7 @@ from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
 from bonsai_core.model.placement import find_device
-from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.rundir import free_path
 from bonsai_core.sources import Text, evaluation_windows, load_text, tokenize
@@ -164,6 +164,7 @@ def plan_curriculum(
     windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
     _warn_of_text(dataset, windows_WL.size, warn)
     evaluation_NL = evaluation_windows(texts[1], tokenizer, config, warn, start)
+    check_tokens(student, tokenizer, (windows_WL, evaluation_NL))
     check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
     course = plan_course(windows_WL, config)
     if course.epochs > MANY_EPOCHS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class Calibration:
     search: tuple[CalibrationData, ...]
     held_out_NT: NDArray[np.int64]
     measured_on: dict[str, Any] | None
+
+    def token_ids(self) -> Iterator[NDArray[np.int64]]:
+        """All tokens, int64 of any shape."""
+        yield from (self.prior_RNT, self.held_out_NT)
+        yield from (ids for data in (*self.data, *self.search) for ids in data.token_ids())
 
 
 def draw_calibration(

@@ -25,7 +25,7 @@ from bonsai_core.model.load import fingerprint, load_as_configured, load_tokeniz
 from bonsai_core.model.parent import Parent, find_parent, table_of
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.probe import CalibrationData
-from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
 from bonsai_core.model.weight_files import WeightFiles
@@ -154,6 +154,7 @@ def open_workspace(
     start = start_token(parent.family, tokenizer)
     calibration = draw_calibration(config, methods, texts, tokenizer, warn, start)
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
+    check_tokens(parent.config, tokenizer, (*calibration.token_ids(), evaluation_NT))
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
     if config.frozen:

@@ -25,6 +25,7 @@ from bonsai_core.model.load import load_as_configured
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device, input_device
+from bonsai_core.model.reading import tokens_checked
 from bonsai_core.sources import load_evaluation_text, read_rows, user_path
 from bonsai_core.versions import versions
 
@@ -133,7 +134,8 @@ def _measure(
     }
     if harness is not None:
         observe(StageStarted("harness", 0, f"{candidate.name}: lm-evaluation-harness"))
-        entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
+        with tokens_checked(model, candidate.tokenizer):
+            entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
     if config.speed:
         observe(StageStarted("memory", 0, f"{candidate.name}: memory"))
         entry["memory"] = generation_memory(model, config.generations, warn)

@@ -111,7 +111,7 @@ def _record_calls(passes: Passes, layers: Sequence[nn.Module], window_NT: NDArra
 
 
 def _for_batch(value: Any, size: int) -> Any:
-    """An attention mask of one window as that of a whole batch: some layers (XGLM) want its size; else it broadcasts."""
+    """An attention mask of one window as that of a batch: some layers (XGLM) check its size."""
     is_mask = isinstance(value, Tensor) and value.ndim == MASK_DIMENSIONS and len(value) == 1
     return value.expand(size, *value.shape[1:]) if is_mask else value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -77,10 +78,11 @@ def loading_options(
 
 def use_general_kernels(model: nn.Module) -> None:
     """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel (0.50), which asserts even ones."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+    linears: Iterable[Any] = (module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
+    for module in linears:
+        if module.support_avx512bf16_for_cpu:
             even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
-            module.support_avx512bf16_for_cpu = module.support_avx512bf16_for_cpu and even
+            module.support_avx512bf16_for_cpu = even
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:
