@@ -62,7 +62,7 @@ class TestBuiltin:
     def test_evaluation_may_be_elsewhere(self, story: Path) -> None:
         calibration, evaluation = load_text("builtin", str(story))
         assert calibration == load_text("builtin")[0]
-        assert evaluation == Text(str(story), "whole", STORY)
+        assert evaluation == Text.of(str(story), "whole", STORY)
 
 
 class TestFiles:
@@ -187,7 +187,7 @@ class TestNames:
         assert result.stdout.strip() == "set()"
 
 
-SOURCE = Text("numbers", "whole", "")
+SOURCE = Text.of("numbers", "whole", "")
 
 
 class TestWindows:
@@ -248,8 +248,8 @@ def byte_tokenizer(max_length: int) -> Any:
 
 def test_tokenize_gives_one_quiet_stream(capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer = byte_tokenizer(max_length=16)
-    tokens = tokenize(Text("story", "whole", STORY), tokenizer)
-    assert tokens.dtype == np.int64
+    tokens = tokenize(Text.of("story", "whole", STORY), tokenizer)
+    assert tokens.dtype == np.int32
     assert tokens.shape == (len(STORY),)  # no BOS
     assert tokenizer.decode(tokens) == STORY
     assert "".join(capfd.readouterr()) == ""
