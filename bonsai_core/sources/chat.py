@@ -31,7 +31,10 @@ def conversation(messages: Sequence[Any], where: str) -> str:
                     f"{', '.join(map(str, message)) or 'none'}. {_SHAPE}"
                 )
         kept.append({key: value for key, value in message.items() if value is not None})
-    return json.dumps(kept, ensure_ascii=False, default=str) if kept else ""
+    try:
+        return json.dumps(kept, ensure_ascii=False, default=str) if kept else ""
+    except RecursionError:
+        raise BonsaiError(f"{where}: nested too deeply. {_SHAPE}") from None
 
 
 def render(conversations: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:

@@ -6,10 +6,9 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.rows import MESSAGES, TEXT, document, is_chat, json_rows, parse
+from bonsai_core.sources.rows import MESSAGES, TEXT, document, json_rows, parse
 from bonsai_core.sources.sniff import refuse_nul
 from bonsai_core.sources.stored import File, Line, Stored, exists, find_file, read_lines, user_path, with_line_ends
 from bonsai_core.sources.text import PIECE, Held, Text, paragraph_starts
@@ -24,7 +23,7 @@ _BETWEEN = "\n\n"
 
 def is_path(name: str) -> bool:
     """Whether a data set's name is that of a file or folder."""
-    path = Path(name)
+    path = user_path(name)
     marked = name.startswith((".", "~", "/")) or path.is_absolute() or path.suffix.lower() in _PATH_SUFFIXES
     return marked or exists(path)
 
@@ -104,10 +103,10 @@ def _rows(file: File) -> tuple[Text, array[int]]:
     starts = array("q", [0])
     for value, where, line in json_rows(file, _SHAPE):
         if pieces is None:
-            column = TEXT if TEXT in value or MESSAGES not in value else MESSAGES
-            chat = is_chat(value, column)
-            pieces = _Pieces(file, partial(_documents_in, column=column))
-        content = document(value, where, column) + _BETWEEN
+            chat = TEXT not in value and isinstance(value.get(MESSAGES), list)
+            column = MESSAGES if chat else TEXT
+            pieces = _Pieces(file, partial(_documents_in, column=column, chat=chat))
+        content = document(value, where, column, chat) + _BETWEEN
         pieces.add(line, content)
         starts.append(starts[-1] + len(content))
     text = (pieces or _Pieces(file, _lines_in)).text()
@@ -119,7 +118,7 @@ def _lines_in(content: bytes) -> str:
     return with_line_ends(content.decode())
 
 
-def _documents_in(content: bytes, column: str) -> str:
+def _documents_in(content: bytes, column: str, chat: bool) -> str:
     """The documents on lines that have been read before, so that errors need not say where."""
     lines = (line for line in content.decode().split("\n") if line.strip())
-    return "".join(document(parse(line, "", _SHAPE), "", column) + _BETWEEN for line in lines)
+    return "".join(document(parse(line, "", _SHAPE), "", column, chat) + _BETWEEN for line in lines)

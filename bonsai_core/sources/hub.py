@@ -9,7 +9,7 @@ from typing import Any
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.names import SYNTAX, DatasetName
-from bonsai_core.sources.rows import MESSAGES, TEXT, document, is_chat
+from bonsai_core.sources.rows import MESSAGES, TEXT, document
 from bonsai_core.sources.text import Part, Text, join
 
 # SparseGPT and Wanda evaluate on the first 1,100 documents of C4's first validation shard (256 windows of
@@ -80,7 +80,7 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
     """
     from datasets import load_dataset
 
-    where = f"data set {asked.asked!r}"
+    where = f"data set {str(asked)!r}"
     with _hub_errors(where), _configurations_told(asked):
         splits = load_dataset(asked.name, asked.config, streaming=True)
         other = next((split for split in ("validation", "test") if split in splits and split != asked.split), None)
@@ -88,17 +88,16 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
         split = named or (other if part == "evaluation" else None) or "train"
         if split not in splits:
             raise BonsaiError(
-                f"Data set {asked.name!r} has no split {split!r}, only {', '.join(splits)}. Name one of them: "
-                f"{asked.name}:{next(iter(splits))}, in full {SYNTAX}."
+                f"Data set {asked.name!r} has no split {split!r}, only {', '.join(splits)}. Name one of them, as in "
+                f"{replace(asked, split=next(iter(splits)))}; in full {SYNTAX}."
             )
         rows = splits[split]
         column = asked.column or _text_column(rows, asked)
-        documents = _first_documents(rows, where, column, max(HUB_CHARACTERS, characters))
-        content, starts = join(documents)
+        chat = isinstance(next(iter(rows), {}).get(column), list)
+        content, starts = join(_first_documents(rows, where, column, chat, max(HUB_CHARACTERS, characters)))
     if not content:
-        raise BonsaiError(f"{where.capitalize()} holds no text in the column {column!r} of its split {split!r}.")
-    chat = is_chat(next(iter(rows)), column)
-    text = replace(Text.of(asked.asked, split, content), config=asked.config, column=column, chat=chat)
+        raise BonsaiError(f"The split {split!r} of {where} holds no text in its column {column!r}.")
+    text = replace(Text.of(str(asked), split, content), config=asked.config, column=column, chat=chat)
     return text, starts if hold_out and other is None else None
 
 
@@ -119,7 +118,7 @@ def _configurations_told(asked: DatasetName) -> Iterator[None]:
         wrong = f"no configuration {asked.config!r}" if asked.config else "several configurations"
         raise BonsaiError(
             f"Data set {asked.name!r} has {wrong}. Name one of {', '.join(available)}, as in "
-            f"{asked.name}[{available[0]}]; in full {SYNTAX}."
+            f"{replace(asked, config=available[0])}; in full {SYNTAX}."
         ) from error
 
 
@@ -139,16 +138,18 @@ def _text_column(rows: Iterable[Mapping[str, Any]], asked: DatasetName) -> str:
     if len(strings) == 1:
         return strings[0]
     raise BonsaiError(
-        f"Data set {asked.asked!r} has no column {TEXT!r} or {MESSAGES!r}, and {len(strings) or 'none'} of its others "
+        f"Data set {str(asked)!r} has no column {TEXT!r} or {MESSAGES!r}, and {len(strings) or 'none'} of its others "
         f"hold text: its columns are {', '.join(first)}. Name one: {SYNTAX}."
     )
 
 
-def _first_documents(rows: Iterable[Mapping[str, Any]], where: str, column: str, characters: int) -> Iterator[str]:
+def _first_documents(
+    rows: Iterable[Mapping[str, Any]], where: str, column: str, chat: bool, characters: int
+) -> Iterator[str]:
     """Non-empty documents, in order, until so many characters are together."""
     count = 0
     for number, row in enumerate(rows, start=1):
-        found = document(row, f"{where}, row {number}", column)
+        found = document(row, f"{where}, row {number}", column, chat)
         if found.strip():
             yield found
         count += len(found)

@@ -93,7 +93,7 @@ def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> tuple[T
         text, starts = read_file(name)
         return text, starts if hold_out else None
     asked = DatasetName.of(name)
-    if not asked.is_plain and (asked.name in NAMED or is_path(asked.name)):
+    if asked.name != name and (asked.name in NAMED or is_path(asked.name)):
         raise BonsaiError(
             f"{name!r}: only data sets of the hub have configurations, splits and columns to name. Of a file, text is "
             f'read from "text" or "messages"; {", ".join(NAMED)} are named as they are.'

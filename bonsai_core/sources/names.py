@@ -13,14 +13,12 @@ _PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<spl
 
 @dataclass(frozen=True)
 class DatasetName:
-    """What `NAME[config]:split#column` says; None for what it leaves out.
+    """What `NAME[config]:split#column` says; None for what it leaves out. As a string, the same again.
 
     Attributes:
-        asked: all of it, as it was given.
         name: the hub id.
     """
 
-    asked: str
     name: str
     config: str | None = None
     split: str | None = None
@@ -28,7 +26,8 @@ class DatasetName:
 
     @classmethod
     def of(cls, asked: str) -> DatasetName:
-        """
+        """The name as a user writes it.
+
         Raises:
             BonsaiError: it is not written like that.
         """
@@ -38,9 +37,8 @@ class DatasetName:
                 f"Cannot read the data set's name {asked!r}. It is written {SYNTAX}, where each part but NAME can be "
                 f"left out, as in owner/name[en]:train#content."
             )
-        return cls(asked, **found.groupdict())
+        return cls(**found.groupdict())
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is a name only."""
-        return self.asked == self.name
+    def __str__(self) -> str:
+        parts = (("[", self.config, "]"), (":", self.split, ""), ("#", self.column, ""))
+        return self.name + "".join(f"{left}{part}{right}" for left, part, right in parts if part is not None)

@@ -69,30 +69,22 @@ def parse(content: str, where: str, shape: str) -> Mapping[str, Any]:
     return value
 
 
-def document(row: Mapping[str, Any], where: str, column: str) -> str:
+def document(row: Mapping[str, Any], where: str, column: str, chat: bool) -> str:
     """The text in a column of a row; of a chat, its messages as JSON on one line.
 
     Raises:
         BonsaiError: there is no such column, or something else in it.
     """
     value = row.get(column)
-    if isinstance(value, list) and column != TEXT:
-        found = conversation(value, f"{where}, {column!r}")
-    elif isinstance(value, str):
-        found = value
-    else:
+    if not isinstance(value, list if chat else str):
         wrong = f'"{column}" is a {type(value).__name__}' if column in row else f'there is no "{column}"'
         raise BonsaiError(
             f"{where}: {wrong}. Its fields: {', '.join(map(str, row)) or 'none'}. "
             f'Text goes in "{TEXT}", a chat in "{MESSAGES}".'
         )
+    found = conversation(value, f"{where}, {column!r}") if chat else str(value)
     refuse_surrogates(found, where)
     return found
-
-
-def is_chat(row: Mapping[str, Any], column: str) -> bool:
-    """Whether a column holds conversations."""
-    return column != TEXT and isinstance(row.get(column), list)
 
 
 def refuse_surrogates(text: str, where: str) -> None:

@@ -19,10 +19,15 @@ def user_path(name: str) -> Path:
     """A path as people type it, `~` included.
 
     Raises:
-        BonsaiError: it names the home of a user there is not.
+        BonsaiError: it names the home of a user there is not, or has bytes that are not UTF-8.
     """
     try:
+        name.encode()
         return Path(name).expanduser()
+    except UnicodeEncodeError:
+        raise BonsaiError(
+            f"The name {name!r} has bytes that are not UTF-8, so no report can hold it. Rename the file."
+        ) from None
     except RuntimeError as error:
         raise BonsaiError(f"Cannot read the path {name!r}: {error} Write it out in full.") from None
 
@@ -123,7 +128,8 @@ def find_file(name: str, instead: str) -> File:
     except FileNotFoundError:
         raise BonsaiError(f"{_missing_file(name, path)} {instead}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        kind = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read ({error})"
+        why = error.strerror if isinstance(error, OSError) else error
+        kind = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read ({why})"
         raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
     refuse_what_is_not_text(name, head)
     return File(name, path, stamp, piped)
