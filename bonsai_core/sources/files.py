@@ -70,15 +70,16 @@ class _Pieces:
         if self._num_characters >= PIECE:
             self._close()
 
-    def text(self) -> Text:
-        """All of them.
+    def text(self, without: int = 0) -> Text:
+        """All of them, but for so many characters at the end.
 
         Raises:
             BonsaiError: there is nothing to read, or too much of it is NUL.
         """
         if self._num_characters:
             self._close()
-        text = Text(self._file.name, "whole", tuple(self._pieces))
+        pieces = Text(self._file.name, "whole", tuple(self._pieces))
+        text = pieces.section(0, pieces.num_characters - without, pieces.split)
         if self._blank:
             raise BonsaiError(f"{text.name!r} holds no text. Give a file with text in it.")
         refuse_nul(text.name, self._num_nul, text.num_characters)
@@ -109,9 +110,8 @@ def _rows(file: File) -> tuple[Text, array[int]]:
         content = document(value, where, column, chat) + _BETWEEN
         pieces.add(line, content)
         starts.append(starts[-1] + len(content))
-    text = (pieces or _Pieces(file, _lines_in)).text()
-    whole = text.section(0, text.num_characters - len(_BETWEEN), text.split)
-    return replace(whole, column=MESSAGES if chat else None, chat=chat), starts[1:-1]
+    text = (pieces or _Pieces(file, _lines_in)).text(without=len(_BETWEEN))
+    return replace(text, column=MESSAGES if chat else None, chat=chat), starts[1:-1]
 
 
 def _lines_in(content: bytes) -> str:
