@@ -126,7 +126,9 @@ class TestNames:
             ("owner/two[en]:train#text", "en", split, "text") for split in ("train", "test")
         ]
 
-    @pytest.mark.parametrize("name", ["owner/two[en", "owner/two]", "owner/two#", "owner/two[]", ":train", "a:b:c"])
+    @pytest.mark.parametrize(
+        "name", ["owner/two[en", "owner/two]", "owner/two#", "owner/two[]", ":train", "a:b:c", "https://host/a"]
+    )
     def test_what_cannot_be_read_is_told_how_it_is_written(self, name: str) -> None:
         with pytest.raises(BonsaiError, match=r"NAME\[config\]:split#column"):
             load_text(name)

@@ -92,8 +92,9 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
                 f"{replace(asked, split=next(iter(splits)))}; in full {SYNTAX}."
             )
         rows = splits[split]
-        column = asked.column or _text_column(rows, asked)
-        chat = isinstance(next(iter(rows), {}).get(column), list)
+        first = next(iter(rows), {})
+        column = asked.column or _text_column(first, getattr(rows, "features", None) or {}, asked)
+        chat = isinstance(first.get(column), list)
         content, starts = join(_first_documents(rows, where, column, chat, max(HUB_CHARACTERS, characters)))
     if not content:
         raise BonsaiError(f"The split {split!r} of {where} holds no text in its column {column!r}.")
@@ -122,10 +123,13 @@ def _configurations_told(asked: DatasetName) -> Iterator[None]:
         ) from error
 
 
-def _text_column(rows: Iterable[Mapping[str, Any]], asked: DatasetName) -> str:
-    """The column that is the text: of that name, or else of chats, or else the only one that holds strings."""
-    first = next(iter(rows), {})
-    features = getattr(rows, "features", None) or {}
+def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: DatasetName) -> str:
+    """The column that is the text: of that name, or else of chats, or else the only one that holds strings.
+
+    Args:
+        first: the first row; empty where there is none.
+        features: what is declared of the columns, as far as something is.
+    """
     strings = [
         name
         for name, value in first.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bonsai_core.errors import BonsaiError
 
 SYNTAX = "NAME[config]:split#column"
-_PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<split>[^\[\]:#]+))?(#(?P<column>.+))?")
+_PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<split>[\w.-]+))?(#(?P<column>.+))?")
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def find_file(name: str, instead: str) -> File:
         raise BonsaiError(f"{_missing_file(name, path)} {instead}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) else error
-        kind = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read ({why})"
+        kind = "is a folder" if exists(path) and path.is_dir() else f"cannot be read ({why})"
         raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
     refuse_what_is_not_text(name, head)
     return File(name, path, stamp, piped)

@@ -149,9 +149,9 @@ class Text:
     def contains(self, other: Text) -> bool:
         """Whether all of another text stands somewhere in this one."""
         length = other.num_characters
-        if not self.is_large:
-            return other.text in self.text
         last = self.num_characters - length
+        if last < 0 or not self.is_large:
+            return last >= 0 and other.text in self.text
         places = self._places_of(other.section(0, PIECE, other.split).text)
         return any(self.section(at, at + length, self.split).equals(other) for at in places if at <= last)
 

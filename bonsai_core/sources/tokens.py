@@ -36,7 +36,7 @@ def tokenize(text: Text, tokenizer: PreTrainedTokenizerBase, enough: float = mat
     found: list[NDArray[np.int32]] = []
     total = 0
     for piece in text.pieces:
-        if total >= enough:
+        if found and total >= enough:
             break
         found.append(_ids(text, (piece,), tokenizer))
         total += len(found[-1])
