@@ -92,7 +92,7 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
                 f"{replace(asked, split=next(iter(splits)))}; in full {SYNTAX}."
             )
         rows = splits[split]
-        first = next(iter(rows), {})
+        first: Mapping[str, Any] = next(iter(rows), {})
         column = asked.column or _text_column(first, getattr(rows, "features", None) or {}, asked)
         chat = isinstance(first.get(column), list)
         content, starts = join(_first_documents(rows, where, column, chat, max(HUB_CHARACTERS, characters)))
