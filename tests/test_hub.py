@@ -205,11 +205,14 @@ class TestChats:
             with pytest.raises(BonsaiError, match=f"line 2: {message}"):
                 load_text(str(path))
 
-    def test_a_file_is_divided_between_two_of_them(self, tmp_path: Path, talking: PreTrainedTokenizerFast) -> None:
+    def test_a_large_file_is_divided_between_two_of_them(
+        self, tmp_path: Path, talking: PreTrainedTokenizerFast
+    ) -> None:
+        conversations = [[*chat(n), {"role": "user", "content": "word " * 1_000}] for n in range(1_100)]
         path = tmp_path / "chats.jsonl"
-        path.write_text("\n".join(json.dumps({"messages": chat(n)}) for n in range(60_000)), encoding="utf-8")
+        path.write_text("\n".join(json.dumps({"messages": messages}) for messages in conversations), encoding="utf-8")
         head, tail = load_text(str(path))
         assert head.is_large
-        assert talking.decode(tokenize(tail, talking)[:20]).startswith("<user>Question 48")
-        whole = head.text + tail.text
-        assert [json.loads(line) for line in whole.split("\n\n")] == [chat(n) for n in range(60_000)]
+        assert [json.loads(line) for line in (head.text + tail.text).split("\n\n")] == conversations
+        assert talking.decode(tokenize(head, talking, enough=9)[:20]).startswith("<user>Question 0?<eos>")
+        assert talking.decode(tokenize(tail, talking)[:20]).startswith("<user>Question 880?<eos>")
