@@ -78,7 +78,8 @@ class RunConfig(BaseModel):
     model: str = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
     dataset: str = Field(
         "builtin",
-        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id.",
+        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
+        "NAME[config]:split#column.",
     )
     eval_dataset: str | None = Field(
         None,

@@ -181,7 +181,9 @@ class _Adaptation:
         self._observe(StageStarted("teacher", 0, f"the teacher {work.teacher}"))
         model = self._load(work.teacher)
         tokenizer = load_tokenizer(work.teacher, trust_remote_code=work.config.trust_remote_code)
-        check_teacher(model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].text[:2000])
+        check_teacher(
+            model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].pieces[0].read()[:2000]
+        )
         self._check_weights("teacher", model)
         passes = self._passes(model)
         self._perplexity("evaluate/teacher", passes)

@@ -68,7 +68,7 @@ def draw_calibration(
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
         text = load_metric_text(str(config.metric_dataset))
-        if texts[1].text in text.text:
+        if text.contains(texts[1]):
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
@@ -115,6 +115,11 @@ def _windows(
         start=start,
     )
     num_held_out = min(held_out, max(0, len(all_NT) - size))
+    if num_held_out < held_out:
+        warn(
+            f"The calibration text has {num_held_out or 'no'} windows to hold out, where --held-out-samples asks for "
+            f"{held_out}: KL on held-out text is {'of these' if num_held_out else 'not reported'}."
+        )
     drawn_NT = all_NT[: len(all_NT) - num_held_out]
     order_RN = np.arange(draws * min(size, len(drawn_NT))).reshape(draws, -1) % len(drawn_NT)
     return drawn_NT[order_RN], all_NT[len(drawn_NT) :]
