@@ -7,7 +7,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,7 +169,20 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
     except (OSError, ValueError, ImportError, KeyError) as error:
+        lacking = [package for package in ("sentencepiece", "google.protobuf") if not _installed(package)]
+        if lacking and any(word in str(error) for word in ("tiktoken", "sentencepiece", "protobuf")):
+            raise BonsaiError(
+                f"The tokenizer of {source} is a SentencePiece model (tokenizer.model), which takes sentencepiece and "
+                f"protobuf to read: pip install 'bonsai-prune[sentencepiece]'."
+            ) from error
         raise loading_error(f"the tokenizer of {source}", error) from error
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of a parent
+        return False
 
 
 def fingerprint(model: Any) -> str:

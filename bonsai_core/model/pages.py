@@ -32,7 +32,8 @@ def give_back(tensor: Tensor) -> None:
 def release(model: nn.Module) -> None:
     """Let go of a model's weights, though others hold the model; it cannot be used any more."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.new_empty(0)
+        if parameter.device.type != "meta":
+            parameter.data = parameter.data.new_empty(0)
     _empty_cache()
 
 

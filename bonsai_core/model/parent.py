@@ -63,9 +63,10 @@ def find_parent(
     source = find_source(find_origin(name).source)
     config = model_config(source, trust_remote_code)
     if stock_class(type(config)) is not type(config):
+        base = find_origin(name).dense
         raise BonsaiError(
-            f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model with "
-            f"a larger --sparsity instead."
+            f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model"
+            f"{f', {base},' if base else ''} with a larger --sparsity instead."
         )
     if getattr(config, "quantization_config", None):
         raise BonsaiError(
