@@ -362,6 +362,15 @@ def test_experts_stay_as_they_are_beside_quantised_attention(
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
 
 
+@needs_bitsandbytes
+def test_a_pruned_model_of_uneven_widths_is_measured_quantised(small_run: RunConfig, tmp_path: Path) -> None:
+    result = run(small_run.model_copy(update={"out": tmp_path / "run", "latency": False}))
+    widths = {layer["mlp"]["kept"] for layer in result.report["layers"]}
+    assert any(width % 32 for width in widths)
+    found = measured(small_run, tmp_path / "run", load_in="4bit")["perplexity"]
+    assert np.log(found) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
+
+
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="it is installed")
 def test_without_bitsandbytes_it_says_what_to_install(pico_directory: Path) -> None:
     with pytest.raises(BonsaiError, match=r"bonsai-prune\[quantized\]"):
