@@ -84,7 +84,7 @@ def weights_directory(source: str) -> Path:
     if not any(directory.glob("*.safetensors")):
         raise BonsaiError(
             f"{source} has no model.safetensors on the hub, or in the cache without a network. Weights in pickle files "
-            f"(*.bin) are refused, because they can run any code when they are read. Convert them in a place you trust: "
-            f"load the model there with transformers, call save_pretrained, and give the directory."
+            f"(*.bin) are refused, because they can run any code when they are read. Convert them in a place you "
+            f"trust: load the model there with transformers, call save_pretrained, and give the directory."
         )
     return directory
