@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Listener, Pico, StoppedError, Stopper, measured, saved
+from conftest import Listener, Pico, StoppedError, Stopper, measured, saved, with_token_beyond
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import (
     AdaptConfig,
@@ -278,10 +278,7 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
 @pytest.fixture
 def more_tokens(pico_directory: Path, small_run: RunConfig, tmp_path: Path) -> tuple[Path, Path]:
     """A model whose tokenizer got a token that its embeddings have no row for, and a text with it."""
-    model = Path(shutil.copytree(pico_directory, tmp_path / "model"))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.add_tokens(["<tool>"])
-    tokenizer.save_pretrained(model)
+    model = with_token_beyond(pico_directory, tmp_path / "model")
     text = tmp_path / "text.txt"
     text.write_text(Path(small_run.dataset).read_text().replace(" ", " <tool>"))
     return model, text
