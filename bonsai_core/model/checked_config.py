@@ -25,7 +25,7 @@ def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callab
     """The configuration of a model whose files hold what it asks for, see `check_weights`.
 
     Where it ties embeddings and the files have two that differ, it says from now on that they are not tied: so
-    transformers loads them.
+    transformers loads them. Files that are quantised already are not looked at here.
 
     Args:
         source: a directory or a Hugging Face id; its weights are downloaded if need be.
@@ -34,6 +34,8 @@ def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callab
     Raises:
         BonsaiError: the files do not fit.
     """
+    if getattr(config, "quantization_config", None):
+        return config  # its files hold integers and scales under names of their own
     directory = weights_directory(source)
     model = empty_stock(config, source, trust_remote_code)
     files = WeightFiles(directory, model)

@@ -27,6 +27,7 @@ from bonsai_core.model.placement import (
     remove_offloaded,
     use_general_kernels,
 )
+from bonsai_core.model.weight_check import listed
 
 
 def load_model(
@@ -108,7 +109,11 @@ def _loaded(
     place = find_device(device)
     options = loading_options(load_in, device_map, max_memory, place, dtype)
     try:
-        model = loader.from_pretrained(found, dtype=dtype, use_safetensors=True, **given, **options)
+        model, report = loader.from_pretrained(
+            found, dtype=dtype, use_safetensors=True, output_loading_info=True, **given, **options
+        )
+        if report["missing_keys"]:  # of files that are quantised already, which nothing else has looked at
+            raise ValueError(f"weights are not in its files: {listed(sorted(report['missing_keys']))}")
     except torch.OutOfMemoryError as error:
         remove_offloaded(options)
         raise BonsaiError(

@@ -42,25 +42,25 @@ def check_weights(source: str, model: Any, files: WeightFiles, warn: Callable[[s
         prefix = _common_prefix(unexpected, present, model.base_model_prefix)
         hint = _strip(prefix) if prefix else "Download the model again, or save it again with save_pretrained."
         raise BonsaiError(
-            f"{len(missing)} of the {len(present)} weights of {source} are not in its files: {_listed(missing)}. {hint}"
+            f"{len(missing)} of the {len(present)} weights of {source} are not in its files: {listed(missing)}. {hint}"
         )
     wrong = [text for name, tensor in present.items() if name in files and (text := _mismatch(name, tensor, files))]
     if wrong:
         raise BonsaiError(
             f"{len(wrong)} of the {len(present)} weights of {source} do not have the shape that its config.json asks "
-            f"for: {_listed(wrong)}. Put back the config.json that belongs to them (vocab_size, hidden_size, ...)."
+            f"for: {listed(wrong)}. Put back the config.json that belongs to them (vocab_size, hidden_size, ...)."
         )
     owned = [name for name in unexpected if _belongs(name, model)]
     if owned:
         raise BonsaiError(
             f"The files of {source} have weights that the model of its config.json has no place for, so it would "
-            f"compute something else: {_listed(owned)}. Put back the config.json that belongs to them (for biases, "
+            f"compute something else: {listed(owned)}. Put back the config.json that belongs to them (for biases, "
             f"attention_bias or mlp_bias), or take them out of the files."
         )
     if unexpected:
         warn(
             f"The files of {source} have tensors that belong to no part of the model as its config.json describes it "
-            f"({len(unexpected)} of them), and they are left out: {_listed(unexpected)}."
+            f"({len(unexpected)} of them), and they are left out: {listed(unexpected)}."
         )
 
 
@@ -121,6 +121,7 @@ def _matches(name: str, patterns: Iterable[str] | None) -> bool:
     return any(re.search(pattern, name) for pattern in patterns or ())
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few of some names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
