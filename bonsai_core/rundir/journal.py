@@ -64,6 +64,8 @@ class Journal:
         return key in self._events
 
     def __getitem__(self, key: str) -> Payload:
+        if key not in self._events:
+            raise _damaged(self.path, f"the event {key!r} is missing")
         return self._events[key]
 
     def get(self, key: str) -> Payload | None:
