@@ -1,0 +1,541 @@
+"""Directories that were damaged, or that a stranger made: what is written stays inside, what is read is checked,
+what is shown never steers the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import OPTIONS, Pico, StoppedError, Stopper, saved
+from transformers import PreTrainedTokenizerFast
+
+from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
+from bonsai_core.adaptation.lifecycle import resume_adaptation
+from bonsai_core.adaptation.state import load_state, save_state
+from bonsai_core.adaptation.teacher import StoredTeacher
+from bonsai_core.cli import main
+from bonsai_core.cli.main import cli
+from bonsai_core.contracts.events import Event, Journaled, Warned
+from bonsai_core.engine import SharedMeasurements
+from bonsai_core.errors import DamagedError
+from bonsai_core.model.passes import Passes
+from bonsai_core.printable import visible
+from bonsai_core.rundir import Journal, held
+from bonsai_core.sweep.page import page
+from bonsai_core.sweep.plots import draw_all
+from bonsai_core.sweep.record import Results
+from bonsai_core.sweep.results import Row
+from bonsai_core.sweep.runner import run_sweep
+from bonsai_core.sweep.spec import Bars
+from bonsai_core.sweep.table import markdown
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\rd\u202ee[red]f:smile:"
+SHOWN = r"a\x1b]0;title\x07b\x1b[2Jc\rd\u202ee[red]f:smile:"
+STEERING = "\x1b\x07\r\u202e"
+
+
+@pytest.fixture(scope="module")
+def config(small_run: RunConfig) -> RunConfig:
+    values = {**small_run.model_dump(), "latency": False, "prior": "obs", "compensator": "least_squares"}
+    return RunConfig.from_mapping(values, "settings")
+
+
+@pytest.fixture(scope="module")
+def whole(config: RunConfig, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return run(config.model_copy(update={"out": out}), registry=registry).directory
+
+
+@pytest.fixture(scope="module")
+def stopped(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in its second round."""
+    out = tmp_path_factory.mktemp("runs") / "stopped"
+    stopping = Registry()
+    stopping.register(Stopper(lambda event: isinstance(event, Journaled) and event.key == "round-2/prior"), "a test")
+    with pytest.raises(StoppedError):
+        run(config.model_copy(update={"out": out}), registry=stopping)
+    return out
+
+
+def weights(path: Path) -> bytes:
+    return (path / "model" / "model.safetensors").read_bytes()
+
+
+# Links
+
+
+RUN_NAMES = ["config.yaml", "journal.sqlite", "journal.sqlite-wal", "report.json", "report.json.partial", ".lock"]
+RUN_NAMES += ["model", ".model.partial", "round-001", "round-001/prior.npz", "scratch.partial", "adapted"]
+ADAPT_NAMES = ["adapt.yaml", "journal.sqlite", "teacher", "teacher/ids.bin", "state.safetensors", "curve.svg", "model"]
+
+
+@links
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+@pytest.mark.parametrize("name", [*RUN_NAMES, *(f"{name} of an adaptation" for name in ADAPT_NAMES)])
+def test_no_link_of_a_directory_is_followed(tmp_path: Path, name: str, target: str) -> None:
+    name, _, adaptation = name.partition(" of an ")
+    elsewhere, directory = tmp_path / "elsewhere", tmp_path / "run"
+    (elsewhere / "folder").mkdir(parents=True)
+    (elsewhere / "file").write_text("mine")
+    (directory / name).parent.mkdir(parents=True)
+    (directory / ("adapt.yaml" if adaptation else "config.yaml")).write_text("seed: 1")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(elsewhere / target)
+    with pytest.raises(BonsaiError, match="is a symbolic link to") as caught:
+        (resume_adaptation if adaptation else resume)(directory)
+    assert str(directory / name) in str(caught.value)
+    assert str(elsewhere / target) in str(caught.value)
+    assert sorted(path.name for path in elsewhere.rglob("*")) == ["file", "folder"]
+    assert (elsewhere / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+@pytest.mark.parametrize("name", ["config.yaml", "journal.sqlite", ".lock", "report.json", "model", "round-001"])
+def test_what_is_no_file_or_folder_is_refused_unopened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(BonsaiError, match=rf"{name} is a pipe, socket or device, where a (file|folder) .* is expected"):
+        resume(tmp_path)
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    (tmp_path / "journal.sqlite").mkdir()
+    with pytest.raises(BonsaiError, match=r"journal.sqlite is a folder, where a file"):
+        resume(tmp_path)
+    (tmp_path / "journal.sqlite").rmdir()
+    (tmp_path / "round-001").touch()
+    with pytest.raises(BonsaiError, match=r"round-001 is a file, where a folder"):
+        resume(tmp_path)
+
+
+@links
+def test_a_new_run_does_not_follow_links_either(small_run: RunConfig, tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.partial").symlink_to(tmp_path / "mine")
+    with pytest.raises(BonsaiError, match="is a symbolic link to"):
+        run(small_run.model_copy(update={"out": tmp_path / "run"}), registry=registry)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@links
+@pytest.mark.parametrize("name", ["results.json", "shared", "plots", ".lock"])
+def test_a_sweep_does_not_follow_links(tmp_path: Path, registry: Registry, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BonsaiError, match="is a symbolic link to"):
+        run_sweep([], tmp_path, registry, None, keep_models=False)  # type: ignore[arg-type]  # nobody listens
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@links
+def test_the_directory_itself_may_be_a_link_and_what_is_not_ours_stays(
+    stopped: Path, whole: Path, tmp_path: Path, registry: Registry
+) -> None:
+    real = Path(shutil.copytree(stopped, tmp_path / "real"))
+    (tmp_path / "link").symlink_to(real)
+    theirs = ["mine.partial/x", "round-001/mine.partial", "round-001-notes/prior.npz.partial", ".mine.previous/x"]
+    ours = ["report.json.partial", "scratch.partial/x", "round-002/repair.partial/x", ".model.previous/x"]
+    for name in theirs + ours:
+        (real / name).parent.mkdir(parents=True, exist_ok=True)
+        (real / name).touch()
+    (real / "notes").symlink_to(tmp_path)
+    resume(tmp_path / "link", registry=registry)
+    assert weights(real) == weights(whole)
+    assert [name for name in theirs + ours if (real / name).exists()] == theirs
+    assert (real / "notes").is_symlink()
+
+
+# Two at once
+
+
+class Meanwhile:
+    """Does something while a run checks its settings."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = [work]
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Warned) and self._work:
+            self._work.pop()()
+
+
+def test_of_two_runs_at_once_one_is_refused_and_the_other_stays_whole(
+    small_run: RunConfig, tmp_path: Path, registry: Registry
+) -> None:
+    out = tmp_path / "run"
+    first = small_run.model_copy(update={"out": out, "latency": False, "seed": 1})
+    second = first.model_copy(update={"seed": 2, "eval_samples": 10**6})  # which it warns of once it has read the text
+    late = Registry()
+    late.register(Meanwhile(lambda: run(first, registry=registry)), "a test")
+    with pytest.raises(BonsaiError, match="already holds a run"):
+        run(second, registry=late)
+    assert "seed: 1\n" in (out / "config.yaml").read_text()
+    assert resume(out, registry=registry).report["config"]["seed"] == 1
+
+
+def test_a_directory_is_taken_before_anything_is_written(
+    small_run: RunConfig, tmp_path: Path, registry: Registry
+) -> None:
+    config = small_run.model_copy(update={"out": tmp_path / "run", "latency": False})
+    (tmp_path / "run").mkdir()
+    with (
+        held(tmp_path / "run" / ".lock", "taken"),
+        pytest.raises(BonsaiError, match=r"Another process is working on .* a new run needs another --out"),
+    ):
+        run(config, registry=registry)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert run(config, registry=registry).directory == tmp_path / "run"  # what a killed process left is no run
+
+
+# Damage
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def emptied(data: bytes) -> bytes:
+    return b""
+
+
+def flipped(data: bytes, where: int | None = None) -> bytes:
+    where = len(data) * 2 // 3 if where is None else where
+    return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
+
+
+DAMAGES = [truncated, emptied, flipped]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("config.yaml", True),
+        ("journal.sqlite", None),
+        ("round-001/prior.npz", False),
+        ("round-001/selection.npz", True),
+        ("round-002/prior.npz", True),
+        ("round-001/repair/*", False),
+    ],
+)
+def test_a_damaged_file_is_told_of_or_made_again(
+    stopped: Path, whole: Path, tmp_path: Path, registry: Registry, name: str, told: bool | None, damage: Any
+) -> None:
+    """`told`: whether a resume ends in an error; None where either may happen."""
+    path = Path(shutil.copytree(stopped, tmp_path / "run"))
+    file = next(path.glob(name))
+    file.write_bytes(damage(file.read_bytes()))
+    message = ""
+    try:
+        resume(path, registry=registry)
+    except BonsaiError as error:
+        message = str(error)
+    assert told in (None, bool(message))
+    if message:
+        assert file.name in message or "has changed" in message
+    else:
+        assert weights(path) == weights(whole)
+
+
+def test_a_digit_that_changed_in_a_journal_is_noticed(whole: Path, tmp_path: Path, registry: Registry) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    journal = path / "journal.sqlite"
+    data = journal.read_bytes()
+    journal.write_bytes(flipped(data, data.index(b'"perplexity": ') + len('"perplexity": ')))
+    with pytest.raises(DamagedError, match=r"the event 'evaluate/.*' is not what was written"):
+        resume(path, registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("key", "payload", "words"),
+    [
+        ("run", {}, "config: Field required"),
+        ("run", {"config": []}, "config: Input should be a valid dict"),
+        ("evaluate/dense", {"perplexity": "12"}, "perplexity: Input should be a valid number"),
+        ("round-1/prior", {}, "sha256: Field required"),
+        ("round-1/selection", {"sha256": 5}, "sha256: Input should be a valid string"),
+        ("round-1/submodel-3", {"value": [1]}, "value: Input should be a valid number"),
+        ("round-1/submodel-repairs", {"repaired": "no"}, "repaired: Input should be a valid boolean"),
+        ("save", {"bytes": -1, "parameters": 1}, "bytes: Input should be greater"),
+        ("step-3", {"loss": None}, "loss: Input should be a valid number"),
+        ("dense", [1], "it: Input should be a valid dict"),
+    ],
+)
+def test_an_event_that_is_not_one_is_told_of_when_the_journal_is_opened(
+    tmp_path: Path, key: str, payload: Any, words: str
+) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        journal.append(key, payload)
+    with pytest.raises(DamagedError) as caught:
+        Journal(tmp_path / "journal.sqlite")
+    assert f"the event '{key}', {words}" in str(caught.value)
+
+
+def test_a_missing_event_and_a_foreign_database_are_told_of(tmp_path: Path) -> None:
+    with (
+        closing(Journal(tmp_path / "journal.sqlite")) as journal,
+        pytest.raises(DamagedError, match="'run' is missing"),
+    ):
+        journal["run"]
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as database:
+        database.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, what TEXT)")
+    with pytest.raises(DamagedError, match="is not a journal of Bonsai"):
+        Journal(tmp_path / "other.sqlite")
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.execute(
+            "CREATE TABLE events (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, payload TEXT NOT NULL, "
+            "elapsed_s REAL NOT NULL)"
+        )
+        database.execute("INSERT INTO events (key, payload, elapsed_s) VALUES ('peak', '{\"bytes\": 5}', 0.5)")
+        database.commit()
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        journal.append("dense", {}, 1)
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        assert journal.items() == [("peak", {"bytes": 5}, 0.5), ("dense", {}, 1.0)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["ids.bin", "log_p.bin", "windows.json"])
+def test_what_a_teacher_said_counts_only_where_it_is_whole(
+    pico_directory: Path, tmp_path: Path, name: str, damage: Any
+) -> None:
+    passes = Passes(load_model(str(pico_directory), device="cpu"), 2, print)
+    windows = np.random.default_rng(0).integers(512, size=(3, 16))
+
+    def stored() -> StoredTeacher:
+        return StoredTeacher(tmp_path / "teacher", (3, 15, 5), 512)
+
+    journal = Journal(tmp_path / "journal.sqlite")
+    stored().compute(passes, windows, journal, lambda done: None)
+    assert stored().complete
+    file = tmp_path / "teacher" / name
+    expected = file.read_bytes()
+    file.write_bytes(damage(expected))
+    again = stored()
+    assert not again.complete
+    again.compute(passes, windows, journal, lambda done: None)
+    assert file.read_bytes() == expected
+    assert stored().complete
+    journal.close()
+
+
+@pytest.mark.parametrize("count", ["7", "[]", '{"windows": 10}', '{"windows": -1, "sha256": ""}', "[" * 100_000])
+def test_a_count_that_is_none_counts_nothing(tmp_path: Path, count: str) -> None:
+    StoredTeacher(tmp_path, (3, 15, 5), 512)
+    (tmp_path / "windows.json").write_text(count)
+    assert not StoredTeacher(tmp_path, (3, 15, 5), 512).complete
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, lambda data: data.replace(b'"step":"3"', b'"step":"2"')])
+def test_a_saved_state_is_put_back_whole_or_told_of(tmp_path: Path, damage: Any) -> None:
+    def fresh() -> tuple[dict[str, torch.nn.Parameter], Any]:
+        model = torch.nn.Linear(3, 2)
+        return dict(model.named_parameters()), torch.optim.AdamW(model.parameters())
+
+    parameters, optimizer = fresh()
+    sum(parameter.sum() for parameter in parameters.values()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    file = tmp_path / "state.safetensors"
+    save_state(file, 3, parameters, optimizer)
+    others, other = fresh()
+    assert load_state(file, others, other) == 3
+    assert all(torch.equal(others[name], parameter) for name, parameter in parameters.items())
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(BonsaiError, match=r"state.safetensors is damaged .* Delete it to begin the training anew"):
+        load_state(file, *fresh())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_runs_share_is_computed_again_where_it_is_damaged(tmp_path: Path, damage: Any) -> None:
+    shared = SharedMeasurements(tmp_path)
+    assert not shared.once({"of": 1}, lambda: {"value": np.arange(9.0)}).found
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    again = shared.once({"of": 1}, lambda: {"value": np.arange(9.0)})
+    assert not again.found
+    assert np.array_equal(again.arrays["value"], np.arange(9.0))
+
+
+# Reports
+
+
+def shown(*words: str) -> str:
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(cli, list(words))
+    if done.exception:
+        raise done.exception
+    return done.stdout
+
+
+@pytest.fixture
+def report(whole: Path, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "run").mkdir()
+    shutil.copy(whole / "config.yaml", tmp_path / "run" / "config.yaml")
+    found: dict[str, Any] = json.loads((whole / "report.json").read_text())
+    return found
+
+
+def reported(tmp_path: Path, report: Any, *words: str) -> str:
+    (tmp_path / "run" / "report.json").write_text(report if isinstance(report, str) else json.dumps(report))
+    return shown("report", str(tmp_path / "run"), *words)
+
+
+def without(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: [],
+        lambda r: "{",
+        lambda r: "[" * 100_000,
+        lambda r: {},
+        lambda r: without(r, "layers"),
+        lambda r: {**r, "perplexity": {**r["perplexity"], "dense": "12"}},
+        lambda r: {**r, "perplexity": {**r["perplexity"], "text": "novel"}},
+        lambda r: {**r, "parameters": {"dense": 10**400, "pruned": 1}},
+        lambda r: {**r, "sparsity": {"decoder": float("nan"), "whole_model": 0.1}},
+        lambda r: {**r, "rounds": {"1": r["rounds"][0]}},
+        lambda r: {**r, "rounds": [without(r["rounds"][0], "kendall_tau")]},
+        lambda r: {**r, "layers": [{"mlp": {"kept": 9, "dense": 3}}]},
+        lambda r: {**r, "layers": [{"mlp": 3}]},
+        lambda r: {**r, "latency": {"dense_s": 1.0}},
+        lambda r: {**r, "seconds": {"prior": "long"}},
+        lambda r: {**r, "config": None},
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["table", "json"])
+def test_a_report_that_is_none_is_called_damaged(
+    tmp_path: Path, report: dict[str, Any], change: Any, words: list[str]
+) -> None:
+    with pytest.raises(DamagedError, match=r"report.json is damaged \(.*write it again with: bonsai resume"):
+        reported(tmp_path, change(report), *words)
+
+
+def test_names_in_a_report_do_not_steer_the_terminal(tmp_path: Path, report: dict[str, Any]) -> None:
+    report["perplexity"]["text"]["name"] = HOSTILE
+    report["seconds"][HOSTILE] = 5.0
+    report["layers"] = [{HOSTILE: {"kept": 1, "dense": 2}}]
+    found = reported(tmp_path, report)
+    assert found.count(SHOWN) == 3
+    assert not set(STEERING) & set(found)
+    as_json = reported(tmp_path, json.dumps(report, ensure_ascii=False), "--json")
+    assert not set(STEERING) & set(as_json)
+    assert json.loads(as_json) == report
+
+
+def test_names_in_an_adaptations_report_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    losses = {"step": 1, "loss": 1.0, "lm": 1.0, "kl": 0.0, "hidden": 0.0}
+    found: dict[str, Any] = {
+        "evaluation": {"name": HOSTILE, "windows": 2, "sequence_length": 64},
+        "perplexity": {"teacher": 10.0, "before": 12.0, "after": None},
+        "losses": [losses] * 5_000,
+        "steps": 5_000,
+        "tokens": 10,
+        "epochs": 1.0,
+        "parameters": {"all": 5, "trained": 2},
+        "memory": {"peak_bytes": 10},
+        "seconds": {HOSTILE: 5.0},
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "adapt.yaml").touch()
+    text = reported(tmp_path, found)
+    assert text.count(SHOWN) == 2
+    assert not set(STEERING) & set(text)
+    assert len(text) < 3000
+    with pytest.raises(DamagedError, match=r"losses: List should have at least 1 item"):
+        reported(tmp_path, {**found, "losses": []})
+
+
+def test_an_error_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["bonsai", "report", HOSTILE])
+    with pytest.raises(SystemExit):
+        main()
+    found = capsys.readouterr().err
+    assert f"Error: {SHOWN} holds no run" in found
+    assert not set(STEERING) & set(found)
+
+
+def test_what_steers_is_spelled_out_and_other_text_is_not() -> None:
+    assert visible("naïve 模型 №5 \\ [b] ½\n") == "naïve 模型 №5 \\ [b] ½\\n"
+    assert visible("a\nb\tc\x9b\u2028", lines=True) == "a\nb\tc\\x9b\\u2028"
+    assert visible("x" * 50, most=10) == "x" * 9 + "…"
+
+
+def test_a_long_report_is_drawn_in_part_and_told_in_full(tmp_path: Path, report: dict[str, Any]) -> None:
+    report["rounds"] = report["rounds"][:1] * 3_000
+    report["layers"] = report["layers"][:1] * 3_000
+    report["layers"][5] = {f"kind {number}": {"kept": 1, "dense": 1} for number in range(500)}
+    report["seconds"] = {f"stage {number}": 1.0 for number in range(500)}
+    found = reported(tmp_path, report)
+    assert "... 2,940 rounds between" in found
+    assert "... 2,800 layers between ..." in found
+    assert "other kinds of unit" in found
+    assert "other stages" in found
+    assert len(found) < 20_000
+    assert json.loads(reported(tmp_path, report, "--json")) == report
+
+
+@pytest.mark.parametrize("option", [{"mlp_only_layers": [0]}, {"mlp_only_layers": [], "decoder_sparse_step": 2}])
+def test_a_mixture_with_some_dense_layers_is_shown(
+    option: dict[str, Any],
+    small_run: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry,
+) -> None:
+    monkeypatch.setitem(OPTIONS, "qwen2_moe", {**OPTIONS["qwen2_moe"], **option})
+    model = saved(Pico("qwen2_moe", 2), tokenizer, tmp_path / "model")
+    settings = {"model": str(model), "out": tmp_path / "run", "latency": False, "sparsity": 0.1}
+    run(small_run.model_copy(update=settings), registry=registry)
+    lines = {
+        line.split()[1]: line[16:19] for line in shown("report", str(tmp_path / "run")).splitlines() if "kept" in line
+    }
+    dense = [True, False, False] if option["mlp_only_layers"] else [True, False, True]
+    assert [bar != " " for bar in lines["mlp"]] == dense
+    assert [bar == " " for bar in lines["experts"]] == dense
+    assert " " not in lines["attention"]
+
+
+# Sweeps
+
+
+def results(arm: str) -> Results:
+    rows = [Row(arm, {"sparsity": 0.1}, seed, "d", sparsity=0.1, perplexity=30.0 + seed) for seed in (0, 1)]
+    rows.append(Row(arm, {"sparsity": 0.2}, 0, arm, error=arm))
+    hardware = {"cpu": arm, "cores": 1, "gpu": arm}
+    versions = dict.fromkeys(("bonsai-prune", "torch", "transformers"), arm)
+    return Results(arm, arm, arm, "2026-01-01T00:00:00", hardware, versions, [arm], [arm], [0, 1], rows)
+
+
+def test_names_in_a_sweep_are_text_on_its_pages(tmp_path: Path) -> None:
+    found = results(f"<script>alert(1)</script> $x^$ --> {HOSTILE}")
+    (svg,) = draw_all([Bars(kind="bars", y="perplexity")], found, tmp_path / "plots")
+    written = page(found, [svg])
+    assert "<script" not in written
+    assert "&lt;script&gt;" in written
+    assert SHOWN in written
+    as_markdown = markdown(found)
+    assert "| <script" not in as_markdown
+    assert SHOWN in as_markdown
+    assert not set(STEERING) & set(written + as_markdown)
