@@ -203,6 +203,17 @@ def test_a_directory_is_taken_before_anything_is_written(
     assert run(config, registry=registry).directory == tmp_path / "run"  # what a killed process left is no run
 
 
+def test_a_sweep_is_held_until_its_results_are_written(tmp_path: Path, registry: Registry) -> None:
+    def conclude(outcomes: object) -> None:
+        with pytest.raises(BonsaiError, match="Another process is working on the sweep"):
+            run_sweep([], tmp_path, registry, None, keep_models=False)  # type: ignore[arg-type]  # nobody listens
+        concluded.append(outcomes)
+
+    concluded: list[object] = []
+    run_sweep([], tmp_path, registry, None, keep_models=False, conclude=conclude)  # type: ignore[arg-type]
+    assert concluded == [[]]
+
+
 # Damage
 
 
@@ -251,6 +262,15 @@ def test_a_damaged_file_is_told_of_or_made_again(
         assert file.name in message or "has changed" in message
     else:
         assert weights(path) == weights(whole)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_report_is_written_again(whole: Path, tmp_path: Path, registry: Registry, damage: Any) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    expected = (path / "report.json").read_bytes()
+    (path / "report.json").write_bytes(damage(expected))
+    resume(path, registry=registry)
+    assert (path / "report.json").read_bytes() == expected
 
 
 def test_a_digit_that_changed_in_a_journal_is_noticed(whole: Path, tmp_path: Path, registry: Registry) -> None:
