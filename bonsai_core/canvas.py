@@ -38,8 +38,13 @@ def style(salt: str = "") -> AbstractContextManager[None]:
     Args:
         salt: what the names inside an SVG are derived from; other figures of a page need another one.
     """
-    own: Any = {"svg.fonttype": "path", "svg.hashsalt": salt or "bonsai", "font.size": 10, "axes.unicode_minus": False}
-    own["text.parse_math"] = False  # a name with dollar signs is a name
+    own: Any = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": salt or "bonsai",
+        "font.size": 10,
+        "axes.unicode_minus": False,
+        "text.parse_math": False,  # a name with dollar signs is a name
+    }
     return context(["default", own])
 
 
@@ -53,7 +58,7 @@ def empty(title: str, height: float = 4.2, pad: float = 14) -> tuple[Figure, Axe
     axes.tick_params(colors=INK, length=0, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
-    axes.set_title(visible(title), loc="left", fontweight="bold", color=INK, pad=pad)
+    axes.set_title(visible(title, lines=True), loc="left", fontweight="bold", color=INK, pad=pad)
     return figure, axes
 
 

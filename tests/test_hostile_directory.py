@@ -495,6 +495,21 @@ def test_an_error_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, c
     assert not set(STEERING) & set(found)
 
 
+@links
+def test_names_of_models_and_directories_do_not_steer_the_terminal(
+    small_run: RunConfig, pico_directory: Path, tmp_path: Path
+) -> None:
+    name = HOSTILE.replace("/", "")
+    model = shutil.copytree(pico_directory, tmp_path / name)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small_run.model_copy(update={"latency": False}).to_yaml())
+    out = tmp_path / f"{name} out"
+    found = shown("run", "--config", str(recipe), "--model", str(model), "--out", str(out), "--eval-samples", "500")
+    found += shown("eval", str(out), "--dataset", str(small_run.eval_dataset), "--eval-samples", "1")
+    assert found.count(SHOWN) >= 4
+    assert not set(STEERING) & set(found)
+
+
 def test_what_steers_is_spelled_out_and_other_text_is_not() -> None:
     assert visible("naïve 模型 №5 \\ [b] ½\n") == "naïve 模型 №5 \\ [b] ½\\n"
     assert visible("a\nb\tc\x9b\u2028", lines=True) == "a\nb\tc\\x9b\\u2028"

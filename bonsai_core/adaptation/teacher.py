@@ -10,7 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class StoredTeacher:
         windows, tokens, k = shape
         self._k = k
         kind = np.dtype(np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32)
-        directory.mkdir(exist_ok=True)
+        with _storing(directory):
+            directory.mkdir(exist_ok=True)
         self._ids_WLK = _mapped(directory / "ids.bin", kind, (windows, tokens, k))
         self._log_p_WLK = _mapped(directory / "log_p.bin", np.dtype(np.float16), (windows, tokens, k + 1))
         self._count_path = directory / "windows.json"
@@ -121,7 +123,9 @@ class StoredTeacher:
         self._log_p_WLK.flush()
         self._digest = self._digest_of(range(self._done, windows))
         self._done = windows
-        write_whole(self._count_path, json.dumps({"windows": windows, "sha256": self._digest.hexdigest()}).encode())
+        count = {"windows": windows, "sha256": self._digest.hexdigest()}
+        with _storing(self._count_path):
+            write_whole(self._count_path, json.dumps(count).encode())
 
     def _digest_of(self, windows: range) -> hashlib._Hash:
         """That of the windows counted so far, with these behind them."""
@@ -165,16 +169,25 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memma
     num_bytes = math.prod(shape) * kind.itemsize
     if not path.is_file() or path.stat().st_size != num_bytes:
         partial = partial_of(path)
-        try:
-            with partial.open("wb") as file:
-                file.truncate(num_bytes)
-                if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
-                    os.posix_fallocate(file.fileno(), 0, num_bytes)
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise BonsaiError(
-                f"What the teacher says cannot be stored in {path}: {error}. Make room, then resume."
-            ) from None
+        with _storing(path):
+            try:
+                with partial.open("wb") as file:
+                    file.truncate(num_bytes)
+                    if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+                        os.posix_fallocate(file.fileno(), 0, num_bytes)
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
     return np.memmap(path, dtype=kind, mode="r+", shape=shape)
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BonsaiError(
+            f"What the teacher says cannot be stored in {path}: {error}. Make room, then resume."
+        ) from None

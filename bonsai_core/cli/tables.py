@@ -132,7 +132,7 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
         table.add_row(str(number), *_round(row, report, compared, evaluated))
     if not between:
         return table
-    return Group(table, Text(f"... {between:,} rounds between are in --json"))
+    return Group(table, Text(f"... {between:,} rounds between; bonsai report --json has all"))
 
 
 def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, evaluated: bool) -> list[str]:

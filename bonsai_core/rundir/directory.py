@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir.files import held, partial_of, write_whole
+from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import RunReport, read_report
@@ -217,8 +217,9 @@ class RunDirectory:
 
         Raises:
             FileNotFoundError: there is none yet.
-            DamagedError: it is damaged.
+            BonsaiError: it is damaged, or not a file.
         """
+        refuse_other_than_file(self.report_path)
         return read_report(self.report_path, self.REPORT)
 
     def write_report(self, report: Mapping[str, Any]) -> None:

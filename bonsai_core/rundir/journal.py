@@ -88,7 +88,7 @@ class Journal:
                 "INSERT INTO events (key, payload, elapsed_s, sha256) VALUES (?, ?, ?, ?)",
                 (key, text, elapsed_s, _digest(key, text, elapsed_s)),
             )
-        except sqlite3.IntegrityError:
+        except sqlite3.IntegrityError:  # a key that is there already: our own mistake, not the file's
             raise
         except sqlite3.DatabaseError as error:
             raise _error(self.path, error) from error
