@@ -86,7 +86,7 @@ def without(report: dict[str, Any], name: str) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["table", "json"])
-def test_a_report_that_is_none_is_called_damaged(
+def test_a_malformed_report_is_called_damaged(
     tmp_path: Path, report: dict[str, Any], change: Any, words: list[str]
 ) -> None:
     with pytest.raises(DamagedError, match=r"report.json is damaged \(.*write it again with: bonsai resume"):
@@ -158,7 +158,7 @@ def test_what_steers_is_spelled_out_and_other_text_is_not() -> None:
     assert visible("x" * 50, most=10) == "x" * 9 + "…"
 
 
-def test_a_long_report_is_drawn_in_part_and_told_in_full(tmp_path: Path, report: dict[str, Any]) -> None:
+def test_a_long_report_is_drawn_in_part_and_printed_in_full(tmp_path: Path, report: dict[str, Any]) -> None:
     report["rounds"] = report["rounds"][:1] * 3_000
     report["layers"] = report["layers"][:1] * 3_000
     report["layers"][5] = {f"kind {number}": {"kept": 1, "dense": 1} for number in range(500)}

@@ -88,7 +88,7 @@ def test_no_link_of_a_directory_is_followed(tmp_path: Path, name: str, target: s
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
 @pytest.mark.parametrize("name", ["config.yaml", "journal.sqlite", ".lock", "report.json", "model", "round-001"])
-def test_what_is_no_file_or_folder_is_refused_unopened(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_refused_unopened(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1")
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
@@ -184,7 +184,9 @@ def test_a_directory_is_taken_before_anything_is_written(
     ):
         run(config, registry=registry)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
-    assert run(config, registry=registry).directory == tmp_path / "run"  # what a killed process left is no run
+    assert (
+        run(config, registry=registry).directory == tmp_path / "run"
+    )  # a lock that a killed process left is not a run
 
 
 def test_a_sweep_is_held_until_its_results_are_written(tmp_path: Path, registry: Registry) -> None:
@@ -219,7 +221,7 @@ DAMAGES = [truncated, emptied, flipped]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "refused"),
     [
         ("config.yaml", True),
         ("journal.sqlite", None),
@@ -229,10 +231,10 @@ DAMAGES = [truncated, emptied, flipped]
         ("round-001/repair/*", False),
     ],
 )
-def test_a_damaged_file_is_told_of_or_made_again(
-    stopped: Path, whole: Path, tmp_path: Path, registry: Registry, name: str, told: bool | None, damage: Any
+def test_a_damaged_file_is_refused_or_made_again(
+    stopped: Path, whole: Path, tmp_path: Path, registry: Registry, name: str, refused: bool | None, damage: Any
 ) -> None:
-    """`told`: whether a resume ends in an error; None where either may happen."""
+    """`refused`: whether a resume ends in an error; None where either may happen."""
     path = Path(shutil.copytree(stopped, tmp_path / "run"))
     file = next(path.glob(name))
     file.write_bytes(damage(file.read_bytes()))
@@ -241,7 +243,7 @@ def test_a_damaged_file_is_told_of_or_made_again(
         resume(path, registry=registry)
     except BonsaiError as error:
         message = str(error)
-    assert told in (None, bool(message))
+    assert refused in (None, bool(message))
     if message:
         assert file.name in message or "has changed" in message
     else:
@@ -281,7 +283,7 @@ def test_a_digit_that_changed_in_a_journal_is_noticed(whole: Path, tmp_path: Pat
         ("dense", [1], "it: Input should be a valid dict"),
     ],
 )
-def test_an_event_that_is_not_one_is_told_of_when_the_journal_is_opened(
+def test_a_malformed_event_is_reported_when_the_journal_is_opened(
     tmp_path: Path, key: str, payload: Any, words: str
 ) -> None:
     with closing(Journal(tmp_path / "journal.sqlite")) as journal:
@@ -291,7 +293,7 @@ def test_an_event_that_is_not_one_is_told_of_when_the_journal_is_opened(
     assert f"the event '{key}', {words}" in str(caught.value)
 
 
-def test_a_missing_event_and_a_foreign_database_are_told_of(tmp_path: Path) -> None:
+def test_a_missing_event_and_a_foreign_database_are_reported(tmp_path: Path) -> None:
     with (
         closing(Journal(tmp_path / "journal.sqlite")) as journal,
         pytest.raises(DamagedError, match="'run' is missing"),
@@ -343,14 +345,14 @@ def test_what_a_teacher_said_counts_only_where_it_is_whole(
 
 
 @pytest.mark.parametrize("count", ["7", "[]", '{"windows": 10}', '{"windows": -1, "sha256": ""}', "[" * 100_000])
-def test_a_count_that_is_none_counts_nothing(tmp_path: Path, count: str) -> None:
+def test_a_damaged_count_counts_nothing(tmp_path: Path, count: str) -> None:
     StoredTeacher(tmp_path, (3, 15, 5), 512)
     (tmp_path / "windows.json").write_text(count)
     assert not StoredTeacher(tmp_path, (3, 15, 5), 512).complete
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, lambda data: data.replace(b'"step":"3"', b'"step":"2"')])
-def test_a_saved_state_is_put_back_whole_or_told_of(tmp_path: Path, damage: Any) -> None:
+def test_a_saved_state_is_put_back_whole_or_refused(tmp_path: Path, damage: Any) -> None:
     def fresh() -> tuple[dict[str, torch.nn.Parameter], Any]:
         model = torch.nn.Linear(3, 2)
         return dict(model.named_parameters()), torch.optim.AdamW(model.parameters())

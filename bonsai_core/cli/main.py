@@ -238,8 +238,8 @@ def _watch(work: Callable[[], Any]) -> None:
             result = work()
     except KeyboardInterrupt:
         if observer.directory is not None:
-            told = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
-            console.print(plain(told), soft_wrap=True)
+            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
+            console.print(plain(message), soft_wrap=True)
         raise
     if _is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))

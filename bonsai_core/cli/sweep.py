@@ -63,8 +63,8 @@ def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Giv
     _print(console, visible(f"page {directory / 'results.html'}; table {directory / 'results.md'}{plots}"))
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed:
-        told = f"{len(failed)} of {len(runs)} runs failed."
-        _print(console, (told, "red"), " The same command tries them again.")
+        message = f"{len(failed)} of {len(runs)} runs failed."
+        _print(console, (message, "red"), " The same command tries them again.")
         sys.exit(1)
 
 

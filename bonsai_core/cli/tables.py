@@ -23,7 +23,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 MOST_LAYERS = 200
 """Layers that a line of bars shows."""
 MOST_KINDS = 12
-"""Kinds of unit that have a line of bars, and stages whose time is told apart."""
+"""Kinds of unit that have a line of bars, and stages whose time is listed."""
 MOST_ROUNDS = 60
 """Rounds that the table shows."""
 
@@ -149,7 +149,7 @@ def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, ev
 
 
 def _ends(items: Sequence[Item], most: int) -> tuple[Sequence[Item], Sequence[Item], int]:
-    """The first and the last of items, and how many of them lie between; all are among the first if they are few."""
+    """The first and the last of items, and how many are between them; all are among the first if they are few."""
     if len(items) <= most:
         return items, [], 0
     return items[: most // 2], items[-(most // 2) :], len(items) - most // 2 * 2
@@ -165,8 +165,8 @@ def times(seconds: Mapping[str, float]) -> str:
     stages = [f"{visible(stage, most=LONGEST_NAME)} {duration(s)}" for stage, s in seconds.items()]
     if len(stages) > MOST_KINDS:
         stages[MOST_KINDS:] = [f"{len(stages) - MOST_KINDS:,} other stages"]
-    told = f" ({', '.join(stages)})" if stages else ""
-    return f"time {duration(sum(seconds.values()))}{told}"
+    parts = f" ({', '.join(stages)})" if stages else ""
+    return f"time {duration(sum(seconds.values()))}{parts}"
 
 
 def _next_steps(directory: Path) -> Text:
