@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import OPTIONS, Pico, saved
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig, run
@@ -91,6 +93,44 @@ def test_a_malformed_report_is_called_damaged(
 ) -> None:
     with pytest.raises(DamagedError, match=r"report.json is damaged \(.*write it again with: bonsai resume"):
         reported(tmp_path, change(report), *words)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything in it."""
+    pairs = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [(value, key) for key, _ in pairs] + [place for _, inner in pairs for place in places(inner)]
+
+
+JUNK = st.one_of(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    ),
+    st.sampled_from([10**400, 2**63 - 1, -1, HOSTILE]),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_whatever_a_report_holds_is_shown_or_called_damaged(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.getbasetemp() / "whatever" / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").touch()
+    report = json.loads((whole / "report.json").read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(places(report)))
+        if data.draw(st.booleans()):
+            container[key] = data.draw(JUNK)
+        else:
+            del container[key]
+    try:
+        found = reported(directory.parent, report)
+    except DamagedError:
+        return
+    assert not set(STEERING) & set(found)
 
 
 def test_names_in_a_report_do_not_steer_the_terminal(tmp_path: Path, report: dict[str, Any]) -> None:

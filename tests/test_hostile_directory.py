@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import StoppedError, Stopper
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.adaptation.lifecycle import resume_adaptation
@@ -266,6 +268,25 @@ def test_a_digit_that_changed_in_a_journal_is_noticed(whole: Path, tmp_path: Pat
     journal.write_bytes(flipped(data, data.index(b'"perplexity": ') + len('"perplexity": ')))
     with pytest.raises(DamagedError, match=r"the event 'evaluate/.*' is not what was written"):
         resume(path, registry=registry)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_bit_that_changed_in_a_journal_is_noticed_or_harmless(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, share: float, bit: int
+) -> None:
+    original, damaged = whole / "journal.sqlite", tmp_path_factory.mktemp("damaged") / "journal.sqlite"
+    with closing(Journal(original)) as journal:
+        expected = journal.items()
+    data = bytearray(original.read_bytes())
+    data[int(share * len(data))] ^= 1 << bit
+    damaged.write_bytes(data)
+    try:
+        journal = Journal(damaged)
+    except BonsaiError:
+        return
+    with closing(journal):
+        assert journal.items() == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the events of a journal hold, so that a damaged or foreign one is refused before anything is computed from it."""
+"""What the events of a journal hold, so that a damaged or foreign one is refused before it is used."""
 
 from __future__ import annotations
 
