@@ -252,6 +252,17 @@ def test_a_damaged_file_is_refused_or_made_again(
         assert weights(path) == weights(whole)
 
 
+def test_a_folder_in_place_of_a_repair_is_replaced(
+    stopped: Path, whole: Path, tmp_path: Path, registry: Registry
+) -> None:
+    path = Path(shutil.copytree(stopped, tmp_path / "run"))
+    file = next(path.glob("round-001/repair/*"))
+    file.unlink()
+    file.mkdir()
+    resume(path, registry=registry)
+    assert weights(path) == weights(whole)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_report_is_written_again(whole: Path, tmp_path: Path, registry: Registry, damage: Any) -> None:
     path = Path(shutil.copytree(whole, tmp_path / "run"))
