@@ -10,6 +10,10 @@ class BonsaiError(Exception):
     """Something the user can mend. The message is complete; the command line prints it without a traceback."""
 
 
+class DamagedError(BonsaiError):
+    """A file that does not hold what was written to it, or was never ours."""
+
+
 class UnknownNameError(BonsaiError):
     """A name that nothing is registered under.
 

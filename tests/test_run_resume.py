@@ -200,7 +200,7 @@ def test_killed_before_its_configuration_is_written_it_starts_anew(
 ) -> None:
     path = tmp_path / "run"
     assert in_child(die_at_rename, run, elsewhere(config, path), 0, "before") == -signal.SIGKILL
-    assert [file.name for file in path.iterdir()] == ["config.yaml.partial"]
+    assert sorted(file.name for file in path.iterdir()) == [".lock", "config.yaml.partial"]
     run(elsewhere(config, path), registry=registry)
     assert contents(path) == whole
 

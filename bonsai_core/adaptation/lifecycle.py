@@ -82,8 +82,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     AdaptDirectory(path).refuse_occupied()
     work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
     _check_room(path, work)
-    directory = AdaptDirectory.create(path, config)
-    with directory.lock():
+    with AdaptDirectory.created(path, config) as directory:
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
         try:
             return _Adaptation(work, directory, journal, registry.observe).finish()

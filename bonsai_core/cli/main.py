@@ -11,10 +11,10 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.config import validated
@@ -86,22 +86,20 @@ def resume(run: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
     """Show what a RUN, or an adaptation, found."""
+    from bonsai_core.adaptation.directory import AdaptDirectory
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.rundir import RunDirectory
 
-    directory = RunDirectory(run) if _is_adaptation(run) else RunDirectory.open(run)
-    if not directory.report_path.is_file():
-        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}")
+    kind, view = (AdaptDirectory, adapt_view) if _is_adaptation(run) else (RunDirectory, report_view)
     try:
-        text = directory.report_path.read_text(encoding="utf-8")
-        found = json.loads(text)
-    except ValueError:
-        raise BonsaiError(f"{directory.report_path} is damaged; write it again with: bonsai resume {run}") from None
+        found = kind.open(run).read_report()
+    except FileNotFoundError:
+        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}") from None
     if as_json:
-        click.echo(text, nl=False)
+        click.echo(json.dumps(found, indent=2))
     else:
-        Console().print((adapt_view if _is_adaptation(run) else report_view)(found, run))
+        Console().print(view(found, run))
 
 
 @cli.command()
@@ -191,7 +189,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except BonsaiError as error:
-        Console(stderr=True).print("[bold red]Error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
+        Console(stderr=True).print("[bold red]Error:[/bold red]", plain(error, lines=True), soft_wrap=True)
         sys.exit(1)
 
 
@@ -240,12 +238,8 @@ def _watch(work: Callable[[], Any]) -> None:
             result = work()
     except KeyboardInterrupt:
         if observer.directory is not None:
-            console.print(
-                f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
+            console.print(plain(message), soft_wrap=True)
         raise
     if _is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
@@ -287,4 +281,4 @@ class _WarningsAlone:
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(f"[yellow]Note:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+    print_note(Console(stderr=True), text)

@@ -95,8 +95,7 @@ def run(
         check_ahead(plan, config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
-    directory = RunDirectory.create(path, config)
-    with directory.lock():
+    with RunDirectory.created(path, config) as directory:
         journal = directory.journal(on_append=_announcer(registry))
         try:
             journal.append("run", {**work.identity(), "versions": versions()})
@@ -227,8 +226,8 @@ class _Run:
     def _kept_after(self, number: int) -> NDArray[np.bool_]:
         """The units kept after a round that the journal has finished."""
         sha256 = self._journal[f"round-{number}/selection"]["sha256"]
-        keep_U: NDArray[np.bool_] = self._directory.load_arrays(number, "selection", sha256)["keep_U"]
-        return keep_U
+        length = len(self._work.subject.table)
+        return self._directory.load_array(number, "selection", "keep_U", sha256, kind=np.bool_, length=length)
 
     def _report(self, alive_U: NDArray[np.bool_]) -> RunResult:
         work = self._work
