@@ -155,13 +155,14 @@ def test_names_in_an_adaptations_report_do_not_steer_the_terminal(tmp_path: Path
         "tokens": 10,
         "epochs": 1.0,
         "parameters": {"all": 5, "trained": 2},
+        "verified": {"loss": 1.0, "loaded": {HOSTILE: 1.0}},
         "memory": {"peak_bytes": 10},
         "seconds": {HOSTILE: 5.0},
     }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "adapt.yaml").touch()
     text = reported(tmp_path, found)
-    assert text.count(SHOWN) == 2
+    assert text.count(SHOWN) == 3
     assert not set(STEERING) & set(text)
     assert len(text) < 3000
     with pytest.raises(DamagedError, match=r"losses: List should have at least 1 item"):

@@ -411,3 +411,11 @@ def test_what_runs_share_is_computed_again_where_it_is_damaged(tmp_path: Path, d
     again = shared.once({"of": 1}, lambda: {"value": np.arange(9.0)})
     assert not again.found
     assert np.array_equal(again.arrays["value"], np.arange(9.0))
+
+
+def test_code_of_a_strangers_model_runs_only_if_asked_for_again(small_run: RunConfig, tmp_path: Path) -> None:
+    trusting = small_run.model_copy(update={"out": tmp_path / "run", "latency": False, "trust_remote_code": True})
+    report = run(trusting).report
+    with pytest.raises(BonsaiError, match=r"If you trust it: bonsai resume .*run --trust-remote-code"):
+        resume(tmp_path / "run")
+    assert resume(tmp_path / "run", trust_remote_code=True).report["perplexity"] == report["perplexity"]

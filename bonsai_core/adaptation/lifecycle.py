@@ -40,7 +40,7 @@ from bonsai_core.model.placement import find_device
 from bonsai_core.model.saved import measured_loss, verify
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
-from bonsai_core.rundir import Journal, check_disk, refuse_changes
+from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
 from bonsai_core.sources import absolute_names
 from bonsai_core.versions import versions
 
@@ -96,11 +96,14 @@ def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
     return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
-def resume_adaptation(path: Path | str, *, registry: Registry | None = None) -> AdaptResult:
+def resume_adaptation(
+    path: Path | str, *, trust_remote_code: bool = False, registry: Registry | None = None
+) -> AdaptResult:
     """Continue an adaptation that was interrupted; a finished one is returned as it is.
 
     Args:
         path: its directory.
+        trust_remote_code: allow modeling code that comes with the model, where it was started so.
         registry: as for `adapt`.
 
     Raises:
@@ -108,10 +111,12 @@ def resume_adaptation(path: Path | str, *, registry: Registry | None = None) -> 
     """
     registry = registry or Registry()
     directory = AdaptDirectory.open(Path(path))
+    config = directory.config()
+    refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
     with directory.lock():
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
         try:
-            work = open_adaptation(directory.config(), lambda text: registry.observe(Warned(text)))
+            work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
             directory.remove_temporaries()
             return _Adaptation(work, directory, journal, registry.observe).finish()
         finally:

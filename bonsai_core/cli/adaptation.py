@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.printing import name, plain
-from bonsai_core.cli.tables import BLOCKS, times
+from bonsai_core.cli.tables import BLOCKS, times, verified
 
 
 def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
-    return Group(_before_and_after(report), _losses(report), _cost(report), _next_steps(directory))
+    return Group(_before_and_after(report), _losses(report), _cost(report), verified(report), _next_steps(directory))
 
 
 def _before_and_after(report: Mapping[str, Any]) -> Table:

@@ -73,12 +73,11 @@ def adapt(config: str | None, **values: Any) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def resume(run: Path) -> None:
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+def resume(run: Path, trust_remote_code: bool) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
-    if _is_adaptation(run):
-        _watch(lambda: _adaptation().resume_adaptation(run, registry=installed()))
-    else:
-        _watch(lambda: _engine().resume(run, registry=installed()))
+    again = _adaptation().resume_adaptation if _is_adaptation(run) else _engine().resume
+    _watch(lambda: again(run, trust_remote_code=trust_remote_code, registry=installed()))
 
 
 @cli.command()

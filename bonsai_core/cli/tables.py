@@ -30,7 +30,14 @@ MOST_ROUNDS = 60
 
 def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
-    return Group(_before_and_after(report), _layers(report), _rounds(report), _cost(report), _next_steps(directory))
+    return Group(
+        _before_and_after(report),
+        _layers(report),
+        _rounds(report),
+        _cost(report),
+        verified(report),
+        _next_steps(directory),
+    )
 
 
 def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
@@ -167,6 +174,15 @@ def times(seconds: Mapping[str, float]) -> str:
         stages[MOST_KINDS:] = [f"{len(stages) - MOST_KINDS:,} other stages"]
     parts = f" ({', '.join(stages)})" if stages else ""
     return f"time {duration(sum(seconds.values()))}{parts}"
+
+
+def verified(report: Mapping[str, Any]) -> Text:
+    """Whether the checkpoint was opened again, and how."""
+    found = report["verified"]
+    if "skipped" in found:
+        return plain(f"checkpoint not verified: {found['skipped']}")
+    ways = " and ".join(f"with {way}" for way in found["loaded"])
+    return plain(f"checkpoint verified: loaded {ways}, it has the loss that was measured")
 
 
 def _next_steps(directory: Path) -> Text:

@@ -54,5 +54,5 @@ def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
     if AdaptDirectory(plan.out).config_path.is_file():
         there = AdaptDirectory.open(plan.out)
         refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
-        return resume_adaptation(plan.out, registry=registry)
+        return resume_adaptation(plan.out, trust_remote_code=plan.trust_remote_code, registry=registry)
     return adapt(plan, registry=registry)

@@ -36,7 +36,7 @@ from bonsai_core.model.latency import peak_bytes
 from bonsai_core.model.saved import measured_loss
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
-from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes
+from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.versions import versions
 
 RUNTIMES = {
@@ -109,6 +109,7 @@ def run(
 def resume(
     path: Path | str,
     *,
+    trust_remote_code: bool = False,
     registry: Registry | None = None,
     metric: ModelFunction | None = None,
     shared: SharedMeasurements | None = None,
@@ -117,6 +118,7 @@ def resume(
 
     Args:
         path: the run directory.
+        trust_remote_code: allow modeling code that comes with the model, where the run was started so.
         registry, metric, shared: as for `run`; a run that was started with a function as metric needs it again.
 
     Raises:
@@ -126,6 +128,8 @@ def resume(
     directory = RunDirectory.open(Path(path))
     config = directory.config()
     plan = planned_adaptation(config, registry, directory.path)
+    wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)
+    refuse_code(path, wanted=wanted, trusted=trust_remote_code)
     if metric is not None and choice_of(metric) != config.metric:
         raise BonsaiError(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,6 @@ def verify(
                 f"report this with the settings and the model's config.json."
             )
     return {"loss": loss, "loaded": loaded}
-
-
-def describe(verified: Mapping[str, Any]) -> str:
-    """What a report says of it, in one line."""
-    if "skipped" in verified:
-        return f"checkpoint not verified: {verified['skipped']}"
-    ways = " and ".join(f"with {way}" for way in verified["loaded"])
-    return f"checkpoint verified: loaded {ways}, it has the loss that was measured"
 
 
 def _alike(one: float | None, other: float | None, tolerance: float) -> bool:

@@ -2,7 +2,7 @@
 
 from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, RunDirectory
 from bonsai_core.rundir.files import held, partial_of, write_whole
-from bonsai_core.rundir.identity import refuse_changes
+from bonsai_core.rundir.identity import refuse_changes, refuse_code
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import AdaptReport
@@ -20,5 +20,6 @@ __all__ = [
     "held",
     "partial_of",
     "refuse_changes",
+    "refuse_code",
     "write_whole",
 ]

@@ -89,6 +89,16 @@ class _Latency(_Payload):
     tokens: NonNegativeInt = 0
 
 
+class _Loss(_Payload):
+    loss: Value
+
+
+class _Verified(_Payload):
+    skipped: str = ""
+    loss: Value = None
+    loaded: dict[str, Value] = {}
+
+
 class _Step(_Payload):
     loss: FiniteFloat
     lm: FiniteFloat
@@ -111,6 +121,8 @@ KINDS: Mapping[str, type[_Payload]] = {
     "save": _Saved,
     "trained": _Trained,
     "latency": _Latency,
+    "loss": _Loss,
+    "verify": _Verified,
     r"step-\d+": _Step,
 }
 """By pattern of an event's key."""

@@ -76,10 +76,15 @@ class _Timed(_Part):
     tokens: Count
 
 
-class _NotTimed(_Part):
+class _NotDone(_Part):
     model_config = ConfigDict(extra="forbid")
 
     skipped: str
+
+
+class _Verified(_Part):
+    loss: Value
+    loaded: dict[str, Value]
 
 
 class _Memory(_Part):
@@ -101,7 +106,8 @@ class RunReport(_Part):
     weight_bytes: _BeforeAndAfter
     rounds: list[_Round]
     layers: list[dict[str, _Kept]]
-    latency: _Timed | _NotTimed | None
+    latency: _Timed | _NotDone | None
+    verified: _Verified | _NotDone
     memory: _Memory
     seconds: dict[str, Seconds]
 
@@ -139,6 +145,7 @@ class AdaptReport(_Part):
     tokens: Count
     epochs: FiniteFloat
     parameters: _Parameters
+    verified: _Verified
     memory: _Memory
     seconds: dict[str, Seconds]
 

@@ -106,7 +106,8 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: Share
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
-            result = resume(path, registry=registry, shared=shared)
+            trusted = run_.config.trust_remote_code
+            result = resume(path, trust_remote_code=trusted, registry=registry, shared=shared)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, shared=shared)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
