@@ -98,7 +98,9 @@ def tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     extra = {"additional_special_tokens": ["<mark>"]}
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **extra)
+    # Version 4 adds token types unless it is told; version 5 does not.
+    names: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]} if IS_OLD else {}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **extra, **names)
 
 
 def make(root: Path) -> None:
@@ -114,10 +116,10 @@ def make(root: Path) -> None:
 
 @torch.no_grad()
 def read(directory: Path) -> dict[str, torch.Tensor]:
-    """Token ids of the text and their logits, by what this transformers makes of a checkpoint."""
-    ids = AutoTokenizer.from_pretrained(directory)(TEXT, return_tensors="pt")["input_ids"]
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    return {"ids": ids, "logits": model(ids).logits}
+    """What this transformers makes of a checkpoint: logits of the text, and how it goes on."""
+    inputs = AutoTokenizer.from_pretrained(directory)(TEXT, return_tensors="pt")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
+    return {"logits": model(**inputs).logits, "text": model.generate(**inputs, do_sample=False, max_new_tokens=3)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import older_parents
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from bonsai_core import RunConfig, run
 
@@ -24,12 +23,12 @@ FOLDER = os.environ.get("BONSAI_TRANSFORMERS_4")
 needs_4 = pytest.mark.skipif(FOLDER is None, reason="BONSAI_TRANSFORMERS_4 names no folder with transformers 4")
 
 
-def in_version_4(*arguments: str | Path) -> str:
-    """Run the helper with transformers 4; what it prints in the end where it fails."""
+def in_version_4(modules: Path, *arguments: str | Path) -> str:
+    """Run the helper with transformers 4, which puts code of checkpoints into a folder; what it says if it fails."""
     assert FOLDER is not None
     result = subprocess.run(
         [sys.executable, older_parents.__file__, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": FOLDER, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": FOLDER, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(modules)},
         capture_output=True,
         text=True,
         check=False,
@@ -70,7 +69,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Folders of models by the version that wrote them."""
     root = tmp_path_factory.mktemp("parents")
     older_parents.make(root / "5")
-    assert not in_version_4("make", root / "4")
+    assert not in_version_4(root, "make", root / "4")
     return {4: root / "4", 5: root / "5"}
 
 
@@ -88,8 +87,17 @@ def test_both_versions_give_the_same_logits(parents: dict[int, Path], text: Path
                 prune(folder / name, tmp_path / f"{version}-{name}-{shapes}", text, **settings)
     folders = [*parents[4].iterdir(), *(path / "model" for path in tmp_path.iterdir())]
     assert len(folders) == 5 * len(older_parents.MODELS)
-    assert not in_version_4("read", tmp_path / "found.safetensors", *folders)
+    assert not in_version_4(tmp_path, "read", tmp_path / "found.safetensors", *folders)
     found = load_file(tmp_path / "found.safetensors")
     for folder in folders:
         for key, expected in older_parents.read(folder).items():
-            torch.testing.assert_close(found[f"{folder}:{key}"], expected, msg=lambda text: f"{folder}: {text}")
+            value = found[f"{folder}:{key}"]
+            assert torch.allclose(value, expected, rtol=1e-5, atol=1e-5), f"{folder}: {key}"
+
+
+@needs_4
+def test_free_shapes_say_which_version_they_need(parents: dict[int, Path], text: Path, tmp_path: Path) -> None:
+    checkpoint = prune(parents[5] / "llama3", tmp_path / "run", text)
+    said = in_version_4(tmp_path, "read", tmp_path / "found.safetensors", checkpoint)
+    assert "ImportError: This checkpoint needs transformers >= 5.14 (installed: 4." in said
+    assert "--shapes uniform" in said

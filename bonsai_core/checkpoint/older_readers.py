@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROPE_NAMES = (("rope_theta", "partial_rotary_factor"), ("rotary_emb_base", "rotary_pct"))
 """What configurations of version 4 call the base and the rotated fraction of a head; GPT-NeoX calls them otherwise."""
+UNSCALED = "default"
 BY_KIND = ("full_attention", "sliding_attention")
 PROBE = 1.0  # added to a base, to see whether a spelling of it is read
 
@@ -27,11 +28,16 @@ def with_older_keys(values: Mapping[str, Any], config_class: Any) -> dict[str, A
     return older | _older_rope(values, config_class) | dict(values)
 
 
-def older_tokenizer(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer_config.json with what only transformers 5 understands spelled as both versions do."""
+def older_tokenizer(values: Mapping[str, Any], input_names: Sequence[str]) -> dict[str, Any]:
+    """A tokenizer_config.json with what only transformers 5 understands spelled as both versions do.
+
+    Args:
+        input_names: what the tokenizer gives; version 4 would add token types to it, which decoders refuse.
+    """
     renamed = dict(values)
     if renamed.get("tokenizer_class") == "TokenizersBackend":
         renamed["tokenizer_class"] = "PreTrainedTokenizerFast"
+        renamed.setdefault("model_input_names", list(input_names))
     if isinstance(renamed.get("extra_special_tokens"), list):  # version 4 has names for these
         extra = renamed.pop("extra_special_tokens")
         if extra:
@@ -72,7 +78,7 @@ def _spelled(rope: Mapping[str, Any], names: tuple[str, str], rest: Mapping[str,
     scaling = {key: value for key, value in rope.items() if key not in apart and key not in rest}
     if rope.get("rope_type") == "longrope":  # stock Phi-3 configurations take these three keys and no others
         scaling["type"] = scaling.pop("rope_type")
-    if rope.get("rope_type", "default") != "default":
+    if rope.get("rope_type", UNSCALED) != UNSCALED:
         spelled["rope_scaling"] = scaling
     return spelled
 

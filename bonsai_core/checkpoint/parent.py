@@ -1,4 +1,4 @@
-"""What a checkpoint takes over from its parent as it is: tokenizer, generation settings, its configuration's own keys."""
+"""What a checkpoint takes over from its parent as it is: tokenizer, generation settings, keys of its configuration."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
 
     file = checkpoint / TOKENIZER
     values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settled = older_tokenizer(values)
+    settled = older_tokenizer(values, tokenizer.model_input_names)
     if getattr(tokenizer, "_auto_class", None) is not None:
         custom_object_save(tokenizer, checkpoint)
     else:
@@ -155,7 +155,8 @@ def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
         nameless._name_or_path = ""
         chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
         if chosen.__name__ != type(tokenizer).__name__:
-            settled = older_tokenizer(settled | {"tokenizer_class": type(tokenizer).__name__})
+            declared = settled | {"tokenizer_class": type(tokenizer).__name__}
+            settled = older_tokenizer(declared, tokenizer.model_input_names)
     if settled != values:
         _write(file, settled)
 
