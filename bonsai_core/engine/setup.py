@@ -18,6 +18,7 @@ from bonsai_core.engine.calibration import Calibration, draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
 from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
+from bonsai_core.engine.runtimes import tell_of_pattern
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import Parent, find_parent, table_of
 from bonsai_core.model.frozen import FrozenSubject
@@ -149,6 +150,7 @@ def open_workspace(
             f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "
             f"masking equals slicing on a small model of it: {_told(parent.family)}."
         )
+    tell_of_pattern(config, parent.config, warn)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
     parent_files = find_parent_files(parent.source, parent.config, tokenizer)
