@@ -19,7 +19,7 @@ def set_layers(config: Any, stay: Sequence[int]) -> None:
         sparse = _sparse_layers(config)
         config.mlp_only_layers = [position for position, before in enumerate(stay) if not sparse[before]]
         config.decoder_sparse_step = 1
-    if isinstance(getattr(config, "max_window_layers", None), int):  # the layers before it have no window
+    if _windows_begin(config):
         config.max_window_layers = sum(position < config.max_window_layers for position in stay)
     for name, value in _lists(config).items():
         setattr(config, name, type(value)(value[position] for position in stay))
@@ -41,6 +41,14 @@ def _lists(config: Any) -> dict[str, Any]:
         for name, value in vars(config).items()
         if BY_LAYER in name and isinstance(value, list | tuple) and len(value) == config.num_hidden_layers
     }
+
+
+def _windows_begin(config: Any) -> bool:
+    """Whether the layers from `max_window_layers` on have windows, and no others; Qwen2-MoE means other layers."""
+    first, kinds = getattr(config, "max_window_layers", None), getattr(config, "layer_types", None)
+    if first is None or kinds is None:
+        return False
+    return list(kinds) == ["full_attention" if n < first else "sliding_attention" for n in range(len(kinds))]
 
 
 def _sparse_layers(config: Any) -> list[bool]:
