@@ -27,7 +27,7 @@ KEPT = {
     "generation_config.json": b'{"do_sample": false,\n\n "temperature": 0.9, "top_p": 0.6}',
 }
 OTHERS = ("consolidated.safetensors", "modeling_mine.py", "params.json", "notes.txt", ".env")
-ROPE = [pico for pico in PICOS if pico.option != "alibi" and hasattr(pico.config, "rope_parameters")]
+ROPE = list({pico.family: pico for pico in PICOS if hasattr(pico.config, "rope_parameters") and not pico.option}.values())
 NEW_KEYS = ("rope_parameters", "dtype", "num_local_experts")
 
 
