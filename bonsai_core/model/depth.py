@@ -46,7 +46,7 @@ def _lists(config: Any) -> dict[str, Any]:
 def _windows_begin(config: Any) -> bool:
     """Whether the layers from `max_window_layers` on have windows, and no others; Qwen2-MoE means other layers."""
     first, kinds = getattr(config, "max_window_layers", None), getattr(config, "layer_types", None)
-    if first is None or kinds is None:
+    if first is None or kinds is None or first >= len(kinds):
         return False
     return list(kinds) == ["full_attention" if n < first else "sliding_attention" for n in range(len(kinds))]
 
