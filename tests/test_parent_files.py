@@ -27,7 +27,8 @@ KEPT = {
     "generation_config.json": b'{"do_sample": false,\n\n "temperature": 0.9, "top_p": 0.6}',
 }
 OTHERS = ("consolidated.safetensors", "modeling_mine.py", "params.json", "notes.txt", ".env")
-ROPE = list({pico.family: pico for pico in PICOS if hasattr(pico.config, "rope_parameters") and not pico.option}.values())
+STOCK = {pico.family: pico for pico in PICOS if not pico.option}
+ROPE = [pico for pico in STOCK.values() if hasattr(pico.config, "rope_parameters")]
 NEW_KEYS = ("rope_parameters", "dtype", "num_local_experts")
 
 
