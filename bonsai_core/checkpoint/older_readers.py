@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 ROPE_NAMES = (("rope_theta", "partial_rotary_factor"), ("rotary_emb_base", "rotary_pct"))
 """What configurations of version 4 call the base and the rotated fraction of a head; GPT-NeoX calls them otherwise."""
 UNSCALED = "default"
@@ -57,10 +59,13 @@ def _older_rope(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     rest = {name: value for name, value in values.items() if name != "rope_parameters"}
     moved = _moved(rope)
     for names in ROPE_NAMES:
-        spelled = _spelled(moved, names, rest)
         # What reading does to a dictionary, it does in place.
-        read = config_class.from_dict(json.loads(json.dumps(rest | spelled)))
-        if _plain(read.rope_parameters) == _plain(moved):
+        spelled = json.loads(json.dumps(rest | _spelled(moved, names, rest)))
+        try:
+            read = config_class.from_dict(spelled).rope_parameters
+        except (StrictDataclassError, ValueError, TypeError, KeyError):  # a class need not know it
+            continue
+        if _plain(read) == _plain(moved):
             return _spelled(rope, names, rest)
     return {}
 

@@ -153,7 +153,13 @@ def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
         # transformers chooses the class by what is declared, by the model type, and by the name of a repository.
         nameless = copy.copy(config)
         nameless._name_or_path = ""
-        chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
+        try:
+            chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise BonsaiError(
+                f"The tokenizer's files that were found by their names are not all that it needs, so the checkpoint "
+                f"was not written: {error}"
+            ) from error
         if chosen.__name__ != type(tokenizer).__name__:
             declared = settled | {"tokenizer_class": type(tokenizer).__name__}
             settled = older_tokenizer(declared, tokenizer.model_input_names)

@@ -21,12 +21,12 @@ def runtimes(config: RunConfig, parent_config: Any) -> str:
     """
     if not config.stock:
         return FREE
-    return PATTERNED if _broken_pattern(config, parent_config) else STOCK
+    return PATTERNED if _pattern_at_risk(config, parent_config) else STOCK
 
 
 def tell_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str], None]) -> None:
     """Warn where leaving layers would mislead runtimes that take the kind of a layer from its number."""
-    pattern = _broken_pattern(config, parent_config)
+    pattern = _pattern_at_risk(config, parent_config)
     if not pattern:
         return
     number = parent_config.num_hidden_layers
@@ -41,7 +41,7 @@ def tell_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str],
     )
 
 
-def _broken_pattern(config: RunConfig, parent_config: Any) -> Mapping[str, Sequence[Any]]:
+def _pattern_at_risk(config: RunConfig, parent_config: Any) -> Mapping[str, Sequence[Any]]:
     """What a stock checkpoint says of its layers that would no longer follow from their numbers."""
     return layer_pattern(parent_config) if config.stock and "layer" in config.units else {}
 

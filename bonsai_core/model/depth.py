@@ -15,6 +15,8 @@ def set_layers(config: Any, stay: Sequence[int]) -> None:
     Where a configuration says which layers have no experts, or have windows, it goes on saying so of those that are
     left. What is a period, such as `sliding_window_pattern`, cannot say it.
     """
+    if len(stay) == config.num_hidden_layers:
+        return
     if hasattr(config, "mlp_only_layers"):
         sparse = _sparse_layers(config)
         config.mlp_only_layers = [position for position, before in enumerate(stay) if not sparse[before]]
