@@ -128,5 +128,10 @@ if __name__ == "__main__":
     if task == "make":
         make(Path(target))
     else:
-        found = {f"{folder}:{key}": value for folder in directories for key, value in read(Path(folder)).items()}
+        found: dict[str, torch.Tensor] = {}
+        for folder in directories:
+            try:
+                found |= {f"{folder}:{key}": value for key, value in read(Path(folder)).items()}
+            except ImportError as error:
+                print(f"{folder}: {error}")
         save_file(found, target)

@@ -24,7 +24,7 @@ needs_4 = pytest.mark.skipif(FOLDER is None, reason="BONSAI_TRANSFORMERS_4 names
 
 
 def in_version_4(modules: Path, *arguments: str | Path) -> str:
-    """Run the helper with transformers 4, which puts code of checkpoints into a folder; what it says if it fails."""
+    """Run the helper with transformers 4, which puts code of checkpoints into a folder; what it prints."""
     assert FOLDER is not None
     result = subprocess.run(
         [sys.executable, older_parents.__file__, *map(str, arguments)],
@@ -33,7 +33,8 @@ def in_version_4(modules: Path, *arguments: str | Path) -> str:
         text=True,
         check=False,
     )
-    return "" if result.returncode == 0 else result.stderr
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def prune(parent: Path, out: Path, text: Path, **settings: object) -> Path:
@@ -57,22 +58,6 @@ def prune(parent: Path, out: Path, text: Path, **settings: object) -> Path:
     return run(RunConfig.from_mapping(base | settings, "a test")).model_path
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join([older_parents.TEXT] * 20), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Folders of models by the version that wrote them."""
-    root = tmp_path_factory.mktemp("parents")
-    older_parents.make(root / "5")
-    assert not in_version_4(root, "make", root / "4")
-    return {4: root / "4", 5: root / "5"}
-
-
 PRUNED: dict[str, dict[str, object]] = {
     "uniform": {"shapes": "uniform", "sparsity": 0.3},
     "depth": {"units": "layer", "protect": [0, 1, 3, 4], "sparsity": 0.1},
@@ -80,24 +65,25 @@ PRUNED: dict[str, dict[str, object]] = {
 
 
 @needs_4
-def test_both_versions_give_the_same_logits(parents: dict[int, Path], text: Path, tmp_path: Path) -> None:
+def test_stock_checkpoints_are_read_alike_and_free_ones_say_what_they_need(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join([older_parents.TEXT] * 20), encoding="utf-8")
+    parents = {version: tmp_path / str(version) for version in (4, 5)}
+    in_version_4(tmp_path, "make", parents[4])
+    older_parents.make(parents[5])
+    stock = list(parents[4].iterdir())  # the dense models; those of version 5 are not for version 4
     for version, folder in parents.items():
         for name in older_parents.MODELS:
             for shapes, settings in PRUNED.items():
-                prune(folder / name, tmp_path / f"{version}-{name}-{shapes}", text, **settings)
-    folders = [*parents[4].iterdir(), *(path / "model" for path in tmp_path.iterdir())]
-    assert len(folders) == 5 * len(older_parents.MODELS)
-    assert not in_version_4(tmp_path, "read", tmp_path / "found.safetensors", *folders)
+                stock.append(prune(folder / name, tmp_path / f"{version}-{name}-{shapes}", text, **settings))
+    free = prune(parents[5] / "llama3", tmp_path / "free", text)
+
+    said = in_version_4(tmp_path, "read", tmp_path / "found.safetensors", *stock, free)
+    assert said.startswith(f"{free}: This checkpoint needs transformers >= 5.14 (installed: 4.")
+    assert "--shapes uniform" in said
     found = load_file(tmp_path / "found.safetensors")
-    for folder in folders:
+    assert len(found) == 2 * len(stock) == 2 * 5 * len(older_parents.MODELS)
+    for folder in stock:
         for key, expected in older_parents.read(folder).items():
             value = found[f"{folder}:{key}"]
             assert torch.allclose(value, expected, rtol=1e-5, atol=1e-5), f"{folder}: {key}"
-
-
-@needs_4
-def test_free_shapes_say_which_version_they_need(parents: dict[int, Path], text: Path, tmp_path: Path) -> None:
-    checkpoint = prune(parents[5] / "llama3", tmp_path / "run", text)
-    said = in_version_4(tmp_path, "read", tmp_path / "found.safetensors", checkpoint)
-    assert "ImportError: This checkpoint needs transformers >= 5.14 (installed: 4." in said
-    assert "--shapes uniform" in said
