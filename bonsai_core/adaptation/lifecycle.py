@@ -282,7 +282,7 @@ class _Adaptation:
         }
         with (
             self._directory.writing(f"the checkpoint {path}"),
-            checkpoint_directory(path, work.tokenizer, provenance) as partial,
+            checkpoint_directory(path, model, work.tokenizer, provenance, work.parent_files) as partial,
         ):
             model.save_pretrained(partial)
         parameters = sum(parameter.numel() for parameter in model.parameters())

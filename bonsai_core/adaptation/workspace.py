@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.data import Course, plan_course, windows_wanted
 from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
+from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
+from bonsai_core.model.parent_files import find_parent_files
 from bonsai_core.model.placement import find_device
 from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.provenance import Origin, find_origin
@@ -98,10 +100,12 @@ class AdaptWorkspace(Curriculum):
     """What an adaptation works with; no weights yet.
 
     Attributes:
+        parent_files: of the student, what the adapted checkpoint takes over.
         layers: of the teacher, those that the student still has; None where hidden states are not compared.
     """
 
     origin: Origin
+    parent_files: ParentFiles
     layers: list[int] | None
 
 
@@ -119,7 +123,8 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
     curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
     layers = _layers(config, origin, curriculum.teacher, student)
-    return AdaptWorkspace(**vars(curriculum), origin=origin, layers=layers)
+    files = find_parent_files(source, student, curriculum.tokenizer)
+    return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
 
 
 def plan_curriculum(

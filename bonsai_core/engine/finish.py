@@ -52,11 +52,12 @@ def write_checkpoint(work: Workspace, keep_U: NDArray[np.bool_], path: Path) -> 
             shapes=shapes,
             provenance=provenance,
             added_biases=added,
+            parent=work.parent_files,
         )
     pieces, dense = SlicedFiles(subject, keep_U), subject.model
     stock, settings = stock_class(type(dense)), dense.generation_config
     small = empty_model(pieces.config, stock, family, per_layer, shapes, added, settings)
-    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of)
+    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of, work.parent_files)
     return sum(parameter.numel() for parameter in small.parameters())
 
 

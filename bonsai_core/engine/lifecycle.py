@@ -29,6 +29,7 @@ from bonsai_core.engine.evaluations import DenseSides, Evaluations
 from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkpoint
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
+from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
@@ -38,11 +39,6 @@ from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
 from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.versions import versions
-
-RUNTIMES = {
-    "free": "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True",
-    "uniform": "transformers without anything else, and every runtime that reads its family's stock checkpoints",
-}
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ class _Run:
                 config.submodels if work.methods.measured else 0,
                 config.sparsity,
                 work.plan.forward_tokens,
-                RUNTIMES[config.saved_as],
+                runtimes(config, work.parent.config),
             )
         )
         if self._is_done():
