@@ -214,7 +214,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     raw.train_from_iterator([load_text("builtin")[0].text[:50_000]], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<eos>", eos_token="<eos>")
 
 
 def saved(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path, **settings: Any) -> Path:

@@ -314,6 +314,9 @@ def test_a_family_that_reads_text_from_bos_on_asks_for_one(
     small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = saved(Pico("gemma2", 2, tied=True), tokenizer, tmp_path / "gemma")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(BonsaiError, match=r"Set bos_token in its tokenizer_config\.json"):
         as_run()(str(model), small_run, tmp_path / "run")
 

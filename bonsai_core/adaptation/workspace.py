@@ -123,7 +123,7 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
     curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
     layers = _layers(config, origin, curriculum.teacher, student)
-    files = find_parent_files(source, student, curriculum.tokenizer)
+    files = find_parent_files(source, curriculum.tokenizer, config.trust_remote_code)
     return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
 
 

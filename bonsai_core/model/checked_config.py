@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import find_source, loading_error, model_config
 from bonsai_core.model.weight_check import check_weights
-from bonsai_core.model.weight_files import FILE_NAME, INDEX_NAME, WeightFiles
+from bonsai_core.model.weight_files import WeightFiles
 
 
 def checked_config(source: str, trust_remote_code: bool, warn: Callable[[str], None]) -> Any:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from bonsai_core.checkpoint import register
 from bonsai_core.checkpoint.modeling_bonsai import PREFIX
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family
@@ -106,8 +107,14 @@ def _check_directory(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise BonsaiError(f"{path} is not a model directory: there is no config.json in it.")
-    if any(path.glob("*.safetensors")):
+    if any((path / name).is_file() for name in (FILE_NAME, INDEX_NAME)):
         return
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    if others:
+        raise BonsaiError(
+            f"{path} has weights under names that transformers does not look for ({', '.join(others[:5])}): it reads "
+            f"{FILE_NAME}, or the files that {INDEX_NAME} names. Download the model in the format of transformers."
+        )
     pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickled:
         raise BonsaiError(
@@ -115,4 +122,4 @@ def _check_directory(path: Path) -> None:
             f"are read, so they are refused. Convert them to safetensors in a place you trust: load the model there "
             f"with transformers and call save_pretrained."
         )
-    raise BonsaiError(f"{path} has no weights: there is no *.safetensors file in it.")
+    raise BonsaiError(f"{path} has no weights: there is no {FILE_NAME} in it, and no {INDEX_NAME}.")

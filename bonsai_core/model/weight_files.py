@@ -16,10 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bonsai_core.checkpoint.conversion import origins
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
 
-FILE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 FIRST_VALUES = 256
 
 
