@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsa
 
 def execute(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     whole = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **environment}
-    return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def bonsai(*words: str, **environment: str) -> str:
@@ -97,14 +98,20 @@ def test_eval_agrees_with_the_report(finished: Path, report: dict[str, Any], sma
     assert found["text"] == {**report["perplexity"]["text"], "windows": 2, "sequence_length": 64}
 
 
-def test_the_checkpoint_loads_with_plain_transformers(finished: Path, report: dict[str, Any], tmp_path: Path) -> None:
-    code = (
-        "import sys; from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "print(sum(p.numel() for p in model.parameters()), 'bonsai_core' in sys.modules)"
-    )
-    done = execute(sys.executable, "-c", code, str(finished / "model"), cwd=tmp_path, HF_HOME=str(tmp_path))
-    assert done.stdout.split() == [str(report["parameters"]["pruned"]), "False"], done.stderr
+@pytest.mark.parametrize("ours", [False, True], ids=["nothing of ours", "bonsai-prune"])
+def test_the_checkpoint_loads_by_the_lines_of_the_readme(
+    finished: Path, report: dict[str, Any], ours: bool, tmp_path: Path
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Loading the result")[2].partition("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[ours]
+    (tmp_path / "runs" / "demo-20").mkdir(parents=True)
+    (tmp_path / "runs" / "demo-20" / "model").symlink_to(finished / "model")
+    absent = "" if ours else "import sys; sys.modules['bonsai_core'] = None\n"
+    shown = "\nprint(sum(p.numel() for p in model.parameters()), tokenizer.decode(tokenizer('the text')['input_ids']))"
+    # Its standard input is closed: a question would end it.
+    done = execute(sys.executable, "-c", absent + code + shown, cwd=tmp_path, HF_HOME=str(tmp_path))
+    assert done.stdout == f"{report['parameters']['pruned']} the text\n", done.stderr
 
 
 def test_units_lists_the_sites(pico_directory: Path) -> None:
