@@ -19,7 +19,8 @@ CORE = sorted((ROOT / "bonsai_core").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins" / "bonsai_plugins").rglob("*.py"))
 # From the ground up: a module imports from its own line and from those above it.
 LAYERS = [
-    {"errors", "versions", "canvas"},
+    {"errors", "versions", "canvas", "strict_yaml"},
+    {"names", "schema"},
     {"units"},
     {"contracts", "hooks"},
     {"config"},

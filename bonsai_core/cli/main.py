@@ -16,7 +16,8 @@ from rich.markup import escape
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.progress import ProgressObserver, duration
-from bonsai_core.cli.settings import SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.cli.streams import write_anything
 from bonsai_core.config import validated
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
@@ -72,7 +73,7 @@ def adapt(config: str | None, **values: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PathName())
 def resume(run: Path) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
     if _is_adaptation(run):
@@ -82,7 +83,7 @@ def resume(run: Path) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PathName())
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
     """Show what a RUN, or an adaptation, found."""
@@ -162,8 +163,8 @@ def evaluate(as_json: bool, **values: Any) -> None:
 
 
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
+@click.argument("file", type=PathName())
+@click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
 @click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")
 @click.option("--dry-run", is_flag=True, help="List the runs, check their settings, and write nothing.")
 def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
@@ -183,6 +184,7 @@ def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **valu
 
 def main() -> None:
     """Entry point of the installed command: errors the user can mend come without a traceback."""
+    write_anything()
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

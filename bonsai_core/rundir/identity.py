@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 
 
 def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str, Any] | str) -> None:
@@ -20,7 +20,7 @@ def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str,
         changes = "its weights are not those the run started with"
     else:
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+        changes = "; ".join(f"{name} was {shown(before.get(name))}, is {shown(now.get(name))}" for name in names)
     raise BonsaiError(
         f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
         f"Put it back, or start a new run with another --out."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.names import checked_name
 from bonsai_core.sources.text import BLANK_LINES, join
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
@@ -23,10 +24,10 @@ def user_path(name: str) -> Path:
     """A path as people type it, `~` included.
 
     Raises:
-        BonsaiError: it names the home of a user there is not.
+        BonsaiError: it names the home of a user there is not, or no file system takes it.
     """
     try:
-        return Path(name).expanduser()
+        return Path(checked_name(name)).expanduser()
     except RuntimeError as error:
         raise BonsaiError(f"Cannot read the path {name!r}: {error} Write it out in full.") from None
 

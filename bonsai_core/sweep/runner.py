@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from bonsai_core.engine import SharedMeasurements, resume, run
 from bonsai_core.engine.adaptation import FOLDER
 from bonsai_core.engine.setup import with_absolute_paths
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.model.pages import free_cache
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import RunDirectory
@@ -122,7 +122,7 @@ def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
     if not files.config_path.is_file():
         return
     before, now = files.config().decisive(), with_absolute_paths(run_.config).decisive()
-    changes = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
+    changes = [f"{name} was {shown(before[name])}, is {shown(now[name])}" for name in now if before[name] != now[name]]
     if changes:
         raise BonsaiError(
             f"{files.path} holds a run with other settings than the sweep asks for ({run_}): {'; '.join(changes)}. "
