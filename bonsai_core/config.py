@@ -307,7 +307,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         BonsaiError: the file is missing, is too large for a recipe, is not YAML as recipes use it, or not a mapping.
     """
-    checked_name(str(path))
+    checked_name(str(path), "recipe")
     try:
         values = parse(_content(path))
     except OSError as error:

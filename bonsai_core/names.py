@@ -34,15 +34,18 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: str, what: str = "name") -> str:
     """The same name.
+
+    Args:
+        what: the name is of, for the message.
 
     Raises:
         BonsaiError: it is empty, too long for a file system, or holds what names cannot.
     """
     fault = name_fault(name)
     if fault:
-        raise BonsaiError(f"{shown(name)} cannot be used: {fault}.")
+        raise BonsaiError(f"The {what} {shown(name)} cannot be used: {fault}.")
     return name
 
 

@@ -29,5 +29,5 @@ def is_recipe_file(name: str) -> bool:
     Raises:
         BonsaiError: it is a name that neither a file nor a recipe can have.
     """
-    path = Path(checked_name(name))
+    path = Path(checked_name(name, "recipe"))
     return path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.exists()

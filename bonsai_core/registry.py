@@ -228,9 +228,9 @@ def _item_fault(kind: str, item: object) -> str | None:
 
 def _option_faults(kind: str, cls: type[Component], error: ValidationError) -> str:
     def told(row: Any, words: str) -> str:
-        option = where(row) or "options"
+        option = where(row)
         if row["type"] == "extra_forbidden":
             return str(UnknownNameError(f"option of the {kind} {cls.name!r} named", option, cls.model_fields))
-        return f"{kind}.{option} of {cls.name!r}: {words}"
+        return f"{kind}.{option} of {cls.name!r}: {words}" if option else f"{kind} {cls.name!r}: {words}"
 
     return faults_told(error, told)

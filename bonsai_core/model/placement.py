@@ -29,15 +29,15 @@ def find_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # `meta` makes tensors too, but they hold no numbers
-        if str(device) != name:  # torch wraps numbers that are too large
-            raise RuntimeError(f"there is no {name}.")
+        if device.type == "meta" or str(device) != name:  # torch wraps numbers that are too large
+            raise RuntimeError("no model can run there")
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch raises all three, by the kind of device
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
             here.append("mps")
-        reason = shortened((str(error).splitlines() or ["it is not known."])[0])
-        raise BonsaiError(f"The device {shown(name)} cannot be used: {reason} Available: {', '.join(here)}.") from None
+        reason = shortened((str(error).splitlines() or ["it is not known"])[0]).rstrip(".")
+        raise BonsaiError(f"The device {shown(name)} cannot be used: {reason}. Available: {', '.join(here)}.") from None
     return device
 
 

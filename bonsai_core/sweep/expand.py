@@ -75,7 +75,7 @@ def _expanded(settings: Mapping[str, Any], folder: Path, registry: Registry) -> 
     recipe = rest.pop("config", None)
     if recipe is None:
         return rest
-    path = folder / checked_name(str(recipe))
+    path = folder / checked_name(str(recipe), "recipe")
     return {**(read_recipe(path) if path.is_file() else registry.recipe(str(recipe))), **rest}
 
 
