@@ -312,8 +312,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         values = parse(_content(path))
     except OSError as error:
         raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise BonsaiError(f"The recipe {path} is not valid YAML: {shortened(str(error), 500)}") from None
+    except ValueError as error:  # of the decoder too, where it is not UTF-8
+        raise BonsaiError(f"The recipe {path} is not valid YAML: {shortened(str(error))}") from None
     if not isinstance(values, dict):
         raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")
     return values

@@ -14,13 +14,16 @@ def parse(text: str) -> Any:
     """The values in a text.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or has what no recipe needs and a stranger's could do harm with: aliases (a few
-            lines expand to gigabytes), tags, names that are not text or are there twice, nesting beyond `DEEPEST`.
-        ValueError: it has a number or date that cannot be.
+        ValueError: it is not YAML, or has what no recipe needs and a stranger's could do harm with: aliases (a few
+            lines expand to gigabytes), tags, names that are not text or are there twice, nesting beyond `DEEPEST`,
+            numbers and dates that cannot be. The message says what, and where.
     """
     try:
         return yaml.load(text, _Loader)
-    except OverflowError as error:  # a date or a number in base 60 beyond what Python holds
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem}") from None
+    except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(str(error)) from None
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-import yaml
 from click.shell_completion import CompletionItem
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -138,7 +137,7 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
     try:
         return text if field.annotation is str else parse(text)
-    except (yaml.YAMLError, ValueError):
+    except ValueError:
         raise BonsaiError(
             f"--{kind}.{option.replace('_', '-')}: {shown(text)} is no value that YAML can read."
         ) from None
