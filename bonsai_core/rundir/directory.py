@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
+from bonsai_core.names import checked_name
 from bonsai_core.rundir.journal import Journal
 
 LOCK_NAME = ".lock"
@@ -74,7 +75,7 @@ class RunDirectory:
         Raises:
             BonsaiError: there is no run in it.
         """
-        directory = cls(path)
+        directory = cls(Path(checked_name(str(path), "run directory")))
         if not directory.config_path.is_file():
             near = (
                 sorted(p.parent.name for p in path.parent.glob(f"*/{cls.CONFIG_NAME}")) if path.parent.is_dir() else []
