@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     model_serializer,
     model_validator,
@@ -25,72 +20,22 @@ from pydantic import (
 from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
 from bonsai_core.names import Usable, checked_name
 from bonsai_core.schema import Schema, faults_told, where
+from bonsai_core.setting_types import (
+    MOST,
+    SMALLEST_STEP,
+    ByKind,
+    Length,
+    MaxMemory,
+    NotNegative,
+    Positive,
+    Seed,
+    names_split,
+)
 from bonsai_core.strict_yaml import parse
-from bonsai_core.units import SiteKind, UnitKind
+from bonsai_core.units import UnitKind
 
-MOST = 1_000_000
-"""Of what is counted in windows, units or passes: more can only fail, and late."""
-Positive = Annotated[int, Field(gt=0, le=MOST)]
-NotNegative = Annotated[int, Field(ge=0, le=MOST)]
-Length = Annotated[int, Field(ge=2, le=10_000_000)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-SMALLEST_STEP = 1e-4
-"""Of sparsity: less is not one unit of any model, and would be thousands of rounds."""
 LARGEST_RECIPE = 2**16
 """Bytes."""
-
-
-def _by_kind(value: Any) -> Any:
-    """``attention=2,mlp=64`` as a mapping."""
-    if isinstance(value, str) and "=" in value:
-        limits = [part.partition("=") for part in value.split(",")]
-        kinds = [kind.strip() for kind, _, _ in limits]
-        kind, times = Counter(kinds).most_common(1)[0]
-        if times > 1:
-            raise ValueError(f"{shortened(kind)} is there {times} times: keep one of them")
-        return dict(zip(kinds, (number for _, _, number in limits), strict=True))
-    return value
-
-
-def names_split(value: Any) -> Any:
-    """``0,1,-1`` as a list; a single number too."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
-
-
-_DEVICE = re.compile(r"[0-9]{1,4}|cpu|mps|disk")
-_SIZE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?[KMG]i?B", re.IGNORECASE)
-
-
-def memory_limits(text: str) -> dict[int | str, str]:
-    """``0=20GiB,cpu=60GiB`` as accelerate wants it.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    limits: dict[int | str, str] = {}
-    for part in text.split(","):
-        device, _, size = (word.strip() for word in part.partition("="))
-        if device in map(str, limits) or not _DEVICE.fullmatch(device) or not _SIZE.fullmatch(size):
-            raise ValueError("write it like 0=20GiB,cpu=60GiB (a GPU's number, or cpu; each once)")
-        limits[int(device) if device.isdecimal() else device] = size
-    return limits
-
-
-def _limiting(text: str) -> str:
-    memory_limits(text)
-    return text
-
-
-MaxMemory = Annotated[str, AfterValidator(_limiting)]
-Limit = TypeVar("Limit")
-ByKind = Annotated[
-    Annotated[Limit, Tag("*")] | Annotated[dict[SiteKind, Limit], Tag("**")],
-    Discriminator(lambda value: "**" if isinstance(value, dict) else "*"),
-    BeforeValidator(_by_kind),
-]
-"""One limit for all kinds of site, or one for each kind named."""
 
 
 class Choice(BaseModel):
@@ -145,7 +90,7 @@ class RunConfig(Schema):
         "group), mlp (channels), experts or expert_width (one channel of each expert), sublayer (a whole attention or "
         "MLP), layer.",
     )
-    sparsity: Annotated[float, Field(ge=SMALLEST_STEP, lt=1)] = Field(
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Fraction of the decoder layers' parameters to remove."
     )
     round_fraction: Annotated[float, Field(ge=SMALLEST_STEP, le=1)] = Field(
@@ -225,6 +170,10 @@ class RunConfig(Schema):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
+        if self.sparsity < SMALLEST_STEP:
+            raise ValueError(
+                f"sparsity {self.sparsity:g} is less than a unit of any model: give {SMALLEST_STEP} or more"
+            )
         by_kind = self.min_units.items() if isinstance(self.min_units, dict) else [("mlp", self.min_units)]
         least = [number for kind, number in by_kind if kind != "layer"]
         if 0 in least and self.shapes == "uniform":

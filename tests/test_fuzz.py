@@ -219,7 +219,7 @@ def test_a_name_that_no_run_has_is_answered(name: str, registry: Registry) -> No
 # Files of a run directory
 
 VARYING = ("seconds", "memory")
-OTHER_TYPES = st.sampled_from([None, True, -1, 1e300, 10**30, "x", "../../x", [], [[1]], {}, {"x": 1}])
+OTHERS = st.sampled_from([None, True, -1, "x", "../../x", [], [[1]], {}, {"x": 1}])
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ HARMS = st.builds(
     st.floats(0, 1, exclude_max=True),
     st.sampled_from(["cut", "flip", "folder", "delete", "json", "json"]),
     st.floats(0, 1, exclude_max=True),
-    OTHER_TYPES,
+    OTHERS,
 )
 
 

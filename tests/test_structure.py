@@ -20,8 +20,8 @@ PLUGINS = sorted((ROOT / "plugins" / "bonsai_plugins").rglob("*.py"))
 # From the ground up: a module imports from its own line and from those above it.
 LAYERS = [
     {"errors", "versions", "canvas", "strict_yaml"},
-    {"names", "schema"},
-    {"units"},
+    {"names", "schema", "units"},
+    {"setting_types"},
     {"contracts", "hooks"},
     {"config"},
     {"registry"},

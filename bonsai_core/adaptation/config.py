@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from bonsai_core.config import Length, NotNegative, Positive, Seed, validated
+from bonsai_core.config import validated
 from bonsai_core.names import Usable
 from bonsai_core.schema import Schema
+from bonsai_core.setting_types import Length, NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, 
 from bonsai_core.cli.streams import write_anything
 from bonsai_core.config import validated
 from bonsai_core.contracts.events import Event, Warned
-from bonsai_core.errors import LONGEST_MESSAGE, BonsaiError, UnknownNameError, shortened
+from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry import KINDS
 
@@ -188,7 +188,6 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.message = shortened(error.message, LONGEST_MESSAGE)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

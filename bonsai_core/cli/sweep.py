@@ -18,10 +18,10 @@ from rich.table import Table
 
 from bonsai_core import hookimpl
 from bonsai_core.cli.progress import RunBar, duration, progress_bar
-from bonsai_core.config import Seed, names_split
 from bonsai_core.contracts.events import Event, TokensDone, Warned
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry import Registry
+from bonsai_core.setting_types import Seed
 from bonsai_core.sweep.expand import SweepRun, expand
 from bonsai_core.sweep.files import write_results
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES
@@ -176,7 +176,7 @@ def _runs(file: Path, seeds: str | None, given: Given, registry: Registry) -> tu
 
 def _seeds(text: str) -> list[int]:
     try:
-        seeds = TypeAdapter(list[Seed]).validate_python(names_split(text))
+        seeds = TypeAdapter(list[Seed]).validate_python(text.split(","))
     except ValidationError:
         seeds = []
     if not seeds or len(set(seeds)) < len(seeds):

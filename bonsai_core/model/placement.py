@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from bonsai_core.config import memory_limits
 from bonsai_core.errors import BonsaiError, shortened, shown
+from bonsai_core.setting_types import memory_limits
 
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
