@@ -31,7 +31,7 @@ from bonsai_core.strict_yaml import parse
 from bonsai_core.sweep.expand import expand
 from bonsai_core.sweep.spec import read_sweep
 
-SECONDS = 5.0
+SECONDS = 30.0
 FIELDS = [*RunConfig.model_fields, *AdaptConfig.model_fields, *EvalConfig.model_fields]
 SWEEP_KEYS = ["title", "base", "grid", "arms", "seeds", "plots", "kind", "x", "y", "lines", "bars", "config", "name"]
 
@@ -83,7 +83,7 @@ SETTINGS = st.dictionaries(st.one_of(st.sampled_from(FIELDS), TEXTS), VALUES, ma
 
 
 @pytest.mark.parametrize("schema", [RunConfig, AdaptConfig, EvalConfig])
-@fuzzed(150)
+@fuzzed(70)
 @given(values=SETTINGS)
 def test_settings_become_a_configuration_or_a_message(schema: Any, values: dict[str, Any]) -> None:
     usual = {"models": ["demo"]} if schema is EvalConfig else {"model": "demo"}
@@ -91,7 +91,7 @@ def test_settings_become_a_configuration_or_a_message(schema: Any, values: dict[
         validated(schema, {**usual, **values}, "settings")
 
 
-@fuzzed(150)
+@fuzzed(70)
 @given(values=SETTINGS)
 def test_a_configuration_whose_plugins_take_their_options_is_written_and_read_again(
     registry: Registry, values: dict[str, Any]
@@ -135,7 +135,7 @@ def parsed(command: str, *words: str) -> Any:
     return read({name: value for name, value in values.items() if name not in ("config", "dry_run")}, values["config"])
 
 
-@fuzzed(120)
+@fuzzed(60)
 @given(content=RECIPES)
 def test_a_file_is_a_recipe_or_a_message(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
@@ -146,7 +146,7 @@ def test_a_file_is_a_recipe_or_a_message(content: bytes, tmp_path: Path) -> None
         parsed("adapt", "demo", "--config", str(file))
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(
     content=RECIPES, beginning=st.sampled_from([b"", b"title: a\n", b"title: a\ngrid: {sparsity: [0.1]}\nbase:\n  "])
 )
@@ -169,7 +169,7 @@ SWEEPS = st.fixed_dictionaries(
 )
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(content=SWEEPS)
 def test_a_sweep_of_strange_settings_is_one_or_a_message(
     content: dict[str, Any], tmp_path: Path, registry: Registry
@@ -190,7 +190,7 @@ def options(command: str) -> list[str]:
     return [option for parameter in parameters for option in parameter.opts]
 
 
-@fuzzed(150)
+@fuzzed(70)
 @given(words=st.lists(st.tuples(st.sampled_from(options("run")), st.one_of(WORDS, TEXTS)), max_size=4))
 def test_a_command_line_of_run_is_a_configuration_or_a_message(
     words: list[tuple[str, str]], registry: Registry
@@ -200,7 +200,7 @@ def test_a_command_line_of_run_is_a_configuration_or_a_message(
         choose_methods(config, registry)
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(words=st.lists(st.tuples(st.sampled_from(options("adapt")), st.one_of(WORDS, TEXTS)), max_size=4))
 def test_a_command_line_of_adapt_is_a_configuration_or_a_message(words: list[tuple[str, str]]) -> None:
     with answered():
