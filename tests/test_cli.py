@@ -170,6 +170,19 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         assert process.stderr.read() == b""
 
 
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("setpriv"), reason="needs setpriv to be nobody special")
+def test_a_folder_that_may_not_be_looked_into_is_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0)
+    done = execute(*(UNPRIVILEGED if os.geteuid() == 0 else []), BONSAI, "report", str(folder / "run"))
+    assert done.returncode == 1
+    assert f"{folder / 'run' / 'adapt.yaml'} cannot be used: Permission denied." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # Adaptation
 
 

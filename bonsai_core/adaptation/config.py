@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Weight = Annotated[float, Field(ge=0)]
+LARGEST_RANK = 16_384
+"""Of an update; the width of the widest models, beyond which a rank adds nothing but memory."""
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
@@ -69,7 +71,7 @@ class AdaptConfig(Schema):
         0.0,
         description="Weight of the squared differences of hidden states: mean over their elements, summed over layers.",
     )
-    lora_rank: Positive = Field(64, description="Rank of the updates.")
+    lora_rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = Field(64, description="Rank of the updates.")
     lora_alpha: Positive | None = Field(None, description="Updates are scaled by alpha / rank. Left out: 2 x rank.")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the updates.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

@@ -192,9 +192,15 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+    except PermissionError as error:  # of a folder that may not be looked into, wherever it is met
+        _fail(f"{error.filename} cannot be used: {error.strerror}. Mend its permissions, or name another.")
     except BonsaiError as error:
-        Console(stderr=True).print("[bold red]Error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print("[bold red]Error:[/bold red]", escape(message), highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def _engine() -> Any:
