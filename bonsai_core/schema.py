@@ -16,7 +16,7 @@ class Schema(BaseModel):
     """Base of configurations and of plugins' options.
 
     YAML reads ``yes`` and ``on`` as true, and pydantic would take true for 1: it is refused where a number is wanted.
-    So are numbers that are infinite or none at all.
+    So are infinite numbers and NaN.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -24,9 +24,10 @@ class Schema(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, values: Any) -> Any:
+        given = values if isinstance(values, dict) else {}
         for name, field in cls.model_fields.items():
-            if isinstance(values, dict) and _holds_truth(values.get(name)) and _only_numbers(field.annotation):
-                raise ValueError(f"{name} takes numbers, and true or false is none (got {shown(values[name])})")
+            if _holds_truth(given.get(name)) and _only_numbers(field.annotation):
+                raise ValueError(f"{name} takes numbers, and true or false is not one (got {shown(given[name])})")
         return values
 
 
