@@ -16,6 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.style import context
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from bonsai_core.printable import visible
+
 PAPER, INK, FAINT, GRID = "#ffffff", "#1f2430", "#5b6473", "#dfe3ea"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#3da5d9", "#6b7280")
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
@@ -36,7 +38,13 @@ def style(salt: str = "") -> AbstractContextManager[None]:
     Args:
         salt: what the names inside an SVG are derived from; other figures of a page need another one.
     """
-    own: Any = {"svg.fonttype": "path", "svg.hashsalt": salt or "bonsai", "font.size": 10, "axes.unicode_minus": False}
+    own: Any = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": salt or "bonsai",
+        "font.size": 10,
+        "axes.unicode_minus": False,
+        "text.parse_math": False,  # a name with dollar signs is a name
+    }
     return context(["default", own])
 
 
@@ -50,13 +58,13 @@ def empty(title: str, height: float = 4.2, pad: float = 14) -> tuple[Figure, Axe
     axes.tick_params(colors=INK, length=0, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
-    axes.set_title(title, loc="left", fontweight="bold", color=INK, pad=pad)
+    axes.set_title(visible(title, lines=True), loc="left", fontweight="bold", color=INK, pad=pad)
     return figure, axes
 
 
 def name_axis(axes: Axes, which: str, label: str) -> None:
     """Write what an axis shows."""
-    axes.set(**{f"{which}label": label})
+    axes.set(**{f"{which}label": visible(label, lines=True)})
     getattr(axes, f"{which}axis").label.set_color(FAINT)
 
 
@@ -108,7 +116,7 @@ def label_right(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str
     shifts = spread(heights_in_points(figure, axes, [y for y, _, _ in ends]), LABEL_GAP)
     for (y, text, colour), shift in zip(ends, shifts, strict=True):
         axes.annotate(
-            text,
+            visible(text),
             xy=(1, y),
             xycoords=("axes fraction", "data"),
             xytext=(8, shift),
@@ -143,7 +151,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def note(axes: Axes, text: str) -> None:
     """A remark beneath the axes."""
-    text = textwrap.fill(text, 100)
+    text = textwrap.fill(visible(text), 100)
     axes.annotate(
         text,
         xy=(0, 0),

@@ -65,7 +65,8 @@ class RunConfig(Schema):
     model: Usable[str] = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
     dataset: Usable[str] = Field(
         "builtin",
-        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id.",
+        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
+        "NAME[config]:split#column.",
     )
     eval_dataset: Usable[str] | None = Field(
         None,

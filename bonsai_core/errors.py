@@ -23,6 +23,10 @@ class BonsaiError(Exception):
         super().__init__(shortened(message, LONGEST_MESSAGE))
 
 
+class DamagedError(BonsaiError):
+    """A file that does not hold what was written to it, or was never ours."""
+
+
 class UnknownNameError(BonsaiError):
     """A name that nothing is registered under.
 

@@ -15,7 +15,7 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sources import user_path
 
-_LAYER = re.compile(r"layers\.(\d+)(?:\.|$)")
+_LAYER = re.compile(r"layers\.(\d{1,9})(?:\.|$)")
 CONFIG_NAMES = ("config.yaml", "adapt.yaml")
 
 
@@ -70,7 +70,7 @@ def find_origin(name: str) -> Origin:
 
 
 def _story(path: Path) -> Mapping[str, Any]:
-    with suppress(OSError, ValueError):  # of no use to anything but these conveniences
+    with suppress(OSError, ValueError, RecursionError):  # of no use to anything but these conveniences
         found = json.loads((path / PROVENANCE_NAME).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found

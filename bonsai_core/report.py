@@ -49,6 +49,7 @@ def build_report(
         "layers": _layers(table, keep_U),
         "versions": started["versions"],
         "latency": journal.get("latency"),
+        "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
         "seconds": _seconds(journal),
     }

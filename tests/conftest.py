@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from bonsai_core import EvalConfig, Registry, RunConfig, evaluate, hookimpl
 from bonsai_core.contracts import Family
@@ -213,7 +214,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     raw.train_from_iterator([load_text("builtin")[0].text[:50_000]], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<eos>", eos_token="<eos>")
 
 
 def saved(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path, **settings: Any) -> Path:
@@ -221,6 +222,15 @@ def saved(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path, **set
     pico.build().save_pretrained(directory, **settings)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def with_token_beyond(parent: Path, copy: Path) -> Path:
+    """A model whose tokenizer has the token ``<tool>``, which its embeddings have no row for."""
+    shutil.copytree(parent, copy)
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(copy)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -180,7 +180,7 @@ class TestTeacher:
             begun: list[int] = []
             self.stored(folder).compute(passes, windows, rows, begun.append)
             assert begun[0] == (2 if name == "stopped" else 0)
-            files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.npy", "log_p.npy")])
+            files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.bin", "log_p.bin")])
         assert files[0] == files[1]
 
     def test_everything_cannot_be_stored_as_the_likeliest(self, pruned: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Pico
+from conftest import Pico, with_token_beyond
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import (
@@ -232,16 +232,33 @@ class TestTasks:
     def test_the_harness_agrees_with_us(
         self, small_run: RunConfig, pruned: Path, questions: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "ours.yaml").write_text(
-            f"task: ours\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {questions}}}}}\n"
-            'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Question: {{question}}\\nAnswer:"\n'
-            'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
-            "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
-        )
+        write_task(questions, tmp_path / "ours.yaml")
         found, _ = measured(small_run, [pruned], tasks=f"{questions},ours", include_path=str(tmp_path))
         for model in found["models"]:
             assert model["lm_eval"]["ours"]["acc"] == pytest.approx(model["tasks"]["types"]["accuracy"])
             assert model["lm_eval"]["ours"]["acc_norm"] == pytest.approx(model["tasks"]["types"]["accuracy_norm"])
+
+    @pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is optional")
+    @pytest.mark.filterwarnings("ignore")
+    def test_the_harness_is_stopped_at_tokens_that_the_model_has_not(
+        self, small_run: RunConfig, pico_directory: Path, tmp_path: Path
+    ) -> None:
+        model = with_token_beyond(pico_directory, tmp_path / "model")
+        questions = tmp_path / "questions.jsonl"
+        questions.write_text(json.dumps({"question": "Which <tool>?", "choices": ["one", "two"], "gold": 0}) + "\n")
+        write_task(questions, tmp_path / "ours.yaml")
+        with pytest.raises(BonsaiError, match=r"have no row for: '<tool>' \(512\)"):
+            measured(small_run, [model], tasks="ours", include_path=str(tmp_path))
+
+
+def write_task(questions: Path, file: Path) -> None:
+    """The harness's way of describing a task of our kind."""
+    file.write_text(
+        f"task: ours\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {questions}}}}}\n"
+        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Question: {{question}}\\nAnswer:"\n'
+        'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
+        "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
+    )
 
 
 class TestSpeed:

@@ -77,7 +77,8 @@ def assert_alike(usual: RunResult, spread: RunResult) -> None:
     kept = [json.loads((one.model_path / "bonsai.json").read_text())["kept_units"] for one in (usual, spread)]
     assert kept[0] == kept[1]
     for one, other in zip(usual.report["rounds"], spread.report["rounds"], strict=True):
-        assert other["divergence"]["held_out"] == pytest.approx(one["divergence"]["held_out"], rel=1e-3)
+        # The difference of two float32 numbers near 6 is known to about 1e-7.
+        assert other["divergence"]["held_out"] == pytest.approx(one["divergence"]["held_out"], rel=1e-3, abs=1e-7)
     assert spread.report["perplexity"]["pruned"] == pytest.approx(usual.report["perplexity"]["pruned"], rel=1e-4)
     assert spread.report["parameters"] == usual.report["parameters"]
     assert weights_on_disk(usual.model_path) == weights_on_disk(spread.model_path)
@@ -132,7 +133,8 @@ def test_masks_of_offloaded_experts_give_what_they_give_in_memory(
     usual, table = Subject(pico.build(), family, units=units), unit_table(pico.build(), family, units)
     model = cpu_offload(load_model(str(parent)), execution_device=torch.device("cpu"))
     frozen = FrozenSubject(model, family, table, WeightFiles(parent, model))
-    dense = logits(usual.model)
+    dense, dense_there = logits(usual.model), logits(frozen.model)
+    torch.testing.assert_close(dense_there, dense)
     keep_U = table.keep_all()
     for site in table:
         if site.in_mixture:
@@ -141,7 +143,7 @@ def test_masks_of_offloaded_experts_give_what_they_give_in_memory(
         masked = logits(usual.model)
         assert not torch.allclose(masked, dense)
         torch.testing.assert_close(logits(frozen.model), masked)
-    assert torch.equal(logits(frozen.model), dense), "a trace was left"
+    assert torch.equal(logits(frozen.model), dense_there), "a trace was left"
 
 
 def test_a_mixture_in_part_on_disk_is_pruned_like_one_in_memory(
@@ -186,7 +188,7 @@ def test_experts_that_are_not_as_many_on_disk_are_an_error(
         tensors[name.format(5)] = tensors[name.format(2)].clone()
     save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
     settings = {**small_run.model_dump(), **SPREAD, "units": units, "model": str(parent), "out": tmp_path / "run"}
-    with pytest.raises(BonsaiError, match=r"1 of the model's \d+ weights .* model.layers.1.mlp.experts.down_proj"):
+    with pytest.raises(BonsaiError, match=r"1 of the \d+ weights .* model.layers.1.mlp.experts.down_proj"):
         run(RunConfig.model_validate(settings))
     assert not (tmp_path / "run").exists()
 
@@ -297,7 +299,7 @@ def test_weights_that_are_not_in_the_files_are_an_error(
     tensors = load_file(parent / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BonsaiError, match=r"1 of the model's \d+ weights .* model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(BonsaiError, match=r"1 of the \d+ weights .* model.layers.1.mlp.up_proj.weight"):
         run(RunConfig(**{**small_run.model_dump(), **SPREAD, "model": str(parent), "out": tmp_path / "run"}))
 
 
@@ -358,6 +360,15 @@ def test_experts_stay_as_they_are_beside_quantised_attention(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
     found = measured(small_run, tmp_path / "run")
     assert np.log(found["perplexity"]) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
+
+
+@needs_bitsandbytes
+def test_a_pruned_model_of_uneven_widths_is_measured_quantised(small_run: RunConfig, tmp_path: Path) -> None:
+    result = run(small_run.model_copy(update={"out": tmp_path / "run", "latency": False}))
+    widths = {layer["mlp"]["kept"] for layer in result.report["layers"]}
+    assert any(width % 32 for width in widths)
+    found = measured(small_run, tmp_path / "run", load_in="4bit")["perplexity"]
+    assert np.log(found) == pytest.approx(np.log(result.report["perplexity"]["pruned"]), rel=0.1)
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="it is installed")

@@ -341,6 +341,7 @@ def test_a_short_text_is_shared_but_never_held_out(small_run: RunConfig, registr
     assert len(drawn.data[0].windows_NT) == 2
     assert len(drawn.held_out_NT) == 0
     assert any("were asked for" in warning for warning in warnings)
+    assert any("no windows to hold out" in warning for warning in warnings)
 
 
 def test_perplexity_after_every_round(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

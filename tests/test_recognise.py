@@ -12,7 +12,7 @@ from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
-from bonsai_core.model.find import find_parent
+from bonsai_core.model.parent import find_parent
 from bonsai_core.model.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
 from bonsai_core.model.verify import logits, misfit

@@ -40,9 +40,11 @@ EVENTS = [
         )
     ),
     "evaluate/pruned",
+    "loss",
     "peak",
     "save",
     "latency",
+    "verify",
 ]
 RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json"]
 """What a run moves into place, in order."""
@@ -198,7 +200,7 @@ def test_killed_before_its_configuration_is_written_it_starts_anew(
 ) -> None:
     path = tmp_path / "run"
     assert in_child(die_at_rename, run, elsewhere(config, path), 0, "before") == -signal.SIGKILL
-    assert [file.name for file in path.iterdir()] == ["config.yaml.partial"]
+    assert sorted(file.name for file in path.iterdir()) == [".lock", "config.yaml.partial"]
     run(elsewhere(config, path), registry=registry)
     assert contents(path) == whole
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -14,7 +17,16 @@ import numpy as np
 import pytest
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.sources import Text, demo_model_dir, load_text, take_windows, tokenize
+from bonsai_core.sources import (
+    Text,
+    absolute_names,
+    demo_model_dir,
+    load_evaluation_text,
+    load_text,
+    read_rows,
+    take_windows,
+    tokenize,
+)
 from bonsai_core.sources.demo import GGUF_MEMBER, WHEEL
 
 STORY = "\n\n".join(f"Paragraph {number}. " + "It goes on for a while. " * 5 for number in range(50))
@@ -62,7 +74,7 @@ class TestBuiltin:
     def test_evaluation_may_be_elsewhere(self, story: Path) -> None:
         calibration, evaluation = load_text("builtin", str(story))
         assert calibration == load_text("builtin")[0]
-        assert evaluation == Text(str(story), "whole", STORY)
+        assert evaluation == Text.of(str(story), "whole", STORY)
 
 
 class TestFiles:
@@ -127,6 +139,81 @@ class TestFiles:
         with pytest.raises(BonsaiError, match=message):
             load_text(str(path))
 
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("utf16.txt", STORY.encode("utf-16"), "UTF-16.*: iconv -f utf-16 -t utf-8 .*utf16.txt > .*utf16.utf8.txt"),
+            ("big.txt", b"\xfe\xff" + STORY.encode("utf-16-be"), "UTF-16.*iconv -f utf-16 "),
+            ("unmarked.txt", STORY.encode("utf-16-le"), "iconv -f utf-16le"),
+            ("unmarked.txt", STORY.encode("utf-16-be"), "iconv -f utf-16be"),
+            ("utf32.txt", STORY.encode("utf-32"), "UTF-32.*iconv -f utf-32 "),
+            ("unmarked32.txt", STORY.encode("utf-32-le"), "iconv -f utf-32le"),
+            ("wrong.txt", STORY.encode("utf-16").decode("latin1").encode(), "UTF-16 .* as if it were Latin-1"),
+            ("rows.jsonl", json.dumps({"text": "n\0u\0l\0"}).encode(), "3 of its 6 characters are NUL"),
+            ("rows.jsonl", STORY.encode("utf-16"), "UTF-16.*> .*rows.utf8.jsonl"),
+            ("a b.txt.gz", gzip.compress(STORY.encode()), r"gzip.*: gzip -dc '.*a b\.txt\.gz' > '.*a b\.txt'"),
+            ("text.txt", gzip.compress(STORY.encode()), "gzip.*: gzip -dc .*text.txt > .*text.utf8.txt"),
+            ("text.bz2", bz2.compress(STORY.encode()), "bzip2 -dc"),
+            ("text.xz", lzma.compress(STORY.encode()), "xz -dc"),
+            ("text.zst", b"\x28\xb5\x2f\xfd\x04", "zstd -dc"),
+            ("text.docx", b"PK\x03\x04\x14\0", "zip archive"),
+            ("text.pdf", b"%PDF-1.7\n", "pdftotext"),
+            ("rows.parquet", b"PAR1\x15\x04", "Parquet.*hub id.*from_parquet.*to_json.*rows.parquet"),
+            ("model.bin", bytes(range(256)) * 9, "not text"),
+            ("noise.bin", bytes(range(1, 256)) * 9, "not UTF-8.*binary"),
+            ("latin.txt", STORY.encode() + b"caf\xe9\n", "not UTF-8.*Latin-1.*: iconv -f latin1 -t utf-8 .* > "),
+            ("damaged.txt", "naïve".encode() + STORY.encode() + b"\xff\n", "not UTF-8.*damaged.*iconv -c -f utf-8"),
+        ],
+    )
+    def test_what_is_not_text_is_refused_with_what_to_do(
+        self, tmp_path: Path, name: str, content: bytes, message: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(BonsaiError, match=message) as caught:
+            load_text(str(path))
+        assert ("latin1" in str(caught.value)) == (name == "latin.txt")
+
+    def test_a_stray_nul_and_words_like_magic_numbers_are_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "text.txt"
+        for content in (f"{STORY}\0\n\n{STORY}", f"PAR1 and BZhang\n\n{STORY}"):
+            path.write_text(content, encoding="utf-8")
+            assert load_evaluation_text(str(path)).text == content
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('[{"text": "a"}, {"text": "b"}]', "begins with a JSON array.*jq -c"),
+            ('\n[\n {"text": "a"},\n {"text": "b"}\n]', "begins with a JSON array.*jq -c"),
+            ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: .*nested too deeply"),
+            ('{"text": ' + "1" * 5_000 + "}", "line 1: not usable JSON"),
+            ('{"text": "a"}{"text": "b"}', "line 1: not valid JSON"),
+            ("{}", "line 1: there is no .*Its fields: none"),
+            ("null", "line 1: a NoneType"),
+        ],
+    )
+    @pytest.mark.parametrize("read", [load_text, read_rows])
+    def test_hostile_json(self, tmp_path: Path, content: str, message: str, read: Callable[[str], Any]) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(BonsaiError, match=message if read is load_text else "rows.jsonl"):
+            read(str(path))
+
+    def test_questions_that_no_tokenizer_can_encode(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps({"question": "a", "choices": ["b", "\ud800"], "gold": 0}), encoding="utf-8")
+        with pytest.raises(BonsaiError, match="line 1: half of a surrogate pair"):
+            read_rows(str(path))
+
+    @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs pipes with names")
+    def test_a_pipe_can_be_read_only_once(self) -> None:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            pipe.write(STORY)  # fits in the pipe
+        with os.fdopen(reading):
+            head, tail = load_text(f"/dev/fd/{reading}")
+        assert head.text + tail.text == STORY
+
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(BonsaiError, match="is a folder"):
             load_text(str(tmp_path))
@@ -136,6 +223,23 @@ class TestFiles:
             load_text(str(story.with_name("stroy.txt")))
         with pytest.raises(BonsaiError, match=r"folder .* does not exist"):
             load_text(str(story.parent / "nowhere" / "story.txt"))
+        with pytest.raises(BonsaiError, match=r"There is no file .*story\.parquet"):
+            load_text(str(story.with_suffix(".parquet")))
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("x" * 300 + ".txt", "cannot be read.*too long"),
+            ("/" + "x" * 5_000, "cannot be read.*too long"),
+            ("a\0b.txt", "cannot be read.*null"),
+            ("caf\udce9.txt", r"caf\\udce9.*not UTF-8"),
+        ],
+    )
+    def test_names_that_no_file_can_have(self, name: str, message: str) -> None:
+        with pytest.raises(BonsaiError, match=message):
+            load_text(name)
+        if "\udce9" not in name:
+            assert absolute_names({"dataset": name}) == {}
 
 
 class TestNames:
@@ -187,7 +291,7 @@ class TestNames:
         assert result.stdout.strip() == "set()"
 
 
-SOURCE = Text("numbers", "whole", "")
+SOURCE = Text.of("numbers", "whole", "")
 
 
 class TestWindows:
@@ -248,8 +352,8 @@ def byte_tokenizer(max_length: int) -> Any:
 
 def test_tokenize_gives_one_quiet_stream(capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer = byte_tokenizer(max_length=16)
-    tokens = tokenize(Text("story", "whole", STORY), tokenizer)
-    assert tokens.dtype == np.int64
+    tokens = tokenize(Text.of("story", "whole", STORY), tokenizer)
+    assert tokens.dtype == np.int32
     assert tokens.shape == (len(STORY),)  # no BOS
     assert tokenizer.decode(tokens) == STORY
     assert "".join(capfd.readouterr()) == ""

@@ -19,7 +19,7 @@ CORE = sorted((ROOT / "bonsai_core").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins" / "bonsai_plugins").rglob("*.py"))
 # From the ground up: a module imports from its own line and from those above it.
 LAYERS = [
-    {"errors", "versions", "canvas", "strict_yaml"},
+    {"errors", "versions", "canvas", "printable", "strict_yaml"},
     {"names", "schema", "units"},
     {"setting_types"},
     {"contracts", "hooks"},

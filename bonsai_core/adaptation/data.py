@@ -42,6 +42,15 @@ class Course:
         return len(self.order_S) / len(self.windows_WL)
 
 
+def windows_wanted(config: AdaptConfig) -> int | None:
+    """How many windows all steps take; None where the text decides, because it is to be seen once."""
+    if config.steps is not None:
+        return config.steps * config.batch_size
+    if config.tokens is not None:
+        return math.ceil(config.tokens / (config.batch_size * config.sequence_length)) * config.batch_size
+    return None
+
+
 def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
     """Every epoch takes all windows in another random order; the last step may begin a new one.
 
@@ -49,12 +58,7 @@ def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
         BonsaiError: it is longer than any adaptation.
     """
     per_step = config.batch_size
-    if config.steps is not None:
-        steps = config.steps
-    elif config.tokens is not None:
-        steps = math.ceil(config.tokens / (per_step * windows_WL.shape[1]))
-    else:
-        steps = math.ceil(len(windows_WL) / per_step)
+    steps = math.ceil((windows_wanted(config) or len(windows_WL)) / per_step)
     size = steps * per_step
     if size > MOST_WINDOWS:
         raise BonsaiError(

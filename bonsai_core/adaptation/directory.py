@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import read_recipe
-from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Names, RunDirectory
 
 
 class AdaptDirectory(RunDirectory):
@@ -20,6 +20,16 @@ class AdaptDirectory(RunDirectory):
     """
 
     CONFIG_NAME = "adapt.yaml"
+    REPORT = AdaptReport
+    NAMES = Names(
+        files=(r"(adapt\.yaml|state\.safetensors)(\.partial)?", r"curve\.(svg|png)", *COMMON_FILES),
+        folders=("model", *CHECKPOINT_TEMPORARIES, "teacher"),
+        temporaries=(
+            r"(adapt\.yaml|report\.json|state\.safetensors)\.partial",
+            r"teacher/(ids|log_p|windows)\.(bin|json)\.partial",
+            *CHECKPOINT_TEMPORARIES,
+        ),
+    )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

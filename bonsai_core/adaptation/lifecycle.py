@@ -37,9 +37,10 @@ from bonsai_core.model.load import fingerprint, load_model, load_tokenizer
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device
+from bonsai_core.model.saved import measured_loss, verify
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
-from bonsai_core.rundir import Journal, check_disk, refuse_changes
+from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
 from bonsai_core.sources import absolute_names
 from bonsai_core.versions import versions
 
@@ -81,8 +82,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     AdaptDirectory(path).refuse_occupied()
     work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
     _check_room(path, work)
-    directory = AdaptDirectory.create(path, config)
-    with directory.lock():
+    with AdaptDirectory.created(path, config) as directory:
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
         try:
             return _Adaptation(work, directory, journal, registry.observe).finish()
@@ -96,11 +96,14 @@ def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
     return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
-def resume_adaptation(path: Path | str, *, registry: Registry | None = None) -> AdaptResult:
+def resume_adaptation(
+    path: Path | str, *, trust_remote_code: bool = False, registry: Registry | None = None
+) -> AdaptResult:
     """Continue an adaptation that was interrupted; a finished one is returned as it is.
 
     Args:
         path: its directory.
+        trust_remote_code: allow modeling code that comes with the model, where it was started so.
         registry: as for `adapt`.
 
     Raises:
@@ -108,10 +111,12 @@ def resume_adaptation(path: Path | str, *, registry: Registry | None = None) -> 
     """
     registry = registry or Registry()
     directory = AdaptDirectory.open(Path(path))
+    config = directory.config()
+    refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
     with directory.lock():
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
         try:
-            work = open_adaptation(directory.config(), lambda text: registry.observe(Warned(text)))
+            work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
             directory.remove_temporaries()
             return _Adaptation(work, directory, journal, registry.observe).finish()
         finally:
@@ -149,6 +154,7 @@ class _Adaptation:
             self._adapt(teacher)
         else:
             self._observe(TokensDone(work.forward_tokens, replayed=True))
+        self._verify()
         return self._report()
 
     def _check_identity(self) -> None:
@@ -179,7 +185,9 @@ class _Adaptation:
         self._observe(StageStarted("teacher", 0, f"the teacher {work.teacher}"))
         model = self._load(work.teacher)
         tokenizer = load_tokenizer(work.teacher, trust_remote_code=work.config.trust_remote_code)
-        check_teacher(model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].text[:2000])
+        check_teacher(
+            model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].pieces[0].read()[:2000]
+        )
         self._check_weights("teacher", model)
         passes = self._passes(model)
         self._perplexity("evaluate/teacher", passes)
@@ -229,6 +237,7 @@ class _Adaptation:
         model.eval()
         self._observe(StageStarted("evaluate", 0, "perplexity of the adapted model"))
         self._perplexity("evaluate/adapted", self._passes(model))
+        self._journal.once("loss", lambda: measured_loss(model, work.evaluation_NL[0]))
         self._journal.once("peak", lambda: {"bytes": peak_bytes(self._device)})
         self._save(model)
 
@@ -273,12 +282,30 @@ class _Adaptation:
         }
         with (
             self._directory.writing(f"the checkpoint {path}"),
-            checkpoint_directory(path, work.tokenizer, provenance) as partial,
+            checkpoint_directory(path, model, work.tokenizer, provenance, work.parent_files) as partial,
         ):
             model.save_pretrained(partial)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         written = {"bytes": weight_bytes(path), "parameters": parameters}
         self._journal.once("save", lambda: written)
+
+    def _verify(self) -> None:
+        """Open the checkpoint as its users will: it has to be the model that was adapted."""
+        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        free_cache()
+        work, loss = self._work, self._journal["loss"]["loss"]
+        trust, device = work.config.trust_remote_code, work.config.device
+        self._journal.once(
+            "verify",
+            lambda: verify(
+                self._directory.model_path,
+                work.evaluation_NL[0],
+                loss,
+                masked=False,
+                device=device,
+                trust_remote_code=trust,
+            ),
+        )
 
     def _report(self) -> AdaptResult:
         work, directory = self._work, self._directory

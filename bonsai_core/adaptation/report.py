@@ -18,9 +18,11 @@ SMOOTHING = 20
 def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]:
     """The report's contents, from a finished adaptation's journal."""
     config, course = work.config, work.course
-    perplexity = {
-        key.split("/")[1]: row["perplexity"] for key, row, _ in journal.items() if key.startswith("evaluate/")
-    }
+
+    def perplexity(of: str | int) -> float | None:
+        found: float | None = journal[f"evaluate/{of}"]["perplexity"]
+        return found
+
     return {
         "config": config.model_dump(mode="json", exclude={"out"}),
         "teacher": work.teacher,
@@ -30,9 +32,13 @@ def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]
             "windows": len(work.evaluation_NL),
             "sequence_length": work.evaluation_NL.shape[1],
         },
-        "perplexity": {"teacher": perplexity.get("teacher"), "before": perplexity["0"], "after": perplexity["adapted"]},
+        "perplexity": {
+            "teacher": perplexity("teacher") if "evaluate/teacher" in journal else None,
+            "before": perplexity(0),
+            "after": perplexity("adapted"),
+        },
         "curve": [
-            {"step": step, "tokens": step * work.tokens // course.steps, "perplexity": perplexity[str(step)]}
+            {"step": step, "tokens": step * work.tokens // course.steps, "perplexity": perplexity(step)}
             for step in work.curve_steps
         ],
         "steps": course.steps,
@@ -41,6 +47,7 @@ def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]
         "losses": [{"step": step, **journal[f"step-{step}"]} for step in range(1, course.steps + 1)],
         "parameters": {"all": journal["save"]["parameters"], "trained": journal["trained"]["parameters"]},
         "weight_bytes": journal["save"]["bytes"],
+        "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
         "seconds": _seconds(journal),
         "versions": journal["adapt"]["versions"],

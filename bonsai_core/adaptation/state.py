@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir import partial_of
 
-STEP = "step"
+STEP, DIGEST = "step", "sha256"
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -32,9 +36,11 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
         tensors[f"weight/{name}"] = parameter.detach()
         for what, value in optimizer.state[parameter].items():
             tensors[f"{what}/{name}"] = value
-    partial = path.with_name(path.name + ".partial")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
+    partial = partial_of(path)
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, {STEP: str(step)})
+        save_file(tensors, partial, about)
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
@@ -50,14 +56,16 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
     """Put a saved state back; returns the step it was saved after, 0 where there is none.
 
     Raises:
-        BonsaiError: the file is damaged or belongs to another model.
+        BonsaiError: the file is damaged or belongs to another model; nothing of a damaged one is put back.
     """
     if not path.is_file():
         return 0
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():
-            step = int(file.metadata()[STEP])
-            keys = list(file.keys())
+            about = file.metadata()
+            step, keys = int(about[STEP]), list(file.keys())
+            if _digest(step, ((key, file.get_tensor(key)) for key in keys)) != about[DIGEST]:
+                raise ValueError("its contents are not what was saved")
             for name, parameter in parameters.items():
                 parameter.copy_(file.get_tensor(f"weight/{name}"))
             for key in keys:
@@ -69,3 +77,13 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
             f"{path} is damaged or belongs to another model ({error}). Delete it to begin the training anew."
         ) from error
     return step
+
+
+def _digest(step: int, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Of everything in the file; a file that lost a bit would be trained on as if nothing had happened."""
+    of_each = {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in tensors}
+    return hashlib.sha256(json.dumps([step, sorted(of_each.items())]).encode()).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.flatten().view(torch.uint8).numpy().data

@@ -5,9 +5,13 @@ Legend for array shapes: W = windows, L = tokens of a window, K = stored log-pro
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.passes import Passes
-from bonsai_core.rundir import Journal
+from bonsai_core.rundir import Journal, partial_of, write_whole
 
 SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
@@ -39,6 +43,7 @@ class StoredTeacher:
     """A teacher's likeliest tokens for every window of the course, in two files that are mapped, not read.
 
     A token takes 4 (vocabularies up to 65,536) or 6 bytes for each of its K log-probabilities, and 2 for the bucket.
+    A third file counts the windows that are there and has their digest: what was damaged since is computed again.
 
     Args:
         directory: where the files lie.
@@ -50,17 +55,19 @@ class StoredTeacher:
         windows, tokens, k = shape
         self._k = k
         kind = np.dtype(np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32)
-        directory.mkdir(exist_ok=True)
-        self._ids_WLK, new_ids = _mapped(directory / "ids.npy", kind, (windows, tokens, k))
-        self._log_p_WLK, new_log_p = _mapped(directory / "log_p.npy", np.dtype(np.float16), (windows, tokens, k + 1))
-        self._done, _ = _mapped(directory / "windows.npy", np.dtype(np.int64), (1,))
-        if new_ids or new_log_p:
-            self._done[0] = 0
+        with _storing(directory):
+            directory.mkdir(exist_ok=True)
+        self._ids_WLK = _mapped(directory / "ids.bin", kind, (windows, tokens, k))
+        self._log_p_WLK = _mapped(directory / "log_p.bin", np.dtype(np.float16), (windows, tokens, k + 1))
+        self._count_path = directory / "windows.json"
+        self._digest = hashlib.sha256()
+        self._done = 0
+        self._take_what_is_there()
 
     @property
     def complete(self) -> bool:
         """Whether all windows are there."""
-        return int(self._done[0]) == len(self._ids_WLK)
+        return self._done == len(self._ids_WLK)
 
     @staticmethod
     def num_bytes(shape: tuple[int, int, int], vocabulary: int) -> int:
@@ -77,16 +84,14 @@ class StoredTeacher:
             journal: notes how long each batch took.
             progress: told how many windows are done.
         """
-        first = done = int(self._done[0])
+        first = done = self._done
         progress(done)
         started = time.monotonic()
         for start, hidden in passes.batches(windows_WL[first:]):
             for window, states in enumerate(hidden, start=first + start):
                 self._store(window, passes, states[:-1])
-            self._ids_WLK.flush()
-            self._log_p_WLK.flush()
-            self._done[0] = number = first + start + len(hidden)
-            self._done.flush()
+            number = first + start + len(hidden)
+            self._count(number)
             now = time.monotonic()
             if f"teacher/{done}" not in journal:
                 journal.append(f"teacher/{done}", {"windows": number}, now - started)
@@ -99,6 +104,36 @@ class StoredTeacher:
         ids = torch.from_numpy(self._ids_WLK[rows].astype(np.int64)).to(device)
         log_p = torch.from_numpy(self._log_p_WLK[rows].astype(np.float32)).to(device)
         return TopTokens(ids.flatten(0, 1), log_p.flatten(0, 1))
+
+    def _take_what_is_there(self) -> None:
+        """Count the windows of an earlier process, if they are what it wrote."""
+        try:
+            found = json.loads(self._count_path.read_bytes())
+            windows, sha256 = found["windows"], found["sha256"]
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            return  # none, or torn: nothing counts
+        if isinstance(windows, int) and 0 < windows <= len(self._ids_WLK):
+            digest = self._digest_of(range(windows))
+            if digest.hexdigest() == sha256:
+                self._digest, self._done = digest, windows
+
+    def _count(self, windows: int) -> None:
+        """Count windows that were stored, once they are on disk."""
+        self._ids_WLK.flush()
+        self._log_p_WLK.flush()
+        self._digest = self._digest_of(range(self._done, windows))
+        self._done = windows
+        count = {"windows": windows, "sha256": self._digest.hexdigest()}
+        with _storing(self._count_path):
+            write_whole(self._count_path, json.dumps(count).encode())
+
+    def _digest_of(self, windows: range) -> hashlib._Hash:
+        """That of the windows counted so far, with these behind them."""
+        digest = self._digest.copy()
+        for window in windows:
+            digest.update(self._ids_WLK[window])
+            digest.update(self._log_p_WLK[window])
+        return digest
 
     def _store(self, window: int, passes: Passes, states: Tensor) -> None:
         first = 0
@@ -129,20 +164,30 @@ def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text:
         )
 
 
-def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.memmap[Any, Any], bool]:
-    """An array in a file, and whether that had to be made."""
-    if path.is_file():
-        found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r+")
-        if found.shape == shape and found.dtype == kind:
-            return found, False
+def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """An array in a file of bytes, which is made, as a whole or not at all, unless there is one of its size."""
+    num_bytes = math.prod(shape) * kind.itemsize
+    if not path.is_file() or path.stat().st_size != num_bytes:
+        partial = partial_of(path)
+        with _storing(path):
+            try:
+                with partial.open("wb") as file:
+                    file.truncate(num_bytes)
+                    if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+                        os.posix_fallocate(file.fileno(), 0, num_bytes)
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+    return np.memmap(path, dtype=kind, mode="r+", shape=shape)
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
     try:
-        made: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        yield
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise BonsaiError(
             f"What the teacher says cannot be stored in {path}: {error}. Make room, then resume."
         ) from None
-    return made, True

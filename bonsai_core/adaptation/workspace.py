@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.adaptation.data import Course, plan_course
+from bonsai_core.adaptation.data import Course, plan_course, windows_wanted
 from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
+from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
+from bonsai_core.model.parent_files import find_parent_files
 from bonsai_core.model.placement import find_device
-from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.rundir import free_path
-from bonsai_core.sources import Text, evaluation_windows, load_text, tokenize
-from bonsai_core.sources.windows import take_windows
+from bonsai_core.sources import Text, evaluation_windows, load_text, training_windows
 
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
@@ -98,10 +100,12 @@ class AdaptWorkspace(Curriculum):
     """What an adaptation works with; no weights yet.
 
     Attributes:
+        parent_files: of the student, what the adapted checkpoint takes over.
         layers: of the teacher, those that the student still has; None where hidden states are not compared.
     """
 
     origin: Origin
+    parent_files: ParentFiles
     layers: list[int] | None
 
 
@@ -113,13 +117,14 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     """
     origin = find_origin(config.model)
     source = find_source(origin.source)
-    student = model_config(source, config.trust_remote_code)
+    student = checked_config(source, config.trust_remote_code, warn)
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
     curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
     layers = _layers(config, origin, curriculum.teacher, student)
-    return AdaptWorkspace(**vars(curriculum), origin=origin, layers=layers)
+    files = find_parent_files(source, curriculum.tokenizer, config.trust_remote_code)
+    return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
 
 
 def plan_curriculum(
@@ -160,9 +165,17 @@ def plan_curriculum(
     eval_dataset = config.eval_dataset or (None if config.dataset else run_texts[1])
     texts = load_text(dataset, eval_dataset, characters=CHARACTERS_PER_TOKEN * config.tokens_wanted)
     start = start_token(family, tokenizer)
-    windows_WL = _all_windows(texts[0], tokenizer, config.sequence_length, start)
-    _warn_of_text(dataset, windows_WL.size, warn)
+    windows_WL = training_windows(
+        texts[0],
+        tokenizer,
+        num_windows=windows_wanted(config),
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        start=start,
+    )
+    _warn_of_text(texts[0], windows_WL.size, warn)
     evaluation_NL = evaluation_windows(texts[1], tokenizer, config, warn, start)
+    check_tokens(student, tokenizer, (windows_WL, evaluation_NL))
     check_positions(student, family, max(config.sequence_length, config.eval_sequence_length), warn)
     course = plan_course(windows_WL, config)
     if course.epochs > MANY_EPOCHS:
@@ -177,22 +190,14 @@ def default_path(origin: Origin) -> Path:
     return free_path(Path("runs"), f"{Path(origin.source).name}-adapted")
 
 
-def _all_windows(text: Text, tokenizer: Any, length: int, start: int | None) -> NDArray[np.int64]:
-    """The whole text as windows, each beginning with `start` where there is one, int64 [windows, tokens]."""
-    own = length - (start is not None)
-    tokens_T = tokenize(text, tokenizer)
-    windows_WL = take_windows(
-        tokens_T, num_windows=max(1, len(tokens_T) // own), sequence_length=own, seed=None, source=text
-    )
-    return windows_WL if start is None else np.insert(windows_WL, 0, start, axis=1)
-
-
-def _warn_of_text(dataset: str, tokens: int, warn: Callable[[str], None]) -> None:
-    narrow = dataset in NARROW_NAMES
-    if not narrow and tokens >= SMALL_TEXT:
+def _warn_of_text(text: Text, tokens: int, warn: Callable[[str], None]) -> None:
+    """Of a large text, `tokens` are only those that are needed."""
+    narrow = text.name in NARROW_NAMES
+    if not narrow and (tokens >= SMALL_TEXT or text.is_large):
         return
+    size = f"{text.num_characters:,} characters" if text.is_large else f"{tokens:,} tokens"
     warn(
-        f"The text to adapt on is {'narrow' if narrow else 'short'} ({dataset}, {tokens:,} tokens). "
+        f"The text to adapt on is {'narrow' if narrow else 'short'} ({text.name}, {size}). "
         f"Models get better on such text and often worse elsewhere. For general use give more, of many kinds "
         f"({MUCH_TEXT}, or your own), and compare before and after with: bonsai eval MODEL --tasks ..."
     )

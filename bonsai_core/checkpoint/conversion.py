@@ -31,6 +31,11 @@ class Origin:
     converter: WeightConverter | None = None
     pieces: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def divided(self) -> bool:
+        """Whether several tensors of the model are made of them."""
+        return self.converter is not None and len(self.converter.target_patterns) > 1
+
     def names(self) -> list[str]:
         """Their names."""
         return [name for names in self.pieces.values() for name in names]
@@ -55,8 +60,6 @@ class Origin:
 def origins(model: Any, on_disk: Iterable[str]) -> dict[str, Origin]:
     """What each tensor of a model is made of when it is loaded, by its name.
 
-    Tensors that several of the model are made of are left out.
-
     Args:
         model: in transformers' own layout; it may be on the meta device.
         on_disk: names of the tensors in its files.
@@ -71,8 +74,10 @@ def origins(model: Any, on_disk: Iterable[str]) -> dict[str, Origin]:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, present)
         if pattern is None:
             found[target] = Origin(pieces={"": [name]})
-        elif len(by_pattern[pattern].target_patterns) == 1:
-            found.setdefault(target, Origin(by_pattern[pattern])).pieces.setdefault(pattern, []).append(name)
+            continue
+        first, *others = by_pattern[pattern].target_patterns
+        for made in (target, *(target.replace(first, other) for other in others)):
+            found.setdefault(made, Origin(by_pattern[pattern])).pieces.setdefault(pattern, []).append(name)
     return found
 
 

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+
+OLDEST = (5, 14)
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+    raise ImportError(
+        f"This checkpoint needs transformers >= {OLDEST[0]}.{OLDEST[1]} (installed: {transformers.__version__}), "
+        f"because its layers differ in width: pip install --upgrade transformers. Older ones load what Bonsai saves "
+        f"with --shapes uniform, or where only whole layers leave (--units layer)."
+    )
 
 FILE_NAME = "modeling_bonsai.py"
 PREFIX = "bonsai_"
@@ -96,13 +104,13 @@ class RaggedConfig:
                 return getattr(whole, name)
         # transformers 5.23 warns whenever such a field is read. Nothing of these models depends on the dense sizes,
         # so the warning would only frighten users.
-        return PreTrainedConfig._getattr_without_heterogeneous_validation(self, name)
+        return transformers.PreTrainedConfig._getattr_without_heterogeneous_validation(self, name)
 
     def validate_architecture(self) -> None:
         """Any number of heads will do, since `head_dim` is explicit; stock classes may want divisors of hidden_size."""
 
 
-class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped here
+class RaggedModel(transformers.PreTrainedModel):  # type: ignore[misc]  # transformers is untyped here
     """Mixed into a stock causal LM: gives every decoder layer the sizes of its own configuration."""
 
     stock_class: Any
@@ -126,13 +134,18 @@ class RaggedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
             "AutoModelForCausalLM": f"{Path(FILE_NAME).stem}.{model_class.__name__}",
         }
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / FILE_NAME).write_text(model_class.code(), encoding="utf-8")
+
+    @classmethod
+    def code(cls) -> str:
+        """This file, with the classes of the model's family at its end."""
         source = Path(__file__).read_text(encoding="utf-8").partition(f"\n\n{FAMILY_MARK}\n")[0]
-        stock = (config_class.stock_class.__name__, model_class.stock_class.__name__)
-        (directory / FILE_NAME).write_text(
+        config_class: Any = cls.config_class
+        stock = (config_class.stock_class.__name__, cls.stock_class.__name__)
+        return (
             f"{source.rstrip()}\n\n\n{FAMILY_MARK}\n"
             f"from transformers import {stock[0]}, {stock[1]}  # noqa: E402\n\n"
-            f"{config_class.__name__}, {model_class.__name__} = ragged({stock[0]}, {stock[1]})\n",
-            encoding="utf-8",
+            f"{config_class.__name__}, {cls.__name__} = ragged({stock[0]}, {stock[1]})\n"
         )
 
     # transformers 5.23 decides the next two by reading the source file of the class; the answer lies in the stock one.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
+from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.uniform import check_uniform, set_head_dim, stock_class, under_own_names
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
@@ -31,6 +32,7 @@ def save_checkpoint(
     shapes: Literal["free", "uniform"],
     provenance: Mapping[str, object],
     added_biases: Sequence[str] = (),
+    parent: ParentFiles | None = None,
 ) -> int:
     """Save a sliced model, its tokenizer, and how it was made.
 
@@ -47,6 +49,7 @@ def save_checkpoint(
         shapes: ``uniform`` writes a stock checkpoint; ``free`` one with its own modeling file.
         provenance: written to bonsai.json; values that JSON knows.
         added_biases: linears of every layer, by their names in it, that have got a bias which stock models lack.
+        parent: what the checkpoint takes over; None writes all of it anew.
 
     Returns:
         How many parameters the saved model has.
@@ -66,7 +69,7 @@ def save_checkpoint(
     except RuntimeError as error:
         raise ValueError(f"per_layer does not describe the weights of this model: {error}") from error
     small.tie_weights()
-    with checkpoint_directory(directory, tokenizer, provenance) as partial:
+    with checkpoint_directory(directory, small, tokenizer, provenance, parent) as partial:
         small.save_pretrained(partial)
     return sum(parameter.numel() for parameter in small.parameters())
 
@@ -118,12 +121,19 @@ def empty_model(
 
 
 @contextmanager
-def checkpoint_directory(directory: Path, tokenizer: Any, provenance: Mapping[str, object]) -> Iterator[Path]:
-    """Where to write a model, which becomes a checkpoint with tokenizer and provenance when the block ends well."""
+def checkpoint_directory(
+    directory: Path, model: Any, tokenizer: Any, provenance: Mapping[str, object], parent: ParentFiles | None
+) -> Iterator[Path]:
+    """Where to write a model, which becomes a checkpoint when the block ends well; arguments as for `save_checkpoint`.
+
+    Tokenizer and provenance are added, and what the model has from its parent.
+    """
     story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with _written_whole(directory) as partial:
         yield partial
-        if tokenizer is not None:
+        if parent is not None:
+            parent.complete(partial, model.config, tokenizer)
+        elif tokenizer is not None:
             tokenizer.save_pretrained(partial)
         (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
 
@@ -141,11 +151,6 @@ def _values(config: Any) -> dict[str, Any]:
     ):
         values.pop(name, None)
     return values
-
-
-def weight_bytes(directory: Path) -> int:
-    """Size of a checkpoint's weight files."""
-    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bonsai_core.checkpoint.conversion import as_stored
+from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.save import checkpoint_directory
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
 
 SHARD_BYTES = 2_000_000_000
@@ -24,18 +26,19 @@ def save_streamed(
     directory: Path,
     provenance: Mapping[str, object],
     tensor_of: Callable[[str], Tensor | None],
+    parent: ParentFiles | None = None,
 ) -> None:
     """Save a model that has no memory of its own, shard by shard; at most one shard is held.
 
     Args:
         model: as `empty_model` makes it.
-        tokenizer, directory, provenance: as for `save_checkpoint`.
+        tokenizer, directory, provenance, parent: as for `save_checkpoint`.
         tensor_of: the tensor of a name in the model; None where there is none.
 
     Raises:
         BonsaiError: a tensor is missing, or does not have the model's shape.
     """
-    with checkpoint_directory(directory, tokenizer, provenance) as partial:
+    with checkpoint_directory(directory, model, tokenizer, provenance, parent) as partial:
         _write_model(model, partial, tensor_of)
 
 
@@ -82,7 +85,7 @@ def _write(shard: dict[str, Tensor], directory: Path, number: int) -> Path:
 def _name(shards: list[Path], weight_map: dict[str, int], total: int, directory: Path) -> None:
     """Give the shards the names that transformers looks for, and write their index if there are several."""
     if len(shards) == 1:
-        shards[0].replace(directory / "model.safetensors")
+        shards[0].replace(directory / FILE_NAME)
         return
     names = [f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
     for shard, name in zip(shards, names, strict=True):
@@ -91,4 +94,4 @@ def _name(shards: list[Path], weight_map: dict[str, int], total: int, directory:
         "metadata": {"total_size": total},
         "weight_map": {name: names[number] for name, number in weight_map.items()},
     }
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (directory / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import RunBar, progress_bar
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.evaluation.compare import evaluate
@@ -29,7 +29,7 @@ def evaluate_with_progress(config: EvalConfig) -> dict[str, Any]:
     def observe(event: Event) -> None:
         bar.follow(event)
         if isinstance(event, Warned):
-            console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False, soft_wrap=True)
+            print_note(console, event.text)
 
     with display:
         return evaluate(config, observe)
@@ -40,13 +40,15 @@ def evaluation_view(found: Mapping[str, Any]) -> RenderableType:
     models, text = found["models"], found["text"]
     names = [f"{model['model']} (dense)" if model["dense"] else model["model"] for model in models]
     changes = len(models) == 2 and models[0]["dense"]
-    table = Table("", *map(escape, names), *["change"] * changes, box=None, header_style="bold")
+    table = Table("", box=None, header_style="bold")
+    for heading in [*map(name, names), *[plain("change")] * changes]:
+        table.add_column(heading)
     for column in table.columns[1:]:
         column.justify = "right"
         column.overflow = "fold"
     for label, show, change in _rows(models, text):
         cells = [show(model) for model in models]
-        table.add_row(escape(label), *cells, *([change(models[0], models[1])] if changes else []))
+        table.add_row(name(label), *map(plain, cells), *([change(models[0], models[1])] if changes else []))
     notes = [Text("± one standard error; changes of accuracy are paired")] if found["tasks"] else []
     if any("speed" in model for model in models):
         how = "taking turns" if found["taking_turns"] else "one after the other"
@@ -69,8 +71,8 @@ def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
         _number("weights, MB", lambda model: model["weight_bytes"] / 1e6, "{:,.1f}"),
     ]
     for task, first in models[0]["tasks"].items():
-        for name, title in (("accuracy", "accuracy"), ("accuracy_norm", "accuracy by length")):
-            rows.append(_accuracy(f"{task}, {first['questions']:,} questions: {title}, %", task, name))
+        for score, title in (("accuracy", "accuracy"), ("accuracy_norm", "accuracy by length")):
+            rows.append(_accuracy(f"{task}, {first['questions']:,} questions: {title}, %", task, score))
     for task, metrics in models[0].get("lm_eval", {}).items():
         for metric in metrics:
             if "stderr" not in metric and metric != "sample_len":

@@ -11,10 +11,10 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
@@ -74,12 +74,11 @@ def adapt(config: str | None, **values: Any) -> None:
 
 @cli.command()
 @click.argument("run", type=PathName())
-def resume(run: Path) -> None:
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+def resume(run: Path, trust_remote_code: bool) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
-    if _is_adaptation(run):
-        _watch(lambda: _adaptation().resume_adaptation(run, registry=installed()))
-    else:
-        _watch(lambda: _engine().resume(run, registry=installed()))
+    again = _adaptation().resume_adaptation if _is_adaptation(run) else _engine().resume
+    _watch(lambda: again(run, trust_remote_code=trust_remote_code, registry=installed()))
 
 
 @cli.command()
@@ -87,22 +86,20 @@ def resume(run: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
     """Show what a RUN, or an adaptation, found."""
+    from bonsai_core.adaptation.directory import AdaptDirectory
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.rundir import RunDirectory
 
-    directory = RunDirectory(run) if _is_adaptation(run) else RunDirectory.open(run)
-    if not directory.report_path.is_file():
-        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}")
+    kind, view = (AdaptDirectory, adapt_view) if _is_adaptation(run) else (RunDirectory, report_view)
     try:
-        text = directory.report_path.read_text(encoding="utf-8")
-        found = json.loads(text)
-    except ValueError:
-        raise BonsaiError(f"{directory.report_path} is damaged; write it again with: bonsai resume {run}") from None
+        found = kind.open(run).read_report()
+    except FileNotFoundError:
+        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}") from None
     if as_json:
-        click.echo(text, nl=False)
+        click.echo(json.dumps(found, indent=2))
     else:
-        Console().print((adapt_view if _is_adaptation(run) else report_view)(found, run))
+        Console().print(view(found, run))
 
 
 @cli.command()
@@ -133,10 +130,10 @@ def families(markdown: bool) -> None:
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""
     from bonsai_core.cli.tables import unit_view
-    from bonsai_core.model.find import load_unit_table
+    from bonsai_core.model.parent import load_unit_table
 
     _quiet()
-    table = load_unit_table(settings(values, None), installed())
+    table = load_unit_table(settings(values, None), installed(), _warn)
     Console().print(unit_view(table))
 
 
@@ -199,7 +196,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True).print("[bold red]Error:[/bold red]", escape(message), highlight=False, soft_wrap=True)
+    Console(stderr=True).print("[bold red]Error:[/bold red]", plain(message, lines=True), soft_wrap=True)
     sys.exit(1)
 
 
@@ -248,12 +245,8 @@ def _watch(work: Callable[[], Any]) -> None:
             result = work()
     except KeyboardInterrupt:
         if observer.directory is not None:
-            console.print(
-                f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
+            console.print(plain(message), soft_wrap=True)
         raise
     if _is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
@@ -295,4 +288,4 @@ class _WarningsAlone:
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(f"[yellow]Note:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+    print_note(Console(stderr=True), text)

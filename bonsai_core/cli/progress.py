@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
 
 from bonsai_core import hookimpl
+from bonsai_core.cli.printing import print_note
 from bonsai_core.contracts.events import (
     AdaptationStarted,
     CurvePoint,
@@ -23,6 +24,7 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
+from bonsai_core.printable import visible
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +38,7 @@ def progress_bar(console: Console) -> Progress:
     """A display for bars that tell by their field `left` how much time is left."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f} %  {task.fields[left]}"),
         console=console,
@@ -44,7 +46,7 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-UNCOUNTED = ("harness", "memory", "latency")
+UNCOUNTED = ("harness", "memory", "latency", "verify")
 """Stages whose work is not counted in tokens."""
 
 
@@ -75,7 +77,7 @@ class RunBar:
                 self._begin(event.forward_tokens)
             case StageStarted():
                 where = f"round {event.round} of {self.rounds}: " if event.round else ""
-                self._display.update(self._task, description=where + event.text)
+                self._display.update(self._task, description=visible(where + event.text))
                 self._pause(event.stage in UNCOUNTED)
             case TokensDone():
                 self._advance(event)
@@ -87,7 +89,7 @@ class RunBar:
                 self._display.update(
                     self._task,
                     description=f"round {event.round} of {self.rounds}: sub-model {event.index + 1} of {event.total}, "
-                    f"{event.metric} {value}",
+                    f"{visible(event.metric)} {value}",
                 )
 
     def remove(self) -> None:
@@ -164,7 +166,7 @@ class ProgressObserver:
                 perplexity = "not finite" if event.perplexity is None else f"{event.perplexity:.2f}"
                 self._console.print(f"step {event.step} of {event.steps}: perplexity {perplexity}", highlight=False)
             case Warned():
-                self._console.print(f"[yellow]Note:[/yellow] {escape(event.text)}", highlight=False)
+                print_note(self._console, event.text)
 
     def _announce(self, event: RunStarted) -> None:
         self.directory = event.directory
@@ -172,20 +174,26 @@ class ProgressObserver:
         if event.num_submodels:
             rounds += f" of {event.num_submodels} sub-models"
         self._console.print(
-            f"Pruning [bold]{escape(event.model)}[/bold] to {event.sparsity:.1%} sparsity in {rounds}, "
-            f"into {escape(str(event.directory))}\n"
-            f"The result will load in {event.runtimes}.",
-            highlight=False,
+            Text.assemble(
+                "Pruning ",
+                (visible(event.model), "bold"),
+                f" to {event.sparsity:.1%} sparsity in {rounds}, into {visible(event.directory)}\n",
+                f"The result will load in {event.runtimes}.",
+            ),
             soft_wrap=True,
         )
 
     def _announce_adaptation(self, event: AdaptationStarted) -> None:
         self.directory = self.directory or event.directory
         self.safe = "Everything up to the last saved state is safe."
-        teacher = f", distilled from [bold]{escape(event.teacher)}[/bold]" if event.teacher else ""
+        teacher = (", distilled from ", (visible(event.teacher), "bold")) if event.teacher else ()
         self._console.print(
-            f"Adapting [bold]{escape(event.model)}[/bold] ({event.method}) in {event.steps:,} steps on "
-            f"{event.tokens:,} tokens{teacher}, into {escape(str(event.directory))}",
-            highlight=False,
+            Text.assemble(
+                "Adapting ",
+                (visible(event.model), "bold"),
+                f" ({event.method}) in {event.steps:,} steps on {event.tokens:,} tokens",
+                *teacher,
+                f", into {visible(event.directory)}",
+            ),
             soft_wrap=True,
         )

@@ -13,13 +13,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bonsai_core import hookimpl
+from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import RunBar, duration, progress_bar
 from bonsai_core.contracts.events import Event, TokensDone, Warned
 from bonsai_core.errors import BonsaiError, shown
+from bonsai_core.printable import visible
 from bonsai_core.registry import Registry
 from bonsai_core.setting_types import Seed
 from bonsai_core.sweep.expand import SweepRun, expand
@@ -44,23 +46,27 @@ def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Giv
     spec, runs = _runs(file, seeds, given, registry)
     directory = out or _default_directory(file)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    _print(console, f"[bold]{escape(spec.title)}[/bold]: {len(runs)} runs, into {escape(str(directory))}")
+    _print(console, (visible(spec.title), "bold"), f": {len(runs)} runs, into {visible(directory)}")
     progress = SweepProgress(console, runs)
     registry.register(progress, "the progress display")
+
+    def conclude(outcomes: Sequence[Outcome]) -> None:
+        results = gather(spec, outcomes, command)
+        write_results(results, spec.plots, directory)
+        console.print(results_view(results))
+
     try:
         with progress:
-            outcomes = run_sweep(runs, directory, registry, progress, keep_models=spec.keep_models)
+            outcomes = run_sweep(runs, directory, registry, progress, keep_models=spec.keep_models, conclude=conclude)
     except KeyboardInterrupt:
-        _print(console, f"Interrupted. Everything measured so far is safe. Continue with: {escape(command)}")
+        _print(console, f"Interrupted. Everything measured so far is safe. Continue with: {visible(command)}")
         raise
-    results = gather(spec, outcomes, command)
-    write_results(results, spec.plots, directory)
-    console.print(results_view(results))
     plots = f"; plots {directory / 'plots'}" if spec.plots else ""
-    _print(console, escape(f"page {directory / 'results.html'}; table {directory / 'results.md'}{plots}"))
+    _print(console, visible(f"page {directory / 'results.html'}; table {directory / 'results.md'}{plots}"))
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed:
-        _print(console, f"[red]{len(failed)} of {len(runs)} runs failed.[/red] The same command tries them again.")
+        message = f"{len(failed)} of {len(runs)} runs failed."
+        _print(console, (message, "red"), " The same command tries them again.")
         sys.exit(1)
 
 
@@ -68,28 +74,30 @@ def show_sweep(file: Path, out: Path | None, seeds: str | None, given: Given, re
     """List the runs of a sweep, checked, and how far each is."""
     spec, runs = _runs(file, seeds, given, registry)
     directory = out or _default_directory(file)
-    names = list(dict.fromkeys(name for run in runs for name in run.point))
-    table = Table("arm", *(name.replace("_", " ") for name in names), "seed", "state", "directory", box=None)
+    settings = list(dict.fromkeys(setting for run in runs for setting in run.point))
+    table = Table(box=None)
+    for heading in ["arm", *(setting.replace("_", " ") for setting in settings), "seed", "state", "directory"]:
+        table.add_column(name(heading))
     for run in runs:
-        point = [escape(str(run.point.get(name, ""))) for name in names]
-        table.add_row(escape(run.arm), *point, str(run.seed), state(run, directory), escape(run.name))
+        point = [name(run.point.get(setting, "")) for setting in settings]
+        table.add_row(name(run.arm), *point, str(run.seed), state(run, directory), name(run.name))
     console = Console()
     console.print(table)
-    _print(console, f"{len(runs)} runs of {escape(spec.title)}, for {escape(str(directory))}. Nothing was written.")
+    _print(console, f"{len(runs)} runs of {visible(spec.title)}, for {visible(directory)}. Nothing was written.")
 
 
 def results_view(results: Results) -> Table:
     """The table of results."""
     found = cells(results)
     table = Table(box=None, header_style="bold")
-    for number, name in enumerate(found.header):
+    for number, heading in enumerate(found.header):
         table.add_column(
-            textwrap.fill(name, 14),
+            plain(textwrap.fill(heading, 14), lines=True),
             justify="left" if number < found.num_names else "right",
-            no_wrap=name not in MAY_WRAP,  # rich would rather break numbers than sentences
+            no_wrap=heading not in MAY_WRAP,  # rich would rather break numbers than sentences
         )
     for row in found.rows:
-        table.add_row(*(escape(text) for text in row))
+        table.add_row(*map(name, row))
     return table
 
 
@@ -121,7 +129,7 @@ class SweepProgress:
     def started(self, number: int, run: SweepRun) -> None:
         """Show which run is at work."""
         self._number, self._start = number, time.monotonic()
-        self._display.update(self._task, description=escape(self._name(number, run)), left=self._left())
+        self._display.update(self._task, description=visible(self._name(number, run)), left=self._left())
         self._bar = RunBar(self._display)
 
     def finished(self, number: int, outcome: Outcome) -> None:
@@ -130,15 +138,15 @@ class SweepProgress:
             self._bar.remove()
             self._bar = None
         self._display.update(self._task, completed=number)
-        name = escape(self._name(number, outcome.run))
+        which = visible(self._name(number, outcome.run))
         if outcome.report is None:
-            _print(self._console, f"{name}: [red]failed[/red]: {escape(outcome.error or '')}")
+            _print(self._console, f"{which}: ", ("failed", "red"), f": {visible(outcome.error, lines=True)}")
             return
         self._seconds.setdefault(_kind(outcome.run), []).append(outcome.seconds)
         found = outcome.report["perplexity"]
         pruned, dense = (QUANTITIES[MEASURED].show(found[which]) for which in ("pruned", "dense"))
         how = "finished before" if outcome.found else duration(outcome.seconds)
-        _print(self._console, f"{name}: perplexity {pruned} (dense {dense}), {how}")
+        _print(self._console, f"{which}: perplexity {pruned} (dense {dense}), {how}")
 
     @hookimpl
     def bonsai_observe(self, event: Event) -> None:
@@ -148,7 +156,7 @@ class SweepProgress:
             self._display.update(self._task, left=self._left())
         elif isinstance(event, Warned) and event.text not in self._told:
             self._told.add(event.text)  # most runs of a sweep have the same to say
-            _print(self._console, f"[yellow]Note:[/yellow] {escape(event.text)}")
+            print_note(self._console, event.text)
 
     def _name(self, number: int, run: SweepRun) -> str:
         return f"run {number} of {len(self._runs)}: {run}"
@@ -190,5 +198,5 @@ def _default_directory(file: Path) -> Path:
     return Path("runs") / "sweeps" / file.stem
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+def _print(console: Console, *parts: str | tuple[str, str]) -> None:
+    console.print(Text.assemble(*parts), soft_wrap=True)

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bonsai_core.cli.printing import LONGEST_NAME, name, plain
 from bonsai_core.cli.progress import duration
 from bonsai_core.contracts import Family
 from bonsai_core.families import HEADER, family_rows
+from bonsai_core.printable import visible
 from bonsai_core.registry import KINDS, Registry
 from bonsai_core.units import UnitTable
 
+Item = TypeVar("Item")
 BLOCKS = " ▁▂▃▄▅▆▇█"
+MOST_LAYERS = 200
+"""Layers that a line of bars shows."""
+MOST_KINDS = 12
+"""Kinds of unit that have a line of bars, and stages whose time is listed."""
+MOST_ROUNDS = 60
+"""Rounds that the table shows."""
 
 
 def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
-    return Group(_before_and_after(report), _layers(report), _rounds(report), _cost(report), _next_steps(directory))
+    return Group(
+        _before_and_after(report),
+        _layers(report),
+        _rounds(report),
+        _cost(report),
+        verified(report),
+        _next_steps(directory),
+    )
 
 
 def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
@@ -30,8 +45,8 @@ def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
     table = Table("kind", "name", "what it is", "from", box=None, header_style="bold")
     for each in KINDS if kind is None else (kind,):
         for offer in registry.offers(each):
-            table.add_row(each, offer.name, escape(offer.summary), escape(offer.source.split(" ")[0]))
-    problems = [Text(f"Problem: {problem}", style="yellow") for problem in registry.problems]
+            table.add_row(each, plain(offer.name), plain(offer.summary), plain(offer.source.split(" ")[0]))
+    problems = [Text(f"Problem: {visible(problem, lines=True)}", style="yellow") for problem in registry.problems]
     return Group(table, *problems)
 
 
@@ -39,7 +54,7 @@ def family_view(families: Sequence[Family]) -> Table:
     """The model families, and what can be removed from each."""
     table = Table(*HEADER, box=None, header_style="bold")
     for row in family_rows(families):
-        table.add_row(*map(escape, row))
+        table.add_row(*map(plain, row))
     return table
 
 
@@ -50,7 +65,7 @@ def unit_view(table: UnitTable) -> RenderableType:
         column.justify = "right"
     for site in table:
         share = site.num_units * site.unit_params / table.decoder_params
-        view.add_row(site.name, f"{site.num_units:,}", f"{site.unit_params:,}", f"{share:.2%}")
+        view.add_row(plain(site.name), f"{site.num_units:,}", f"{site.unit_params:,}", f"{share:.2%}")
     total = f"{len(table):,} units, {table.decoder_params:,} decoder parameters of {table.total_params:,}"
     return Group(view, Text(total))
 
@@ -60,38 +75,53 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     ppl = report["perplexity"]
-    name = f"perplexity ({ppl['text']['name']}, {ppl['windows']} x {ppl['sequence_length']:,} tokens)"
-    _row(table, name, ppl["dense"], ppl["pruned"], "{:.2f}")
+    what = f"perplexity ({ppl['text']['name']}, {ppl['windows']} x {ppl['sequence_length']:,} tokens)"
+    _row(table, what, ppl["dense"], ppl["pruned"], "{:.2f}")
     _row(table, "parameters", report["parameters"]["dense"], report["parameters"]["pruned"], "{:,}")
     weights = report["weight_bytes"]
     _row(table, "weights, MB", weights["dense"] / 1e6, weights["pruned"] / 1e6, "{:.1f}")
     latency = report["latency"] or {}
     if "dense_s" in latency:
-        name = f"forward of {latency['tokens']:,} tokens, ms"
-        _row(table, name, latency["dense_s"] * 1e3, latency["pruned_s"] * 1e3, "{:.1f}")
+        what = f"forward of {latency['tokens']:,} tokens, ms"
+        _row(table, what, latency["dense_s"] * 1e3, latency["pruned_s"] * 1e3, "{:.1f}")
     sparsity = report["sparsity"]
     table.add_row("sparsity of the decoder layers", "", f"{sparsity['decoder']:.2%}", "")
     table.add_row("sparsity of the whole model", "", f"{sparsity['whole_model']:.2%}", "")
     return table
 
 
-def _row(table: Table, name: str, dense: float | None, pruned: float | None, style: str) -> None:
+def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:
     shown = ["not finite" if value is None else style.format(value) for value in (dense, pruned)]
     change = f"x {pruned / dense:.2f}" if dense and pruned is not None else ""
-    table.add_row(escape(name), *shown, change)
+    table.add_row(name(what), *shown, change)
 
 
 def _layers(report: Mapping[str, Any]) -> RenderableType:
-    """One column per layer: how much of it was kept."""
-    lines = []
-    for kind in report["layers"][0]:
-        shares = [layer[kind]["kept"] / layer[kind]["dense"] for layer in report["layers"]]
-        bars = "".join(BLOCKS[round(share * (len(BLOCKS) - 1))] for share in shares)
-        lines.append(Text(f"\nkept {kind:<10} {bars}   {min(shares):.0%} to {max(shares):.0%}, layer 0 first", end=""))
+    """One column per layer: how much of it was kept; blank where a layer has no such units."""
+    layers = report["layers"]
+    kinds = list(dict.fromkeys(kind for layer in layers for kind in layer))
+    lines = [Text("\n" + _bars(kind, layers), end="") for kind in kinds[:MOST_KINDS]]
+    if len(kinds) > MOST_KINDS:
+        lines.append(Text(f"\n... and {len(kinds) - MOST_KINDS:,} other kinds of unit", end=""))
     return Group(*lines, Text(""))
 
 
-def _rounds(report: Mapping[str, Any]) -> Table:
+def _bars(kind: str, layers: Sequence[Mapping[str, Any]]) -> str:
+    shares = [_share(layer.get(kind)) for layer in layers]
+    there = [share for share in shares if share is not None] or [0.0]
+    bars = [" " if share is None else BLOCKS[round(share * (len(BLOCKS) - 1))] for share in shares]
+    first, last, between = _ends(bars, MOST_LAYERS)
+    gap = f" ... {between:,} layers between ... " if between else ""
+    shown = f"{''.join(first)}{gap}{''.join(last)}   {min(there):.0%} to {max(there):.0%}, layer 0 first"
+    return f"kept {visible(kind, most=LONGEST_NAME):<10} {shown}"
+
+
+def _share(units: Mapping[str, int] | None) -> float | None:
+    """How much of a layer's units of a kind were kept; None where it has none."""
+    return units["kept"] / units["dense"] if units and units["dense"] else None
+
+
+def _rounds(report: Mapping[str, Any]) -> RenderableType:
     """A line per round; KL to the dense model and perplexity after it where they were measured."""
     evaluated, compared = report["config"]["eval_rounds"], any("divergence" in row for row in report["rounds"])
     names = ["round", "sparsity", "units removed", "sub-models", "dropped", "repaired", "Kendall tau"]
@@ -100,26 +130,60 @@ def _rounds(report: Mapping[str, Any]) -> Table:
     table = Table(*names, box=None, header_style="bold")
     for column in table.columns:
         column.justify = "right"
-    for number, row in enumerate(report["rounds"], 1):
-        tau = "-" if row["kendall_tau"] is None else f"{row['kendall_tau']:.2f}"
-        counts = (f"{row[name]:,}" for name in ("units_removed", "submodels", "dropped_submodels"))
-        cells = [str(number), f"{row['sparsity']:.2%}", *counts, "yes" if row.get("repaired_submodels") else "no", tau]
-        if compared:
-            kl = row.get("divergence", {})
-            cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]
-        if evaluated:
-            after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
-            cells.append("not finite" if after is None else f"{after:.2f}")
-        table.add_row(*cells)
-    return table
+    first, last, between = _ends(list(enumerate(report["rounds"], 1)), MOST_ROUNDS)
+    for number, row in first:
+        table.add_row(str(number), *_round(row, report, compared, evaluated))
+    if between:
+        table.add_row("...")
+    for number, row in last:
+        table.add_row(str(number), *_round(row, report, compared, evaluated))
+    if not between:
+        return table
+    return Group(table, Text(f"... {between:,} rounds between; bonsai report --json has all"))
+
+
+def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, evaluated: bool) -> list[str]:
+    tau = "-" if row["kendall_tau"] is None else f"{row['kendall_tau']:.2f}"
+    counts = (f"{row[count]:,}" for count in ("units_removed", "submodels", "dropped_submodels"))
+    cells = [f"{row['sparsity']:.2%}", *counts, "yes" if row.get("repaired_submodels") else "no", tau]
+    if compared:
+        kl = row.get("divergence", {})
+        cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]
+    if evaluated:
+        after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
+        cells.append("not finite" if after is None else f"{after:.2f}")
+    return cells
+
+
+def _ends(items: Sequence[Item], most: int) -> tuple[Sequence[Item], Sequence[Item], int]:
+    """The first and the last of items, and how many are between them; all are among the first if they are few."""
+    if len(items) <= most:
+        return items, [], 0
+    return items[: most // 2], items[-(most // 2) :], len(items) - most // 2 * 2
 
 
 def _cost(report: Mapping[str, Any]) -> Text:
-    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report["seconds"].items())
-    total = duration(sum(report["seconds"].values()))
     peak = report["memory"]["peak_bytes"] / 1e6
-    return Text(f"\ntime {total}{f' ({stages})' if stages else ''}; peak memory of pruning {peak:,.0f} MB")
+    return Text(f"\n{times(report['seconds'])}; peak memory of pruning {peak:,.0f} MB")
+
+
+def times(seconds: Mapping[str, float]) -> str:
+    """The time it took, and in which stages."""
+    stages = [f"{visible(stage, most=LONGEST_NAME)} {duration(s)}" for stage, s in seconds.items()]
+    if len(stages) > MOST_KINDS:
+        stages[MOST_KINDS:] = [f"{len(stages) - MOST_KINDS:,} other stages"]
+    parts = f" ({', '.join(stages)})" if stages else ""
+    return f"time {duration(sum(seconds.values()))}{parts}"
+
+
+def verified(report: Mapping[str, Any]) -> Text:
+    """Whether the checkpoint was opened again, and how."""
+    found = report["verified"]
+    if "skipped" in found:
+        return plain(f"checkpoint not verified: {found['skipped']}")
+    ways = " and ".join(f"with {way}" for way in found["loaded"])
+    return plain(f"checkpoint verified: loaded {ways}, it has the loss that was measured")
 
 
 def _next_steps(directory: Path) -> Text:
-    return Text(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}")
+    return plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}")

@@ -29,9 +29,9 @@ class RunStarted(Event):
 class StageStarted(Event):
     """A stage begins.
 
-    `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save`` and
-    ``latency``; of an adaptation ``teacher``, ``train``, ``evaluate`` and ``save``; of an evaluation ``evaluate``,
-    ``harness``, ``memory`` and ``latency``.
+    `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save``,
+    ``latency`` and ``verify``; of an adaptation ``teacher``, ``train``, ``evaluate``, ``save`` and ``verify``; of an
+    evaluation ``evaluate``, ``harness``, ``memory`` and ``latency``.
     """
 
     stage: str

@@ -12,9 +12,8 @@ from bonsai_core.config import RunConfig
 from bonsai_core.model.find import find_source, model_config
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import Registry
-from bonsai_core.rundir import refuse_changes
+from bonsai_core.rundir import RunDirectory, refuse_changes
 
-FOLDER = "adapted"
 SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")
 
 
@@ -28,7 +27,9 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
         return None
     settings = {name: getattr(config, name) for name in SHARED}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
-    return AdaptConfig.from_mapping({**settings, "model": str(path), "out": path / FOLDER}, config.adapt)
+    return AdaptConfig.from_mapping(
+        {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt
+    )
 
 
 def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
@@ -50,8 +51,8 @@ def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
         BonsaiError: its place is taken by another adaptation, or it fails.
     """
     assert plan.out is not None
-    there = AdaptDirectory(plan.out)
-    if there.config_path.is_file():
+    if AdaptDirectory(plan.out).config_path.is_file():
+        there = AdaptDirectory.open(plan.out)
         refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
-        return resume_adaptation(plan.out, registry=registry)
+        return resume_adaptation(plan.out, trust_remote_code=plan.trust_remote_code, registry=registry)
     return adapt(plan, registry=registry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Calibration:
     held_out_NT: NDArray[np.int64]
     measured_on: dict[str, Any] | None
 
+    def token_ids(self) -> Iterator[NDArray[np.int64]]:
+        """All tokens, int64 of any shape."""
+        yield from (self.prior_RNT, self.held_out_NT)
+        yield from (ids for data in (*self.data, *self.search) for ids in data.token_ids())
+
 
 def draw_calibration(
     config: RunConfig,
@@ -63,7 +68,7 @@ def draw_calibration(
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
         text = load_metric_text(str(config.metric_dataset))
-        if texts[1].text in text.text:
+        if text.contains(texts[1]):
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
@@ -110,6 +115,11 @@ def _windows(
         start=start,
     )
     num_held_out = min(held_out, max(0, len(all_NT) - size))
+    if num_held_out < held_out:
+        warn(
+            f"The calibration text has {num_held_out or 'no'} windows to hold out, where --held-out-samples asks for "
+            f"{held_out}: KL on held-out text is {'of these' if num_held_out else 'not reported'}."
+        )
     drawn_NT = all_NT[: len(all_NT) - num_held_out]
     order_RN = np.arange(draws * min(size, len(drawn_NT))).reshape(draws, -1) % len(drawn_NT)
     return drawn_NT[order_RN], all_NT[len(drawn_NT) :]

@@ -14,6 +14,8 @@ from bonsai_core.engine.setup import Workspace
 from bonsai_core.model.frozen import FrozenSubject
 from bonsai_core.model.latency import free_bytes, side_by_side
 from bonsai_core.model.load import load_model
+from bonsai_core.model.pages import release
+from bonsai_core.model.saved import verify
 from bonsai_core.model.sliced_files import SlicedFiles
 from bonsai_core.versions import versions
 
@@ -50,12 +52,38 @@ def write_checkpoint(work: Workspace, keep_U: NDArray[np.bool_], path: Path) -> 
             shapes=shapes,
             provenance=provenance,
             added_biases=added,
+            parent=work.parent_files,
         )
     pieces, dense = SlicedFiles(subject, keep_U), subject.model
     stock, settings = stock_class(type(dense)), dense.generation_config
     small = empty_model(pieces.config, stock, family, per_layer, shapes, added, settings)
-    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of)
+    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of, work.parent_files)
     return sum(parameter.numel() for parameter in small.parameters())
+
+
+def verify_checkpoint(work: Workspace, path: Path, loss: float | None) -> dict[str, Any]:
+    """Open the checkpoint as its users will, see `verify`. The subject's weights leave memory first.
+
+    Args:
+        loss: of the pruned model on the first evaluation window, nats; None if it is not finite.
+
+    Raises:
+        BonsaiError: it cannot be loaded, or is not the model that was measured.
+    """
+    config = work.config
+    if config.load_in != "full":
+        return {"skipped": f"the model was measured in {config.load_in}, and what is saved is in full precision"}
+    release(work.subject.model)
+    return verify(
+        path,
+        work.evaluation_NT[0],
+        loss,
+        masked=not work.subject.in_place,
+        device=config.device,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def latencies(work: Workspace) -> dict[str, Any]:

@@ -26,22 +26,19 @@ from bonsai_core.contracts.events import (
 )
 from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.evaluations import DenseSides, Evaluations
-from bonsai_core.engine.finish import latencies, write_checkpoint
+from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkpoint
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
+from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
 from bonsai_core.engine.shared import SharedMeasurements
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.latency import peak_bytes
+from bonsai_core.model.saved import measured_loss
 from bonsai_core.registry import Registry
 from bonsai_core.report import build_report
-from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes
+from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.versions import versions
-
-RUNTIMES = {
-    "free": "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True",
-    "uniform": "transformers without anything else, and every runtime that reads its family's stock checkpoints",
-}
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,7 @@ def run(
         check_ahead(plan, config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
-    directory = RunDirectory.create(path, config)
-    with directory.lock():
+    with RunDirectory.created(path, config) as directory:
         journal = directory.journal(on_append=_announcer(registry))
         try:
             journal.append("run", {**work.identity(), "versions": versions()})
@@ -109,6 +105,7 @@ def run(
 def resume(
     path: Path | str,
     *,
+    trust_remote_code: bool = False,
     registry: Registry | None = None,
     metric: ModelFunction | None = None,
     shared: SharedMeasurements | None = None,
@@ -117,6 +114,7 @@ def resume(
 
     Args:
         path: the run directory.
+        trust_remote_code: allow modeling code that comes with the model, where the run was started so.
         registry, metric, shared: as for `run`; a run that was started with a function as metric needs it again.
 
     Raises:
@@ -126,6 +124,8 @@ def resume(
     directory = RunDirectory.open(Path(path))
     config = directory.config()
     plan = planned_adaptation(config, registry, directory.path)
+    wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)
+    refuse_code(path, wanted=wanted, trusted=trust_remote_code)
     if metric is not None and choice_of(metric) != config.metric:
         raise BonsaiError(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
@@ -182,7 +182,7 @@ class _Run:
                 config.submodels if work.methods.measured else 0,
                 config.sparsity,
                 work.plan.forward_tokens,
-                RUNTIMES[config.saved_as],
+                runtimes(config, work.parent.config),
             )
         )
         if self._is_done():
@@ -200,17 +200,23 @@ class _Run:
                 work.subject.complete_biases()
         with work.subject.masked(alive_U):
             self._evaluations.pruned()
+            loss = self._journal.once("loss", lambda: measured_loss(work.subject.model, work.evaluation_NT[0]))["loss"]
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
-        self._save(alive_U)
+        written = self._save(alive_U)
         if config.latency:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", lambda: latencies(work))
+        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        if "verify" not in self._journal:
+            self._journal.once("verify", lambda: verify_checkpoint(work, self._directory.model_path, loss))
+        elif written:
+            verify_checkpoint(work, self._directory.model_path, loss)
         return self._report(alive_U)
 
     def _is_done(self) -> bool:
         """Whether everything is in the journal and the checkpoint is as it was saved."""
         measured = not self._work.config.latency or "latency" in self._journal
-        return measured and "peak" in self._journal and self._checkpoint_is_whole()
+        return measured and "verify" in self._journal and self._checkpoint_is_whole()
 
     def _checkpoint_is_whole(self) -> bool:
         # Compared with the journal, because the checkpoint may have been deleted, or cut short by a power cut.
@@ -220,8 +226,8 @@ class _Run:
     def _kept_after(self, number: int) -> NDArray[np.bool_]:
         """The units kept after a round that the journal has finished."""
         sha256 = self._journal[f"round-{number}/selection"]["sha256"]
-        keep_U: NDArray[np.bool_] = self._directory.load_arrays(number, "selection", sha256)["keep_U"]
-        return keep_U
+        length = len(self._work.subject.table)
+        return self._directory.load_array(number, "selection", "keep_U", sha256, kind=np.bool_, length=length)
 
     def _report(self, alive_U: NDArray[np.bool_]) -> RunResult:
         work = self._work
@@ -264,10 +270,11 @@ class _Run:
         rounds.clear()
         return alive_U
 
-    def _save(self, keep_U: NDArray[np.bool_]) -> None:
+    def _save(self, keep_U: NDArray[np.bool_]) -> bool:
+        """Write the checkpoint; whether it had to be written."""
         self._observe(StageStarted("save", 0, "checkpoint"))
         if self._checkpoint_is_whole():
-            return
+            return False
 
         def save() -> dict[str, Any]:
             path = self._directory.model_path
@@ -279,6 +286,7 @@ class _Run:
             self._journal.once("save", save)
         else:
             save()
+        return True
 
 
 def _announcer(registry: Registry) -> Callable[[str, int], None]:

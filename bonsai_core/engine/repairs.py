@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,10 @@ class Repairs:
         """
         if not self._compensator.changes_weights:
             return True
-        patterns = [(site, keep_U) for site in self._sites() for keep_U in self._different(keep_MU, site)]
-        if len(patterns) > PATTERNS_PER_SITE * len(self._sites()):
+        sites = self._sites()
+        every = ((site, keep_U) for site in sites for keep_U in self._different(keep_MU, site))
+        patterns = list(islice(every, PATTERNS_PER_SITE * len(sites) + 1))
+        if len(patterns) > PATTERNS_PER_SITE * len(sites):
             return False
         for site, keep_U in patterns:
             self.of(site, keep_U)
@@ -89,11 +92,12 @@ class Repairs:
 
     def _different(self, keep_MU: NDArray[np.bool_], site: Site) -> Iterator[NDArray[np.bool_]]:
         """One keep vector for each way in which a site loses units while its layer stays."""
-        stays_M = [self._subject.table.layer_stays(site.layer, keep_U) for keep_U in keep_MU]
-        kept_MU = keep_MU[stays_M][:, site.units]
-        for first in np.unique(kept_MU, axis=0, return_index=True)[1]:
-            if (kept_MU[first] != self._alive_U[site.units]).any():
-                yield keep_MU[stays_M][first]
+        rows_M = np.flatnonzero([self._subject.table.layer_stays(site.layer, keep_U) for keep_U in keep_MU])
+        packed_M = np.packbits(keep_MU[rows_M, site.units], axis=1)
+        for first in np.unique(packed_M, axis=0, return_index=True)[1]:
+            keep_U = keep_MU[rows_M[first]]
+            if (keep_U[site.units] != self._alive_U[site.units]).any():
+                yield keep_U
 
     @cached_property
     def _totals(self) -> Mapping[str, Tensor]:

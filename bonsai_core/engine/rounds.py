@@ -159,7 +159,9 @@ class Rounds:
         if event is not None:
             if prior.needs_data and not self._work.methods.shares_moments:  # else the repairs collect them again
                 self._observe(TokensDone(windows_NT.size, replayed=True))
-            return self._directory.load_arrays(number, "prior", event["sha256"])["prior_U"]
+            return self._directory.load_array(
+                number, "prior", "prior_U", event["sha256"], kind=np.float64, length=len(alive_U)
+            )
         seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
 
         def score() -> Arrays:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint import check_uniform
+from bonsai_core.checkpoint import ParentFiles, check_uniform
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
 from bonsai_core.contracts.events import Event, TokensDone, Warned
@@ -18,14 +18,17 @@ from bonsai_core.engine.calibration import Calibration, draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
 from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
+from bonsai_core.engine.runtimes import tell_of_pattern
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.find import Parent, find_parent, table_of
+from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer, weights_directory
+from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer
+from bonsai_core.model.parent import Parent, find_parent, table_of
+from bonsai_core.model.parent_files import find_parent_files
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device
 from bonsai_core.model.probe import CalibrationData
-from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.model.recognise import NAME as RECOGNISED
 from bonsai_core.model.subject import Subject
 from bonsai_core.model.weight_files import WeightFiles
@@ -45,6 +48,7 @@ class Workspace:
     """What a run works with; nothing of it changes, except the subject's model, which is sliced.
 
     Attributes:
+        parent_files: what the checkpoint takes over.
         calibration: what it calibrates on.
         evaluation_NT: those for the perplexity before and after.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
@@ -53,6 +57,7 @@ class Workspace:
     config: RunConfig
     methods: Methods
     parent: Parent
+    parent_files: ParentFiles
     subject: Subject
     tokenizer: Any
     texts: tuple[Text, Text]
@@ -142,17 +147,22 @@ def open_workspace(
     """
     methods = choose_methods(config, registry, function)
     find_device(config.device)
-    parent = find_parent(config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code)
+    parent = find_parent(
+        config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code, warn=warn
+    )
     if parent.family.name == RECOGNISED:
         warn(
             f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "
             f"masking equals slicing on a small model of it: {_told(parent.family)}."
         )
+    tell_of_pattern(config, parent.config, warn)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
+    parent_files = find_parent_files(parent.source, tokenizer, config.trust_remote_code)
     start = start_token(parent.family, tokenizer)
     calibration = draw_calibration(config, methods, texts, tokenizer, warn, start)
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
+    check_tokens(parent.config, tokenizer, (*calibration.token_ids(), evaluation_NT))
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
     if config.frozen:
@@ -175,6 +185,7 @@ def open_workspace(
         config,
         methods,
         parent,
+        parent_files,
         subject,
         tokenizer,
         texts,

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir import write_whole
 
+DIGEST = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -99,21 +101,24 @@ def code_of(component: Component) -> str:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a file; None where there is none, or one that a power cut left torn."""
+    """The arrays of a file; None where there is none, or one that is not what was written."""
     try:
-        return dict(load_file(path))
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+            whole = (file.metadata() or {}).get(DIGEST) == _digest_of(arrays)
     except (FileNotFoundError, SafetensorError):
         return None
+    return arrays if whole else None
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(save(dict(arrays)))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, save(dict(arrays), {DIGEST: _digest_of(arrays)}))
+
+
+def _digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    text = "".join(f"{name} {_digest(array)}\n" for name, array in sorted(arrays.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(array: NDArray[Any]) -> str:

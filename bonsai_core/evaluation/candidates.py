@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
-from bonsai_core.model.reading import check_positions, start_token
+from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.provenance import Origin, find_origin
 from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
@@ -37,11 +38,15 @@ class Candidate:
     windows_NL: NDArray[np.int64]
     questions: dict[str, list[Question]]
 
+    def token_ids(self) -> Iterator[NDArray[np.int64]]:
+        """All that go through the model, int64 of any shape."""
+        yield self.windows_NL
+        yield from (ids for task in self.questions.values() for question in task for ids in question.sequences)
+
     @property
     def num_tokens(self) -> int:
         """That go through the model."""
-        asked = sum(len(ids) for task in self.questions.values() for question in task for ids in question.sequences)
-        return int(self.windows_NL.size) + asked
+        return sum(ids.size for ids in self.token_ids())
 
 
 def find_candidates(
@@ -60,7 +65,7 @@ def find_candidates(
     for name, origin, is_dense in _named(config, warn):
         source = find_source(origin.source)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        own_config = model_config(source, config.trust_remote_code)
+        own_config = checked_config(source, config.trust_remote_code, warn)
         family = declared_family(own_config)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
@@ -78,7 +83,9 @@ def find_candidates(
             for task, found in rows.items()
         }
         check_positions(own_config, family, config.eval_sequence_length, warn)
-        candidates.append(Candidate(name, source, is_dense, tokenizer, windows_NL, questions))
+        candidate = Candidate(name, source, is_dense, tokenizer, windows_NL, questions)
+        check_tokens(own_config, tokenizer, candidate.token_ids())
+        candidates.append(candidate)
     if any(not np.array_equal(one.windows_NL, candidates[0].windows_NL) for one in candidates):
         warn("The models do not have the same tokens, so their perplexities cannot be compared.")
     return candidates

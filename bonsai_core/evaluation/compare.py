@@ -19,11 +19,13 @@ from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import load_as_configured, weights_directory
+from bonsai_core.model.load import load_as_configured
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device, input_device
+from bonsai_core.model.reading import tokens_checked
 from bonsai_core.sources import load_evaluation_text, read_rows, user_path
 from bonsai_core.versions import versions
 
@@ -132,7 +134,8 @@ def _measure(
     }
     if harness is not None:
         observe(StageStarted("harness", 0, f"{candidate.name}: lm-evaluation-harness"))
-        entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
+        with tokens_checked(model, candidate.tokenizer):
+            entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
     if config.speed:
         observe(StageStarted("memory", 0, f"{candidate.name}: memory"))
         entry["memory"] = generation_memory(model, config.generations, warn)

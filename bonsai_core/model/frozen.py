@@ -48,7 +48,7 @@ class FrozenSubject(Subject):
         files: its weights on disk.
 
     Raises:
-        BonsaiError: the files do not have the model's weights.
+        BonsaiError: the files have weights together that the model has apart.
     """
 
     in_place: ClassVar[bool] = False
@@ -139,26 +139,10 @@ class FrozenSubject(Subject):
 
 
 def _check(model: Any, files: WeightFiles) -> None:
-    """Refuse files that lack weights, which transformers fills with random numbers, or parts of them."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    saved = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name not in tied and not _is_quantised_state(name)
-    }
-    wrong = sorted(
-        name
-        for name, tensor in saved.items()
-        # Of quantised weights, which are integers, memory has other shapes.
-        if name not in files or (tensor.is_floating_point() and files.num_elements(name) != tensor.numel())
-    )
-    if wrong:
+    """Refuse weights that cannot be written back to files one by one."""
+    divided = sorted(name for name in model.state_dict() if name in files and files.num_elements(name) is None)
+    if divided:
         raise BonsaiError(
-            f"{len(wrong)} of the model's {len(saved)} weights are not in its files, or in part only, {wrong[0]} among "
-            f"them. Download the model again, or save it again with save_pretrained."
+            f"transformers divides tensors of this model's files ({divided[0]} is a part of one), so it cannot be "
+            f"sliced from file to file. Give no --device-map and no --load-in."
         )
-
-
-def _is_quantised_state(name: str) -> bool:
-    """What bitsandbytes keeps beside a weight."""
-    return name.rpartition(".")[2] in ("SCB", "weight_format") or ".weight." in name

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import input_device
 
+MASK_DIMENSIONS = 4
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -45,7 +47,9 @@ class LayerByLayer:
         args, kwargs = self._calls[index]
 
         def run(rows: slice) -> Tensor:
-            output = self._layers[index](self._hidden_NTH[rows], *args, **kwargs)
+            hidden_NTH = self._hidden_NTH[rows]
+            positional, named = tree_map(lambda value: _for_batch(value, len(hidden_NTH)), (args, kwargs))
+            output = self._layers[index](hidden_NTH, *positional, **named)
             hidden: Tensor = output[0] if isinstance(output, tuple) else output
             return hidden
 
@@ -104,6 +108,12 @@ def _record_calls(passes: Passes, layers: Sequence[nn.Module], window_NT: NDArra
         for handle in handles:
             handle.remove()
     return calls
+
+
+def _for_batch(value: Any, size: int) -> Any:
+    """An attention mask of one window as that of a batch: some layers (XGLM) check its size."""
+    is_mask = isinstance(value, Tensor) and value.ndim == MASK_DIMENSIONS and len(value) == 1
+    return value.expand(size, *value.shape[1:]) if is_mask else value
 
 
 def _forward(passes: Passes, windows_NT: NDArray[np.int64]) -> None:

@@ -9,7 +9,7 @@ import mmap
 import sys
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 4 * 1024 * 1024
@@ -29,9 +29,21 @@ def give_back(tensor: Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
+def release(model: nn.Module) -> None:
+    """Let go of a model's weights, though others hold the model; it cannot be used any more."""
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            parameter.data = parameter.data.new_empty(0)
+    _empty_cache()
+
+
 def free_cache() -> None:
     """Let go of models that nothing uses any more, and of what the device kept for them."""
     gc.collect()  # models hold references to themselves
+    _empty_cache()
+
+
+def _empty_cache() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

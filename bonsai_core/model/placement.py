@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from bonsai_core.errors import BonsaiError, shortened, shown
 from bonsai_core.setting_types import memory_limits
 
+PACKED_ROWS, PACKED_COLUMNS = 32, 64
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
 
@@ -77,6 +80,15 @@ def loading_options(
             "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
         }
     return options
+
+
+def use_general_kernels(model: nn.Module) -> None:
+    """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel (0.50), which asserts even ones."""
+    linears: Iterable[Any] = (module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
+    for module in linears:
+        if module.support_avx512bf16_for_cpu:
+            even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
+            module.support_avx512bf16_for_cpu = even
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:

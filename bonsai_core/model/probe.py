@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,10 +36,15 @@ class CalibrationData:
             found.update(f"{[ids.tolist() for ids in question.sequences]}{question.num_given}{question.gold}".encode())
         return found.hexdigest()
 
+    def token_ids(self) -> Iterator[NDArray[np.int64]]:
+        """All tokens, int64 of any shape."""
+        yield self.windows_NT
+        yield from (ids for question in self.questions for ids in question.sequences)
+
     @property
     def num_tokens(self) -> int:
         """Tokens that one measurement puts through the model, padding aside."""
-        return self.windows_NT.size + sum(len(ids) for question in self.questions for ids in question.sequences)
+        return sum(ids.size for ids in self.token_ids())
 
 
 class ModelProbe:

@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bonsai_core.contracts import Repair
+from bonsai_core.errors import DamagedError
 
 
 class TensorFiles:
@@ -42,13 +44,20 @@ class TensorFiles:
         self.save(name, **{key: tensor.to(dtype) for key, tensor in given.items() if tensor is not None})
 
     def load(self, name: str, device: torch.device) -> Mapping[str, Tensor]:
-        """The tensors of a name, on a device."""
-        return {key: tensor.to(device) for key, tensor in load_file(self._path(name)).items()}
+        """The tensors of a name, on a device.
+
+        Raises:
+            DamagedError: the file is not what was saved.
+        """
+        try:
+            return {key: tensor.to(device) for key, tensor in load_file(self._path(name)).items()}
+        except SafetensorError as error:
+            raise DamagedError(f"{self._path(name)} is damaged ({error}). Delete it, then resume the run.") from None
 
     def sha256(self) -> str:
         """Tells two folders' contents apart."""
         total = hashlib.sha256()
-        for path in sorted(file for file in self.folder.glob("*.safetensors") if file.is_file()):
+        for path in sorted(filter(Path.is_file, self.folder.glob("*.safetensors"))):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
 

@@ -9,24 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bonsai_core.checkpoint.conversion import origins
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
 
-FILE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 FIRST_VALUES = 256
-
-
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    first: Tensor
 
 
 class WeightFiles:
@@ -57,9 +50,17 @@ class WeightFiles:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
         self._model = model
         self._origins = origins(model, self._file)
+        for name, other in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+            for one, same in ((name, other), (other, name)):  # files hold one of the two, whichever it is
+                if one not in self._origins and same in self._origins:
+                    self._origins[one] = self._origins[same]
 
     def __contains__(self, name: str) -> bool:
         return name in self._origins
+
+    def __iter__(self) -> Iterator[str]:
+        """The names in the model that the tensors in the files stand for; the model may not have all of them."""
+        return iter(self._origins)
 
     def load(self, name: str) -> Tensor:
         """A weight by its name in the model, on the CPU, made as transformers makes it.
@@ -69,14 +70,26 @@ class WeightFiles:
         """
         return self._origins[name].tensor(name, self._model, self._read)
 
-    def num_elements(self, name: str) -> int:
-        """Numbers in all tensors that a weight is made of."""
-        return sum(math.prod(self._headers[on_disk].shape) for on_disk in self._origins[name].names())
+    def same(self, one: str, other: str) -> bool:
+        """Whether two weights that are to be one are so in the files: one is left out, or they are equal."""
+        if one not in self or other not in self or self._origins[one] is self._origins[other]:
+            return True
+        return self.shape(one) == self.shape(other) and torch.equal(self.load(one), self.load(other))
 
-    @property
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a weight by its name in the model; None where it is not a tensor of the files as it is."""
+        origin = self._origins[name]
+        return self._shapes[origin.names()[0]] if origin.converter is None else None
+
+    def num_elements(self, name: str) -> int | None:
+        """Numbers in all tensors that a weight is made of; None where others are made of them too."""
+        origin = self._origins[name]
+        return None if origin.divided else sum(math.prod(self._shapes[on_disk]) for on_disk in origin.names())
+
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The type of the first weight."""
-        return next(iter(self._headers.values())).dtype
+        return self._read(min(self._file)).dtype
 
     def num_bytes(self) -> int:
         """Size of all files."""
@@ -84,26 +97,28 @@ class WeightFiles:
 
     def fingerprint(self) -> str:
         """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
-        digest = hashlib.sha256()
-        for name, header in self._headers.items():
-            digest.update(f"{name} {header.shape} {header.dtype}".encode() + header.first.numpy().tobytes())
-        return digest.hexdigest()
+        lines: dict[str, bytes] = {}
+        for name, part in self._slices():
+            shape = tuple(part.get_shape())
+            first = part[:1] if shape else part[...]
+            values = first.flatten()[:FIRST_VALUES].float().numpy().tobytes()
+            lines[name] = f"{name} {shape} {first.dtype}".encode() + values
+        return hashlib.sha256(b"".join(lines[name] for name in sorted(lines))).hexdigest()
 
     @cached_property
-    def _headers(self) -> dict[str, _Header]:
-        """Of all tensors, by their names on disk, in order; each file is opened once."""
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by their names on disk."""
+        return {name: tuple(part.get_shape()) for name, part in self._slices()}
+
+    def _slices(self) -> Iterator[tuple[str, Any]]:
+        """(name on disk, its slice, of which nothing is read yet) of all tensors; each file is opened once."""
         names: dict[Path, list[str]] = {}
         for name, file in self._file.items():
             names.setdefault(file, []).append(name)
-        found = {}
         for file, inside in names.items():
             with self._open(file) as opened:
                 for name in inside:
-                    part = opened.get_slice(name)
-                    shape = tuple(part.get_shape())
-                    first = part[:1] if shape else opened.get_tensor(name)
-                    found[name] = _Header(shape, first.dtype, first.flatten()[:FIRST_VALUES].float().clone())
-        return dict(sorted(found.items()))
+                    yield name, opened.get_slice(name)
 
     def _read(self, on_disk: str) -> Tensor:
         """A tensor by its name on disk."""

@@ -1,7 +1,25 @@
 """The run directory: configuration, journal, arrays of the rounds, checkpoint, report."""
 
-from bonsai_core.rundir.directory import RunDirectory, check_disk, free_path
-from bonsai_core.rundir.identity import refuse_changes
+from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, RunDirectory
+from bonsai_core.rundir.files import held, partial_of, write_whole
+from bonsai_core.rundir.identity import refuse_changes, refuse_code
 from bonsai_core.rundir.journal import Journal
+from bonsai_core.rundir.names import Names
+from bonsai_core.rundir.reports import AdaptReport
+from bonsai_core.rundir.room import check_disk, free_path
 
-__all__ = ["Journal", "RunDirectory", "check_disk", "free_path", "refuse_changes"]
+__all__ = [
+    "CHECKPOINT_TEMPORARIES",
+    "COMMON_FILES",
+    "AdaptReport",
+    "Journal",
+    "Names",
+    "RunDirectory",
+    "check_disk",
+    "free_path",
+    "held",
+    "partial_of",
+    "refuse_changes",
+    "refuse_code",
+    "write_whole",
+]

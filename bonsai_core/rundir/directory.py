@@ -1,31 +1,34 @@
-"""Names and atomic writes inside a run directory, and the lock that keeps a second process out."""
+"""The names in a run directory, and what is read from it and written to it."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import io
-import itertools
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
+from zipfile import BadZipFile
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
 from bonsai_core.names import checked_name
+from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
+from bonsai_core.rundir.names import Names
+from bonsai_core.rundir.reports import RunReport, read_report
 
 LOCK_NAME = ".lock"
+COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
+CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
 
 
 class _Settings(Protocol):
@@ -38,11 +41,24 @@ class _Settings(Protocol):
 class RunDirectory:
     """One run's files. See the module `bonsai_core.rundir` for what they are.
 
+    What `NAMES` lists is the run's, and may not be a link; anything else in the directory is left alone.
+
     Args:
-        path: the directory.
+        path: the directory; it may be a link itself.
     """
 
-    CONFIG_NAME = "config.yaml"
+    CONFIG_NAME: ClassVar[str] = "config.yaml"
+    REPORT: ClassVar[type[BaseModel]] = RunReport
+    NAMES: ClassVar[Names] = Names(
+        files=(r"config\.yaml(\.partial)?", *COMMON_FILES),
+        folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
+        nested=("adapted",),
+        temporaries=(
+            r"(config\.yaml|report\.json|scratch)\.partial",
+            r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
+            *CHECKPOINT_TEMPORARIES,
+        ),
+    )
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,31 +67,35 @@ class RunDirectory:
         self.model_path = path / "model"
         self.report_path = path / "report.json"
         self.scratch_path = path / "scratch.partial"
+        self.adapted_path = path / "adapted"
 
     @classmethod
-    def create(cls, path: Path, config: _Settings) -> Self:
-        """A fresh run directory with its configuration.
+    @contextmanager
+    def created(cls, path: Path, config: _Settings) -> Iterator[Self]:
+        """A fresh run directory with its configuration, held as by `lock`; nothing is written before it is held.
 
         Raises:
-            BonsaiError: it cannot be made, or holds something already.
+            BonsaiError: it cannot be made, holds something already, or another process has it.
         """
         directory = cls(path)
         directory.refuse_occupied()
-        try:
+        with directory._making():
             path.mkdir(parents=True, exist_ok=True)
-            _write(directory.config_path, config.to_yaml().encode())
-        except OSError as error:
-            raise BonsaiError(f"Cannot make the run directory {path}: {error.strerror}.") from error
-        return directory
+        with directory.lock():
+            directory.refuse_occupied()  # by what another process wrote before it let go
+            with directory._making():
+                write_whole(directory.config_path, config.to_yaml().encode())
+            yield directory
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """An existing run directory.
 
         Raises:
-            BonsaiError: there is no run in it.
+            BonsaiError: there is no run in it, or something of the run's is a link, or not what it should be.
         """
         directory = cls(Path(checked_name(str(path), "run directory")))
+        cls.NAMES.refuse_links(path)
         if not directory.config_path.is_file():
             near = (
                 sorted(p.parent.name for p in path.parent.glob(f"*/{cls.CONFIG_NAME}")) if path.parent.is_dir() else []
@@ -90,14 +110,15 @@ class RunDirectory:
         Raises:
             BonsaiError: another run or other files are here, or nothing can be written here.
         """
+        self.NAMES.refuse_links(self.path)
         if self.config_path.exists():
             raise BonsaiError(
                 f"{self.path} already holds a run. Continue it with: bonsai resume {self.path}; "
                 f"or choose another --out."
             )
-        # A run killed while it wrote its configuration leaves nothing else, and cannot be resumed.
-        debris = _partial(self.config_path)
-        if self.path.exists() and (not self.path.is_dir() or any(file != debris for file in self.path.iterdir())):
+        # A run killed before it had its configuration leaves nothing else, and cannot be resumed.
+        debris = {LOCK_NAME, partial_of(self.config_path).name}
+        if self.path.exists() and (not self.path.is_dir() or any(f.name not in debris for f in self.path.iterdir())):
             raise BonsaiError(f"{self.path} exists and is not an empty directory; choose another --out.")
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -116,19 +137,14 @@ class RunDirectory:
         Raises:
             BonsaiError: another process holds it.
         """
-        file = FileLock(self.path / LOCK_NAME, timeout=0)
-        with self.writing(f"to {self.path}"):
-            try:
-                file.acquire()
-            except Timeout:
-                raise BonsaiError(
-                    f"Another process is working on {self.path}. Wait for it, or end it and then: "
-                    f"bonsai resume {self.path}"
-                ) from None
-        try:
+        taken = (
+            f"Another process is working on {self.path}. Wait for it, or end it and then: bonsai resume {self.path}; "
+            f"a new run needs another --out."
+        )
+        with ExitStack() as holding:
+            with self.writing(f"to {self.path}"):
+                holding.enter_context(held(self.path / LOCK_NAME, taken))
             yield
-        finally:
-            file.release()
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -156,14 +172,19 @@ class RunDirectory:
         path = self.array_path(round_number, name)
         with self.writing(str(path)):
             path.parent.mkdir(exist_ok=True)
-            _write(path, buffer.getvalue())
+            write_whole(path, buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
-    def load_arrays(self, round_number: int, name: str, sha256: str) -> Mapping[str, NDArray[Any]]:
-        """Arrays of a round.
+    def load_array(
+        self, round_number: int, name: str, array: str, sha256: str, *, kind: type[np.generic], length: int
+    ) -> NDArray[Any]:
+        """One of a round's arrays, which has one dimension.
+
+        Args:
+            sha256: of the file, as the journal has it.
 
         Raises:
-            BonsaiError: the file is missing or is not what the journal says.
+            BonsaiError: the file is missing, is not what the journal says, or holds no such array.
         """
         path = self.array_path(round_number, name)
         try:
@@ -172,8 +193,17 @@ class RunDirectory:
             raise BonsaiError(f"Cannot read {path}: {error.strerror}. The run cannot be resumed without it.") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise BonsaiError(f"{path} is not what the journal recorded; the run cannot be resumed with it.")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                found: NDArray[Any] = arrays[array]
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+            raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
+        if found.dtype != kind or found.shape != (length,):
+            raise BonsaiError(
+                f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
+                f"belongs to another model, and the run cannot be resumed with it."
+            )
+        return found
 
     def array_path(self, round_number: int, name: str) -> Path:
         """Where a round's arrays lie."""
@@ -183,53 +213,28 @@ class RunDirectory:
         """Where a folder of a round's tensors lies."""
         return self.path / f"round-{round_number:03d}" / name
 
+    def read_report(self) -> Mapping[str, Any]:
+        """The contents of report.json.
+
+        Raises:
+            FileNotFoundError: there is none yet.
+            BonsaiError: it is damaged, or not a file.
+        """
+        refuse_other_than_file(self.report_path)
+        return read_report(self.report_path, self.REPORT)
+
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""
         with self.writing(str(self.report_path)):
-            _write(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
+            write_whole(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
-        """Clear what a killed process left half-written; not where another one, with its own lock, may be at work."""
-        others = [lock.parent for lock in self.path.rglob(LOCK_NAME) if lock.parent != self.path]
-        for path in list(self.path.rglob("*.partial")):
-            if not any(path.is_relative_to(other) for other in others):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Clear what a killed process of this run left half-written."""
+        self.NAMES.remove_temporaries(self.path)
 
-
-def check_disk(path: Path, needed_bytes: int) -> None:
-    """Refuse before the work starts if its result would not fit.
-
-    Raises:
-        BonsaiError: less is free than the run needs.
-    """
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise BonsaiError(
-            f"Not enough room at {existing}: the run needs about {needed_bytes / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free. Make room, or choose another --out."
-        )
-
-
-def free_path(folder: Path, name: str) -> Path:
-    """folder/name, without what file names should not have, and with a number behind it where that is taken."""
-    base = folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model")
-    candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
-    return next(path for path in candidates if not path.exists())
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = _partial(path)
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BonsaiError(f"Cannot make the run directory {self.path}: {error.strerror}.") from error

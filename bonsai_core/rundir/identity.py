@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bonsai_core.errors import BonsaiError, shown
+
+
+def refuse_code(path: Path | str, *, wanted: bool, trusted: bool) -> None:
+    """Check that code which comes with a model runs only if the person at the keyboard says so, whoever began the run.
+
+    Args:
+        path: the run directory.
+        wanted: whether the settings in it ask for such code.
+        trusted: what the person says.
+
+    Raises:
+        BonsaiError: it is wanted, and nobody said so.
+    """
+    if wanted and not trusted:
+        raise BonsaiError(
+            f"{path} was started with --trust-remote-code, so that code which comes with its model would run. If you "
+            f"trust it: bonsai resume {path} --trust-remote-code"
+        )
 
 
 def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str, Any] | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -10,40 +11,51 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, DamagedError
+from bonsai_core.rundir.payloads import fault_of
 
 Payload = Mapping[str, Any]
+OUTSIDE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+"""SQLite's codes for what is not the file's own fault: a full disk, permissions."""
 
 
 class Journal:
     """What a run has measured and decided, by key; a run is resumed by asking it before computing anything.
+
+    Every event carries a digest, so that one that is not what was written is noticed.
 
     Args:
         path: the database file; made if it is not there.
         on_append: told the key and the number of events after each new one.
 
     Raises:
-        BonsaiError: the file cannot be opened, or is no journal.
+        BonsaiError: the file cannot be opened.
+        DamagedError: it is damaged, or is not a journal.
     """
 
     def __init__(self, path: Path, *, on_append: Callable[[str, int], None] | None = None) -> None:
         self.path = path
         self._on_append = on_append
+        self._events: dict[str, Payload] = {}
+        self._elapsed_s: dict[str, float] = {}
         with ExitStack() as unless_read:
             try:
                 self._database = sqlite3.connect(path, isolation_level=None)
                 unless_read.callback(self._database.close)
                 rows = _read(self._database)
-                self._events: dict[str, Payload] = {key: json.loads(payload) for key, payload, _ in rows}
-            except sqlite3.OperationalError as error:
-                raise _storage_error(path, error) from error
-            except (sqlite3.DatabaseError, json.JSONDecodeError):
-                raise BonsaiError(
-                    f"{path} is damaged or is no journal of Bonsai. Put back a good copy, or start a new run with "
-                    f"another --out."
-                ) from None
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                raise _error(path, error) from None
+            for row in rows:
+                self._take(*row)
             unless_read.pop_all()
-        self._elapsed_s: dict[str, float] = {key: elapsed for key, _, elapsed in rows}
 
     def __len__(self) -> int:
         return len(self._events)
@@ -52,6 +64,8 @@ class Journal:
         return key in self._events
 
     def __getitem__(self, key: str) -> Payload:
+        if key not in self._events:
+            raise _damaged(self.path, f"the event {key!r} is missing")
         return self._events[key]
 
     def get(self, key: str) -> Payload | None:
@@ -66,15 +80,18 @@ class Journal:
         """Add an event; on return it survives a power cut. Keys are unique.
 
         Raises:
-            BonsaiError: the disk is full or not writable.
+            BonsaiError: the disk is full or not writable, or the file was damaged meanwhile.
         """
-        text = json.dumps(payload, sort_keys=True)
+        text, elapsed_s = json.dumps(payload, sort_keys=True), float(elapsed_s)
         try:
             self._database.execute(
-                "INSERT INTO events (key, payload, elapsed_s) VALUES (?, ?, ?)", (key, text, elapsed_s)
+                "INSERT INTO events (key, payload, elapsed_s, sha256) VALUES (?, ?, ?, ?)",
+                (key, text, elapsed_s, _digest(key, text, elapsed_s)),
             )
-        except sqlite3.OperationalError as error:
-            raise _storage_error(self.path, error) from error
+        except sqlite3.IntegrityError:  # a key that is there already: our own mistake, not the file's
+            raise
+        except sqlite3.DatabaseError as error:
+            raise _error(self.path, error) from error
         self._events[key] = json.loads(text)
         self._elapsed_s[key] = elapsed_s
         if self._on_append:
@@ -92,20 +109,50 @@ class Journal:
         """Close the database; the WAL is folded in."""
         self._database.close()
 
+    def _take(self, key: Any, text: Any, elapsed_s: Any, sha256: Any) -> None:
+        """Add an event that was read, if it is what was written."""
+        if not (isinstance(key, str) and isinstance(text, str) and isinstance(elapsed_s, float)):
+            raise _damaged(self.path, "an event has columns of other types")
+        if sha256 not in (None, _digest(key, text, elapsed_s)):  # journals of earlier versions have none
+            raise _damaged(self.path, f"the event {key!r} is not what was written")
+        try:
+            payload = json.loads(text)
+        except (ValueError, RecursionError):
+            raise _damaged(self.path, f"the event {key!r} is not JSON") from None
+        if fault := fault_of(key, payload):
+            raise _damaged(self.path, f"the event {key!r}, {fault}")
+        self._events[key] = payload
+        self._elapsed_s[key] = elapsed_s
 
-def _read(database: sqlite3.Connection) -> list[tuple[str, str, float]]:
+
+def _read(database: sqlite3.Connection) -> list[tuple[Any, Any, Any, Any]]:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
     database.execute(
         "CREATE TABLE IF NOT EXISTS events"
         " (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL,"
-        " payload TEXT NOT NULL, elapsed_s REAL NOT NULL)"
+        " payload TEXT NOT NULL, elapsed_s REAL NOT NULL, sha256 TEXT)"
     )
-    return database.execute("SELECT key, payload, elapsed_s FROM events ORDER BY number").fetchall()
+    if "sha256" not in {row[1] for row in database.execute("PRAGMA table_info(events)")}:
+        database.execute("ALTER TABLE events ADD COLUMN sha256 TEXT")
+    return database.execute("SELECT key, payload, elapsed_s, sha256 FROM events ORDER BY number").fetchall()
 
 
-def _storage_error(path: Path, error: sqlite3.OperationalError) -> BonsaiError:
+def _digest(key: str, text: str, elapsed_s: float) -> str:
+    return hashlib.sha256(f"{key}\n{elapsed_s!r}\n{text}".encode()).hexdigest()
+
+
+def _error(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> BonsaiError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in OUTSIDE:  # the lower byte of SQLite's extended codes
+        return _damaged(path, str(error))
     return BonsaiError(
         f"Cannot write the journal {path}: {error}. Nothing measured so far is lost; make room or mend the "
         f"permissions, then: bonsai resume {path.parent}"
+    )
+
+
+def _damaged(path: Path, why: str) -> DamagedError:
+    return DamagedError(
+        f"{path} is damaged or is not a journal of Bonsai ({why}). Put back a good copy, or start a new run with "
+        f"another --out."
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bonsai_core.sources.choices import Question, describe_rows, draw_questions, read_rows
 from bonsai_core.sources.demo import demo_model_dir
-from bonsai_core.sources.files import user_path
 from bonsai_core.sources.load import NAMED, absolute_names, load_evaluation_text, load_metric_text, load_text
+from bonsai_core.sources.stored import user_path
 from bonsai_core.sources.text import Text
-from bonsai_core.sources.windows import evaluation_windows, take_windows, tokenize, windows_of
+from bonsai_core.sources.tokens import tokenize
+from bonsai_core.sources.windows import evaluation_windows, take_windows, training_windows, windows_of
 
 __all__ = [
     "NAMED",
@@ -24,6 +25,7 @@ __all__ = [
     "read_rows",
     "take_windows",
     "tokenize",
+    "training_windows",
     "user_path",
     "windows_of",
 ]

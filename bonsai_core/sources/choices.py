@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.files import json_objects, user_path
+from bonsai_core.sources.rows import json_rows, refuse_surrogates
+from bonsai_core.sources.stored import find_file, user_path
 
 SHAPE = 'Each line must be an object like {"question": "...", "choices": ["...", "..."], "gold": 0}.'
 
@@ -51,7 +52,7 @@ def read_rows(name: str) -> list[Row]:
     """
     if user_path(name).suffix.lower() != ".jsonl":
         raise BonsaiError(f"{name!r} is no .jsonl file. Multiple-choice questions are read from one. {SHAPE}")
-    rows = [_row(value, where) for value, where in json_objects(name, SHAPE, SHAPE)]
+    rows = [_row(row.value, row.where) for row in json_rows(find_file(name, SHAPE), SHAPE)]
     if not rows:
         raise BonsaiError(f"{name!r} holds no question. {SHAPE}")
     return rows
@@ -97,6 +98,7 @@ def _row(value: Mapping[str, Any], where: str) -> Row:
         raise BonsaiError(f'{where}: "choices" must be a list of at least two texts. {SHAPE}')
     if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(choices):
         raise BonsaiError(f'{where}: "gold" must be the index of a choice, 0 to {len(choices) - 1}; it is {gold!r}.')
+    refuse_surrogates("".join((question, *choices)), where)
     return Row(question, tuple(choices), gold)
 
 

@@ -1,110 +1,124 @@
-"""Text files and JSON lines, with errors that say where and what."""
+"""Texts in files: plain ones and JSON lines."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.names import checked_name
-from bonsai_core.sources.text import BLANK_LINES, join
+from bonsai_core.sources.rows import MESSAGES, TEXT, document, json_rows, parse
+from bonsai_core.sources.sniff import refuse_nul
+from bonsai_core.sources.stored import File, Line, Stored, exists, find_file, read_lines, user_path, with_line_ends
+from bonsai_core.sources.text import PIECE, Held, Text, paragraph_starts
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
-_PATH_SUFFIXES = {".txt", ".md", *_JSON_SUFFIXES}
-_TEXT_ROWS = 'Each line must be an object like {"text": "..."}.'
+_PACKED_SUFFIXES = {".parquet", ".gz", ".zst", ".zip", ".xz", ".bz2"}
+_PATH_SUFFIXES = {".txt", ".md", *_JSON_SUFFIXES, *_PACKED_SUFFIXES}
+_SHAPE = 'Each line must be an object like {"text": "..."} or {"messages": [{"role": "...", "content": "..."}]}.'
 _TEXTS = "--dataset takes a file, a named data set (builtin, wikitext2, c4), or a hub id (owner/name)."
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-def user_path(name: str) -> Path:
-    """A path as people type it, `~` included.
-
-    Raises:
-        BonsaiError: it names the home of a user there is not, or no file system takes it.
-    """
-    try:
-        return Path(checked_name(name)).expanduser()
-    except RuntimeError as error:
-        raise BonsaiError(f"Cannot read the path {name!r}: {error} Write it out in full.") from None
+_BETWEEN = "\n\n"
 
 
 def is_path(name: str) -> bool:
-    path = Path(name)
+    """Whether a data set's name is that of a file or folder."""
+    path = user_path(name)
     marked = name.startswith((".", "~", "/")) or path.is_absolute() or path.suffix.lower() in _PATH_SUFFIXES
-    return marked or path.exists()
+    return marked or exists(path)
 
 
-def read_file(name: str) -> tuple[str, list[int]]:
-    """A file's text, and where in it a paragraph or document starts."""
+def read_file(name: str) -> tuple[Text, Iterable[int]]:
+    """A file's text, and where in it a paragraph or document starts.
+
+    A large file is read through once, and stays where it is: pieces are read again when they are needed.
+
+    Raises:
+        BonsaiError: it cannot be read, is not text in UTF-8, or holds none.
+    """
+    file = find_file(name, _TEXTS)
+    starts: Iterable[int]
     if user_path(name).suffix.lower() in _JSON_SUFFIXES:
-        text, starts = join(text_of(row, where) for row, where in json_objects(name, _TEXT_ROWS, _TEXTS))
+        text, starts = _rows(file)
     else:
-        text = _content(name, _TEXTS)
-        first = len(text) - len(text.lstrip())  # blank lines before the text divide nothing
-        starts = [found.end() for found in BLANK_LINES.finditer(text.rstrip(), first)]
-    if not text.strip():
-        raise BonsaiError(f"{name!r} holds no text. Give a file with text in it.")
+        text = _plain(file)
+        starts = paragraph_starts(text.pieces)
+    if not text.is_large:
+        text = replace(text, pieces=tuple(Held(piece.read()) for piece in text.pieces))
     return text, starts
 
 
-def json_objects(name: str, shape: str, instead: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The object on each line of a JSON lines file, and where it stands, for messages; blank lines are passed over.
+class _Pieces:
+    """Pieces of a file, put together a line at a time."""
 
-    Args:
-        shape: a sentence for messages: what a line must be like.
-        instead: another: what can be given where there is no such file.
+    def __init__(self, file: File, reading: Callable[[bytes], str]) -> None:
+        self._file = file
+        self._reading = reading
+        self._pieces: list[Stored] = []
+        self._start = self._end = self._num_characters = 0  # of the piece that is being put together
+        self._num_nul = 0
+        self._blank = True
 
-    Raises:
-        BonsaiError: the file cannot be read, or a line is no JSON object.
-    """
-    for number, line in enumerate(_content(name, instead).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name!r}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BonsaiError(f"{where}: not valid JSON ({error.msg}, column {error.colno}). {shape}") from error
-        if not isinstance(row, dict):
-            raise BonsaiError(f"{where}: a {type(row).__name__}, where an object is needed. {shape}")
-        yield row, where
+    def add(self, line: Line, content: str) -> None:
+        """A line's characters."""
+        if not self._num_characters:
+            self._start = line.start
+        self._end = line.start + line.num_bytes
+        self._num_characters += len(content)
+        self._num_nul += content.count("\0")
+        self._blank = self._blank and not content.strip()
+        if self._num_characters >= PIECE:
+            self._close()
 
+    def text(self, without: int = 0) -> Text:
+        """All of them, but for so many characters at the end.
 
-def _content(name: str, instead: str) -> str:
-    path = user_path(name)
-    try:
-        # utf-8-sig: a byte order mark would become a token.
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except FileNotFoundError:
-        raise BonsaiError(f"{_missing_file(name, path)} {instead}") from None
-    except UnicodeDecodeError as error:
-        raise BonsaiError(
-            f"{name!r} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}. "
-            "Convert it, for instance with `iconv -f latin1 -t utf-8`."
-        ) from error
-    except OSError as error:
-        kind = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
-        raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
+        Raises:
+            BonsaiError: there is nothing to read, or too much of it is NUL.
+        """
+        if self._num_characters:
+            self._close()
+        pieces = Text(self._file.name, "whole", tuple(self._pieces))
+        text = pieces.section(0, pieces.num_characters - without, pieces.split)
+        if self._blank:
+            raise BonsaiError(f"{text.name!r} holds no text. Give a file with text in it.")
+        refuse_nul(text.name, self._num_nul, text.num_characters)
+        return text
 
-
-def _missing_file(name: str, path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
-    guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
-    return f"There is no file {name!r}.{guess}"
+    def _close(self) -> None:
+        size = self._end - self._start
+        self._pieces.append(Stored(self._file, self._start, size, self._num_characters, self._reading))
+        self._num_characters = 0
 
 
-def text_of(row: Mapping[str, Any], where: str) -> str:
-    text = row.get("text")
-    if not isinstance(text, str):
-        wrong = f'"text" is a {type(text).__name__}' if "text" in row else 'there is no "text"'
-        raise BonsaiError(f'{where}: {wrong}. Its fields: {", ".join(map(str, row)) or "none"}. Text goes in "text".')
-    if _SURROGATES.search(text):
-        raise BonsaiError(f"{where}: half of a surrogate pair (\\ud800-\\udfff), which no tokenizer can encode.")
-    return text
+def _plain(file: File) -> Text:
+    pieces = _Pieces(file, _lines_in)
+    for line in read_lines(file, longest=PIECE):
+        pieces.add(line, line.content)
+    return pieces.text()
+
+
+def _rows(file: File) -> tuple[Text, array[int]]:
+    """The documents of a JSON lines file, separated by blank lines, and where each but the first starts."""
+    column, chat, pieces = TEXT, False, None
+    starts = array("q", [0])
+    for value, where, line in json_rows(file, _SHAPE):
+        if pieces is None:
+            chat = TEXT not in value and isinstance(value.get(MESSAGES), list)
+            column = MESSAGES if chat else TEXT
+            pieces = _Pieces(file, partial(_documents_in, column=column, chat=chat))
+        content = document(value, where, column, chat) + _BETWEEN
+        pieces.add(line, content)
+        starts.append(starts[-1] + len(content))
+    text = (pieces or _Pieces(file, _lines_in)).text(without=len(_BETWEEN))
+    return replace(text, column=MESSAGES if chat else None, chat=chat), starts[1:-1]
+
+
+def _lines_in(content: bytes) -> str:
+    return with_line_ends(content.decode())
+
+
+def _documents_in(content: bytes, column: str, chat: bool) -> str:
+    """The documents on lines that have been read before, so that errors need not say where."""
+    lines = (line for line in content.decode().split("\n") if line.strip())
+    return "".join(document(parse(line, "", _SHAPE), "", column, chat) + _BETWEEN for line in lines)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.files import text_of
-from bonsai_core.sources.text import Part, Text, divide, join
+from bonsai_core.sources.names import SYNTAX, DatasetName
+from bonsai_core.sources.rows import MESSAGES, TEXT, document
+from bonsai_core.sources.text import Part, Text, join
 
 # SparseGPT and Wanda evaluate on the first 1,100 documents of C4's first validation shard (256 windows of
 # 2,048 tokens); 2,000 training documents are about a million tokens, four times their calibration set.
@@ -63,31 +65,97 @@ def c4(part: Part, characters: int) -> tuple[str, str]:
     return split, join(documents)[0]
 
 
-def any_dataset(name: str, part: Part, hold_out: bool, characters: int) -> Text:
+def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int) -> tuple[Text, list[int] | None]:
+    """Text of any data set.
+
+    Args:
+        hold_out: calibration and evaluation are both on this data set.
+
+    Returns:
+        The text; and, where it has to be divided because the data set has no split for evaluation, where its documents
+        start.
+
+    Raises:
+        BonsaiError: there is no such data set, configuration, split or column, or no text in it.
+    """
     from datasets import load_dataset
 
-    with _hub_errors(f"data set {name!r}"):
-        splits = load_dataset(name, streaming=True)
-        for_evaluation = next((split for split in ("validation", "test") if split in splits), None)
-        split = for_evaluation if part == "evaluation" and for_evaluation else "train"
+    where = f"data set {str(asked)!r}"
+    with _hub_errors(where), _configurations_told(asked):
+        splits = load_dataset(asked.name, asked.config, streaming=True)
+        other = next((split for split in ("validation", "test") if split in splits and split != asked.split), None)
+        named = None if part == "evaluation" and hold_out else asked.split
+        split = named or (other if part == "evaluation" else None) or "train"
         if split not in splits:
             raise BonsaiError(
-                f"Data set {name!r} has no split {split!r}, only {', '.join(splits)}. Save the text as a "
-                '.jsonl file with a "text" field, and give its path.'
+                f"Data set {asked.name!r} has no split {split!r}, only {', '.join(splits)}. Name one of them, as in "
+                f"{replace(asked, split=next(iter(splits)))}; in full {SYNTAX}."
             )
-        text, starts = join(_first_documents(splits[split], name, max(HUB_CHARACTERS, characters)))
-    if hold_out and for_evaluation is None:
-        return divide(name, text, starts, part)
-    return Text(name, split, text)
+        rows = splits[split]
+        first: Mapping[str, Any] = next(iter(rows), {})
+        column = asked.column or _text_column(first, getattr(rows, "features", None) or {}, asked)
+        chat = isinstance(first.get(column), list)
+        content, starts = join(_first_documents(rows, where, column, chat, max(HUB_CHARACTERS, characters)))
+    if not content:
+        raise BonsaiError(f"The split {split!r} of {where} holds no text in its column {column!r}.")
+    text = replace(Text.of(str(asked), split, content), config=asked.config, column=column, chat=chat)
+    return text, starts if hold_out and other is None else None
 
 
-def _first_documents(rows: Iterable[Mapping[str, Any]], name: str, characters: int) -> Iterator[str]:
-    """Non-empty texts, in order, until so many characters are together."""
+@contextmanager
+def _configurations_told(asked: DatasetName) -> Iterator[None]:
+    """Where a data set has several configurations and none of them was named, say how one is."""
+    from datasets import get_dataset_config_names
+
+    try:
+        yield
+    except ValueError as error:
+        try:
+            available = get_dataset_config_names(asked.name)
+        except (OSError, ValueError):
+            available = []  # then it is about something else
+        if len(available) < 2 or asked.config in available:
+            raise
+        wrong = f"no configuration {asked.config!r}" if asked.config else "several configurations"
+        raise BonsaiError(
+            f"Data set {asked.name!r} has {wrong}. Name one of {', '.join(available)}, as in "
+            f"{replace(asked, config=available[0])}; in full {SYNTAX}."
+        ) from error
+
+
+def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: DatasetName) -> str:
+    """The column that is the text: of that name, or else of chats, or else the only one that holds strings.
+
+    Args:
+        first: the first row; empty where there is none.
+        features: what is declared of the columns, as far as something is.
+    """
+    strings = [
+        name
+        for name, value in first.items()
+        if isinstance(value, str) or getattr(features.get(name), "dtype", None) in ("string", "large_string")
+    ]
+    if TEXT in first or not first:
+        return TEXT
+    if isinstance(first.get(MESSAGES), list):
+        return MESSAGES
+    if len(strings) == 1:
+        return strings[0]
+    raise BonsaiError(
+        f"Data set {str(asked)!r} has no column {TEXT!r} or {MESSAGES!r}, and {len(strings) or 'none'} of its others "
+        f"hold text: its columns are {', '.join(first)}. Name one: {SYNTAX}."
+    )
+
+
+def _first_documents(
+    rows: Iterable[Mapping[str, Any]], where: str, column: str, chat: bool, characters: int
+) -> Iterator[str]:
+    """Non-empty documents, in order, until so many characters are together."""
     count = 0
     for number, row in enumerate(rows, start=1):
-        text = text_of(row, f"data set {name!r}, row {number}")
-        if text.strip():
-            yield text
-        count += len(text)
+        found = document(row, f"{where}, row {number}", column, chat)
+        if found.strip():
+            yield found
+        count += len(found)
         if count >= characters:
             return

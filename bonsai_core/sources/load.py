@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
-from bonsai_core.sources.files import is_path, read_file, user_path
+from bonsai_core.sources.files import is_path, read_file
+from bonsai_core.sources.names import DatasetName
+from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Part, Text, divide
 
 NAMED = ("builtin", "c4", "wikitext2")
@@ -23,14 +25,17 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
             network. A demonstration corpus, not a benchmark: it differs between Python versions.
             `wikitext2`: WikiText-2 raw, rows joined by blank lines as in the literature; train and test.
             `c4`: the first documents of the first English shard of C4; train and validation.
-            a path: `.jsonl` or `.json` holds one JSON object with a "text" field per line; anything else is
-            plain text in UTF-8. A name is taken for a path if such a file or folder exists, if it ends in
-            .txt, .md, .jsonl or .json, or if it starts with `.`, `~` or `/`.
-            any other name: a hub data set with a "text" column, its first 8 million characters; the splits
-            are train, and validation or test.
+            a path: `.jsonl` or `.json` holds one JSON object per line, with "text", or with "messages" (a list of
+            {"role", "content"}) for the tokenizer's chat template; anything else is plain text in UTF-8. A name is
+            taken for a path if such a file or folder exists, if it ends in .txt, .md, .jsonl or .json, or if it starts
+            with `.`, `~` or `/`. A file is not held in memory if it is large.
+            any other name: a hub data set, its first 8 million characters, as NAME[config]:split#column with each part
+            but NAME left out where it is not needed. Left out, the splits are train, and validation or test; the
+            column is "text", else "messages", else the only one that holds strings.
         eval_dataset: a second data set, of any of these kinds, to evaluate on. A path is then used whole, on
-            either side. None evaluates on the evaluation split of `dataset`; where it has none (a path, a hub
-            data set with one split), the last 20 % is held out, cut between two paragraphs or documents.
+            either side. None evaluates on the evaluation split of `dataset`; where it has none besides the one that is
+            calibrated on (a path, a hub data set with one split), the last 20 % is held out, cut between two
+            paragraphs or documents.
         characters: read at least so many of `c4` and of hub data sets, where they have them, to calibrate on.
 
     Returns:
@@ -40,10 +45,13 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
         UnknownNameError: for a misspelt name.
         BonsaiError: for a file or hub data set that cannot be read, and for the same text on both sides.
     """
-    hold_out = eval_dataset is None
-    calibration = _load(dataset, "calibration", hold_out, characters)
-    evaluation = _load(dataset if eval_dataset is None else eval_dataset, "evaluation", hold_out)
-    if eval_dataset is not None and calibration.text == evaluation.text:
+    calibration, starts = _load(dataset, "calibration", eval_dataset is None, characters)
+    if eval_dataset is None:
+        if starts is not None:
+            return divide(calibration, starts)
+        return calibration, _load(dataset, "evaluation", hold_out=True)[0]
+    evaluation = load_evaluation_text(eval_dataset)
+    if calibration.equals(evaluation):
         raise BonsaiError(
             f"--dataset {dataset} and --eval-dataset {eval_dataset} hold the same text: the evaluation would "
             "be on the calibration text. Leave out --eval-dataset to hold out the last 20 % for evaluation."
@@ -53,31 +61,44 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
 
 def load_evaluation_text(dataset: str) -> Text:
     """Load text to evaluate on alone: the evaluation split where there is one, a path whole. As `load_text` else."""
-    return _load(dataset, "evaluation", hold_out=False)
+    return _load(dataset, "evaluation", hold_out=False)[0]
 
 
 def load_metric_text(dataset: str) -> Text:
     """Load text to measure sub-models on: the calibration split where there is one, a path whole."""
-    return _load(dataset, "calibration", hold_out=False)
+    return _load(dataset, "calibration", hold_out=False)[0]
 
 
 def absolute_names(names: Mapping[str, str | None]) -> dict[str, str]:
     """Of what is named, all that lies in files and folders here, by absolute paths."""
     found = {key: user_path(name) for key, name in names.items() if name is not None and name not in ("demo", *NAMED)}
-    return {key: str(path.resolve()) for key, path in found.items() if path.exists()}
+    return {key: str(path.resolve()) for key, path in found.items() if exists(path)}
 
 
-def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> Text:
-    """One side of `load_text`. `hold_out`: the other side has the same data set, so divide a single text."""
+def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> tuple[Text, Iterable[int] | None]:
+    """One side of `load_text`.
+
+    Args:
+        hold_out: the other side has the same data set.
+
+    Returns:
+        The text; and where it may be divided, if it has to be because there is no other text for the other side.
+    """
     if name == "builtin":
-        return Text(name, part, builtin_text(part))
+        return Text.of(name, part, builtin_text(part)), None
     if name in NAMED:
-        split, text = hub.wikitext2(part) if name == "wikitext2" else hub.c4(part, characters)
-        return Text(name, split, text)
+        split, content = hub.wikitext2(part) if name == "wikitext2" else hub.c4(part, characters)
+        return Text.of(name, split, content), None
     if is_path(name):
         text, starts = read_file(name)
-        return divide(name, text, starts, part) if hold_out else Text(name, "whole", text)
-    near = difflib.get_close_matches(name.lower(), NAMED, n=1)
-    if "/" not in name and near:
+        return text, starts if hold_out else None
+    asked = DatasetName.of(name)
+    if asked.name != name and (asked.name in NAMED or is_path(asked.name)):
+        raise BonsaiError(
+            f"{name!r}: only data sets of the hub have configurations, splits and columns to name. Of a file, text is "
+            f'read from "text" or "messages"; {", ".join(NAMED)} are named as they are.'
+        )
+    near = difflib.get_close_matches(asked.name.lower(), NAMED, n=1)
+    if "/" not in asked.name and near:
         raise UnknownNameError("data set", name, NAMED, "A file (.txt, .jsonl) and a hub id (owner/name) work too.")
-    return hub.any_dataset(name, part, hold_out, characters)
+    return hub.any_dataset(asked, part, hold_out, characters)

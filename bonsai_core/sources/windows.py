@@ -1,42 +1,31 @@
-"""Tokenising a text and cutting it into windows.
+"""Windows of token ids, cut from a text.
 
 Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.text import Text
+from bonsai_core.sources.tokens import sampled, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def tokenize(text: Text, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """The whole text as one stream of token ids, int64 [T], with no special tokens added."""
-    encoded = tokenizer(
-        text.text,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        verbose=False,  # no "sequence longer than the maximum": windows are cut from it
-    )
-    return np.asarray(encoded["input_ids"], dtype=np.int64)
-
-
 def take_windows(
-    tokens: NDArray[np.int64],
+    tokens: NDArray[np.integer[Any]],
     *,
     num_windows: int,
     sequence_length: int,
-    seed: int | None,
+    seed: int | Sequence[int] | None,
     source: Text,
-    skip: int = 0,
 ) -> NDArray[np.int64]:
     """Cut non-overlapping windows out of a token stream.
 
@@ -44,13 +33,12 @@ def take_windows(
     fewer windows than asked for, all there are come back: compare `len(result)` with `num_windows` and warn.
 
     Args:
-        tokens: int64 [T].
+        tokens: integers [T].
         num_windows: how many are wanted, N.
         sequence_length: tokens in each, L.
         seed: None takes the first N in order; otherwise N are drawn without replacement, and asking for more
             with the same seed keeps the ones drawn before.
         source: the text that the tokens are of, for error messages.
-        skip: windows drawn before these; where the text has no more, it starts again with the first ones.
 
     Returns:
         int64 [min(N, T // L), L].
@@ -70,9 +58,9 @@ def take_windows(
         )
     windows_NL = tokens[: available * sequence_length].reshape(available, sequence_length)
     if seed is None:
-        return windows_NL[:num_windows].copy()
-    order = np.roll(np.random.default_rng(seed).permutation(available), -skip)
-    return windows_NL[order[:num_windows]]
+        return windows_NL[:num_windows].astype(np.int64)
+    order = np.random.default_rng(seed).permutation(available)[:num_windows]
+    return windows_NL[order].astype(np.int64)
 
 
 def windows_of(
@@ -86,22 +74,71 @@ def windows_of(
     warn: Callable[[str], None],
     start: int | None = None,
 ) -> NDArray[np.int64]:
-    """Tokenise a text and cut it as `take_windows` does; `warn` is told where the `what` text has too few windows.
+    """Tokenise a text, as far as needed, and cut it as `take_windows` does.
+
+    A large text is not tokenised whole. Without a seed, it is from its start to where there are enough windows. With
+    one, a random choice of its pieces is, about four million characters from all over the text; windows are drawn from
+    these, and from further pieces only when these have no more, so asking for more keeps the windows drawn before.
 
     Args:
+        what: what the text is for; `warn` is told where it has too few windows.
         start: a token that every window begins with, one of its `sequence_length`.
     """
     length = sequence_length if start is None else sequence_length - 1
-    tokens = tokenize(text, tokenizer)
-    windows_NL = take_windows(tokens, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
-    if start is not None:
-        windows_NL = np.insert(windows_NL, 0, start, axis=1)
+    if seed is not None and text.is_large:
+        windows_NL = _drawn(text, tokenizer, num_windows, length, seed)
+    else:
+        tokens = tokenize(text, tokenizer, enough=num_windows * length)
+        windows_NL = take_windows(tokens, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
     if len(windows_NL) < num_windows:
         warn(
             f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
             f"{num_windows} were asked for."
         )
-    return windows_NL
+    return _begun(windows_NL, start)
+
+
+def training_windows(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_windows: int | None,
+    sequence_length: int,
+    seed: int,
+    start: int | None = None,
+) -> NDArray[np.int64]:
+    """All windows of a text, in order; of a large one `num_windows` alone, drawn as by `windows_of`, where given."""
+    length = sequence_length if start is None else sequence_length - 1
+    if num_windows is not None and text.is_large:
+        return _begun(_drawn(text, tokenizer, num_windows, length, seed), start)
+    tokens = tokenize(text, tokenizer)
+    every = max(1, len(tokens) // length)
+    return _begun(take_windows(tokens, num_windows=every, sequence_length=length, seed=None, source=text), start)
+
+
+def _drawn(
+    text: Text, tokenizer: PreTrainedTokenizerBase, num_windows: int, length: int, seed: int
+) -> NDArray[np.int64]:
+    """Windows at random places of a large text."""
+    drawn: list[NDArray[np.int64]] = []
+    missing, rest = num_windows, np.empty(0, dtype=np.int32)
+    for turn, tokens in enumerate(sampled(text, tokenizer, seed)):
+        rest = np.concatenate([rest, tokens])
+        if len(rest) >= length:
+            seeds = (seed, turn)
+            drawn.append(take_windows(rest, num_windows=missing, sequence_length=length, seed=seeds, source=text))
+            missing -= len(drawn[-1])
+            rest = rest[len(rest) - len(rest) % length :]
+        if missing <= 0:
+            break
+    if not drawn:  # which says that the text is too short
+        return take_windows(rest, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
+    return np.concatenate(drawn)
+
+
+def _begun(windows_NL: NDArray[np.int64], start: int | None) -> NDArray[np.int64]:
+    """The windows with a token before each, if there is one."""
+    return windows_NL if start is None else np.insert(windows_NL, 0, start, axis=1)
 
 
 class EvaluationSettings(Protocol):

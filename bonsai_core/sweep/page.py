@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bonsai_core.canvas import FAINT, GRID, INK, PAPER
+from bonsai_core.printable import visible
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.table import cells, failures
 
@@ -21,13 +22,14 @@ def page(results: Results, svgs: Sequence[str]) -> str:
     """The page; `svgs` are the plots in their order."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    written = template.render(
         results=results,
         paragraphs=[part for part in results.about.split("\n\n") if part.strip()],
         table=cells(results),
         failures=failures(results),
         plots=[_inline(svg) for svg in svgs],
     )
+    return visible(written, lines=True)
 
 
 def _inline(svg: str) -> Markup:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bonsai_core.printable import visible
+
 MEASURED = "perplexity"
 """The quantity that a report's rounds carry when they were evaluated, and that is None where it is not finite."""
 
@@ -50,21 +52,21 @@ QUANTITIES: Mapping[str, Quantity] = {
 def show_value(value: Any) -> str:
     """A setting's value in words: ``0.2``, ``ridge``, ``ridge folds 3``."""
     if isinstance(value, dict):
-        rest = (f"{key} {show_value(item)}" for key, item in value.items() if key != "name")
+        rest = (f"{visible(key)} {show_value(item)}" for key, item in value.items() if key != "name")
         return " ".join([show_value(value["name"]) if "name" in value else "", *rest]).strip()
     if isinstance(value, list):
         return " ".join(show_value(item) for item in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else visible(value)
 
 
 def show_setting(name: str, value: Any) -> str:
     """A setting and its value in words: ``round fraction 0.05``."""
-    return f"{name.replace('_', ' ')} {show_value(value)}"
+    return f"{visible(name.replace('_', ' '))} {show_value(value)}"
 
 
 def describe(arm: str, point: Mapping[str, Any], seed: int | None = None) -> str:
     """One run in words: ``no regression, sparsity 0.2, seed 1``."""
-    words = [arm, *(show_setting(name, value) for name, value in point.items())]
+    words = [visible(arm), *(show_setting(name, value) for name, value in point.items())]
     return ", ".join(words if seed is None else [*words, f"seed {seed}"])

@@ -55,9 +55,9 @@ class Results:
             ("Versions", ", ".join(f"{name} {self.versions[name]}" for name in TABLE_VERSIONS)),
         ]
 
-    def write(self, path: Path) -> None:
-        """Write results.json."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+    def to_json(self) -> str:
+        """The contents of results.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def gather(spec: SweepSpec, outcomes: Sequence[Outcome], command: str) -> Results:

@@ -10,7 +10,7 @@ from typing import Any
 from bonsai_core.sweep.quantities import MEASURED, describe
 from bonsai_core.sweep.runner import Outcome
 
-NOT_PRUNING = ("evaluate", "latency", "save")
+NOT_PRUNING = ("evaluate", "latency", "loss", "save", "verify")
 """Stages whose time is not that of pruning."""
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
+from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import SharedMeasurements, resume, run
-from bonsai_core.engine.adaptation import FOLDER
 from bonsai_core.engine.setup import with_absolute_paths
-from bonsai_core.errors import BonsaiError, shown
+from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.pages import free_cache
 from bonsai_core.registry import Registry
-from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir import Names, RunDirectory, held
 from bonsai_core.sweep.expand import SweepRun
+
+LOCK_NAME = ".lock"
+NAMES = Names(files=(r"\.lock", r"results\.(json|md|html)(\.partial)?"), folders=("shared", "plots"))
+"""What a sweep writes beside its runs."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,18 @@ class Listener(Protocol):
 
 
 def run_sweep(
-    runs: Sequence[SweepRun], directory: Path, registry: Registry, listener: Listener, *, keep_models: bool
+    runs: Sequence[SweepRun],
+    directory: Path,
+    registry: Registry,
+    listener: Listener,
+    *,
+    keep_models: bool,
+    conclude: Callable[[list[Outcome]], None] = lambda outcomes: None,
 ) -> list[Outcome]:
     """All runs, one after the other; one that fails stops none of the others.
+
+    Args:
+        conclude: is given what became of them while no other process can work on the sweep.
 
     Raises:
         BonsaiError: a directory holds a run with other settings, or another process works on the sweep.
@@ -75,10 +85,12 @@ def run_sweep(
                 outcome = _computed(each, directory, registry, shared)
                 free_cache()  # the next model needs the memory
             if outcome.report and not keep_models:
-                for path in (directory / each.name, directory / each.name / FOLDER):
-                    shutil.rmtree(RunDirectory(path).model_path, ignore_errors=True)
+                files = RunDirectory(directory / each.name)
+                for path in (files.model_path, AdaptDirectory(files.adapted_path).model_path):
+                    shutil.rmtree(path, ignore_errors=True)
             listener.finished(number, outcome)
             outcomes.append(outcome)
+        conclude(outcomes)
         return outcomes
 
 
@@ -94,7 +106,8 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: Share
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
-            result = resume(path, registry=registry, shared=shared)
+            trusted = run_.config.trust_remote_code
+            result = resume(path, trust_remote_code=trusted, registry=registry, shared=shared)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, shared=shared)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
@@ -103,24 +116,21 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: Share
 
 
 def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
-    """What a finished run found; None where there is no report, or one cut short, which a resume writes again."""
-    path = directory / run_.name
+    """What a finished run found; None where there is no report, or a damaged one, which a resume writes again."""
+    files = RunDirectory(directory / run_.name)
+    files.NAMES.refuse_links(files.path)
     try:
-        return Outcome(run_, _report(path), _report(path / FOLDER) if run_.config.adapt else None, found=True)
-    except (FileNotFoundError, ValueError):
+        adapted = AdaptDirectory(files.adapted_path).read_report() if run_.config.adapt else None
+        return Outcome(run_, files.read_report(), adapted, found=True)
+    except (FileNotFoundError, DamagedError):
         return None
 
 
-def _report(path: Path) -> Mapping[str, Any]:
-    """What a run, or an adaptation, found."""
-    found: Mapping[str, Any] = json.loads(RunDirectory(path).report_path.read_text(encoding="utf-8"))
-    return found
-
-
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
-    files = RunDirectory(directory / run_.name)
-    if not files.config_path.is_file():
+    path = directory / run_.name
+    if not RunDirectory(path).config_path.is_file():
         return
+    files = RunDirectory.open(path)
     before, now = files.config().decisive(), with_absolute_paths(run_.config).decisive()
     changes = [f"{name} was {shown(before[name])}, is {shown(now[name])}" for name in now if before[name] != now[name]]
     if changes:
@@ -132,18 +142,17 @@ def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    file = FileLock(directory / ".lock", timeout=0)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.acquire()
-    except Timeout:
-        raise BonsaiError(
-            f"Another process is working on the sweep in {directory}. Wait for it, or end it and run this again; "
-            f"or choose another --out."
-        ) from None
-    except OSError as error:
-        raise BonsaiError(f"Cannot write to {directory}: {error.strerror or error}. Choose another --out.") from error
-    try:
+    taken = (
+        f"Another process is working on the sweep in {directory}. Wait for it, or end it and run this again; "
+        f"or choose another --out."
+    )
+    with ExitStack() as holding:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            NAMES.refuse_links(directory)
+            holding.enter_context(held(directory / LOCK_NAME, taken))
+        except OSError as error:
+            raise BonsaiError(
+                f"Cannot write to {directory}: {error.strerror or error}. Choose another --out."
+            ) from error
         yield
-    finally:
-        file.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bonsai_core.printable import visible
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES, show_value
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.results import Group, Row, Stat, dense_perplexity, grouped
@@ -61,13 +62,14 @@ def _with_rounds(rows: Sequence[Row]) -> list[Group]:
 def markdown(results: Results) -> str:
     """Title, table and provenance, to paste into a document."""
     table = cells(results)
-    lines = [f"## {results.title}", "", *([results.about.strip(), ""] if results.about else [])]
+    lines = [f"## {_text(results.title)}", "", *([results.about.strip(), ""] if results.about else [])]
     lines.append(_line(table.header))
     lines.append(_line(["---" if i < table.num_names else "---:" for i in range(len(table.header))]))
     lines += [_line(row) for row in table.rows]
-    lines += ["", *(f"- {failure}" for failure in failures(results))]
-    facts = [f"`{text}`" if name == "Command" else f"{name}: {text}" for name, text in results.provenance()]
-    return "\n".join([*lines, *([""] if failures(results) else []), f"({'; '.join(facts)}.)", ""])
+    lines += ["", *(f"- {_text(failure)}" for failure in failures(results))]
+    facts = [f"`{text}`" if name == "Command" else f"{name}: {_text(text)}" for name, text in results.provenance()]
+    written = "\n".join([*lines, *([""] if failures(results) else []), f"({'; '.join(facts)}.)", ""])
+    return visible(written, lines=True)
 
 
 def failures(results: Results) -> list[str]:
@@ -87,4 +89,9 @@ def _per_seed(group: Group) -> str:
 
 
 def _line(row: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", r"\|") for text in row) + " |"
+    return "| " + " | ".join(_text(text).replace("|", r"\|") for text in row) + " |"
+
+
+def _text(text: str) -> str:
+    """As Markdown shows it: on one line, and no HTML."""
+    return visible(text).replace("<", "&lt;")

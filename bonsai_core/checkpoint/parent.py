@@ -1,0 +1,171 @@
+"""What a checkpoint takes over from its parent as it is: tokenizer, generation settings, keys of its configuration."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.checkpoint.older_readers import older_tokenizer, with_older_keys
+from bonsai_core.errors import BonsaiError
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "tokenizer.json",
+    "tokenizer.*.json",
+    "tokenizer.model",
+    "tokenizer.model.v*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "tiktoken.model",
+    "*.tiktoken",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Patterns of names; those of the tokenizer's own class come on top."""
+OF_THE_CHECKPOINT = {
+    "model_type",
+    "architectures",
+    "auto_map",
+    "per_layer_config",
+    "bonsai_family",
+    "added_biases",
+    "quantization_config",
+    "torch_dtype",  # written beside `dtype`
+}
+"""Keys of config.json that are never the parent's: it may come with code, which is not copied."""
+
+
+@dataclass(frozen=True)
+class ParentFiles:
+    """The files of a parent that do not change when it is pruned or trained.
+
+    Attributes:
+        directory: where they are.
+        names: the tokenizer's, and generation_config.json if there is one, relative to it.
+        own: its config.json.
+        read: what transformers made of that.
+    """
+
+    directory: Path
+    names: tuple[str, ...]
+    own: Mapping[str, Any]
+    read: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, directory: Path, config: Any, tokenizer: Any) -> ParentFiles:
+        """Those of a directory.
+
+        Args:
+            config: what transformers read from its config.json, as it was read.
+            tokenizer: what it loaded.
+
+        Raises:
+            BonsaiError: one of them is a link to something that is not such a file.
+        """
+        patterns = [*tokenizer_patterns(tokenizer), GENERATION]
+        found = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
+        for file in found:
+            _check_link(file)
+        own = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return cls(directory, tuple(file.relative_to(directory).as_posix() for file in found), own, config.to_dict())
+
+    def complete(self, checkpoint: Path, config: Any, tokenizer: Any) -> None:
+        """Give a checkpoint that transformers has written the parent's files and its configuration's keys.
+
+        Files are the same bytes, but for a tokenizer_config.json that older readers would not understand, or that
+        stands for another tokenizer beside the checkpoint's configuration.
+
+        Args:
+            config: the checkpoint's configuration.
+            tokenizer: the one in use.
+        """
+        written = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+        _write(checkpoint / CONFIG, dict(sorted(self._merged(written, config).items())))
+        (checkpoint / GENERATION).unlink(missing_ok=True)
+        for name in self.names:
+            (checkpoint / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.directory / name, checkpoint / name)
+        _settle_tokenizer(checkpoint, config, tokenizer)
+
+    def _merged(self, written: Mapping[str, Any], config: Any) -> dict[str, Any]:
+        """config.json: the parent's where nothing changed, in both spellings."""
+        merged, now = with_older_keys(written, type(config)), config.to_dict()
+        names = getattr(config, "attribute_map", {})
+        for key, value in self.own.items():
+            name = names.get(key, key)
+            if key in OF_THE_CHECKPOINT:
+                continue
+            # What the class does not keep are old spellings of what pruning does not touch.
+            same = name not in now or (name in self.read and now[name] == self.read[name])
+            merged[key] = value if same else now[name]
+        return merged
+
+
+def tokenizer_patterns(tokenizer: Any) -> tuple[str, ...]:
+    """Names of the files that a tokenizer may be made of."""
+    own = getattr(tokenizer, "vocab_files_names", {}).values()
+    return (*TOKENIZER_FILES, *(name for name in own if name and Path(name).name == name))
+
+
+def _check_link(file: Path) -> None:
+    """Refuse a link to a file by another name, which may be anything, except in a hub's cache, which is made of such.
+
+    Raises:
+        BonsaiError: it is one.
+    """
+    target = file.resolve()
+    cache = file.parent.resolve()
+    blobs = [folder.parent / "blobs" for folder in cache.parents if folder.name == "snapshots"]
+    if target.name != file.name and target.parent not in blobs:
+        raise BonsaiError(
+            f"{file} is a link to {target}, and would be copied into the checkpoint. Put the file itself there."
+        )
+
+
+def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
+    """Make sure that the tokenizer's files stand for the tokenizer in use, in every reader."""
+    from transformers import AutoTokenizer
+    from transformers.dynamic_module_utils import custom_object_save
+
+    file = checkpoint / TOKENIZER
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settled = older_tokenizer(values, tokenizer.model_input_names)
+    if getattr(tokenizer, "_auto_class", None) is not None:
+        custom_object_save(tokenizer, checkpoint)
+    else:
+        # transformers chooses the class by what is declared, by the model type, and by the name of a repository.
+        nameless = copy.copy(config)
+        nameless._name_or_path = ""
+        try:
+            chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise BonsaiError(
+                f"The tokenizer's files that were found by their names are not all that it needs, so the checkpoint "
+                f"was not written: {error}"
+            ) from error
+        if chosen.__name__ != type(tokenizer).__name__:
+            declared = settled | {"tokenizer_class": type(tokenizer).__name__}
+            settled = older_tokenizer(declared, tokenizer.model_input_names)
+    if settled != values:
+        _write(file, settled)
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

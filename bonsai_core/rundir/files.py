@@ -1,0 +1,103 @@
+"""Files that are written as a whole or not at all, and folders in which nothing points elsewhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bonsai_core.errors import BonsaiError
+
+PARTIAL = ".partial"
+"""What the name of a file ends in while it is being written."""
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a kill or a power cut leaves what was there before, or all of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = partial_of(path)
+    try:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:  # never into what somebody else put there
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def refuse_other_than_file(path: Path) -> None:
+    """Check that a name is free or that of an ordinary file.
+
+    Raises:
+        BonsaiError: it is a link, a folder, a pipe or a device.
+    """
+    _refuse(path, wanted="file")
+
+
+def refuse_other_than_folder(path: Path, *, inside: bool = False) -> None:
+    """Check that a name is free or that of a folder.
+
+    Args:
+        inside: check also that the folder holds nothing but files and folders.
+
+    Raises:
+        BonsaiError: it, or something in it, is a link, a pipe or a device; or it is a file.
+    """
+    _refuse(path, wanted="folder")
+    for folder, folders, files in os.walk(path) if inside else ():
+        for name in folders:
+            _refuse(Path(folder, name), wanted="folder")
+        for name in files:
+            _refuse(Path(folder, name), wanted="file")
+
+
+@contextmanager
+def held(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file for this process; the operating system lets go of it when the process dies.
+
+    Raises:
+        BonsaiError: another process holds it; `taken` is the message.
+        OSError: it cannot be written.
+    """
+    refuse_other_than_file(path)
+    file = FileLock(path, timeout=0)
+    try:
+        file.acquire()
+    except Timeout:
+        raise BonsaiError(taken) from None
+    try:
+        yield
+    finally:
+        file.release()
+
+
+def _refuse(path: Path, wanted: str) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BonsaiError(f"Cannot look at {path}: {error.strerror}.") from None
+    if stat.S_ISLNK(mode):
+        raise BonsaiError(
+            f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "
+            f"may lead out of it. Put what it points to in its place, or remove it."
+        )
+    if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
+        found = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
+        raise BonsaiError(f"{path} is {found}, where a {wanted} of a run is expected. Move it away.")
