@@ -48,7 +48,7 @@ class TensorFiles:
     def sha256(self) -> str:
         """Tells two folders' contents apart."""
         total = hashlib.sha256()
-        for path in sorted(file for file in self.folder.glob("*.safetensors") if file.is_file()):
+        for path in sorted(filter(Path.is_file, self.folder.glob("*.safetensors"))):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
 
