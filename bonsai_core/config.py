@@ -11,42 +11,31 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     model_serializer,
     model_validator,
 )
 
-from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.units import SiteKind, UnitKind
+from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
+from bonsai_core.names import Usable, checked_name
+from bonsai_core.schema import Schema, faults_told, where
+from bonsai_core.setting_types import (
+    MOST,
+    SMALLEST_STEP,
+    ByKind,
+    Length,
+    MaxMemory,
+    NotNegative,
+    Positive,
+    Seed,
+    names_split,
+)
+from bonsai_core.strict_yaml import parse
+from bonsai_core.units import UnitKind
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-def _by_kind(value: Any) -> Any:
-    """``attention=2,mlp=64`` as a mapping."""
-    if isinstance(value, str) and "=" in value:
-        return {kind.strip(): number for kind, _, number in (part.partition("=") for part in value.split(","))}
-    return value
-
-
-def names_split(value: Any) -> Any:
-    """``0,1,-1`` as a list; a single number too."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
-
-
-Limit = TypeVar("Limit")
-ByKind = Annotated[
-    Annotated[Limit, Tag("*")] | Annotated[dict[SiteKind, Limit], Tag("**")],
-    Discriminator(lambda value: "**" if isinstance(value, dict) else "*"),
-    BeforeValidator(_by_kind),
-]
-"""One limit for all kinds of site, or one for each kind named."""
+LARGEST_RECIPE = 2**16
+"""Bytes."""
 
 
 class Choice(BaseModel):
@@ -70,22 +59,20 @@ class Choice(BaseModel):
         return {"name": self.name, **self.options} if self.options else self.name
 
 
-class RunConfig(BaseModel):
+class RunConfig(Schema):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
-    dataset: str = Field(
+    model: Usable[str] = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
+    dataset: Usable[str] = Field(
         "builtin",
         description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
         "NAME[config]:split#column.",
     )
-    eval_dataset: str | None = Field(
+    eval_dataset: Usable[str] | None = Field(
         None,
         description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth.",
     )
-    metric_dataset: str | None = Field(
+    metric_dataset: Usable[str] | None = Field(
         None,
         description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
         "questions. Left out: the calibration text.",
@@ -104,11 +91,13 @@ class RunConfig(BaseModel):
         "group), mlp (channels), experts or expert_width (one channel of each expert), sublayer (a whole attention or "
         "MLP), layer.",
     )
-    sparsity: Fraction = Field(0.2, description="Fraction of the decoder layers' parameters to remove.")
-    round_fraction: Annotated[float, Field(ge=1e-4, le=1)] = Field(
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="Fraction of the decoder layers' parameters to remove."
+    )
+    round_fraction: Annotated[float, Field(ge=SMALLEST_STEP, le=1)] = Field(
         0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
-    min_rounds: Positive = Field(
+    min_rounds: Annotated[int, Field(gt=0, le=round(1 / SMALLEST_STEP))] = Field(
         1, description="At least so many rounds, of equal steps where --round-fraction has fewer."
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
@@ -116,22 +105,22 @@ class RunConfig(BaseModel):
     prior_samples: Positive = Field(
         64, description="Calibration windows for the prior and the compensator, others than the samples."
     )
-    held_out_samples: Annotated[int, Field(ge=0)] = Field(
+    held_out_samples: NotNegative = Field(
         8, description="Calibration windows that nothing is chosen by: KL on them is reported after each round."
     )
-    search: Annotated[int, Field(ge=0)] = Field(
+    search: NotNegative = Field(
         0, description="Generations of swaps between sites that are tried, by measuring, after each regression."
     )
-    search_samples: Annotated[int, Field(ge=4)] = Field(
+    search_samples: Annotated[int, Field(ge=4, le=MOST)] = Field(
         8, description="Calibration windows, of their own, that swaps are measured on."
     )
     resample: Literal["common", "fresh"] = Field(
         "common", description="common: the same calibration draw in every round; fresh: another one in each."
     )
-    sequence_length: Annotated[int, Field(ge=2)] = Field(256, description="Tokens per calibration window.")
+    sequence_length: Length = Field(256, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per evaluation window.")
+    eval_sequence_length: Length = Field(512, description="Tokens per evaluation window.")
     eval_rounds: bool = Field(False, description="Perplexity after every round, not only at the end.")
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
@@ -141,7 +130,7 @@ class RunConfig(BaseModel):
         description="Widths of MLPs and experts become multiples of this (64 or 128 suit GPUs); or "
         "attention=2,mlp=64. Widths of experts are of 8 unless named.",
     )
-    min_units: ByKind[Annotated[int, Field(ge=0)]] = Field(
+    min_units: ByKind[NotNegative] = Field(
         1,
         description="Units every site keeps, or attention=2,mlp=64,layer=20 (layers that stay); 0 lets whole "
         "sub-layers go (free shapes only).",
@@ -157,7 +146,7 @@ class RunConfig(BaseModel):
         "free",
         description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
+    seed: Seed = Field(0, description="Seed of every random draw.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights; auto is the checkpoint's own."
@@ -168,18 +157,24 @@ class RunConfig(BaseModel):
     device_map: Literal["none", "auto"] = Field(
         "none", description="auto: spread the model over GPU, CPU and disk while it is measured (accelerate)."
     )
-    max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
+    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
-    adapt: str | None = Field(
+    adapt: Usable[str] | None = Field(
         None,
         description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai plugins adaptation` "
         "lists.",
     )
-    out: Path | None = Field(None, description="Run directory; left out: runs/ plus a name made from the settings.")
+    out: Usable[Path] | None = Field(
+        None, description="Run directory; left out: runs/ plus a name made from the settings."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
+        if self.sparsity < SMALLEST_STEP:
+            raise ValueError(
+                f"sparsity {self.sparsity:g} is less than a unit of any model: give {SMALLEST_STEP} or more"
+            )
         by_kind = self.min_units.items() if isinstance(self.min_units, dict) else [("mlp", self.min_units)]
         least = [number for kind, number in by_kind if kind != "layer"]
         if 0 in least and self.shapes == "uniform":
@@ -235,41 +230,51 @@ class RunConfig(BaseModel):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
+Settings = TypeVar("Settings", bound=Schema)
 
 
-def validated(schema: type[Schema], values: dict[str, Any], origin: str) -> Schema:
+def validated(schema: type[Settings], values: dict[str, Any], origin: str) -> Settings:
     """Settings from parsed YAML or options.
 
     Raises:
         BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
     """
+
+    def told(row: Any, words: str) -> str:
+        if row["type"] == "extra_forbidden":
+            return str(UnknownNameError("setting", where(row), schema.model_fields))
+        return f"{where(row)}: {words}" if row["loc"] else words
+
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise BonsaiError(f"{origin}: " + "\n".join(_fault(row, schema) for row in error.errors())) from None
-
-
-def _fault(row: Any, schema: type[BaseModel]) -> str:
-    name = ".".join(str(part) for part in row["loc"] if part not in ("*", "**", "[key]"))
-    if row["type"] == "extra_forbidden":
-        return str(UnknownNameError("setting", name, schema.model_fields))
-    message = row["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {row['input']!r})." if name else f"{message}."
+        raise BonsaiError(f"{shortened(origin)}: {faults_told(error, told)}") from None
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """A recipe file as a mapping of field names to values.
 
     Raises:
-        BonsaiError: the file is missing, is no YAML, or is no mapping.
+        BonsaiError: the file is missing, is too large for a recipe, is not YAML as recipes use it, or not a mapping.
     """
+    checked_name(str(path), "recipe")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse(_content(path))
     except OSError as error:
         raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise BonsaiError(f"The recipe {path} is not valid YAML: {error}") from None
+    except ValueError as error:  # of the decoder too, where it is not UTF-8
+        raise BonsaiError(f"The recipe {path} is not valid YAML: {shortened(str(error))}") from None
     if not isinstance(values, dict):
         raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")
     return values
+
+
+def _content(path: Path) -> str:
+    """The text of a file; a pipe would block, and a device may never end."""
+    if path.exists() and not path.is_file():
+        raise BonsaiError(f"The recipe {path} is not a file. Give a YAML file, or the name of a recipe.")
+    with path.open("rb") as file:
+        data = file.read(LARGEST_RECIPE + 1)
+    if len(data) > LARGEST_RECIPE:
+        raise BonsaiError(f"The recipe {path} is larger than {LARGEST_RECIPE:,} bytes, which no recipe needs.")
+    return data.decode("utf-8-sig")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.config import read_recipe
+from bonsai_core.names import checked_name
 from bonsai_core.registry import Registry
 
 
@@ -23,6 +24,10 @@ def recipe_settings(name: str, registry: Registry, kind: str = "recipe") -> dict
 
 
 def is_recipe_file(name: str) -> bool:
-    """Whether a name means a file."""
-    path = Path(name)
-    return path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file()
+    """Whether a name means a file.
+
+    Raises:
+        BonsaiError: it is a name that neither a file nor a recipe can have.
+    """
+    path = Path(checked_name(name, "recipe"))
+    return path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.exists()

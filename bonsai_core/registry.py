@@ -17,6 +17,7 @@ from bonsai_core.config import Choice
 from bonsai_core.contracts import Compensator, Component, Estimator, Family, Metric, Prior, Recipe, Sampler
 from bonsai_core.contracts.events import Event
 from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.schema import faults_told, where
 
 ENTRY_POINT_GROUP = "bonsai"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
@@ -226,12 +227,10 @@ def _item_fault(kind: str, item: object) -> str | None:
 
 
 def _option_faults(kind: str, cls: type[Component], error: ValidationError) -> str:
-    fields = list(cls.model_fields)
-    lines = []
-    for fault in error.errors(include_url=False):
-        option = ".".join(str(part) for part in fault["loc"]) or "options"
-        if fault["type"] == "extra_forbidden":
-            lines.append(str(UnknownNameError(f"option of the {kind} {cls.name!r} named", option, fields)))
-        else:
-            lines.append(f"{kind}.{option} of {cls.name!r}: {fault['msg']} (got {fault['input']!r}).")
-    return "\n".join(lines)
+    def told(row: Any, words: str) -> str:
+        option = where(row)
+        if row["type"] == "extra_forbidden":
+            return str(UnknownNameError(f"option of the {kind} {cls.name!r} named", option, cls.model_fields))
+        return f"{kind}.{option} of {cls.name!r}: {words}" if option else f"{kind} {cls.name!r}: {words}"
+
+    return faults_told(error, told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -75,6 +75,19 @@ class Rules:
         if isinstance(self.round_to, Mapping):
             return self.round_to.get(kind, ALIGNED if kind == "expert_width" else 1)
         return {"mlp": self.round_to, "expert_width": math.lcm(ALIGNED, self.round_to)}.get(kind, 1)
+
+    def stuck(self, table: UnitTable) -> list[UnitKind]:
+        """Kinds of unit that could leave this model, and of which these limits let none go."""
+        open_rules = replace(self, min_units=1, round_to=1, max_fraction=1.0)
+        return [kind for kind in self.units if open_rules._gives(table, kind) and not self._gives(table, kind)]
+
+    def _gives(self, table: UnitTable, kind: UnitKind) -> bool:
+        """Whether a unit of a kind can leave."""
+        if kind == "layer":
+            num_layers = len({site.layer for site in table})
+            return self.least_layers(num_layers) < num_layers
+        sites = [site for site in table if site.kind == kind]
+        return kind == "sublayer" or any(True for site in sites for _ in self.counts_below(site, site.num_units))
 
     def told(self) -> str:
         """The limits in words that users typed."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bonsai_core import BonsaiError, Registry, RunConfig
-from bonsai_core.cli.main import cli
+from bonsai_core.cli.main import cli, main
 from bonsai_core.cli.settings import settings
 from bonsai_core.families import families_markdown
 from bonsai_core.registry import KINDS
@@ -127,6 +129,63 @@ def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert "in 2 rounds" in done.stdout
     assert "Nothing was written." in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# What cannot be printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_listing_can_be_written_in_every_encoding(
+    finished: Path, report: dict[str, Any], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = printed(monkeypatch, encoding, "report", str(finished))
+    assert re.search(r"kept mlp +[1-8]{3} ", shown)
+    assert f"{report['parameters']['pruned']:,}" in shown
+    assert json.loads(printed(monkeypatch, encoding, "report", str(finished), "--json")) == report
+    for words in (["plugins"], ["families"], ["families", "--markdown"], ["run", "--help"], ["report", "/nöwhere/語"]):
+        printed(monkeypatch, encoding, *words)
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> str:
+    """What a command writes to output and error of an encoding."""
+    with (
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) as stream,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["bonsai", *words])
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, stream)
+        with suppress(SystemExit):
+            main()
+        assert isinstance(stream.buffer, io.BytesIO)
+        return stream.buffer.getvalue().decode("utf-8" if "--markdown" in words else encoding)
+
+
+def test_a_name_that_is_not_utf_8_is_told_in_every_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding in ("ascii", "utf-8"):
+        assert r"\udcff" in printed(monkeypatch, encoding, "report", "/nowhere\udcff")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+    with subprocess.Popen([BONSAI, "families"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("setpriv"), reason="needs setpriv to be nobody special")
+def test_a_folder_that_may_not_be_looked_into_is_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0)
+    done = execute(*(UNPRIVILEGED if os.geteuid() == 0 else []), BONSAI, "report", str(folder / "run"))
+    assert done.returncode == 1
+    assert f"{folder / 'run' / 'adapt.yaml'} cannot be used: Permission denied." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # Adaptation
@@ -265,6 +324,31 @@ def test_a_recipe_by_name_is_overridden_as_a_file_is() -> None:
     )
     assert (config.compensator.name, config.prior_samples, config.prior.name) == ("none", 8, "fluctuation")
     assert config.estimator.options == {"allocation": "equal"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", ""], "The recipe '' cannot be used: the name is empty"),
+        (["--config", "x" * 300], r"The recipe .* is too long \(300 bytes"),
+        (["--config", "/dev/zero"], "The recipe /dev/zero is not a file"),
+        (["--model", ""], "model: the name is empty"),
+        (["--out", ""], "out: the name is empty"),
+        (["--out", "x" * 256], "out: the name is too long"),
+        (["--dataset", "a\udcff"], "dataset: the name is not UTF-8"),
+        (["--adapt", "a\0"], "adapt: the name has a zero byte"),
+        (["--min-rounds", "9" * 25], "min_rounds: .* less than or equal to 10000"),
+        (["--min-units", "mlp=1,mlp=2"], "min_units: mlp is there 2 times"),
+        (["--sparsity", "1e-300"], "sparsity 1e-300 is less than a unit of any model"),
+        (["--seed", str(2**32)], "seed: .* less than 4294967296"),
+        (["--device-map", "auto", "--max-memory", "cpu=much"], "max_memory: write it like 0=20GiB,cpu=60GiB"),
+        (["--estimator.alphas", "[" * 100], "no value that YAML can read"),
+    ],
+    ids=lambda value: " ".join(value)[:30].encode("ascii", "replace").decode() if isinstance(value, list) else "",
+)
+def test_values_that_can_only_fail_later_are_refused_at_once(words: list[str], message: str) -> None:
+    with pytest.raises(BonsaiError, match=message):
+        chosen(*words)
 
 
 @pytest.mark.parametrize("value", ["5", "{folds: 3}", "[ridge]"])

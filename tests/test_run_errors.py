@@ -38,8 +38,9 @@ from bonsai_core import (
     run,
     token_nll,
 )
-from bonsai_core.config import read_recipe
+from bonsai_core.config import Choice, read_recipe
 from bonsai_core.contracts.events import Event, StageStarted, Warned
+from bonsai_core.engine.setup import open_workspace
 from bonsai_core.model.parent import find_parent
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
@@ -99,6 +100,13 @@ def at(config: RunConfig, path: Path, **changes: Any) -> RunConfig:
         ({"max_fraction": 0.1}, ["cannot be reached", "max_fraction=0.1"]),
         ({"shapes": "uniform", "round_to": 64, "sparsity": 0.5}, ["cannot be reached", "shapes=uniform", "at most"]),
         ({"device": "toaster"}, ["'toaster' cannot be used", "Available: cpu"]),
+        ({"device": "meta"}, ["'meta' cannot be used", "Available: cpu"]),
+        ({"device": "hpu"}, ["'hpu' cannot be used", "Available: cpu"]),
+        ({"device": "cpu:999"}, ["'cpu:999' cannot be used", "Available: cpu"]),
+        ({"samples": True}, ["samples takes numbers", "got True"]),
+        ({"min_units": {"mlp": True}}, ["min_units takes numbers", "got {'mlp': True}"]),
+        ({"estimator": {"name": "ridge", "folds": True}}, ["estimator 'ridge': folds takes numbers"]),
+        ({"max_fraction": math.inf}, ["max_fraction", "finite"]),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
@@ -107,11 +115,67 @@ def test_settings_that_cannot_be_are_refused(refused: Refused, changes: dict[str
     assert [word for word in words if word not in message] == []
 
 
-@pytest.mark.parametrize("text", ["5: 3", "sparsity: 2020-99-99"])
-def test_a_recipe_with_nonsense_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5: 3", "line 1: this name is not text"),
+        ("sparsity: 2020-99-99", "month must be in 1..12"),
+        ("seed: 1\nsparsity: 0.1\nseed: 2", "line 3: this name is there twice"),
+        ("units: &a [mlp]\nprotect: *a", "line 2: an alias"),
+        ("seed: !!int ''", "line 1: a tag"),
+        ("units: " + "[" * 30, "nested more than 20 levels deep"),
+        ("seed: " + "9" * 5000, "limit"),
+        ("seed: 1\n" * 10_000, "larger than 65,536 bytes"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_recipe_with_nonsense_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(BonsaiError):
-        RunConfig.from_mapping(read_recipe(tmp_path / "recipe.yaml"), "settings")
+    with pytest.raises(BonsaiError, match=message):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_recipe_that_is_not_a_file_is_refused_unread(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(BonsaiError, match=r"recipe\.yaml is not a file"):
+        read_recipe(path)
+
+
+def test_messages_repeat_little_of_what_they_are_about(registry: Registry) -> None:
+    long = "x" * 1_000_000
+    nested: Any = long
+    for _ in range(40):
+        nested = [nested] * 9  # as aliases would make it; written out, more than there is memory
+    for values in (
+        {long: 1},
+        {"sparsity": long},
+        {"units": [long] * 1000},
+        {"prior": {"name": [nested]}},
+        {"model": nested},
+        {f"setting {number}": nested for number in range(100)},
+    ):
+        with pytest.raises(BonsaiError) as caught:
+            RunConfig.from_mapping(values, "settings")
+        assert len(str(caught.value)) < 10_000
+    with pytest.raises(BonsaiError) as caught:
+        registry.create("prior", Choice(name="wanda", options={long: nested}))
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [({"min_units": "mlp=900"}, "mlp"), ({"round_to": 64}, "mlp"), ({"max_fraction": "attention=0.1"}, "attention")],
+    ids=str,
+)
+def test_limits_that_let_nothing_of_a_kind_leave_are_told_of(
+    small_run: RunConfig, registry: Registry, limits: dict[str, Any], kind: str
+) -> None:
+    told: list[str] = []
+    values = {**small_run.model_dump(), "sparsity": 0.05, **limits}
+    open_workspace(RunConfig.from_mapping(values, "settings"), registry, told.append)
+    assert [text for text in told if f"No unit of the kind {kind} can leave with units=" in text]
 
 
 @pytest.mark.parametrize("damage", ["weights", "config"])

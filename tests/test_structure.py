@@ -19,8 +19,9 @@ CORE = sorted((ROOT / "bonsai_core").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins" / "bonsai_plugins").rglob("*.py"))
 # From the ground up: a module imports from its own line and from those above it.
 LAYERS = [
-    {"errors", "versions", "canvas", "printable"},
-    {"units"},
+    {"errors", "versions", "canvas", "printable", "strict_yaml"},
+    {"names", "schema", "units"},
+    {"setting_types"},
     {"contracts", "hooks"},
     {"config"},
     {"registry"},

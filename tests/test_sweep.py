@@ -127,6 +127,8 @@ def test_options_go_before_the_base_and_arms_before_them(tmp_path: Path, registr
     [
         ({"sedes": [0]}, "no key of a sweep 'sedes'. Did you mean 'seeds'?"),
         ({"seeds": [0, 0]}, "seeds lists 0 twice"),
+        ({"seeds": [2**32]}, "seeds.0: Input should be less than"),
+        ({"grid": {name: [*range(100)] for name in "abcdefgh"}}, "10,000,000,000,000,000 runs"),
         ({"seeds": []}, "seeds: List should have at least 1 item"),
         ({"base": {"seed": 1}}, "base sets seed, which a sweep sets itself: use the sweep's `seeds`"),
         ({"arms": {"x": {"grid": {"out": ["a"]}}}}, "the grid of arm 'x' sets out"),
@@ -257,7 +259,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("seeds", ["0,", "a", "1,1", "-1"])
+@pytest.mark.parametrize("seeds", ["0,", "a", "1,1", "-1", "9" * 5000])
 def test_seeds_that_are_none_are_refused(swept: Path, seeds: str) -> None:
     done = CliRunner().invoke(cli, ["sweep", str(swept / "sweep.yaml"), "--dry-run", f"--seeds={seeds}"])
     assert isinstance(done.exception, BonsaiError)

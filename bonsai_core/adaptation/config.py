@@ -7,51 +7,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from bonsai_core.config import Positive, validated
+from bonsai_core.config import validated
+from bonsai_core.names import Usable
+from bonsai_core.schema import Schema
+from bonsai_core.setting_types import Length, NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
     import torch
 
 Weight = Annotated[float, Field(ge=0)]
+LARGEST_RANK = 16_384
+"""Of an update; the width of the widest models, beyond which a rank adds nothing but memory."""
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
-class AdaptConfig(BaseModel):
+class AdaptConfig(Schema):
     """Everything that decides the result of an adaptation. The field descriptions are the command line's help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field(description="A run directory, a checkpoint, a Hugging Face id or 'demo'.")
+    model: Usable[str] = Field(description="A run directory, a checkpoint, a Hugging Face id or 'demo'.")
     method: Literal["lora", "full", "scales"] = Field(
         "lora",
         description="What is trained: low-rank updates of all linears, all weights, or one scale for each channel that "
         "an attention or MLP puts out from.",
     )
-    dataset: str | None = Field(
+    dataset: Usable[str] | None = Field(
         None, description="Text to adapt on, named as for `bonsai run`. Left out: what the model was pruned on."
     )
-    eval_dataset: str | None = Field(
+    eval_dataset: Usable[str] | None = Field(
         None,
         description="Text for the curve of perplexity. Left out: the data set's own evaluation part, or a file's last "
         "fifth.",
     )
-    teacher: str | None = Field(
+    teacher: Usable[str] | None = Field(
         None, description="The dense model to distil from, or none. Left out: the model that was pruned."
     )
-    teacher_top_k: Annotated[int, Field(ge=0)] = Field(
+    teacher_top_k: NotNegative = Field(
         64,
         description="So many of the teacher's log-probabilities are stored per token, the others as one bucket, before "
         "training begins; 0: all, and the teacher stays in memory.",
     )
     steps: Positive | None = Field(None, description="Optimiser steps. Left out: as --tokens says, or one epoch.")
-    tokens: Positive | None = Field(None, description="Tokens to train on, rounded up to whole steps.")
+    tokens: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
+        None, description="Tokens to train on, rounded up to whole steps."
+    )
     batch_size: Positive = Field(8, description="Windows per optimiser step.")
     micro_batch_size: Positive | None = Field(
         None, description="Windows per forward and backward pass, a divisor of --batch-size; fewer need less memory."
     )
-    sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per window.")
+    sequence_length: Length = Field(512, description="Tokens per window.")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Highest learning rate. Left out: 3e-4 (lora), 1e-4 (full), 1e-2 (scales)."
     )
@@ -66,7 +71,7 @@ class AdaptConfig(BaseModel):
         0.0,
         description="Weight of the squared differences of hidden states: mean over their elements, summed over layers.",
     )
-    lora_rank: Positive = Field(64, description="Rank of the updates.")
+    lora_rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = Field(64, description="Rank of the updates.")
     lora_alpha: Positive | None = Field(None, description="Updates are scaled by alpha / rank. Left out: 2 x rank.")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the updates.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -75,17 +80,19 @@ class AdaptConfig(BaseModel):
         "float32.",
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
-    evaluations: Annotated[int, Field(ge=1)] = Field(8, description="Points of the curve after the first.")
+    evaluations: Positive = Field(8, description="Points of the curve after the first.")
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="Tokens per evaluation window.")
+    eval_sequence_length: Length = Field(512, description="Tokens per evaluation window.")
     save_minutes: Annotated[float, Field(ge=0)] = Field(
         2.0,
         description="At least so long between two saved states, longer where they take long to write; 0: every step.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
+    seed: Seed = Field(0, description="Seed of every random draw.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
-    out: Path | None = Field(None, description="Directory; left out: `adapted` in the run directory, or runs/NAME.")
+    out: Usable[Path] | None = Field(
+        None, description="Directory; left out: `adapted` in the run directory, or runs/NAME."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> AdaptConfig:

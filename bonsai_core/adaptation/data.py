@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.errors import BonsaiError
+
+MOST_WINDOWS = 10**8
+"""In all steps; their order is held in memory."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,19 @@ def windows_wanted(config: AdaptConfig) -> int | None:
 
 
 def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
-    """Every epoch takes all windows in another random order; the last step may begin a new one."""
+    """Every epoch takes all windows in another random order; the last step may begin a new one.
+
+    Raises:
+        BonsaiError: it is longer than any adaptation.
+    """
     per_step = config.batch_size
     steps = math.ceil((windows_wanted(config) or len(windows_WL)) / per_step)
     size = steps * per_step
+    if size > MOST_WINDOWS:
+        raise BonsaiError(
+            f"{steps:,} steps of {per_step:,} windows are more than {MOST_WINDOWS:,} windows: give fewer --steps or "
+            f"--tokens."
+        )
     epochs = math.ceil(size / len(windows_WL))
     seeds = ((config.seed, epoch) for epoch in range(epochs))
     order_S = np.concatenate([np.random.default_rng(seed).permutation(len(windows_WL)) for seed in seeds])[:size]

@@ -16,7 +16,8 @@ import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
-from bonsai_core.cli.settings import SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.cli.streams import write_anything
 from bonsai_core.config import validated
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
@@ -72,7 +73,7 @@ def adapt(config: str | None, **values: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PathName())
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def resume(run: Path, trust_remote_code: bool) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
@@ -81,7 +82,7 @@ def resume(run: Path, trust_remote_code: bool) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PathName())
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
     """Show what a RUN, or an adaptation, found."""
@@ -159,8 +160,8 @@ def evaluate(as_json: bool, **values: Any) -> None:
 
 
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
+@click.argument("file", type=PathName())
+@click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
 @click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")
 @click.option("--dry-run", is_flag=True, help="List the runs, check their settings, and write nothing.")
 def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
@@ -180,6 +181,7 @@ def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **valu
 
 def main() -> None:
     """Entry point of the installed command: errors the user can mend come without a traceback."""
+    write_anything()
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
@@ -187,9 +189,15 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+    except PermissionError as error:  # of a folder that may not be looked into, wherever it is met
+        _fail(f"{error.filename} cannot be used: {error.strerror}. Mend its permissions, or name another.")
     except BonsaiError as error:
-        Console(stderr=True).print("[bold red]Error:[/bold red]", plain(error, lines=True), soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print("[bold red]Error:[/bold red]", plain(message, lines=True), soft_wrap=True)
+    sys.exit(1)
 
 
 def _engine() -> Any:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-import yaml
 from click.shell_completion import CompletionItem
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,10 +21,12 @@ from pydantic_core import PydanticUndefined
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import Choice, RunConfig
 from bonsai_core.contracts import Component
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.names import checked_name
 from bonsai_core.recipes import recipe_settings
 from bonsai_core.registry import COMPONENTS, KINDS, Registry
+from bonsai_core.strict_yaml import parse
 
 ENVIRONMENT: dict[type[BaseModel], str] = {
     RunConfig: "BONSAI_",
@@ -70,6 +71,18 @@ class SettingsCommand(click.RichCommand):
         return super().make_context(info_name, args, parent, **extra)
 
 
+class PathName(click.ParamType[Path]):
+    """A file or folder that a command is given."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(checked_name(str(value)))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
 def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     """The configuration: recipe, then environment, then options, each overriding the one before.
 
@@ -77,7 +90,7 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
         BonsaiError: a value is refused; the message names the setting.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    merged = recipe_settings(recipe, installed()) if recipe else {}
+    merged = recipe_settings(recipe, installed()) if recipe is not None else {}
     options = {name: value for name, value in given.items() if "__" in name}
     merged.update(
         {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
@@ -96,7 +109,7 @@ def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
         BonsaiError: a value is refused; the message names the setting.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    merged = recipe_settings(recipe, installed(), "adaptation") if recipe else {}
+    merged = recipe_settings(recipe, installed(), "adaptation") if recipe is not None else {}
     return AdaptConfig.from_mapping({**merged, **given}, "settings")
 
 
@@ -115,7 +128,7 @@ def _choice(kind: str, values: dict[str, Any]) -> Choice:
         return Choice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
     except ValidationError:
         raise BonsaiError(
-            f"{kind}: {values[kind]!r} chooses no plugin. Write a name, or name and options: "
+            f"{kind}: {shown(values[kind])} chooses no plugin. Write a name, or name and options: "
             f"{kind}: {{name: NAME, OPTION: VALUE}}."
         ) from None
 
@@ -123,9 +136,11 @@ def _choice(kind: str, values: dict[str, Any]) -> Choice:
 def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
     try:
-        return text if field.annotation is str else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise BonsaiError(f"--{kind}.{option.replace('_', '-')}: {text!r} is no value that YAML can read.") from None
+        return text if field.annotation is str else parse(text)
+    except ValueError:
+        raise BonsaiError(
+            f"--{kind}.{option.replace('_', '-')}: {shown(text)} is no value that YAML can read."
+        ) from None
 
 
 def _field_option(name: str, schema: type[BaseModel]) -> click.RichOption:

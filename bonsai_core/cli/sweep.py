@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +20,10 @@ from bonsai_core import hookimpl
 from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import RunBar, duration, progress_bar
 from bonsai_core.contracts.events import Event, TokensDone, Warned
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.printable import visible
 from bonsai_core.registry import Registry
+from bonsai_core.setting_types import Seed
 from bonsai_core.sweep.expand import SweepRun, expand
 from bonsai_core.sweep.files import write_results
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES
@@ -181,10 +183,15 @@ def _runs(file: Path, seeds: str | None, given: Given, registry: Registry) -> tu
 
 
 def _seeds(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len({int(word) for word in words}) < len(words):
-        raise BonsaiError(f"--seeds {text!r}: write different whole numbers with commas between them, as in 0,1,2.")
-    return [int(word) for word in words]
+    try:
+        seeds = TypeAdapter(list[Seed]).validate_python(text.split(","))
+    except ValidationError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise BonsaiError(
+            f"--seeds {shown(text)}: write different whole numbers with commas between them, as in 0,1,2."
+        )
+    return seeds
 
 
 def _default_directory(file: Path) -> Path:

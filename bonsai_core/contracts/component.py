@@ -6,10 +6,10 @@ import inspect
 from abc import ABC
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from bonsai_core.schema import Schema
 
 
-class Component(BaseModel, ABC):
+class Component(Schema, ABC):
     """Base of every prior, sampler, metric and estimator.
 
     The fields are the options a user may set (``--estimator.folds 10``, or ``{name: ridge, folds: 10}`` in a
@@ -19,7 +19,6 @@ class Component(BaseModel, ABC):
         name: what users type to choose it, lower case, unique within its kind.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
 
     @classmethod

@@ -26,6 +26,7 @@ from bonsai_core.model.load import fingerprint, load_as_configured, load_tokeniz
 from bonsai_core.model.parent import Parent, find_parent, table_of
 from bonsai_core.model.parent_files import find_parent_files
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import find_device
 from bonsai_core.model.probe import CalibrationData
 from bonsai_core.model.reading import check_positions, check_tokens, start_token
 from bonsai_core.model.recognise import NAME as RECOGNISED
@@ -145,6 +146,7 @@ def open_workspace(
         BonsaiError: anything is missing, unsupported or impossible; nothing has been written then.
     """
     methods = choose_methods(config, registry, function)
+    find_device(config.device)
     parent = find_parent(
         config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code, warn=warn
     )
@@ -176,6 +178,8 @@ def open_workspace(
         subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)
+    for kind in rules.stuck(subject.table):
+        warn(f"No unit of the kind {kind} can leave with {rules.told()}.")
     _check_target(config, subject.table, rules)
     return Workspace(
         config,

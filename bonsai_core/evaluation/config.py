@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from bonsai_core.config import Positive, names_split
+from bonsai_core.names import Usable
+from bonsai_core.schema import Schema
+from bonsai_core.setting_types import Length, MaxMemory, Positive, Seed, names_split
 
 if TYPE_CHECKING:
     from bonsai_core.evaluation.speed import Generations
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(Schema):
     """The settings of an evaluation. The field descriptions are the command line's help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    models: Annotated[tuple[Usable[str], ...], Field(min_length=1)] = Field(
         description="Run directories, checkpoints, Hugging Face ids or 'demo'."
     )
-    dataset: str = Field("builtin", description="Text for the perplexity, named as for `bonsai run --eval-dataset`.")
-    eval_samples: Positive = Field(8, description="Windows of text, from its start.")
-    eval_sequence_length: Annotated[int, Field(ge=2)] = Field(
-        512, description="Tokens per window; a perplexity without it means nothing."
+    dataset: Usable[str] = Field(
+        "builtin", description="Text for the perplexity, named as for `bonsai run --eval-dataset`."
     )
-    dense: str = Field(
+    eval_samples: Positive = Field(8, description="Windows of text, from its start.")
+    eval_sequence_length: Length = Field(512, description="Tokens per window; a perplexity without it means nothing.")
+    dense: Usable[str] = Field(
         "auto", description="The dense model beside them: auto (what they were pruned from), none, or a name."
     )
-    tasks: Annotated[tuple[str, ...], BeforeValidator(names_split)] = Field(
+    tasks: Annotated[tuple[Usable[str], ...], BeforeValidator(names_split)] = Field(
         (),
         description="Multiple-choice questions, as A.jsonl,B.jsonl (rows of question, choices, gold), or tasks of "
         "lm-evaluation-harness by name (bonsai-prune[lm-eval]).",
@@ -36,16 +36,18 @@ class EvalConfig(BaseModel):
     limit: Positive | None = Field(
         None, description="So many questions of each task, drawn at random from a file. Left out: all."
     )
-    include_path: str | None = Field(None, description="Folder with YAML files of your own tasks for the harness.")
+    include_path: Usable[str] | None = Field(
+        None, description="Folder with YAML files of your own tasks for the harness."
+    )
     speed: bool = Field(False, description="Time prefill and decode side by side, and measure peak memory.")
     speed_batches: Annotated[tuple[Positive, ...], BeforeValidator(names_split), Field(min_length=1)] = Field(
         (1, 8), description="Sequences at once, as 1,8,32."
     )
-    prompt_tokens: Annotated[int, Field(ge=1)] = Field(256, description="Tokens of the prompt that is timed.")
-    new_tokens: Annotated[int, Field(ge=1)] = Field(32, description="Tokens that are generated after it.")
+    prompt_tokens: Positive = Field(256, description="Tokens of the prompt that is timed.")
+    new_tokens: Positive = Field(32, description="Tokens that are generated after it.")
     speed_repeats: Positive = Field(3, description="Times each is timed, after a warm-up; the median counts.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the questions that are drawn.")
+    seed: Seed = Field(0, description="Seed of the questions that are drawn.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights; auto is the checkpoint's own."
@@ -54,7 +56,7 @@ class EvalConfig(BaseModel):
     device_map: Literal["none", "auto"] = Field(
         "none", description="auto: spread a model over GPU, CPU and disk (accelerate)."
     )
-    max_memory: str | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
+    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
     trust_remote_code: bool = Field(False, description="Allow modeling code that comes with a model.")
 
     @property

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shortened, shown
+from bonsai_core.setting_types import memory_limits
 
 PACKED_ROWS, PACKED_COLUMNS = 32, 64
 LoadIn = Literal["full", "8bit", "4bit"]
@@ -31,13 +32,15 @@ def find_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if device.type == "meta" or str(device) != name:  # torch wraps numbers that are too large
+            raise RuntimeError("no model can run there")
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises all three, by the kind of device
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
             here.append("mps")
-        reason = str(error).splitlines()[0]
-        raise BonsaiError(f"The device {name!r} cannot be used: {reason} Available: {', '.join(here)}.") from None
+        reason = shortened((str(error).splitlines() or ["it is not known"])[0]).rstrip(".")
+        raise BonsaiError(f"The device {shown(name)} cannot be used: {reason}. Available: {', '.join(here)}.") from None
     return device
 
 
@@ -67,7 +70,10 @@ def loading_options(
             bnb_4bit_compute_dtype=getattr(torch, default if dtype == "auto" else dtype),
         )
     if device_map == "auto":
-        limits = _limits(max_memory)
+        try:
+            limits = None if max_memory is None else memory_limits(max_memory)
+        except ValueError as error:
+            raise BonsaiError(f"--max-memory {shown(max_memory)}: {error}.") from None
         options |= {
             "device_map": "auto",
             "max_memory": limits,
@@ -99,16 +105,3 @@ def input_device(model: Any) -> torch.device:
         return device
     first = next((where for where in placed.values() if where not in ("cpu", "disk")), "cpu")
     return torch.device(first)
-
-
-def _limits(max_memory: str | None) -> dict[int | str, str] | None:
-    """``0=20GiB,cpu=60GiB`` as accelerate wants it."""
-    if max_memory is None:
-        return None
-    limits: dict[int | str, str] = {}
-    for part in max_memory.split(","):
-        device, equals, size = part.partition("=")
-        if not equals or not size.strip():
-            raise BonsaiError(f"--max-memory {max_memory!r}: write it like 0=20GiB,cpu=60GiB (a GPU's number, or cpu).")
-        limits[int(device) if device.strip().isdigit() else device.strip()] = size.strip()
-    return limits

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
+from bonsai_core.names import checked_name
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
@@ -93,7 +94,7 @@ class RunDirectory:
         Raises:
             BonsaiError: there is no run in it, or something of the run's is a link, or not what it should be.
         """
-        directory = cls(path)
+        directory = cls(Path(checked_name(str(path), "run directory")))
         cls.NAMES.refuse_links(path)
         if not directory.config_path.is_file():
             near = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 
 
 def refuse_code(path: Path | str, *, wanted: bool, trusted: bool) -> None:
@@ -39,7 +39,7 @@ def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str,
         changes = "its weights are not those the run started with"
     else:
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+        changes = "; ".join(f"{name} was {shown(before.get(name))}, is {shown(now.get(name))}" for name in names)
     raise BonsaiError(
         f"The {what} of this run has changed, so it cannot be resumed: {changes}. "
         f"Put it back, or start a new run with another --out."

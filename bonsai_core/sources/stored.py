@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.names import checked_name
 from bonsai_core.sources.sniff import HEAD, not_utf8, refuse_what_is_not_text
 
 
@@ -22,12 +23,7 @@ def user_path(name: str) -> Path:
         BonsaiError: it names the home of a user there is not, or has bytes that are not UTF-8.
     """
     try:
-        name.encode()
-        return Path(name).expanduser()
-    except UnicodeEncodeError:
-        raise BonsaiError(
-            f"The name {name!r} has bytes that are not UTF-8, so no report can hold it. Rename the file."
-        ) from None
+        return Path(checked_name(name)).expanduser()
     except RuntimeError as error:
         raise BonsaiError(f"Cannot read the path {name!r}: {error} Write it out in full.") from None
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.engine.methods import choose_methods
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shortened
+from bonsai_core.names import checked_name
 from bonsai_core.registry import Registry
 from bonsai_core.sweep.quantities import describe, show_setting
 from bonsai_core.sweep.spec import Grid, SweepSpec
@@ -74,7 +75,7 @@ def _expanded(settings: Mapping[str, Any], folder: Path, registry: Registry) -> 
     recipe = rest.pop("config", None)
     if recipe is None:
         return rest
-    path = folder / str(recipe)
+    path = folder / checked_name(str(recipe), "recipe")
     return {**(read_recipe(path) if path.is_file() else registry.recipe(str(recipe))), **rest}
 
 
@@ -93,7 +94,7 @@ def _located(where: str) -> Iterator[None]:
     try:
         yield
     except BonsaiError as error:
-        raise BonsaiError(f"{where}: {error}") from None
+        raise BonsaiError(f"{shortened(where)}: {error}") from None
 
 
 def _readable(arm: str, point: Mapping[str, Any], seed: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import SharedMeasurements, resume, run
 from bonsai_core.engine.setup import with_absolute_paths
-from bonsai_core.errors import BonsaiError, DamagedError
+from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.pages import free_cache
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
@@ -132,7 +132,7 @@ def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
         return
     files = RunDirectory.open(path)
     before, now = files.config().decisive(), with_absolute_paths(run_.config).decisive()
-    changes = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
+    changes = [f"{name} was {shown(before[name])}, is {shown(now[name])}" for name in now if before[name] != now[name]]
     if changes:
         raise BonsaiError(
             f"{files.path} holds a run with other settings than the sweep asks for ({run_}): {'; '.join(changes)}. "

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from bonsai_core.config import read_recipe
-from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.errors import BonsaiError, UnknownNameError, shown
+from bonsai_core.schema import Schema, faults_told, where
+from bonsai_core.setting_types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES
 
+MOST_RUNS = 10_000
 RESERVED = {"seed": "use the sweep's `seeds`", "out": "every run gets a directory of its own; use --out"}
 
 
@@ -27,11 +31,7 @@ Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Scale = Literal["auto", True, False]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Lines(_Frozen):
+class Lines(Schema):
     """One line per arm over a quantity or a setting of the grid; mean over seeds, whiskers from lowest to highest.
 
     Attributes:
@@ -47,7 +47,7 @@ class Lines(_Frozen):
     log_y: Scale = "auto"
 
 
-class Bars(_Frozen):
+class Bars(Schema):
     """One bar per arm and grid point, the mean over seeds, with a dot per seed."""
 
     kind: Literal["bars"]
@@ -56,7 +56,7 @@ class Bars(_Frozen):
     log_y: Scale = "auto"
 
 
-class Bubbles(_Frozen):
+class Bubbles(Schema):
     """One bubble per arm and grid point; its area shows a third quantity."""
 
     kind: Literal["bubbles"]
@@ -68,10 +68,10 @@ class Bubbles(_Frozen):
 
 
 Plot = Annotated[Lines | Bars | Bubbles, Field(discriminator="kind")]
-PLOTS: Mapping[str, type[_Frozen]] = {"lines": Lines, "bars": Bars, "bubbles": Bubbles}
+PLOTS: Mapping[str, type[Schema]] = {"lines": Lines, "bars": Bars, "bubbles": Bubbles}
 
 
-class Arm(_Frozen):
+class Arm(Schema):
     """A named variant: settings that go before the sweep's, and a grid that replaces the sweep's."""
 
     settings: Settings = Field(default_factory=dict)
@@ -88,7 +88,7 @@ class Arm(_Frozen):
         return {"settings": rest, **({"grid": value["grid"]} if "grid" in value else {})}
 
 
-class SweepSpec(_Frozen):
+class SweepSpec(Schema):
     """A sweep file.
 
     Attributes:
@@ -103,16 +103,17 @@ class SweepSpec(_Frozen):
     base: Settings = Field(default_factory=dict)
     grid: Grid = Field(default_factory=dict)
     arms: Annotated[dict[str, Arm], Field(min_length=1)] = Field(default={"default": Arm()})
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default=[0])
     keep_models: bool = False
     plots: list[Plot] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepSpec:
-        for where, names in self._settings_by_place():
+        for place, names in self._settings_by_place():
             for name, advice in RESERVED.items():
                 if name in names:
-                    raise ValueError(f"{where} sets {name}, which a sweep sets itself: {advice}")
+                    raise ValueError(f"{place} sets {name}, which a sweep sets itself: {advice}")
+        self._refuse_too_many()
         grids = [self.grid, *(arm.grid or {} for arm in self.arms.values())]
         for grid in grids:
             for name, values in grid.items():
@@ -124,10 +125,17 @@ class SweepSpec(_Frozen):
                 raise ValueError(str(UnknownNameError("quantity or setting of the grid", plot.x, known)))
         return self
 
+    def _refuse_too_many(self) -> None:
+        """All runs are listed and checked before the first begins."""
+        grids = [self.grid if arm.grid is None else arm.grid for arm in self.arms.values()]
+        runs = len(self.seeds) * sum(math.prod(map(len, grid.values())) for grid in grids)
+        if runs > MOST_RUNS:
+            raise ValueError(f"{runs:,} runs, of all arms, grids and seeds; at most {MOST_RUNS:,}")
+
     def _settings_by_place(self) -> list[tuple[str, Mapping[str, Any]]]:
         places: list[tuple[str, Mapping[str, Any]]] = [("base", self.base), ("grid", self.grid)]
         for name, arm in self.arms.items():
-            places += [(f"arm {name!r}", arm.settings), (f"the grid of arm {name!r}", arm.grid or {})]
+            places += [(f"arm {shown(name)}", arm.settings), (f"the grid of arm {shown(name)}", arm.grid or {})]
         return places
 
 
@@ -140,20 +148,18 @@ def read_sweep(path: Path) -> SweepSpec:
     try:
         return SweepSpec.model_validate(read_recipe(path))
     except ValidationError as error:
-        raise BonsaiError(f"The sweep {path}: " + "\n".join(_fault(row) for row in error.errors())) from None
+        raise BonsaiError(f"The sweep {path}: {faults_told(error, _told)}") from None
 
 
-def _refuse_twins(where: str, values: list[Any]) -> None:
+def _refuse_twins(place: str, values: list[Any]) -> None:
     for number, value in enumerate(values):
         if value in values[:number]:
-            raise ValueError(f"{where} lists {value!r} twice")
+            raise ValueError(f"{place} lists {shown(value)} twice")
 
 
-def _fault(row: Any) -> str:
-    name = ".".join(str(part) for part in row["loc"])
+def _told(row: Any, words: str) -> str:
     if row["type"] == "extra_forbidden":
         plot = next((PLOTS[part] for part in row["loc"] if part in PLOTS), None)
         kind = "key of a plot" if plot else "key of a sweep"
         return str(UnknownNameError(kind, str(row["loc"][-1]), (plot or SweepSpec).model_fields))
-    message = row["msg"].removeprefix("Value error, ")
-    return f"{name}: {message.removesuffix('.')} (got {row['input']!r})." if name else f"{message.removesuffix('.')}."
+    return f"{where(row)}: {words}" if row["loc"] else words

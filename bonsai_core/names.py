@@ -1,0 +1,60 @@
+"""Names of files, folders, models and texts: what no file system takes is refused here, before it is looked for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator
+
+from bonsai_core.errors import BonsaiError, shown
+
+LONGEST_PART, LONGEST_PATH = 255, 1000
+"""Bytes of one name in a path, and of a whole path (1024 is the least of what systems take; files go into folders)."""
+Name = TypeVar("Name")
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with a name that is to mean a file, a folder or something on a hub; None if nothing is."""
+    if not name.strip():
+        return "the name is empty"
+    if "\0" in name:
+        return "the name has a zero byte in it"
+    try:
+        data = name.encode()
+    except UnicodeEncodeError:
+        return "the name is not UTF-8: rename what it means, or make a link with another name"
+    longest = max(len(part) for part in re.split(rb"[/\\]", data))
+    if longest > LONGEST_PART or len(data) > LONGEST_PATH:
+        return (
+            f"the name is too long ({len(data):,} bytes; at most {LONGEST_PART} between two slashes, "
+            f"and {LONGEST_PATH:,} in all)"
+        )
+    return None
+
+
+def checked_name(name: str, what: str = "name") -> str:
+    """The same name.
+
+    Args:
+        what: the name is of, for the message.
+
+    Raises:
+        BonsaiError: it is empty, too long for a file system, or holds what names cannot.
+    """
+    fault = name_fault(name)
+    if fault:
+        raise BonsaiError(f"The {what} {shown(name)} cannot be used: {fault}.")
+    return name
+
+
+def _checked_setting(value: object) -> object:
+    fault = name_fault(str(value)) if isinstance(value, str | Path) else None
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+Usable = Annotated[Name, BeforeValidator(_checked_setting)]
+"""A setting, `str` or `Path`, that names a file, a folder or something on a hub."""
