@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,18 @@ def test_a_family_that_reads_text_from_bos_on_asks_for_one(
     del settings["bos_token"]
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(BonsaiError, match=r"Set bos_token in its tokenizer_config\.json"):
+        as_run()(str(model), small_run, tmp_path / "run")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="it is installed")
+def test_a_sentencepiece_tokenizer_says_what_reads_it(
+    pico_directory: Path, small_run: RunConfig, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(pico_directory, tmp_path / "model"))
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.model").write_bytes(b"a model of SentencePiece")
+    (model / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(BonsaiError, match=r"pip install 'bonsai-prune\[sentencepiece\]'"):
         as_run()(str(model), small_run, tmp_path / "run")
 
 

@@ -288,7 +288,7 @@ def test_questions_have_to_be_named(small_run: RunConfig, registry: Registry, tm
         ({"question": "q", "choices": ["a"], "gold": 0}, r"line 1: \"choices\" must be a list of at least two"),
         ({"question": " ", "choices": ["a", "b"], "gold": 0}, r"line 1: \"question\" must be text"),
         ({"text": "only text"}, r"line 1: \"question\" must be text"),
-        ([1], "line 1: a list, where an object"),
+        ([1], "begins with a JSON array"),
     ],
 )
 def test_rows_that_are_no_questions_are_refused(tmp_path: Path, row: Any, message: str) -> None:
