@@ -62,7 +62,9 @@ class Choice(BaseModel):
 class RunConfig(Schema):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
-    model: Usable[str] = Field("demo", description="A directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct).")
+    model: Usable[str] = Field(
+        "demo", description="A directory, a run directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct)."
+    )
     dataset: Usable[str] = Field(
         "builtin",
         description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "

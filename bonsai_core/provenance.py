@@ -42,7 +42,8 @@ class Origin:
     def setting(self, name: str) -> Any:
         """A setting of the run that pruned it; None where there is none."""
         config = self.story.get("config")
-        return config.get(name) if isinstance(config, dict) else None
+        found = config.get(name) if isinstance(config, dict) else None
+        return found if isinstance(found, str) else None
 
     def layers(self) -> list[int] | None:
         """For each of its layers, the number it had in the dense model; None where that is not known."""

@@ -257,7 +257,7 @@ def test_plugins_lists_every_kind_with_its_origin() -> None:
         (["run", "--estimator.fold", "3"], 2, "--estimator.folds"),
         (["plugins", "prunes"], 1, "Available: adaptation, compensator, estimator, metric, prior"),
         (["run", "--sparsity", "2"], 1, "sparsity: Input should be less than 1 (got '2')"),
-        (["run", "--estimator.folds", "["], 1, "--estimator.folds: '[' is no value"),
+        (["run", "--estimator.folds", "["], 1, "--estimator.folds: '[' is not a value"),
         (["run", "--config", "/nowhere.yaml"], 1, "Cannot read the recipe /nowhere.yaml"),
         (["run", "--config", "wanda"], 1, "There is no recipe 'wanda'. Did you mean 'wanda-sp'?"),
         (["report", "/nowhere [x]/run"], 1, "/nowhere [x]/run holds no run"),

@@ -247,7 +247,7 @@ class TestTasks:
         questions = tmp_path / "questions.jsonl"
         questions.write_text(json.dumps({"question": "Which <tool>?", "choices": ["one", "two"], "gold": 0}) + "\n")
         write_task(questions, tmp_path / "ours.yaml")
-        with pytest.raises(BonsaiError, match=r"have no row for: '<tool>' \(512\)"):
+        with pytest.raises(BonsaiError, match=r"512 embedding rows: '<tool>' \(512\)"):
             measured(small_run, [model], tasks="ours", include_path=str(tmp_path))
 
 

@@ -22,11 +22,13 @@ from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, 
 from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
+from bonsai_core.config import read_recipe
 from bonsai_core.contracts.events import Event, Journaled, Warned
 from bonsai_core.engine import SharedMeasurements
 from bonsai_core.errors import DamagedError
 from bonsai_core.model.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
@@ -126,6 +128,15 @@ def test_a_sweep_does_not_follow_links(tmp_path: Path, registry: Registry, name:
     with pytest.raises(BonsaiError, match="is a symbolic link to"):
         run_sweep([], tmp_path, registry, None, keep_models=False)  # type: ignore[arg-type]  # nobody listens
     assert not (tmp_path / "elsewhere").exists()
+
+
+@links
+def test_a_sweep_does_not_follow_links_of_its_runs(whole: Path, tmp_path: Path, registry: Registry) -> None:
+    config = RunConfig.from_mapping(read_recipe(whole / "config.yaml"), "the run")
+    (tmp_path / "arm").symlink_to(whole)
+    with pytest.raises(BonsaiError, match="is a symbolic link to"):
+        run_sweep([SweepRun("arm", {}, 0, "arm", config)], tmp_path, registry, None, keep_models=False)  # type: ignore[arg-type]
+    assert (whole / "model").is_dir()
 
 
 @links

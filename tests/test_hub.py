@@ -187,7 +187,7 @@ class TestChats:
             ([{"role": "user", "content": None}], '"content" must be text.*fields: role, content'),
             ([{"role": "user"}], '"content" must be text'),
             ([{"from": "human", "value": "Hi"}], '"role" must be text.*fields: from, value'),
-            (["Hi"], "message 1: a str"),
+            (["Hi"], "message 1 is a str, not an object"),
         ],
     )
     def test_messages_that_are_none(self, chats: Any, messages: list[Any], message: str) -> None:

@@ -33,6 +33,7 @@ from bonsai_core import (
     hookimpl,
     load_model,
     resume,
+    resume_adaptation,
     run,
 )
 from bonsai_core.contracts.events import Event, StageStarted, Warned
@@ -101,6 +102,12 @@ DAMAGES: dict[str, tuple[Change, dict[str, Any], str]] = {
         {},
         r"no place for.*model.layers.0.self_attn.q_proj.bias.*attention_bias",
     ),
+    "padding": (lambda tensors: tensors, {"pad_token_id": 600}, r"Cannot load .*Padding_idx"),
+    "module": (
+        lambda tensors: {**tensors, "model.norm": torch.ones(2), "model.layers.0": torch.ones(1)},
+        {},
+        r"no place for.*model.norm",
+    ),
     "norms": (
         lambda tensors: {**tensors, "model.layers.0.self_attn.q_norm.weight": torch.ones(8)},
         {},
@@ -129,6 +136,15 @@ def test_the_command_for_names_with_a_prefix_mends_the_file(pico_directory: Path
     subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, cwd=model, check=True)
     whole = load_file(pico_directory / "model.safetensors")
     assert all(torch.equal(tensor, whole[name]) for name, tensor in load_model(str(model)).state_dict().items())
+
+
+def test_a_prefix_that_a_shell_would_execute_is_in_no_command(pico_directory: Path, tmp_path: Path) -> None:
+    def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {f"$(touch x).{name}": tensor for name, tensor in tensors.items()}
+
+    with pytest.raises(BonsaiError) as caught:
+        load_model(str(changed(pico_directory, tmp_path / "model", rename)))
+    assert "$(" not in str(caught.value)
 
 
 def test_tensors_of_no_part_of_the_model_are_told_of_and_known_buffers_are_not(
@@ -266,11 +282,26 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
     registry.register(Stopper(lambda event: isinstance(event, StageStarted) and event.stage == "verify"), "a stopper")
     with pytest.raises(StoppedError):
         adapt(config, registry=registry)
+    kept = (out / "model" / "model.safetensors").read_bytes()
     other_weights(out / "model")
-    from bonsai_core import resume_adaptation
-
     with pytest.raises(BonsaiError, match="is not the model that was measured"):
         resume_adaptation(out)
+    (out / "model" / "model.safetensors").write_bytes(kept)
+    assert resume_adaptation(out).report["verified"]["loaded"].keys() == {
+        "bonsai-prune installed",
+        "trust_remote_code=True",
+    }
+    shutil.rmtree(out / "model")  # it is trained and written again
+    registry = Registry()
+    registry.register(Tamperer(out / "model", other_weights), "the tamperer")
+    with pytest.raises(BonsaiError, match="is not the model that was measured"):
+        resume_adaptation(out, registry=registry)
+
+
+def test_a_model_on_disk_in_half_precision_is_opened_so(small_run: RunConfig, tmp_path: Path) -> None:
+    half = as_run(device_map="auto", max_memory="cpu=170KB", dtype="bfloat16")
+    report = half(str(small_run.model), small_run, tmp_path / "run").report
+    assert report["verified"]["loaded"]["trust_remote_code=True"] == pytest.approx(report["verified"]["loss"], rel=0.05)
 
 
 # Tokens
@@ -289,7 +320,7 @@ def test_tokens_beyond_the_embeddings_are_refused_by_name(
     more_tokens: tuple[Path, Path], small_run: RunConfig, tmp_path: Path
 ) -> None:
     model, text = more_tokens
-    message = r"embeddings, of 512 rows, have no row for: '<tool>' \(512\)\. Its tokenizer has 513 tokens"
+    message = r"tokens beyond the model's 512 embedding rows: '<tool>' \(512\)\. Its tokenizer has 513 tokens"
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question": "Which <tool>?", "choices": ["a", "b"], "gold": 0}) + "\n")
     out, plain = tmp_path / "out", {"dataset": small_run.dataset, "eval_dataset": small_run.eval_dataset}
@@ -346,6 +377,14 @@ def test_a_run_directory_means_its_checkpoint(small_run: RunConfig, tmp_path: Pa
         as_run()(str(free.directory), small_run, tmp_path / "again")
     again = as_run()(str(uniform.directory), small_run, tmp_path / "again")
     assert again.report["parameters"]["dense"] == uniform.report["parameters"]["pruned"]
+    found = evaluate(
+        EvalConfig(models=(str(again.directory),), dataset=str(small_run.eval_dataset), eval_sequence_length=64)
+    )
+    assert [model["dense"] for model in found["models"]] == [True, False]
+    assert found["models"][0]["parameters"] == uniform.report["parameters"]["pruned"]
+    sizes = {"sequence_length": 32, "eval_samples": 2, "eval_sequence_length": 64, "batch_size": 4, "device": "cpu"}
+    config = AdaptConfig.model_validate({"model": str(again.directory), "steps": 1, **sizes})
+    assert adapt(config.model_copy(update={"out": tmp_path / "adapted"})).report["teacher"] == str(uniform.directory)
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside weights", "alone"])

@@ -33,11 +33,11 @@ from bonsai_core.contracts.events import (
 )
 from bonsai_core.model.find import find_source
 from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.load import fingerprint, load_model, load_tokenizer
+from bonsai_core.model.load import fingerprint, load_checked, load_model, load_tokenizer
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import find_device
-from bonsai_core.model.saved import measured_loss, verify
+from bonsai_core.model.placement import Placement, find_device
+from bonsai_core.model.saved import measured_loss, verify_saved
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
@@ -152,9 +152,11 @@ class _Adaptation:
         if saved is None or saved["bytes"] != weight_bytes(self._directory.model_path):
             teacher = self._prepare_teacher()
             self._adapt(teacher)
+            written = True
         else:
             self._observe(TokensDone(work.forward_tokens, replayed=True))
-        self._verify()
+            written = False
+        self._verify(again=written)
         return self._report()
 
     def _check_identity(self) -> None:
@@ -183,7 +185,8 @@ class _Adaptation:
             self._observe(TokensDone(work.teacher_tokens, replayed=True))
             return stored
         self._observe(StageStarted("teacher", 0, f"the teacher {work.teacher}"))
-        model = self._load(work.teacher)
+        trusted = work.config.trust_remote_code
+        model = load_model(work.teacher, device=work.config.device, trust_remote_code=trusted, warn=self._warn)
         tokenizer = load_tokenizer(work.teacher, trust_remote_code=work.config.trust_remote_code)
         check_teacher(
             model.config, work.model_config, (tokenizer, work.tokenizer), work.texts[0].pieces[0].read()[:2000]
@@ -210,7 +213,9 @@ class _Adaptation:
 
     def _adapt(self, teacher: StoredTeacher | Any | None) -> None:
         work, config = self._work, self._work.config
-        model = self._load(work.origin.source)
+        source, placement = work.origin.source, Placement(device=config.device)
+        trusted = config.trust_remote_code
+        model = load_checked(source, work.model_config, placement, trust_remote_code=trusted, warn=self._warn)
         kept = model.dtype
         self._check_weights("model", model)
         if not (config.method != "full" and kept == torch.bfloat16 == self._pass_type):
@@ -289,23 +294,24 @@ class _Adaptation:
         written = {"bytes": weight_bytes(path), "parameters": parameters}
         self._journal.once("save", lambda: written)
 
-    def _verify(self) -> None:
-        """Open the checkpoint as its users will: it has to be the model that was adapted."""
+    def _verify(self, *, again: bool) -> None:
+        """Open the checkpoint as its users will: it has to be the model that was adapted.
+
+        Args:
+            again: it was written again, so that an earlier look at it does not count.
+        """
         self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
         free_cache()
-        work, loss = self._work, self._journal["loss"]["loss"]
-        trust, device = work.config.trust_remote_code, work.config.device
-        self._journal.once(
-            "verify",
-            lambda: verify(
-                self._directory.model_path,
-                work.evaluation_NL[0],
-                loss,
-                masked=False,
-                device=device,
-                trust_remote_code=trust,
-            ),
-        )
+        path, window_T, config = self._directory.model_path, self._work.evaluation_NL[0], self._work.config
+
+        def verified() -> dict[str, Any]:
+            loss, placement = self._journal["loss"]["loss"], Placement(device=config.device)
+            return verify_saved(path, window_T, loss, placement, trust_remote_code=config.trust_remote_code)
+
+        if "verify" not in self._journal:
+            self._journal.once("verify", verified)
+        elif again:
+            verified()
 
     def _report(self) -> AdaptResult:
         work, directory = self._work, self._directory
@@ -323,12 +329,11 @@ class _Adaptation:
         found: torch.dtype = getattr(torch, self._work.config.precision_on(self._device))
         return found
 
-    def _load(self, name: str) -> Any:
-        config = self._work.config
-        return load_model(name, device=config.device, trust_remote_code=config.trust_remote_code)
+    def _warn(self, text: str) -> None:
+        self._observe(Warned(text))
 
     def _passes(self, model: Any) -> Passes:
-        return Passes(model, EVALUATION_BATCH, lambda text: self._observe(Warned(text)))
+        return Passes(model, EVALUATION_BATCH, self._warn)
 
     def _perplexity(self, key: str, passes: Passes) -> float | None:
         """Perplexity on the evaluation windows, from the journal if it is there; None where it is not finite."""

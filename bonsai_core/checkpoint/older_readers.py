@@ -59,11 +59,11 @@ def _older_rope(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     rest = {name: value for name, value in values.items() if name != "rope_parameters"}
     moved = _moved(rope)
     for names in ROPE_NAMES:
-        # What reading does to a dictionary, it does in place.
-        spelled = json.loads(json.dumps(rest | _spelled(moved, names, rest)))
         try:
+            # What reading does to a dictionary, it does in place.
+            spelled = json.loads(json.dumps(rest | _spelled(moved, names, rest)))
             read = config_class.from_dict(spelled).rope_parameters
-        except (StrictDataclassError, ValueError, TypeError, KeyError):  # a class need not know it
+        except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError):  # a class need not know it
             continue
         if _plain(read) == _plain(moved):
             return _spelled(rope, names, rest)

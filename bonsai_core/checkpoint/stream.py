@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.dynamic_module_utils import custom_object_save
 
 from bonsai_core.checkpoint.conversion import as_stored
 from bonsai_core.checkpoint.parent import ParentFiles
@@ -45,6 +46,8 @@ def save_streamed(
 def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor | None]) -> None:
     if hasattr(model, "save_code"):
         model.save_code(directory)
+    elif model._auto_class is not None:  # its code came with the parent
+        custom_object_save(model, directory, config=model.config)
     shard: dict[str, Tensor] = {}
     shards: list[Path] = []
     weight_map: dict[str, int] = {}

@@ -190,7 +190,8 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except PermissionError as error:  # of a folder that may not be looked into, wherever it is met
-        _fail(f"{error.filename} cannot be used: {error.strerror}. Mend its permissions, or name another.")
+        what = error.filename or "What was named"
+        _fail(f"{what} cannot be used: {error.strerror or error}. Mend its permissions, or name another.")
     except BonsaiError as error:
         _fail(str(error))
 

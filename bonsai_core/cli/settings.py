@@ -139,7 +139,7 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
         return text if field.annotation is str else parse(text)
     except ValueError:
         raise BonsaiError(
-            f"--{kind}.{option.replace('_', '-')}: {shown(text)} is no value that YAML can read."
+            f"--{kind}.{option.replace('_', '-')}: {shown(text)} is not a value that YAML can read."
         ) from None
 
 

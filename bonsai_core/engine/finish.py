@@ -13,9 +13,10 @@ from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.model.frozen import FrozenSubject
 from bonsai_core.model.latency import free_bytes, side_by_side
-from bonsai_core.model.load import load_model
 from bonsai_core.model.pages import release
-from bonsai_core.model.saved import verify
+from bonsai_core.model.parent import load_parent
+from bonsai_core.model.placement import Placement
+from bonsai_core.model.saved import verify_saved
 from bonsai_core.model.sliced_files import SlicedFiles
 from bonsai_core.versions import versions
 
@@ -62,7 +63,7 @@ def write_checkpoint(work: Workspace, keep_U: NDArray[np.bool_], path: Path) -> 
 
 
 def verify_checkpoint(work: Workspace, path: Path, loss: float | None) -> dict[str, Any]:
-    """Open the checkpoint as its users will, see `verify`. The subject's weights leave memory first.
+    """Open the checkpoint as its users will, see `verify_saved`. The subject's weights leave memory first.
 
     Args:
         loss: of the pruned model on the first evaluation window, nats; None if it is not finite.
@@ -74,14 +75,12 @@ def verify_checkpoint(work: Workspace, path: Path, loss: float | None) -> dict[s
     if config.load_in != "full":
         return {"skipped": f"the model was measured in {config.load_in}, and what is saved is in full precision"}
     release(work.subject.model)
-    return verify(
+    return verify_saved(
         path,
         work.evaluation_NT[0],
         loss,
+        Placement.of(config),
         masked=not work.subject.in_place,
-        device=config.device,
-        device_map=config.device_map,
-        max_memory=config.max_memory,
         trust_remote_code=config.trust_remote_code,
     )
 
@@ -93,12 +92,7 @@ def latencies(work: Workspace) -> dict[str, Any]:
         return {"skipped": "the dense model does not stand in memory as it is"}
     if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
         return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
-    dense = load_model(
-        work.parent.source,
-        dtype=config.dtype,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-    )
+    dense = load_parent(work.parent, config, lambda text: None)
     num_tokens = work.evaluation_NT.shape[1]
     dense_s, pruned_s = side_by_side(dense, work.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
     return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}

@@ -22,8 +22,8 @@ from bonsai_core.engine.runtimes import tell_of_pattern
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import fingerprint, load_as_configured, load_tokenizer
-from bonsai_core.model.parent import Parent, find_parent, table_of
+from bonsai_core.model.load import fingerprint, load_tokenizer
+from bonsai_core.model.parent import Parent, find_parent, load_parent, table_of
 from bonsai_core.model.parent_files import find_parent_files
 from bonsai_core.model.passes import Passes
 from bonsai_core.model.placement import find_device
@@ -169,12 +169,12 @@ def open_workspace(
         table = table_of(parent, config)
         if config.load_in != "full":
             _tell_of_experts(table, config.load_in, warn)
-        model = load_as_configured(parent.source, config)
+        model = load_parent(parent, config, warn)
         files = WeightFiles(weights_directory(parent.source), model)
         subject: Subject = FrozenSubject(model, parent.family, table, files)
         dense_bytes = files.num_bytes()
     else:
-        model = load_as_configured(parent.source, config)
+        model = load_parent(parent, config, warn)
         subject = Subject(model, parent.family, units=config.units)
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)

@@ -27,12 +27,14 @@ class Candidate:
 
     Attributes:
         name: what the user calls it.
+        config: as its files are, see `checked_config`.
         windows_NL: of the text, int64.
         questions: per task.
     """
 
     name: str
     source: str
+    config: Any
     is_dense: bool
     tokenizer: Any
     windows_NL: NDArray[np.int64]
@@ -52,7 +54,7 @@ class Candidate:
 def find_candidates(
     config: EvalConfig, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
 ) -> list[Candidate]:
-    """All models to be measured, the dense one first; no weight is read.
+    """All models to be measured, the dense one first; none is loaded.
 
     Args:
         text: what perplexity is measured on.
@@ -83,7 +85,7 @@ def find_candidates(
             for task, found in rows.items()
         }
         check_positions(own_config, family, config.eval_sequence_length, warn)
-        candidate = Candidate(name, source, is_dense, tokenizer, windows_NL, questions)
+        candidate = Candidate(name, source, own_config, is_dense, tokenizer, windows_NL, questions)
         check_tokens(own_config, tokenizer, candidate.token_ids())
         candidates.append(candidate)
     if any(not np.array_equal(one.windows_NL, candidates[0].windows_NL) for one in candidates):

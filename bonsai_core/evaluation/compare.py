@@ -21,10 +21,10 @@ from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
 from bonsai_core.model.checked_config import weights_directory
 from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import load_as_configured
+from bonsai_core.model.load import load_checked
 from bonsai_core.model.pages import free_cache
 from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import find_device, input_device
+from bonsai_core.model.placement import Placement, find_device, input_device
 from bonsai_core.model.reading import tokens_checked
 from bonsai_core.sources import load_evaluation_text, read_rows, user_path
 from bonsai_core.versions import versions
@@ -78,7 +78,7 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
         speeds: list[dict[str, Any]] = []
         for group in groups:
             speeds += generation_seconds(
-                [load_as_configured(one.source, config) for one in group], config.generations, warn
+                [_load(one, config, lambda text: None) for one in group], config.generations, warn
             )
             free_cache()
         for entry, speed in zip(models, speeds, strict=True):
@@ -111,11 +111,11 @@ def _measure(
 ) -> tuple[dict[str, Any], dict[str, TaskScore]]:
     """Everything that needs no other model."""
     observe(StageStarted("evaluate", 0, f"{candidate.name}: perplexity"))
-    model = load_as_configured(candidate.source, config)
 
     def warn(text: str) -> None:
         observe(Warned(f"{candidate.name}: {text}"))
 
+    model = _load(candidate, config, warn)
     passes = Passes(model, config.batch_size, warn, lambda tokens: observe(TokensDone(tokens)))
     _check_head(passes, candidate.windows_NL, candidate.name)
     perplexity = passes.perplexity(candidate.windows_NL)
@@ -142,6 +142,11 @@ def _measure(
     del model, passes
     free_cache()
     return entry, scores
+
+
+def _load(candidate: Candidate, config: EvalConfig, warn: Callable[[str], None]) -> Any:
+    placement, trusted = Placement.of(config), config.trust_remote_code
+    return load_checked(candidate.source, candidate.config, placement, trust_remote_code=trusted, warn=warn)
 
 
 def _check_head(passes: Passes, windows_NL: NDArray[np.int64], name: str) -> None:

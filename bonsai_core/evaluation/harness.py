@@ -41,7 +41,7 @@ class Harness:
             found = self._manager.match_tasks([task])
             if not found:
                 raise BonsaiError(
-                    f"{task!r} is no .jsonl file, and lm-evaluation-harness has no task of that name. "
+                    f"{task!r} is not a .jsonl file, and lm-evaluation-harness has no task of that name. "
                     f"{_hint(task, self._manager.all_tasks)}"
                 )
             self._tasks += [name for name in found if name not in self._tasks]

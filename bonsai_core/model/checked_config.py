@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
@@ -59,7 +58,7 @@ def empty_stock(config: Any, source: str, trust_remote_code: bool) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code or None)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, StrictDataclassError) as error:
+    except Exception as error:  # of the model's own code: a size that cannot be raises whatever it meets first
         raise loading_error(source, error) from error
 
 
@@ -82,7 +81,7 @@ def weights_directory(source: str) -> Path:
         except EntryNotFoundError:
             names = [FILE_NAME]
         directory = Path(snapshot_download(source, allow_patterns=[INDEX_NAME, *names]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise loading_error(source, error) from error
     if not any(directory.glob("*.safetensors")):
         raise BonsaiError(

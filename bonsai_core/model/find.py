@@ -15,6 +15,7 @@ from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family
+from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 
@@ -23,10 +24,16 @@ ADAPTER_NAME = "adapter_config.json"
 
 
 def find_source(name: str) -> str:
-    """The directory or hub id behind a model's name; directories are checked for configuration and weights."""
+    """The directory or hub id behind a model's name; directories are checked for configuration and weights.
+
+    A run directory means the checkpoint in it.
+
+    Raises:
+        BonsaiError: there is no such model, or what is there cannot be used.
+    """
     if name == "demo":
         return str(demo_model_dir())
-    path = user_path(name)
+    path = user_path(find_origin(name).source)
     if path.is_dir():
         _check_directory(path)
         return str(path)
@@ -48,7 +55,7 @@ def model_config(source: str, trust_remote_code: bool) -> Any:
     register_checkpoints(of=source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
-    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+    except Exception as error:  # of the configuration's own code, which computes with whatever config.json says
         raise loading_error(source, error) from error
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import Any, Protocol
+from copy import deepcopy
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
-from bonsai_core.model.find import find_source, loading_error, model_config, register_checkpoints
+from bonsai_core.model.find import find_source, loading_error, register_checkpoints
 from bonsai_core.model.placement import (
     DeviceMap,
     LoadIn,
+    Placement,
     find_device,
     loading_options,
     remove_offloaded,
@@ -56,110 +55,63 @@ def load_model(
         BonsaiError: there is no such model or device, its files do not hold the weights that its configuration asks
             for, or it cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM
-
     found = find_source(source)
     config = checked_config(found, trust_remote_code, warn)
-    given = {"config": config, "trust_remote_code": trust_remote_code or None}
-    return _loaded(AutoModelForCausalLM, found, given, dtype, device, load_in, device_map, max_memory)
+    placement = Placement(dtype, device, load_in, device_map, max_memory)
+    return load_checked(found, config, placement, trust_remote_code=trust_remote_code, warn=warn)
 
 
-def load_by_its_code(
-    directory: str, *, device: str = "auto", device_map: DeviceMap = "none", max_memory: str | None = None
+def load_checked(
+    source: str, config: Any, placement: Placement, *, trust_remote_code: bool, warn: Callable[[str], None]
 ) -> Any:
-    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as where Bonsai is not installed.
-
-    The file is run, so it has to be what Bonsai writes, to the letter.
+    """The same, of a model whose configuration is known to fit its files, see `checked_config`.
 
     Args:
-        directory: the checkpoint.
-        device, device_map, max_memory: as for `load_model`.
+        config: it is left as it is.
+    """
+    from transformers import AutoModelForCausalLM
+
+    given = {"config": deepcopy(config), "trust_remote_code": trust_remote_code or None}
+    return load_with(AutoModelForCausalLM, source, given, placement, warn)
+
+
+def load_with(
+    loader: Any, source: str, given: dict[str, Any], placement: Placement, warn: Callable[[str], None]
+) -> Any:
+    """What a class of transformers makes of a model.
+
+    Args:
+        loader: the class.
+        given: what `from_pretrained` is told besides.
 
     Raises:
-        BonsaiError: it cannot be loaded, or has another modeling file.
+        BonsaiError: it cannot be loaded.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    known = model_config(directory, trust_remote_code=False)
-    file = Path(directory) / FILE_NAME
-    if file.read_text(encoding="utf-8") != MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code():
-        raise BonsaiError(f"{file} is not what this version of Bonsai writes, so it is not run.")
-    # Not through transformers, which would leave a copy of the file in its cache.
-    spec = spec_from_file_location(f"{file.stem}_of_a_checkpoint", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)  # transformers looks types up there
-    spec.loader.exec_module(module)
-    model_class = getattr(module, known.auto_map["AutoModelForCausalLM"].rpartition(".")[2])
-    config = model_class.config_class.from_pretrained(directory)
-    return _loaded(model_class, directory, {"config": config}, "auto", device, "full", device_map, max_memory)
-
-
-def _loaded(
-    loader: Any,
-    found: str,
-    given: dict[str, Any],
-    dtype: str,
-    device: str,
-    load_in: LoadIn,
-    device_map: DeviceMap,
-    max_memory: str | None,
-) -> Any:
-    """What `loader` makes of a model that was found, in its place; the other arguments are those of `load_model`."""
-    place = find_device(device)
-    options = loading_options(load_in, device_map, max_memory, place, dtype)
+    place = find_device(placement.device)
+    options = loading_options(placement, place)
     try:
         model, report = loader.from_pretrained(
-            found, dtype=dtype, use_safetensors=True, output_loading_info=True, **given, **options
+            source, dtype=placement.dtype, use_safetensors=True, output_loading_info=True, **given, **options
         )
         if report["missing_keys"]:  # of files that are quantised already, which nothing else has looked at
             raise ValueError(f"weights are not in its files: {listed(sorted(report['missing_keys']))}")
     except torch.OutOfMemoryError as error:
         remove_offloaded(options)
         raise BonsaiError(
-            f"{found} does not fit on {place}: try --dtype bfloat16, --device-map auto (with the CPU and the disk), "
+            f"{source} does not fit on {place}: try --dtype bfloat16, --device-map auto (with the CPU and the disk), "
             f"or --load-in 4bit. ({str(error).splitlines()[0]})"
         ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         remove_offloaded(options)
-        raise loading_error(found, error) from error
+        raise loading_error(source, error) from error
     except BaseException:
         remove_offloaded(options)
         raise
     weakref.finalize(model, remove_offloaded, options)
+    if getattr(model.config, "quantization_config", None) and report["unexpected_keys"]:
+        warn(f"{source} has tensors that are left out: {listed(sorted(report['unexpected_keys']))}.")
     use_general_kernels(model)
     return model.eval() if options else model.to(place).eval()
-
-
-class LoadSettings(Protocol):
-    """Settings, of a run or an evaluation, that say how a model is loaded; see `load_model`."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def trust_remote_code(self) -> bool: ...
-    @property
-    def load_in(self) -> LoadIn: ...
-    @property
-    def device_map(self) -> DeviceMap: ...
-    @property
-    def max_memory(self) -> str | None: ...
-
-
-def load_as_configured(source: str, config: LoadSettings) -> Any:
-    """The same, with the settings of a run or an evaluation, which has been told of the files already."""
-    return load_model(
-        source,
-        dtype=config.dtype,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-        load_in=config.load_in,
-        device_map=config.device_map,
-        max_memory=config.max_memory,
-        warn=lambda text: None,
-    )
 
 
 def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:

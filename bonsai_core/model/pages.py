@@ -7,9 +7,12 @@ import ctypes
 import gc
 import mmap
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bonsai_core.model.offloaded import is_offloaded
 
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 4 * 1024 * 1024
@@ -34,6 +37,9 @@ def release(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.device.type != "meta":
             parameter.data = parameter.data.new_empty(0)
+    offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
+    for module in offloaded:
+        module._hf_hook.weights_map = None  # what it has on the CPU or on disk
     _empty_cache()
 
 

@@ -1,4 +1,4 @@
-"""The model to be pruned, and how it is built, before any weight is read."""
+"""The model to be pruned, and how it is built, before it is loaded."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import empty_stock, fit_to_files
 from bonsai_core.model.find import find_source, model_config
 from bonsai_core.model.layout import find_family, unit_table
+from bonsai_core.model.load import load_checked
+from bonsai_core.model.placement import Placement
 from bonsai_core.model.recognise import recognise
 from bonsai_core.provenance import find_origin
 from bonsai_core.registry import Registry
@@ -47,7 +49,7 @@ def find_parent(
     download: bool = True,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Parent:
-    """Look a model up and check that it can be pruned, before any weight is read.
+    """Look a model up and check that it can be pruned, before it is loaded.
 
     An architecture that no family is declared for is recognised if it can be, see `recognise`.
 
@@ -60,7 +62,7 @@ def find_parent(
         BonsaiError: no such model, no safetensors weights, weights that do not fit the configuration, or an unsupported
             architecture.
     """
-    source = find_source(find_origin(name).source)
+    source = find_source(name)
     config = model_config(source, trust_remote_code)
     if stock_class(type(config)) is not type(config):
         base = find_origin(name).dense
@@ -80,11 +82,27 @@ def find_parent(
     return Parent(name, source, config, family.of(config))
 
 
-def load_unit_table(config: RunConfig, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> UnitTable:
-    """The unit table of the configured model, from its configuration alone: no weight is read.
+def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) -> Any:
+    """Load a model that was found.
+
+    Args:
+        warn: receives what the user should know about files that are quantised already.
 
     Raises:
-        BonsaiError: no such model, or an unsupported architecture.
+        BonsaiError: it cannot be loaded.
+    """
+    placement = Placement.of(config)
+    return load_checked(parent.source, parent.config, placement, trust_remote_code=config.trust_remote_code, warn=warn)
+
+
+def load_unit_table(config: RunConfig, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> UnitTable:
+    """The unit table of the configured model, which is not loaded.
+
+    Args:
+        warn: receives what the user should know about the files.
+
+    Raises:
+        BonsaiError: no such model, weights that do not fit its configuration, or an unsupported architecture.
     """
     parent = find_parent(
         config.model,
@@ -119,7 +137,7 @@ def _recognised(config: Any, families: list[Family]) -> Family:
     try:
         if not type(config).__module__.startswith("transformers."):
             raise BonsaiError(
-                "its code is no part of transformers, which checkpoints of recognised models are made from"
+                "its code is not part of transformers, which checkpoints of recognised models are made from"
             )
         return recognise(config)
     except BonsaiError as error:

@@ -6,8 +6,9 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -18,6 +19,37 @@ from bonsai_core.setting_types import memory_limits
 PACKED_ROWS, PACKED_COLUMNS = 32, 64
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
+
+
+class LoadSettings(Protocol):
+    """Settings, of a run or an evaluation, that say how a model is loaded; see `load_model`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def load_in(self) -> LoadIn: ...
+    @property
+    def device_map(self) -> DeviceMap: ...
+    @property
+    def max_memory(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a model's weights are held in memory, and where; the attributes are arguments of `load_model`."""
+
+    dtype: str = "auto"
+    device: str = "auto"
+    load_in: LoadIn = "full"
+    device_map: DeviceMap = "none"
+    max_memory: str | None = None
+
+    @classmethod
+    def of(cls, config: LoadSettings) -> Placement:
+        """As configured."""
+        return cls(config.dtype, config.device, config.load_in, config.device_map, config.max_memory)
 
 
 def find_device(name: str) -> torch.device:
@@ -44,14 +76,13 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def loading_options(
-    load_in: LoadIn, device_map: DeviceMap, max_memory: str | None, place: torch.device, dtype: str
-) -> dict[str, Any]:
-    """What `from_pretrained` is told besides; see `load_model`.
+def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told of a placement on a device.
 
     Raises:
-        BonsaiError: bitsandbytes is needed and not installed, or `max_memory` cannot be read.
+        BonsaiError: bitsandbytes is needed and not installed, or the limits of memory cannot be read.
     """
+    load_in, max_memory = placement.load_in, placement.max_memory
     options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
     if load_in != "full":
         if find_spec("bitsandbytes") is None:
@@ -67,9 +98,9 @@ def loading_options(
             load_in_8bit=load_in == "8bit",
             load_in_4bit=load_in == "4bit",
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=getattr(torch, default if dtype == "auto" else dtype),
+            bnb_4bit_compute_dtype=getattr(torch, default if placement.dtype == "auto" else placement.dtype),
         )
-    if device_map == "auto":
+    if placement.device_map == "auto":
         try:
             limits = None if max_memory is None else memory_limits(max_memory)
         except ValueError as error:

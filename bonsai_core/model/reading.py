@@ -48,7 +48,7 @@ def check_tokens(config: Any, tokenizer: Any, drawn: Iterable[NDArray[np.int64]]
     if beyond:
         named = ", ".join(f"{tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:NAMED_TOKENS])
         raise BonsaiError(
-            f"The text has tokens that the model's embeddings, of {rows:,} rows, have no row for: {named}"
+            f"The text has tokens beyond the model's {rows:,} embedding rows: {named}"
             f"{' ...' if len(beyond) > NAMED_TOKENS else ''}. Its tokenizer has {len(tokenizer):,} tokens: some were "
             f"added without model.resize_token_embeddings(len(tokenizer)). Resize them and save the model again, or "
             f"give text without these tokens."

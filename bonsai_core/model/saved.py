@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import warnings
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint.modeling_bonsai import PREFIX
+from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME, PREFIX
 from bonsai_core.contracts.metric import token_nll
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.load import load_by_its_code, load_model
+from bonsai_core.model.checked_config import checked_config
+from bonsai_core.model.find import model_config
+from bonsai_core.model.load import load_checked, load_with
 from bonsai_core.model.pages import release
 from bonsai_core.model.passes import Passes
+from bonsai_core.model.placement import Placement
 
 FLOAT32_TOLERANCE = 1e-4
 """Relative difference of two losses on one window: the same products of the same numbers, in other memory."""
@@ -38,46 +44,39 @@ def measured_loss(model: Any, window_T: NDArray[np.int64]) -> dict[str, float | 
     return {"loss": loss if math.isfinite(loss) else None}
 
 
-def verify(
+def verify_saved(
     directory: Path,
     window_T: NDArray[np.int64],
     loss: float | None,
+    placement: Placement,
     *,
-    masked: bool,
-    trust_remote_code: bool,
-    **placed: Any,
+    masked: bool = False,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Load a checkpoint in every way there is, one at a time, and compare what it makes of a window.
 
     Args:
         window_T: tokens, int64 [sequence].
         loss: what the measured model makes of it, see `measured_loss`.
+        placement: of the measured model.
         masked: whether the measured model was under a mask.
         trust_remote_code: whether code that came with the dense model may run.
-        placed: arguments of `load_model`: device, device_map, max_memory.
 
     Returns:
-        ``loss``, and ``loaded``: the same by the way of loading.
+        ``loss``, and ``loaded``: the same by the way of loading; or ``skipped``: why nothing was compared.
 
     Raises:
         BonsaiError: it cannot be loaded in one of them, or is another model.
     """
-    ways: dict[str, Callable[[], Any]] = {
-        "transformers": lambda: load_model(str(directory), trust_remote_code=trust_remote_code, **placed)
-    }
-    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    if saved["model_type"].startswith(PREFIX):
-        ways = {
-            "bonsai-prune installed": lambda: load_model(str(directory), **placed),
-            "trust_remote_code=True": lambda: load_by_its_code(str(directory), **placed),
-        }
+    if loss is None:
+        return {"skipped": "the loss of the measured model is not finite"}
     loaded: dict[str, float | None] = {}
-    for way, load in ways.items():
+    for way, load in _ways(directory, placement, trust_remote_code).items():
         model = load()
         loaded[way] = found = measured_loss(model, window_T)["loss"]
         tolerance = FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
         release(model)
-        if not _alike(found, loss, tolerance * (MASKED_FACTOR if masked else 1)):
+        if found is None or not math.isclose(found, loss, rel_tol=tolerance * (MASKED_FACTOR if masked else 1)):
             raise BonsaiError(
                 f"The checkpoint {directory} is not the model that was measured: loaded with {way}, its loss on the "
                 f"first evaluation window is {found}, and that of the measured model is {loss}. Do not use it, and "
@@ -86,7 +85,40 @@ def verify(
     return {"loss": loss, "loaded": loaded}
 
 
-def _alike(one: float | None, other: float | None, tolerance: float) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=tolerance)
+def _ways(directory: Path, placement: Placement, trust_remote_code: bool) -> dict[str, Callable[[], Any]]:
+    """How a checkpoint can be loaded, by what users call it."""
+
+    def as_known() -> Any:
+        config = checked_config(str(directory), trust_remote_code, warnings.warn)
+        return load_checked(str(directory), config, placement, trust_remote_code=trust_remote_code, warn=warnings.warn)
+
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if not saved["model_type"].startswith(PREFIX):
+        return {"transformers": as_known}
+    return {
+        "bonsai-prune installed": as_known,
+        "trust_remote_code=True": lambda: _load_by_its_code(directory, placement),
+    }
+
+
+def _load_by_its_code(directory: Path, placement: Placement) -> Any:
+    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as where Bonsai is not installed.
+
+    Raises:
+        BonsaiError: it cannot be loaded, or its file, which is run, is not what Bonsai writes, to the letter.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = model_config(str(directory), trust_remote_code=False)
+    file = directory / FILE_NAME
+    if file.read_text(encoding="utf-8") != MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code():
+        raise BonsaiError(f"{file} is not what this version of Bonsai writes, so it is not run.")
+    # Not through transformers, which would leave a copy of the file in its cache.
+    spec = spec_from_file_location(f"{file.stem}_of_a_checkpoint", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)  # transformers looks types up there
+    spec.loader.exec_module(module)
+    model_class = getattr(module, known.auto_map["AutoModelForCausalLM"].rpartition(".")[2])
+    config = model_class.config_class.from_pretrained(directory)
+    return load_with(model_class, str(directory), {"config": config}, placement, warnings.warn)

@@ -53,9 +53,9 @@ def check_weights(source: str, model: Any, files: WeightFiles, warn: Callable[[s
     owned = [name for name in unexpected if _belongs(name, model)]
     if owned:
         raise BonsaiError(
-            f"The files of {source} have weights that the model of its config.json has no place for, so it would "
-            f"compute something else: {listed(owned)}. Put back the config.json that belongs to them (for biases, "
-            f"attention_bias or mlp_bias), or take them out of the files."
+            f"The files of {source} hold weights that the model described by its config.json has no place for, so "
+            f"that it would compute something else: {listed(owned)}. Put back the config.json that belongs to them "
+            f"(for biases, attention_bias or mlp_bias), or take them out of the files."
         )
     if unexpected:
         warn(
@@ -90,7 +90,7 @@ def _belongs(name: str, model: nn.Module) -> bool:
     parts = name.split(".")
     module: Any = model
     depth = 0
-    while (child := dict(module.named_children()).get(parts[depth])) is not None:
+    while depth < len(parts) and (child := dict(module.named_children()).get(parts[depth])) is not None:
         module, depth = child, depth + 1
     return module not in (model, model.base_model) and not isinstance(module, nn.ModuleList)
 
@@ -99,7 +99,8 @@ def _common_prefix(unexpected: Iterable[str], present: Iterable[str], base: str)
     """What all unexpected names have before a name of the model, with or without its base; None if there is no such."""
     known = {*present, *(name.removeprefix(f"{base}.") for name in present)}
     prefixes = {_prefix(name, known) for name in unexpected}
-    return prefixes.pop() if len(prefixes) == 1 else None
+    prefix = prefixes.pop() if len(prefixes) == 1 else None
+    return prefix if prefix and re.fullmatch(r"[A-Za-z0-9_.]+", prefix) else None  # it goes into a command
 
 
 def _prefix(name: str, known: set[str]) -> str | None:

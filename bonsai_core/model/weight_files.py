@@ -30,7 +30,8 @@ class WeightFiles:
         model: the transformers model that they are loaded into.
 
     Raises:
-        BonsaiError: the files cannot be read, or the index names one that is not there.
+        BonsaiError: the files or their index cannot be read. One that the index names and that is not there is found
+            missing when it is first read.
     """
 
     def __init__(self, directory: Path, model: Any) -> None:
@@ -46,7 +47,7 @@ class WeightFiles:
                 file = directory / FILE_NAME
                 with safe_open(file, "pt") as opened:
                     self._file = dict.fromkeys(opened.keys(), file)
-        except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
         self._model = model
         self._origins = origins(model, self._file)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -196,7 +197,7 @@ class RunDirectory:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 found: NDArray[Any] = arrays[array]
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
             raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
         if found.dtype != kind or found.shape != (length,):
             raise BonsaiError(

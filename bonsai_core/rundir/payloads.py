@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
 
+from bonsai_core.rundir.reports import Value
+
 Described = dict[str, Any]
-Value = FiniteFloat | None
-"""A number that was measured; None where it was not finite."""
 
 
 class _Payload(BaseModel):

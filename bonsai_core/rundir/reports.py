@@ -145,7 +145,7 @@ class AdaptReport(_Part):
     tokens: Count
     epochs: FiniteFloat
     parameters: _Parameters
-    verified: _Verified
+    verified: _Verified | _NotDone
     memory: _Memory
     seconds: dict[str, Seconds]
 

@@ -23,7 +23,7 @@ def conversation(messages: Sequence[Any], where: str) -> str:
     kept = []
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
-            raise BonsaiError(f"{where}, message {number}: a {type(message).__name__}. {_SHAPE}")
+            raise BonsaiError(f"{where}, message {number} is a {type(message).__name__}, not an object. {_SHAPE}")
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
                 raise BonsaiError(
@@ -51,8 +51,8 @@ def render(conversations: str, tokenizer: PreTrainedTokenizerBase, name: str) ->
 
     if not tokenizer.chat_template:
         raise BonsaiError(
-            f"{name!r} is of chats, and the model's tokenizer has no chat template to write them with. Give a model "
-            f"tuned on chats, or text: a data set or a .jsonl file with a text column."
+            f"{name!r} is made of chats, and the model's tokenizer has no chat template to write them with. Give a "
+            f"model tuned on chats, or text: a data set or a .jsonl file with a text column."
         )
     rendered = []
     for line in filter(None, conversations.split("\n")):

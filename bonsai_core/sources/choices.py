@@ -51,7 +51,7 @@ def read_rows(name: str) -> list[Row]:
         BonsaiError: it cannot be read, or a line is no question.
     """
     if user_path(name).suffix.lower() != ".jsonl":
-        raise BonsaiError(f"{name!r} is no .jsonl file. Multiple-choice questions are read from one. {SHAPE}")
+        raise BonsaiError(f"{name!r} is not a .jsonl file. Multiple-choice questions are read from one. {SHAPE}")
     rows = [_row(row.value, row.where) for row in json_rows(find_file(name, SHAPE), SHAPE)]
     if not rows:
         raise BonsaiError(f"{name!r} holds no question. {SHAPE}")

@@ -16,6 +16,7 @@ from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.pages import free_cache
 from bonsai_core.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
+from bonsai_core.rundir.files import refuse_other_than_folder
 from bonsai_core.sweep.expand import SweepRun
 
 LOCK_NAME = ".lock"
@@ -106,8 +107,8 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: Share
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
-            trusted = run_.config.trust_remote_code
-            result = resume(path, trust_remote_code=trusted, registry=registry, shared=shared)
+            # The settings are those of the sweep's file, see `_refuse_other_settings`; so is the trust.
+            result = resume(path, trust_remote_code=True, registry=registry, shared=shared)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, shared=shared)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
@@ -128,6 +129,7 @@ def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
 
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
     path = directory / run_.name
+    refuse_other_than_folder(path)
     if not RunDirectory(path).config_path.is_file():
         return
     files = RunDirectory.open(path)

@@ -62,7 +62,11 @@ def _with_rounds(rows: Sequence[Row]) -> list[Group]:
 def markdown(results: Results) -> str:
     """Title, table and provenance, to paste into a document."""
     table = cells(results)
-    lines = [f"## {_text(results.title)}", "", *([results.about.strip(), ""] if results.about else [])]
+    lines = [
+        f"## {_text(results.title)}",
+        "",
+        *([results.about.strip().replace("<", "&lt;"), ""] if results.about else []),
+    ]
     lines.append(_line(table.header))
     lines.append(_line(["---" if i < table.num_names else "---:" for i in range(len(table.header))]))
     lines += [_line(row) for row in table.rows]
