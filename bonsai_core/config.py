@@ -265,7 +265,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
     except ValueError as error:  # of the decoder too, where it is not UTF-8
-        raise BonsaiError(f"The recipe {path} is not valid YAML: {shortened(str(error))}") from None
+        raise BonsaiError(f"The recipe {path} cannot be read as YAML in UTF-8: {shortened(str(error))}") from None
     if not isinstance(values, dict):
         raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")
     return values

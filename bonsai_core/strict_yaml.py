@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag != self.DEFAULT_SCALAR_TAG:
                 raise _refused("this name is not text: put it in quotes", key.start_mark)
             if key.value in seen:
-                raise _refused("this name is there twice: keep one of them", key.start_mark)
+                raise _refused(f"{key.value[:80]!r} is there twice: keep one of them", key.start_mark)
             seen.add(key.value)
         return node
 

@@ -342,7 +342,7 @@ def test_a_recipe_by_name_is_overridden_as_a_file_is() -> None:
         (["--sparsity", "1e-300"], "sparsity 1e-300 is less than a unit of any model"),
         (["--seed", str(2**32)], "seed: .* less than 4294967296"),
         (["--device-map", "auto", "--max-memory", "cpu=much"], "max_memory: write it like 0=20GiB,cpu=60GiB"),
-        (["--estimator.alphas", "[" * 100], "no value that YAML can read"),
+        (["--estimator.alphas", "[" * 100], "not a value that YAML can read"),
     ],
     ids=lambda value: " ".join(value)[:30].encode("ascii", "replace").decode() if isinstance(value, list) else "",
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from conftest import OPTIONS, Pico, saved
@@ -257,3 +258,20 @@ def test_names_in_a_sweep_are_text_on_its_pages(tmp_path: Path) -> None:
     assert "| <script" not in as_markdown
     assert SHOWN in as_markdown
     assert not set(STEERING) & set(written + as_markdown)
+
+
+def test_a_fault_of_ours_is_told_in_full_and_steers_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def fails() -> None:
+        raise RuntimeError(HOSTILE)
+
+    monkeypatch.setitem(cli.commands, "fails", fails)
+    monkeypatch.setattr(sys, "argv", ["bonsai", "fails"])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert "RuntimeError: " in told
+    assert "please report it" in told
+    assert not set(STEERING) & set(told)

@@ -84,6 +84,7 @@ def as_units(model: str, config: RunConfig, out: Path) -> Any:
 WAYS = {
     "run": as_run(),
     "from disk": as_run(device_map="auto", max_memory="cpu=170KB"),
+    "on disk alone": as_run(device_map="auto", max_memory="cpu=20KB"),
     "eval": as_eval,
     "adapt": as_adapt,
     "units": as_units,
@@ -92,16 +93,23 @@ DAMAGES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "prefix": (
         lambda tensors: {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()},
         {},
-        r"weights of .* are not in its files: model\.\S+.*All names in the files begin with '_orig_mod\.'",
+        r"not in its files \(\d+ of \d+\): model\.\S+.*All names in the files begin with '_orig_mod\.'",
     ),
-    "no embeddings": (without("embed_tokens"), {}, f"1 of the .* not in its files: {EMBEDDINGS}"),
-    "no mlp": (without("layers.1.mlp"), {}, r"3 of the .* not in its files: model.layers.1.mlp.gate_proj.weight"),
+    "no embeddings": (without("embed_tokens"), {}, rf"not in its files \(1 of \d+\): {EMBEDDINGS}"),
+    "no mlp": (without("layers.1.mlp"), {}, r"not in its files \(3 of \d+\): model.layers.1.mlp.gate_proj.weight"),
     "vocabulary": (lambda tensors: tensors, {"vocab_size": 520}, r"embed_tokens.weight is \[512, 32\] in the files"),
     "biases": (
         lambda tensors: {**tensors, "model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
         {},
         r"no place for.*model.layers.0.self_attn.q_proj.bias.*attention_bias",
     ),
+    "a layer more": (
+        lambda tensors: {**tensors, "model.layers.3.mlp.up_proj.weight": torch.ones(48, 32)},
+        {},
+        r"no place for.*model.layers.3.mlp.up_proj.weight.*num_hidden_layers",
+    ),
+    "no heads": (lambda tensors: tensors, {"num_attention_heads": 0}, r"Cannot load .*ZeroDivisionError"),
+    "no such type": (lambda tensors: tensors, {"dtype": "\x1b[31mx"}, r"Cannot load .*a field of config.json"),
     "padding": (lambda tensors: tensors, {"pad_token_id": 600}, r"Cannot load .*Padding_idx"),
     "module": (
         lambda tensors: {**tensors, "model.norm": torch.ones(2), "model.layers.0": torch.ones(1)},
@@ -116,7 +124,7 @@ DAMAGES: dict[str, tuple[Change, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", sorted(WAYS.keys() - {"on disk alone"}))
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_files_that_do_not_hold_the_model_are_refused_with_the_names(
     pico_directory: Path, small_run: RunConfig, way: str, damage: str, tmp_path: Path
@@ -191,7 +199,7 @@ def test_embeddings_that_the_files_have_untied_are_saved_untied(
     assert removed == pytest.approx(small_run.sparsity, abs=0.02)
 
 
-@pytest.mark.parametrize("way", ["run", "from disk"])
+@pytest.mark.parametrize("way", ["run", "from disk", "on disk alone"])
 @pytest.mark.parametrize("stored", ["as the head", "twice"])
 def test_tied_embeddings_are_found_under_either_name_or_both(
     tied: Path, small_run: RunConfig, way: str, stored: str, tmp_path: Path
@@ -219,6 +227,8 @@ def test_the_report_says_how_the_checkpoint_was_opened(small_run: RunConfig, tmp
         assert all(value == pytest.approx(loss, rel=1e-5) for value in found[shapes]["loaded"].values())
     assert [*found["free"]["loaded"]] == ["bonsai-prune installed", "trust_remote_code=True"]
     assert [*found["uniform"]["loaded"]] == ["transformers"]
+    modes = {file.stat().st_mode for file in (tmp_path / "free" / "model").iterdir()}
+    assert len(modes) == 1, "a server under another name reads all of it or nothing"
 
 
 class Tamperer:
@@ -362,6 +372,16 @@ def test_a_sentencepiece_tokenizer_says_what_reads_it(
     (model / "tokenizer.model").write_bytes(b"a model of SentencePiece")
     (model / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     with pytest.raises(BonsaiError, match=r"pip install 'bonsai-prune\[sentencepiece\]'"):
+        as_run()(str(model), small_run, tmp_path / "run")
+
+
+def test_a_model_without_a_tokenizer_is_said_to_have_none(
+    pico_directory: Path, small_run: RunConfig, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(pico_directory, tmp_path / "model"))
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(BonsaiError, match=r"has no tokenizer: none of tokenizer\.json"):
         as_run()(str(model), small_run, tmp_path / "run")
 
 

@@ -249,6 +249,14 @@ class TestLayersByNumber:
         assert "every runtime" in promised
         assert "kind" not in warned
 
+    def test_are_not_told_of_where_only_the_last_may_leave(
+        self, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    ) -> None:
+        parent = saved(Pico("smollm3", 2), tokenizer, tmp_path / "parent")
+        promised, warned = self.said(small_run, parent, tmp_path / "run", units=("layer",), protect=(0, 1))
+        assert "every runtime" in promised
+        assert "kind" not in warned
+
     def test_are_not_told_of_where_all_are_alike(self, small_run: RunConfig, parent: Path, tmp_path: Path) -> None:
         promised, warned = self.said(small_run, parent, tmp_path / "run", units=("layer",))
         assert "every runtime" in promised

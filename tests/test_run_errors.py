@@ -120,7 +120,7 @@ def test_settings_that_cannot_be_are_refused(refused: Refused, changes: dict[str
     [
         ("5: 3", "line 1: this name is not text"),
         ("sparsity: 2020-99-99", "month must be in 1..12"),
-        ("seed: 1\nsparsity: 0.1\nseed: 2", "line 3: this name is there twice"),
+        ("seed: 1\nsparsity: 0.1\nseed: 2", "line 3: 'seed' is there twice"),
         ("units: &a [mlp]\nprotect: *a", "line 2: an alias"),
         ("seed: !!int ''", "line 1: a tag"),
         ("units: " + "[" * 30, "nested more than 20 levels deep"),
@@ -307,7 +307,7 @@ def test_a_changed_configuration_is_not_resumed(finished: Path, registry: Regist
 
 def test_a_configuration_that_is_none_is_not_resumed(finished: Path, registry: Registry) -> None:
     (finished / "config.yaml").write_text("sparsity: [")
-    assert "config.yaml is not valid YAML" in not_resumed(finished, registry)
+    assert "config.yaml cannot be read as YAML" in not_resumed(finished, registry)
 
 
 def test_a_changed_text_is_not_resumed(small_run: RunConfig, out: Path, tmp_path: Path, registry: Registry) -> None:

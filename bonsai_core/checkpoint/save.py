@@ -163,6 +163,7 @@ def _written_whole(directory: Path) -> Iterator[Path]:
     try:
         yield partial
         for file in filter(Path.is_file, partial.rglob("*")):
+            shutil.copymode(partial / PROVENANCE_NAME, file)  # safetensors (0.8) lets nobody else read its files
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         # A directory with content cannot be replaced, only moved out of the way.

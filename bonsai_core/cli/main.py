@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bonsai_core.config import validated
 from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.printable import visible
 from bonsai_core.registry import KINDS
 
 INTERRUPTED = 130
@@ -169,13 +171,13 @@ def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **valu
 
     Settings given here go before those of the file's `base`. The same command again does what is missing.
     """
+    _quiet()
     from bonsai_core.cli.sweep import show_sweep, sweep_and_report
 
     given = {name: value for name, value in values.items() if value is not None}
     if dry_run:
         show_sweep(file, out, seeds, given, installed())
         return
-    _quiet()
     sweep_and_report(file, out, seeds, given, installed())
 
 
@@ -194,6 +196,9 @@ def main() -> None:
         _fail(f"{what} cannot be used: {error.strerror or error}. Mend its permissions, or name another.")
     except BonsaiError as error:
         _fail(str(error))
+    except Exception:  # a fault of ours, told in full; but some of its words may come from a stranger's files
+        sys.stderr.write(visible(traceback.format_exc(), lines=True))
+        _fail("This is a fault in Bonsai; please report it with what is above. What was measured so far is kept.")
 
 
 def _fail(message: str) -> None:

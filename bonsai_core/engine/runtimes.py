@@ -43,7 +43,11 @@ def tell_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str],
 
 def _pattern_at_risk(config: RunConfig, parent_config: Any) -> Mapping[str, Sequence[Any]]:
     """What a stock checkpoint says of its layers that would no longer follow from their numbers."""
-    return layer_pattern(parent_config) if config.stock and "layer" in config.units else {}
+    if not config.stock or "layer" not in config.units:
+        return {}
+    number = parent_config.num_hidden_layers
+    may_leave = set(range(number)) - {layer % number for layer in config.protect}
+    return {} if may_leave <= {number - 1} else layer_pattern(parent_config)
 
 
 def _period(values: Sequence[Any]) -> int:

@@ -66,8 +66,8 @@ def find_candidates(
     candidates: list[Candidate] = []
     for name, origin, is_dense in _named(config, warn):
         source = find_source(origin.source)
-        tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
         own_config = checked_config(source, config.trust_remote_code, warn)
+        tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
         family = declared_family(own_config)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
@@ -107,7 +107,7 @@ def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, O
                 model_config(find_source(dense), config.trust_remote_code)
             except BonsaiError as error:
                 warn(f"The dense model {dense} is not beside them, because it cannot be loaded: {error}")
-                dense = "none"
+                return found
     if dense == "none":
         if config.dense != "none":
             warn("No dense model is beside them: --dense names one.")

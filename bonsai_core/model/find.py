@@ -89,6 +89,8 @@ def loading_error(what: str, error: Exception) -> BonsaiError:
     # What is wrong with a field of config.json stands in the cause.
     text = str(error.__cause__ or error) if isinstance(error, StrictDataclassError) else str(error)
     reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, KeyError | AttributeError | ArithmeticError):  # which name no sentence
+        reason = f"{type(error).__name__} {reason}: a field of config.json, or of a file beside it, is wrong."
     return BonsaiError(
         f"Cannot load {what}: {reason} (Give a model directory, a Hugging Face id that can be reached from here, "
         f"or 'demo'. Code that comes with a model runs only with --trust-remote-code.)"

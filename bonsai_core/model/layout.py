@@ -121,6 +121,8 @@ def unit_table(model: Any, family: Family, units: Collection[UnitKind] = ()) -> 
     sites: list[Site] = []
     first = 0
     layers = decoder_layers(model, family)
+    if not len(layers):
+        raise BonsaiError("The model's configuration gives it no layers, so there is nothing to prune.")
     for index, layer in enumerate(layers):
         for kind in site_kinds(layer, family, units):
             if kind in ("experts", "expert_width"):

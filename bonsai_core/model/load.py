@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import find_source, loading_error, register_checkpoints
+from bonsai_core.model.offloaded import name_tied_weights
 from bonsai_core.model.placement import (
     DeviceMap,
     LoadIn,
@@ -27,6 +29,9 @@ from bonsai_core.model.placement import (
     use_general_kernels,
 )
 from bonsai_core.model.weight_check import listed
+
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Of which a tokenizer has at least one."""
 
 
 def load_model(
@@ -110,6 +115,7 @@ def load_with(
     weakref.finalize(model, remove_offloaded, options)
     if getattr(model.config, "quantization_config", None) and report["unexpected_keys"]:
         warn(f"{source} has tensors that are left out: {listed(sorted(report['unexpected_keys']))}.")
+    name_tied_weights(model)
     use_general_kernels(model)
     return model.eval() if options else model.to(place).eval()
 
@@ -122,11 +128,18 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    register_checkpoints(of=source)  # or the tokenizer of a pruned checkpoint asks about its modeling file
+    found = find_source(source)
+    register_checkpoints(of=found)  # or the tokenizer of a pruned checkpoint asks about its modeling file
     try:
-        return AutoTokenizer.from_pretrained(find_source(source), trust_remote_code=trust_remote_code or None)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(found, trust_remote_code=trust_remote_code or None)
+    except Exception as error:  # of code that reads whatever its files say
         lacking = [package for package in ("sentencepiece", "google.protobuf") if not _installed(package)]
+        directory = Path(found)
+        if directory.is_dir() and not any(any(directory.glob(name)) for name in VOCABULARIES):
+            raise BonsaiError(
+                f"{source} has no tokenizer: none of {', '.join(VOCABULARIES)} is in it. Put the tokenizer's "
+                f"files there, of the model that it was made from."
+            ) from error
         if lacking and any(word in str(error) for word in ("tiktoken", "sentencepiece", "protobuf")):
             raise BonsaiError(
                 f"The tokenizer of {source} is a SentencePiece model (tokenizer.model), which takes sentencepiece and "

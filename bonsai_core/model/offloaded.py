@@ -24,6 +24,18 @@ def fetched(module: Any, name: str) -> Tensor:
     return weight
 
 
+def name_tied_weights(model: Any) -> None:
+    """Have tied weights found on disk by either of their names: accelerate (1.15) knows the one that files have."""
+    pairs = (getattr(model, "all_tied_weights_keys", None) or {}).items()
+    offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
+    for module in offloaded:
+        index = module._hf_hook.weights_map.dataset.index  # one for all modules
+        for name, other in pairs:
+            for one, same in ((name, other), (other, name)):
+                if one not in index and same in index:
+                    index[one] = index[same]
+
+
 @contextmanager
 def changed(module: Any, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """A module with another weight, where it has it only while it runs too; no trace stays.

@@ -42,20 +42,23 @@ def check_weights(source: str, model: Any, files: WeightFiles, warn: Callable[[s
         prefix = _common_prefix(unexpected, present, model.base_model_prefix)
         hint = _strip(prefix) if prefix else "Download the model again, or save it again with save_pretrained."
         raise BonsaiError(
-            f"{len(missing)} of the {len(present)} weights of {source} are not in its files: {listed(missing)}. {hint}"
+            f"Weights of {source} are not in its files ({len(missing)} of {len(present)}): {listed(missing)}. {hint}"
         )
-    wrong = [text for name, tensor in present.items() if name in files and (text := _mismatch(name, tensor, files))]
+    once = dict(model.named_parameters()) | dict(model.named_buffers())  # tied weights under one name
+    stored = {name: tensor for name, tensor in once.items() if name in present and name in files}
+    wrong = [text for name, tensor in stored.items() if (text := _mismatch(name, tensor, files))]
     if wrong:
         raise BonsaiError(
-            f"{len(wrong)} of the {len(present)} weights of {source} do not have the shape that its config.json asks "
-            f"for: {listed(wrong)}. Put back the config.json that belongs to them (vocab_size, hidden_size, ...)."
+            f"Weights of {source} do not have the shape that its config.json asks for ({len(wrong)} of "
+            f"{len(present)}): {listed(wrong)}. Put back the config.json that belongs to them (vocab_size, "
+            f"hidden_size, ...)."
         )
     owned = [name for name in unexpected if _belongs(name, model)]
     if owned:
         raise BonsaiError(
             f"The files of {source} hold weights that the model described by its config.json has no place for, so "
             f"that it would compute something else: {listed(owned)}. Put back the config.json that belongs to them "
-            f"(for biases, attention_bias or mlp_bias), or take them out of the files."
+            f"(for biases, attention_bias or mlp_bias; for layers, num_hidden_layers), or take them out of the files."
         )
     if unexpected:
         warn(
@@ -86,13 +89,16 @@ def _mismatch(name: str, tensor: torch.Tensor, files: WeightFiles) -> str | None
 
 
 def _belongs(name: str, model: nn.Module) -> bool:
-    """Whether a tensor is one of a part that the model has, such as a layer of its; others belong to other models."""
+    """Whether a tensor is one of a part that the model has, or of one more layer like its own."""
     parts = name.split(".")
     module: Any = model
     depth = 0
     while depth < len(parts) and (child := dict(module.named_children()).get(parts[depth])) is not None:
         module, depth = child, depth + 1
-    return module not in (model, model.base_model) and not isinstance(module, nn.ModuleList)
+    if isinstance(module, nn.ModuleList):
+        rest = ".".join(parts[depth + 1 :])
+        return any(rest in dict(layer.named_parameters()) for layer in module)
+    return module not in (model, model.base_model)
 
 
 def _common_prefix(unexpected: Iterable[str], present: Iterable[str], base: str) -> str | None:

@@ -193,7 +193,10 @@ class RunDirectory:
         except OSError as error:
             raise BonsaiError(f"Cannot read {path}: {error.strerror}. The run cannot be resumed without it.") from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BonsaiError(f"{path} is not what the journal recorded; the run cannot be resumed with it.")
+            raise BonsaiError(
+                f"{path} is not what the journal recorded; the run cannot be resumed with it. Put back a good copy, or "
+                f"start a new run with another --out."
+            )
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 found: NDArray[Any] = arrays[array]
