@@ -303,7 +303,7 @@ def test_an_empty_file_of_questions_and_another_kind_of_file_are_refused(tmp_pat
     empty.write_text("\n")
     with pytest.raises(BonsaiError, match="holds no question"):
         read_rows(str(empty))
-    with pytest.raises(BonsaiError, match=r"is no \.jsonl file"):
+    with pytest.raises(BonsaiError, match=r"is not a \.jsonl file"):
         read_rows(str(tmp_path / "rows.csv"))
 
 
