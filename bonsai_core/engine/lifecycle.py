@@ -191,7 +191,7 @@ class _Run:
         if self._evaluations.dense() is None:
             raise BonsaiError(
                 f"The dense model's own perplexity is not finite, so there is nothing to prune: check its weights, or "
-                f"try --dtype float32 ({config.dtype} was asked for)."
+                f"try --dtype float32 ({config.dtype} was asked for), in a new run with another --out."
             )
         alive_U = self._prune()
         if work.subject.in_place:
