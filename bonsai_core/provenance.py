@@ -39,8 +39,8 @@ class Origin:
         name = self.story.get("base_model")
         return name if isinstance(name, str) else None
 
-    def setting(self, name: str) -> Any:
-        """A setting of the run that pruned it; None where there is none."""
+    def setting(self, name: str) -> str | None:
+        """A setting of the run that pruned it, where it is text; None where there is none."""
         config = self.story.get("config")
         found = config.get(name) if isinstance(config, dict) else None
         return found if isinstance(found, str) else None

@@ -43,6 +43,14 @@ from bonsai_core.engine.setup import open_workspace, passes_over
 from bonsai_core.model.parent import load_unit_table
 from bonsai_core.model.tensor_files import TensorFiles
 
+SHORT = {
+    "steps": 1,
+    "sequence_length": 32,
+    "eval_samples": 2,
+    "eval_sequence_length": 64,
+    "batch_size": 4,
+    "device": "cpu",
+}
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 
@@ -286,8 +294,7 @@ def test_a_checkpoint_that_was_deleted_is_written_and_opened_again(small_run: Ru
 def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_path: Path) -> None:
     pruned, out = tmp_path / "run", tmp_path / "adapted"
     run(small_run.model_copy(update={"out": pruned, "latency": False}))
-    sizes = {"sequence_length": 32, "eval_samples": 2, "eval_sequence_length": 64, "batch_size": 4}
-    config = AdaptConfig.model_validate({"model": str(pruned), "steps": 1, "out": out, "device": "cpu", **sizes})
+    config = AdaptConfig.model_validate({**SHORT, "model": str(pruned), "out": out})
     registry = Registry()
     registry.register(Stopper(lambda event: isinstance(event, StageStarted) and event.stage == "verify"), "a stopper")
     with pytest.raises(StoppedError):
@@ -402,9 +409,8 @@ def test_a_run_directory_means_its_checkpoint(small_run: RunConfig, tmp_path: Pa
     )
     assert [model["dense"] for model in found["models"]] == [True, False]
     assert found["models"][0]["parameters"] == uniform.report["parameters"]["pruned"]
-    sizes = {"sequence_length": 32, "eval_samples": 2, "eval_sequence_length": 64, "batch_size": 4, "device": "cpu"}
-    config = AdaptConfig.model_validate({"model": str(again.directory), "steps": 1, **sizes})
-    assert adapt(config.model_copy(update={"out": tmp_path / "adapted"})).report["teacher"] == str(uniform.directory)
+    config = AdaptConfig.model_validate({**SHORT, "model": str(again.directory), "out": tmp_path / "adapted"})
+    assert adapt(config).report["teacher"] == str(uniform.directory)
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside weights", "alone"])

@@ -308,10 +308,7 @@ class _Adaptation:
             loss, placement = self._journal["loss"]["loss"], Placement(device=config.device)
             return verify_saved(path, window_T, loss, placement, trust_remote_code=config.trust_remote_code)
 
-        if "verify" not in self._journal:
-            self._journal.once("verify", verified)
-        elif again:
-            verified()
+        self._journal.once("verify", verified, again=again)
 
     def _report(self) -> AdaptResult:
         work, directory = self._work, self._directory

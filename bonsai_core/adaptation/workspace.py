@@ -17,7 +17,7 @@ from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.checked_config import checked_config
+from bonsai_core.model.checked_config import fit_to_files
 from bonsai_core.model.find import declared_family, find_source, model_config
 from bonsai_core.model.load import load_tokenizer
 from bonsai_core.model.parent_files import find_parent_files
@@ -117,13 +117,14 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     """
     origin = find_origin(config.model)
     source = find_source(origin.source)
-    student = checked_config(source, config.trust_remote_code, warn)
+    as_read = model_config(source, config.trust_remote_code)
+    student = fit_to_files(as_read, source, config.trust_remote_code, warn)
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
     curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
     layers = _layers(config, origin, curriculum.teacher, student)
-    files = find_parent_files(source, curriculum.tokenizer, config.trust_remote_code)
+    files = find_parent_files(source, as_read, curriculum.tokenizer)
     return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
 
 

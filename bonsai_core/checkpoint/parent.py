@@ -16,20 +16,12 @@ from bonsai_core.errors import BonsaiError
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
-TOKENIZER_FILES = (
-    TOKENIZER,
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer.*.json",
     "tokenizer.model",
     "tokenizer.model.v*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
     "vocab.json",
     "vocab.txt",
-    "merges.txt",
     "tekken.json",
     "tiktoken.model",
     "*.tiktoken",
@@ -38,7 +30,19 @@ TOKENIZER_FILES = (
     "sentencepiece.model",
     "sentencepiece.bpe.model",
 )
-"""Patterns of names; those of the tokenizer's own class come on top."""
+"""Of which a tokenizer has at least one; patterns of names, like the next."""
+TOKENIZER_FILES = (
+    TOKENIZER,
+    *VOCABULARIES,
+    "tokenizer.*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "merges.txt",
+)
+"""Those of the tokenizer's own class come on top."""
 OF_THE_CHECKPOINT = {
     "model_type",
     "architectures",

@@ -15,14 +15,28 @@ def weight_bytes(directory: Path) -> int:
     Other weights may be beside them, such as Mistral's `consolidated.safetensors`. What is missing counts nothing, and
     so do all where the index cannot be read.
     """
-    names = [FILE_NAME] if (directory / FILE_NAME).is_file() else _indexed(directory / INDEX_NAME)
+    try:
+        names = {FILE_NAME} if (directory / FILE_NAME).is_file() else {*read_index(directory / INDEX_NAME).values()}
+    except (OSError, ValueError):
+        return 0
     files = [directory / name for name in names if Path(name).name == name]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _indexed(index: Path) -> list[str]:
-    try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return sorted({str(file) for file in named.values()})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return []
+def has_weights(directory: Path) -> bool:
+    """Whether a directory has weights where transformers looks for them."""
+    return any((directory / name).is_file() for name in (FILE_NAME, INDEX_NAME))
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """The file of every tensor by its name on disk, as an index says; it may name anything.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not an index.
+    """
+    found = json.loads(index.read_text(encoding="utf-8"))
+    named = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise ValueError(f"{index.name} has no weight_map from names of tensors to names of files")
+    return named

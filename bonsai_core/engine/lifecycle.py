@@ -207,10 +207,8 @@ class _Run:
             self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", lambda: latencies(work))
         self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
-        if "verify" not in self._journal:
-            self._journal.once("verify", lambda: verify_checkpoint(work, self._directory.model_path, loss))
-        elif written:
-            verify_checkpoint(work, self._directory.model_path, loss)
+        path = self._directory.model_path
+        self._journal.once("verify", lambda: verify_checkpoint(work, path, loss), again=written)
         return self._report(alive_U)
 
     def _is_done(self) -> bool:
@@ -282,10 +280,7 @@ class _Run:
                 parameters = write_checkpoint(self._work, keep_U, path)
             return {"bytes": weight_bytes(path), "parameters": parameters}
 
-        if "save" not in self._journal:
-            self._journal.once("save", save)
-        else:
-            save()
+        self._journal.once("save", save, again=True)
         return True
 
 

@@ -158,7 +158,7 @@ def open_workspace(
     tell_of_pattern(config, parent.config, warn)
     texts = load_text(config.dataset, config.eval_dataset)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=config.trust_remote_code)
-    parent_files = find_parent_files(parent.source, tokenizer, config.trust_remote_code)
+    parent_files = find_parent_files(parent.source, parent.as_read, tokenizer)
     start = start_token(parent.family, tokenizer)
     calibration = draw_calibration(config, methods, texts, tokenizer, warn, start)
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)

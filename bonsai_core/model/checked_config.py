@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights, read_index
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.find import find_source, loading_error, model_config
+from bonsai_core.model.tied import tied_pairs
 from bonsai_core.model.weight_check import check_weights
 from bonsai_core.model.weight_files import WeightFiles
 
@@ -24,7 +25,7 @@ def checked_config(source: str, trust_remote_code: bool, warn: Callable[[str], N
 def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callable[[str], None]) -> Any:
     """The configuration of a model whose files hold what it asks for, see `check_weights`.
 
-    Where it ties embeddings and the files have two that differ, it says from now on that they are not tied: so
+    Where it ties embeddings and the files have two that differ, it is a copy that says that they are not tied: so
     transformers loads them. Files that are quantised already are not looked at here.
 
     Args:
@@ -39,7 +40,8 @@ def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callab
     directory = weights_directory(source)
     model = empty_stock(config, source, trust_remote_code)
     files = WeightFiles(directory, model)
-    if any(not files.same(one, other) for one, other in (getattr(model, "all_tied_weights_keys", None) or {}).items()):
+    if any(not files.same(one, other) for one, other in tied_pairs(model)):
+        config = deepcopy(config)
         config.tie_word_embeddings = False
         model = empty_stock(config, source, trust_remote_code)
         files = WeightFiles(directory, model)
@@ -76,14 +78,13 @@ def weights_directory(source: str) -> Path:
 
     try:
         try:
-            index = Path(hf_hub_download(source, INDEX_NAME)).read_text(encoding="utf-8")
-            names = sorted({*json.loads(index)["weight_map"].values()})
+            names = sorted({*read_index(Path(hf_hub_download(source, INDEX_NAME))).values()})
         except EntryNotFoundError:
             names = [FILE_NAME]
         directory = Path(snapshot_download(source, allow_patterns=[INDEX_NAME, *names]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise loading_error(source, error) from error
-    if not any(directory.glob("*.safetensors")):
+    if not has_weights(directory):
         raise BonsaiError(
             f"{source} has no model.safetensors on the hub, or in the cache without a network. Weights in pickle files "
             f"(*.bin) are refused, because they can run any code when they are read. Convert them in a place you "

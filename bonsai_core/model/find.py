@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from bonsai_core.checkpoint import register
 from bonsai_core.checkpoint.modeling_bonsai import PREFIX
-from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.layout import find_family
@@ -116,7 +116,7 @@ def _check_directory(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise BonsaiError(f"{path} is not a model directory: there is no config.json in it.")
-    if any((path / name).is_file() for name in (FILE_NAME, INDEX_NAME)):
+    if has_weights(path):
         return
     others = sorted(file.name for file in path.glob("*.safetensors"))
     if others:

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from bonsai_core.checkpoint.parent import VOCABULARIES
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.checked_config import checked_config
 from bonsai_core.model.find import find_source, loading_error, register_checkpoints
@@ -29,9 +30,6 @@ from bonsai_core.model.placement import (
     use_general_kernels,
 )
 from bonsai_core.model.weight_check import listed
-
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-"""Of which a tokenizer has at least one."""
 
 
 def load_model(
@@ -92,6 +90,7 @@ def load_with(
     Raises:
         BonsaiError: it cannot be loaded.
     """
+    quantised = getattr(given["config"], "quantization_config", None)  # and its files with it
     place = find_device(placement.device)
     options = loading_options(placement, place)
     try:
@@ -113,7 +112,7 @@ def load_with(
         remove_offloaded(options)
         raise
     weakref.finalize(model, remove_offloaded, options)
-    if getattr(model.config, "quantization_config", None) and report["unexpected_keys"]:
+    if quantised and report["unexpected_keys"]:
         warn(f"{source} has tensors that are left out: {listed(sorted(report['unexpected_keys']))}.")
     name_tied_weights(model)
     use_general_kernels(model)

@@ -9,6 +9,8 @@ from typing import Any
 from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
 
+from bonsai_core.model.tied import under_both_names
+
 
 def is_offloaded(module: nn.Module) -> bool:
     """Whether a module has its own weights only while it runs."""
@@ -26,14 +28,9 @@ def fetched(module: Any, name: str) -> Tensor:
 
 def name_tied_weights(model: Any) -> None:
     """Have tied weights found on disk by either of their names: accelerate (1.15) knows the one that files have."""
-    pairs = (getattr(model, "all_tied_weights_keys", None) or {}).items()
     offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
     for module in offloaded:
-        index = module._hf_hook.weights_map.dataset.index  # one for all modules
-        for name, other in pairs:
-            for one, same in ((name, other), (other, name)):
-                if one not in index and same in index:
-                    index[one] = index[same]
+        under_both_names(model, module._hf_hook.weights_map.dataset.index)
 
 
 @contextmanager

@@ -30,12 +30,14 @@ class Parent:
     Attributes:
         name: what the user asked for.
         source: a directory or a hub id.
-        config: its transformers configuration.
+        as_read: its transformers configuration, as its config.json says.
+        config: the same, as its files are, see `fit_to_files`.
         family: how it is built.
     """
 
     name: str
     source: str
+    as_read: Any
     config: Any
     family: Family
 
@@ -77,9 +79,9 @@ def find_parent(
         )
     families = registry.families()
     family = find_family(families, slicer, config) or _recognised(config, families)
-    if download or Path(source).is_dir():
-        config = fit_to_files(config, source, trust_remote_code, warn)
-    return Parent(name, source, config, family.of(config))
+    checked = download or Path(source).is_dir()
+    fitted = fit_to_files(config, source, trust_remote_code, warn) if checked else config
+    return Parent(name, source, config, fitted, family.of(fitted))
 
 
 def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) -> Any:

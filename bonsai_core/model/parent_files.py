@@ -7,16 +7,16 @@ from typing import Any
 
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.checkpoint.parent import CONFIG, GENERATION, tokenizer_patterns
-from bonsai_core.model.find import find_source, loading_error, model_config
+from bonsai_core.model.find import find_source, loading_error
 
 
-def find_parent_files(source: str, tokenizer: Any, trust_remote_code: bool) -> ParentFiles:
+def find_parent_files(source: str, config: Any, tokenizer: Any) -> ParentFiles:
     """The parent's files that go into the checkpoint as they are; of a Hugging Face id, all of them are fetched.
 
     Args:
         source: a directory, a Hugging Face id, or ``demo``.
+        config: as transformers read it.
         tokenizer: as transformers loaded it.
-        trust_remote_code: whether code that comes with the model may run, to read its configuration.
 
     Raises:
         BonsaiError: they cannot be had, or one is a link to something else.
@@ -30,4 +30,4 @@ def find_parent_files(source: str, tokenizer: Any, trust_remote_code: bool) -> P
             directory = Path(snapshot_download(source, allow_patterns=patterns))
         except (OSError, ValueError) as error:
             raise loading_error(f"the tokenizer of {source}", error) from error
-    return ParentFiles.find(directory, model_config(source, trust_remote_code), tokenizer)
+    return ParentFiles.find(directory, config, tokenizer)

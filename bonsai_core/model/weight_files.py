@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bonsai_core.checkpoint.conversion import origins
-from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, read_index
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.tied import under_both_names
 
 FIRST_VALUES = 256
 
@@ -38,7 +38,7 @@ class WeightFiles:
         index = directory / INDEX_NAME
         try:
             if index.is_file() and not (directory / FILE_NAME).is_file():
-                named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                named = read_index(index)
                 wrong = sorted({file for file in named.values() if Path(file).name != file})
                 if wrong:
                     raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
@@ -47,14 +47,11 @@ class WeightFiles:
                 file = directory / FILE_NAME
                 with safe_open(file, "pt") as opened:
                     self._file = dict.fromkeys(opened.keys(), file)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
         self._model = model
         self._origins = origins(model, self._file)
-        for name, other in (getattr(model, "all_tied_weights_keys", None) or {}).items():
-            for one, same in ((name, other), (other, name)):  # files hold one of the two, whichever it is
-                if one not in self._origins and same in self._origins:
-                    self._origins[one] = self._origins[same]
+        under_both_names(model, self._origins)
 
     def __contains__(self, name: str) -> bool:
         return name in self._origins

@@ -97,12 +97,18 @@ class Journal:
         if self._on_append:
             self._on_append(key, len(self))
 
-    def once(self, key: str, compute: Callable[[], Payload]) -> Payload:
-        """The event's payload; computed, timed and appended if the journal does not have it yet."""
+    def once(self, key: str, compute: Callable[[], Payload], *, again: bool = False) -> Payload:
+        """The event's payload; computed, timed and appended if the journal does not have it yet.
+
+        Args:
+            again: compute it for what it does besides, though the journal has it; the first payload stays.
+        """
         if key not in self._events:
             start = time.perf_counter()
             payload = compute()
             self.append(key, payload, time.perf_counter() - start)
+        elif again:
+            compute()
         return self._events[key]
 
     def close(self) -> None:

@@ -6,27 +6,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, ValidationError
 
-from bonsai_core.rundir.reports import Value
+from bonsai_core.rundir.reports import Part, Value, first_fault
 
 Described = dict[str, Any]
 
 
-class _Payload(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Run(_Payload):
+class _Run(Part):
     config: Described
     calibration: Described
     evaluation: Described
     model: str
-    measured_on: Described = {}
+    measured_on: Described = Field(default_factory=dict)
     versions: dict[str, str]
 
 
-class _Adapt(_Payload):
+class _Adapt(Part):
     config: Described
     text: Described
     evaluation: Described
@@ -35,11 +31,11 @@ class _Adapt(_Payload):
     versions: dict[str, str]
 
 
-class _Digest(_Payload):
+class _Digest(Part):
     sha256: str
 
 
-class _Perplexity(_Payload):
+class _Perplexity(Part):
     perplexity: Value
 
 
@@ -48,11 +44,11 @@ class _RunPerplexity(_Perplexity):
     sequence_length: NonNegativeInt
 
 
-class _Repaired(_Payload):
+class _Repaired(Part):
     repaired: bool
 
 
-class _Measured(_Payload):
+class _Measured(Part):
     value: Value
 
 
@@ -65,12 +61,12 @@ class _Selection(_Digest):
     repaired_submodels: bool = False
 
 
-class _Divergence(_Payload):
+class _Divergence(Part):
     held_out: Value
     measured: Value = None
 
 
-class _Bytes(_Payload):
+class _Bytes(Part):
     bytes: NonNegativeInt
 
 
@@ -78,28 +74,28 @@ class _Saved(_Bytes):
     parameters: NonNegativeInt
 
 
-class _Trained(_Payload):
+class _Trained(Part):
     parameters: NonNegativeInt
 
 
-class _Latency(_Payload):
+class _Latency(Part):
     skipped: str = ""
     dense_s: FiniteFloat = 0.0
     pruned_s: FiniteFloat = 0.0
     tokens: NonNegativeInt = 0
 
 
-class _Loss(_Payload):
+class _Loss(Part):
     loss: Value
 
 
-class _Verified(_Payload):
+class _Verified(Part):
     skipped: str = ""
     loss: Value = None
-    loaded: dict[str, Value] = {}
+    loaded: dict[str, Value] = Field(default_factory=dict)
 
 
-class _Step(_Payload):
+class _Step(Part):
     loss: FiniteFloat
     lm: FiniteFloat
     kl: FiniteFloat
@@ -107,7 +103,7 @@ class _Step(_Payload):
     learning_rate: FiniteFloat
 
 
-KINDS: Mapping[str, type[_Payload]] = {
+KINDS: Mapping[str, type[Part]] = {
     "run": _Run,
     "adapt": _Adapt,
     r"evaluate/(dense|pruned)|round-\d+/evaluate": _RunPerplexity,
@@ -130,10 +126,9 @@ KINDS: Mapping[str, type[_Payload]] = {
 
 def fault_of(key: str, payload: Any) -> str | None:
     """What is wrong with an event; None if nothing is, or nothing is known of events of this key."""
-    schema = next((schema for pattern, schema in KINDS.items() if re.fullmatch(pattern, key)), _Payload)
+    schema = next((schema for pattern, schema in KINDS.items() if re.fullmatch(pattern, key)), Part)
     try:
         schema.model_validate(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+        return first_fault(error, "it")
     return None

@@ -17,15 +17,17 @@ Value = FiniteFloat | None
 """A number that was measured; None where it was not finite."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Of what we wrote ourselves: types are as they were, and what later versions add is let through."""
+
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Text(_Part):
+class _Text(Part):
     name: str
 
 
-class _Perplexity(_Part):
+class _Perplexity(Part):
     dense: Value
     pruned: Value
     sequence_length: Count
@@ -33,22 +35,22 @@ class _Perplexity(_Part):
     text: _Text
 
 
-class _BeforeAndAfter(_Part):
+class _BeforeAndAfter(Part):
     dense: Count
     pruned: Count
 
 
-class _Sparsity(_Part):
+class _Sparsity(Part):
     decoder: FiniteFloat
     whole_model: FiniteFloat
 
 
-class _Divergence(_Part):
+class _Divergence(Part):
     held_out: Value = None
     measured: Value = None
 
 
-class _Round(_Part):
+class _Round(Part):
     sparsity: FiniteFloat
     units_removed: Count
     submodels: Count
@@ -59,7 +61,7 @@ class _Round(_Part):
     perplexity: Value = None
 
 
-class _Kept(_Part):
+class _Kept(Part):
     kept: Count
     dense: Count
 
@@ -70,33 +72,33 @@ class _Kept(_Part):
         return self
 
 
-class _Timed(_Part):
+class _Timed(Part):
     dense_s: Annotated[FiniteFloat, Field(gt=0)]
     pruned_s: Annotated[FiniteFloat, Field(gt=0)]
     tokens: Count
 
 
-class _NotDone(_Part):
+class _NotDone(Part):
     model_config = ConfigDict(extra="forbid")
 
     skipped: str
 
 
-class _Verified(_Part):
+class _Verified(Part):
     loss: Value
     loaded: dict[str, Value]
 
 
-class _Memory(_Part):
+class _Memory(Part):
     peak_bytes: Count
 
 
-class _RunConfig(_Part):
+class _RunConfig(Part):
     model: str
     eval_rounds: bool
 
 
-class RunReport(_Part):
+class RunReport(Part):
     """Of a run."""
 
     config: _RunConfig
@@ -117,25 +119,25 @@ class _Evaluation(_Text):
     sequence_length: Count
 
 
-class _Recovery(_Part):
+class _Recovery(Part):
     teacher: Value
     before: Value
     after: Value
 
 
-class _Losses(_Part):
+class _Losses(Part):
     loss: FiniteFloat
     lm: FiniteFloat
     kl: FiniteFloat
     hidden: FiniteFloat
 
 
-class _Parameters(_Part):
+class _Parameters(Part):
     all: Count
     trained: Count
 
 
-class AdaptReport(_Part):
+class AdaptReport(Part):
     """Of an adaptation."""
 
     evaluation: _Evaluation
@@ -163,13 +165,18 @@ def read_report(path: Path, schema: type[BaseModel]) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise _damaged(path, f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from None
+        raise _damaged(path, first_fault(error, "the whole")) from None
     except RecursionError:
         raise _damaged(path, "it is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
     return found
+
+
+def first_fault(error: ValidationError, whole: str) -> str:
+    """Where a part is not as it should be, and how; `whole` is what to call all of it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 def _damaged(path: Path, why: str) -> DamagedError:

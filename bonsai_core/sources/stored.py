@@ -123,9 +123,8 @@ def find_file(name: str, instead: str) -> File:
             head = file.read(HEAD) if piped is None else piped[:HEAD]
     except FileNotFoundError:
         raise BonsaiError(f"{_missing_file(name, path)} {instead}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        why = error.strerror if isinstance(error, OSError) else error
-        kind = "is a folder" if exists(path) and path.is_dir() else f"cannot be read ({why})"
+    except OSError as error:
+        kind = "is a folder" if exists(path) and path.is_dir() else f"cannot be read ({error.strerror})"
         raise BonsaiError(f"{name!r} {kind}. Give one text file: plain text, or .jsonl.") from error
     refuse_what_is_not_text(name, head)
     return File(name, path, stamp, piped)

@@ -65,7 +65,7 @@ def markdown(results: Results) -> str:
     lines = [
         f"## {_text(results.title)}",
         "",
-        *([results.about.strip().replace("<", "&lt;"), ""] if results.about else []),
+        *([_text(results.about.strip(), lines=True), ""] if results.about else []),
     ]
     lines.append(_line(table.header))
     lines.append(_line(["---" if i < table.num_names else "---:" for i in range(len(table.header))]))
@@ -96,6 +96,6 @@ def _line(row: Sequence[str]) -> str:
     return "| " + " | ".join(_text(text).replace("|", r"\|") for text in row) + " |"
 
 
-def _text(text: str) -> str:
-    """As Markdown shows it: on one line, and no HTML."""
-    return visible(text).replace("<", "&lt;")
+def _text(text: str, *, lines: bool = False) -> str:
+    """As Markdown shows it: without HTML, and on one line unless `lines` stay."""
+    return visible(text, lines=lines).replace("<", "&lt;")
