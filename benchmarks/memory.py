@@ -17,9 +17,9 @@ import sys
 INFERENCE = """
 import json, sys
 from bonsai_core import EvalConfig, evaluate
-from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.pages import return_large_blocks
-from bonsai_core.model.placement import find_device
+from bonsai_core.model.forward.latency import peak_bytes
+from bonsai_core.model.storage.memory import return_large_blocks
+from bonsai_core.model.storage.devices import find_device
 return_large_blocks()
 evaluate(EvalConfig(models=(sys.argv[1],), dense="none"))
 print(json.dumps(peak_bytes(find_device("auto"))))
@@ -28,7 +28,7 @@ PRUNING = """
 import json, sys, tempfile
 from pathlib import Path
 from bonsai_core import RunConfig, run
-from bonsai_core.model.pages import return_large_blocks
+from bonsai_core.model.storage.memory import return_large_blocks
 return_large_blocks()
 with tempfile.TemporaryDirectory() as folder:
     spread = {"device_map": "auto", "max_memory": sys.argv[2]} if sys.argv[2:] else {}

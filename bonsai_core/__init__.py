@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from bonsai_core.errors import BonsaiError
     from bonsai_core.evaluation.compare import evaluate
     from bonsai_core.evaluation.config import EvalConfig
-    from bonsai_core.hooks import hookimpl
-    from bonsai_core.model.find import register_checkpoints
-    from bonsai_core.model.load import load_model
-    from bonsai_core.registry import Registry
+    from bonsai_core.hookspecs import hookimpl
+    from bonsai_core.model.loading.load import load_model
+    from bonsai_core.model.loading.lookup import register_checkpoints
+    from bonsai_core.registry.registry import Registry
     from bonsai_core.units import UnitTable
 
 __version__ = "0.1.0"
@@ -77,7 +77,7 @@ _HOMES = {
     "Prior": "contracts",
     "Probe": "contracts",
     "Recipe": "contracts",
-    "Registry": "registry",
+    "Registry": "registry.registry",
     "Removal": "contracts",
     "Repair": "contracts",
     "RunConfig": "config",
@@ -88,10 +88,10 @@ _HOMES = {
     "UnitTable": "units",
     "adapt": "adaptation.lifecycle",
     "evaluate": "evaluation.compare",
-    "hookimpl": "hooks",
-    "load_model": "model.load",
+    "hookimpl": "hookspecs",
+    "load_model": "model.loading.load",
     "perplexity_of": "contracts",
-    "register_checkpoints": "model.find",
+    "register_checkpoints": "model.loading.lookup",
     "resume": "engine",
     "resume_adaptation": "adaptation.lifecycle",
     "run": "engine",

@@ -18,9 +18,10 @@ from pydantic import (
 )
 
 from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
-from bonsai_core.names import Usable, checked_name
-from bonsai_core.schema import Schema, faults_told, where
-from bonsai_core.setting_types import (
+from bonsai_core.settings.names import Usable, checked_name
+from bonsai_core.settings.schema import Schema, faults_told, where
+from bonsai_core.settings.strict_yaml import parse
+from bonsai_core.settings.types import (
     MOST,
     SMALLEST_STEP,
     ByKind,
@@ -31,7 +32,6 @@ from bonsai_core.setting_types import (
     Seed,
     names_split,
 )
-from bonsai_core.strict_yaml import parse
 from bonsai_core.units import UnitKind
 
 LARGEST_RECIPE = 2**16

@@ -35,7 +35,7 @@ class Site:
         unit_channels: input channels of the output projection that one unit owns.
         runs: a unit's channels do not lie side by side but in so many runs, the same channels of each KV group.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
-        least: units without which the layer does not run: experts that every token is sent to.
+        minimum: units without which the layer does not run: experts that every token is sent to.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Site:
     unit_params: int
     unit_channels: int
     rest_params: int = 0
-    least: int = 0
+    minimum: int = 0
     runs: int = 1
 
     @property

@@ -34,10 +34,10 @@ from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
 from bonsai_core.adaptation.workspace import open_adaptation
-from bonsai_core.contracts.events import AdaptationStarted, CurvePoint, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.engine import dry_run
-from bonsai_core.model.head import Head
-from bonsai_core.model.passes import Passes
+from bonsai_core.events import AdaptationStarted, CurvePoint, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.model.forward.lm_head import Head
+from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal
 
 TOKENS, HIDDEN, TOP = 11, 6, 5

@@ -30,7 +30,7 @@ from transformers import (
 from bonsai_core import Family
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP, check_uniform, register, save_checkpoint
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.model.verify import with_cache
+from bonsai_core.model.recognition.laws import with_cache
 
 HIDDEN, HEADS, HEAD_DIM, VOCAB, WIDTH = 32, 4, 8, 64, 48
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}

@@ -18,8 +18,8 @@ import pytest
 from bonsai_core import BonsaiError, Registry, RunConfig
 from bonsai_core.cli.main import cli, main
 from bonsai_core.cli.settings import settings
-from bonsai_core.families import families_markdown
-from bonsai_core.registry import KINDS
+from bonsai_core.registry.family_table import families_markdown
+from bonsai_core.registry.registry import KINDS
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 

@@ -32,10 +32,10 @@ from bonsai_core import (
     run,
 )
 from bonsai_core.cli.main import cli
-from bonsai_core.contracts.events import EvaluationStarted, Event, TokensDone, Warned
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.speed import Generations, generation_memory, generation_seconds
-from bonsai_core.model.head import Head
+from bonsai_core.events import EvaluationStarted, Event, TokensDone, Warned
+from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.sources import draw_questions, read_rows
 
 QUESTIONS = [

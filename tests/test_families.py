@@ -22,10 +22,10 @@ from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.contracts.metric import token_kl, token_nll
 from bonsai_core.engine.setup import open_workspace
-from bonsai_core.model.find import register_checkpoints
-from bonsai_core.model.passes import Passes
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.loading.lookup import register_checkpoints
+from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import logits
 from bonsai_core.sources import draw_questions
 from bonsai_core.sources.choices import Row
 from bonsai_core.testing.family import keep_vectors

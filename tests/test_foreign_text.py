@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from bonsai_core import Registry, RunConfig, run
 from bonsai_core.cli import main
 from bonsai_core.cli.main import cli
+from bonsai_core.display.printable import visible
 from bonsai_core.errors import DamagedError
-from bonsai_core.printable import visible
 from bonsai_core.sweep.page import page
 from bonsai_core.sweep.plots import draw_all
 from bonsai_core.sweep.record import Results

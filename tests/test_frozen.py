@@ -30,14 +30,14 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import bonsai_core.checkpoint.stream
 from bonsai_core import BonsaiError, Registry, RunConfig, resume, run
-from bonsai_core.contracts.events import Journaled, Warned
 from bonsai_core.engine.lifecycle import RunResult
-from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.layout import unit_table
-from bonsai_core.model.load import load_model
+from bonsai_core.events import Journaled, Warned
+from bonsai_core.model.loading.load import load_model
+from bonsai_core.model.recognition.laws import logits
+from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.storage.weight_files import WeightFiles
+from bonsai_core.model.structure.unit_table import unit_table
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import logits
-from bonsai_core.model.weight_files import WeightFiles
 
 # Biases, fused and interleaved projections, tied and renamed weights, an MLP without a module.
 UNLIKE = [

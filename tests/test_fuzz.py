@@ -24,10 +24,10 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli import settings as command_line
 from bonsai_core.cli.main import cli
 from bonsai_core.config import validated
-from bonsai_core.contracts.events import Journaled
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.errors import LONGEST_MESSAGE
-from bonsai_core.strict_yaml import parse
+from bonsai_core.events import Journaled
+from bonsai_core.settings.strict_yaml import parse
 from bonsai_core.sweep.expand import expand
 from bonsai_core.sweep.spec import read_sweep
 

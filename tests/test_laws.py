@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-import bonsai_core.model.passes
+import bonsai_core.model.forward.passes
 from bonsai_core import BonsaiError, Compensator, Prior, Registry, Repair, TokenMetric
 from bonsai_core.config import Choice
-from bonsai_core.model.layout import decoder_layers
-from bonsai_core.model.moments import collect_moments
-from bonsai_core.model.pages import give_back
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.statistics import input_totals, score_units, site_repair
+from bonsai_core.model.forward.moments import collect_moments
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
+from bonsai_core.model.recognition.laws import logits, with_cache
+from bonsai_core.model.storage.memory import release
+from bonsai_core.model.structure.unit_table import decoder_layers
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import logits, with_cache
 from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site
 
@@ -105,7 +105,7 @@ def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None
     first, second = mapped[:8_000_001].view(-1), mapped[8_000_001:]
     assert float(first.sum()) > 0 < float(second.sum())
     before = resident_mb()
-    give_back(first)
+    release(first)
     assert before - resident_mb() > 0.9 * 32
     assert bool((second == 1).all())
 
@@ -113,7 +113,7 @@ def test_slicing_gives_the_memory_of_mapped_weights_back(tmp_path: Path) -> None
 HOLES = """
 import sys
 import torch
-from bonsai_core.model.pages import return_large_blocks
+from bonsai_core.model.storage.memory import return_large_blocks
 if sys.argv[1] == "given back":
     return_large_blocks()
 warm = torch.ones(31 << 18)  # glibc takes the size of what is freed for its new limit, up to 32 MiB
@@ -280,7 +280,7 @@ def test_kl_in_chunks_equals_the_plain_formula(
             result: Tensor = model(input_ids=ids).logits[:, :-1].double().log_softmax(dim=-1)
         return result
 
-    monkeypatch.setattr(bonsai_core.model.passes, "CHUNK_LOGITS", 3 * VOCABULARY)
+    monkeypatch.setattr(bonsai_core.model.forward.passes, "CHUNK_LOGITS", 3 * VOCABULARY)
     dense, passes = log_probabilities(), quiet(model)
     reference = passes.dense_reference(windows())
     with subject.masked(keep_U):
@@ -307,7 +307,7 @@ def test_a_whole_vocabulary_of_logits_stands_for_few_tokens_at_once(
 ) -> None:
     seen: list[tuple[int, int]] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    monkeypatch.setattr(bonsai_core.model.passes, "CHUNK_LOGITS", 4 * VOCABULARY)
+    monkeypatch.setattr(bonsai_core.model.forward.passes, "CHUNK_LOGITS", 4 * VOCABULARY)
     quiet(model).perplexity(windows())
     assert sum(rows for rows, _ in seen) == windows()[:, 1:].size
     assert max(rows * vocabulary for rows, vocabulary in seen) == 4 * VOCABULARY

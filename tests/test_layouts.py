@@ -13,7 +13,7 @@ from layouts import decoder_parameters, laid_out_as
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, RunConfig, run
-from bonsai_core.model.verify import logits
+from bonsai_core.model.recognition.laws import logits
 
 
 @pytest.mark.parametrize("groups", [2, HEADS])

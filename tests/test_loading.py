@@ -36,12 +36,12 @@ from bonsai_core import (
     resume_adaptation,
     run,
 )
-from bonsai_core.contracts.events import Event, StageStarted, Warned
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.setup import open_workspace, passes_over
-from bonsai_core.model.parent import load_unit_table
-from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.events import Event, StageStarted, Warned
+from bonsai_core.model.loading.parent import load_unit_table
+from bonsai_core.model.storage.tensor_files import TensorFiles
 
 SHORT = {
     "steps": 1,

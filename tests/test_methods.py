@@ -15,11 +15,11 @@ from conftest import measured
 from transformers import AutoModelForCausalLM
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.contracts.events import Event, TokensDone
 from bonsai_core.engine import SharedMeasurements
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import Workspace, open_workspace
-from bonsai_core.model.passes import Passes
+from bonsai_core.events import Event, TokensDone
+from bonsai_core.model.forward.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
 RECIPES = [offer.name for offer in Registry().offers("recipe")]

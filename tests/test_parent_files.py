@@ -13,9 +13,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Pr
 
 from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, run
 from bonsai_core.checkpoint import ParentFiles, save_checkpoint, weight_bytes
-from bonsai_core.contracts.events import RunStarted, Warned
-from bonsai_core.model.depth import set_layers
-from bonsai_core.model.load import load_tokenizer
+from bonsai_core.events import RunStarted, Warned
+from bonsai_core.model.loading.load import load_tokenizer
+from bonsai_core.model.structure.layer_count import set_layers
 from bonsai_core.model.subject import Subject
 
 # Bytes that `save_pretrained` would write otherwise, or not at all; generation settings that it would refuse to.

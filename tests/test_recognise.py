@@ -12,10 +12,10 @@ from conftest import HEAD_DIM, HEADS, HIDDEN, LAYERS, PICOS, VOCABULARY, WIDTH, 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, run
-from bonsai_core.model.parent import find_parent
-from bonsai_core.model.recognise import NAME, recognise
+from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.model.recognition.laws import family_mismatch, logits
+from bonsai_core.model.recognition.recognise import NAME, recognise
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import logits, misfit
 from bonsai_core.testing.family import keep_vectors
 
 RECOGNISABLE = [pico for pico in PICOS if "moe" not in pico.family and pico.family != "mixtral"]
@@ -55,7 +55,7 @@ def test_declared_families_would_be_recognised(registry: Registry, pico: Pico) -
 @pytest.mark.parametrize("pico", PICOS, ids=str)
 def test_declarations_fit(registry: Registry, pico: Pico) -> None:
     family = family_of(registry, pico).of(pico.build().config)
-    assert misfit(pico.build(), family) is None
+    assert family_mismatch(pico.build(), family) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_wrong_declarations_do_not(registry: Registry, model_type: str, wrong: d
     family = family_of(registry, pico)
     assert family.attention is not None
     attention = family.attention.model_copy(update=wrong)
-    assert misfit(pico.build(), family.model_copy(update={"attention": attention})) is not None
+    assert family_mismatch(pico.build(), family.model_copy(update={"attention": attention})) is not None
 
 
 def test_attention_that_cannot_be_sliced_stays_whole(registry: Registry) -> None:

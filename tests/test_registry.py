@@ -14,7 +14,7 @@ import pytest
 from bonsai_core import BonsaiError, Registry
 from bonsai_core.cli.settings import installed
 from bonsai_core.config import Choice
-from bonsai_core.registry import KINDS
+from bonsai_core.registry.registry import KINDS
 
 PRIOR = """
 from typing import ClassVar

@@ -39,9 +39,9 @@ from bonsai_core import (
     token_nll,
 )
 from bonsai_core.config import Choice, read_recipe
-from bonsai_core.contracts.events import Event, StageStarted, Warned
 from bonsai_core.engine.setup import open_workspace
-from bonsai_core.model.parent import find_parent
+from bonsai_core.events import Event, StageStarted, Warned
+from bonsai_core.model.loading.parent import find_parent
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]

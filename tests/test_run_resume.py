@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from bonsai_core import Registry, RunConfig, hookimpl, resume, run
-from bonsai_core.contracts.events import Event, Journaled, TokensDone
+from bonsai_core.events import Event, Journaled, TokensDone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
 

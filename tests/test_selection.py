@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bonsai_core import BonsaiError, UnitTable
-from bonsai_core.rules import Rules
-from bonsai_core.selection import select
+from bonsai_core.selection.rules import Rules
+from bonsai_core.selection.select import select
 from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
 from bonsai_core.units import Site
 
@@ -86,7 +86,7 @@ def test_any_budget_is_met_and_the_rules_are_kept(seed: int) -> None:
         assert not np.isnan(importance_U[alive_U & ~keep_U]).any()
     for site, before in counted(table, alive_U):
         after = int(keep_U[site.units].sum())
-        assert after >= min(before, rules.least(site))
+        assert after >= min(before, rules.minimum(site))
         assert after == before or after % rules.multiple(site.kind) == 0
 
 
@@ -96,7 +96,7 @@ def test_any_budget_is_met_and_the_rules_are_kept(seed: int) -> None:
     ids=["cheap", "even", "dear", "unmeasured"],
 )
 def test_heads_make_up_for_less_than_an_expert_only_where_they_matter_less(head: float, gone: tuple[int, int]) -> None:
-    experts = Site("layers.0.experts", 0, "experts", 0, 4, 10, 1, least=2)
+    experts = Site("layers.0.experts", 0, "experts", 0, 4, 10, 1, minimum=2)
     heads = Site("layers.0.attention", 0, "attention", 4, 20, 1, 1)
     importance_U = np.array([12.5, 25.0, 300.0, 300.0, *[head] * 20])
     keep_U = choose(UnitTable((experts, heads), 60, 60), 14 / 60, importance_U=importance_U, rank="density")
@@ -128,7 +128,7 @@ def test_limits_are_for_all_kinds_or_for_those_named() -> None:
         (Rules(protect=frozenset([1])), (1, 1)),
         (Rules(min_units=99), (6, 20)),
     ):
-        assert (rules.least(attention), rules.least(mlp)) == least, rules
+        assert (rules.minimum(attention), rules.minimum(mlp)) == least, rules
     assert list(Rules(round_to=4).counts_below(attention, 6)) == [5, 4, 3, 2, 1]
     assert list(Rules(round_to=4).counts_below(mlp, 20)) == [16, 12, 8, 4]
     assert list(Rules(round_to={"attention": 4}).counts_below(attention, 6)) == [4]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bonsai_core import UnitTable
-from bonsai_core.rules import Rules
-from bonsai_core.selection import removal_order, select
-from bonsai_core.swaps import Swaps
+from bonsai_core.selection.rules import Rules
+from bonsai_core.selection.select import removal_order, select
+from bonsai_core.selection.swaps import Swaps
 from bonsai_core.testing.examples import example_table
 
 SPARSITY = 0.4

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from test_cli import BONSAI, execute
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl
-from bonsai_core.canvas import spread
 from bonsai_core.cli.main import cli
-from bonsai_core.contracts.events import Event, Journaled
+from bonsai_core.display.plotting import spread
+from bonsai_core.events import Event, Journaled
 from bonsai_core.sweep.expand import SweepRun, expand
 from bonsai_core.sweep.record import Results, gather
 from bonsai_core.sweep.results import Row, Stat, grouped

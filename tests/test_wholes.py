@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bonsai_core import SampleRequest
-from bonsai_core.engine.wholes import WholeDrops
-from bonsai_core.rules import Rules
+from bonsai_core.selection.rules import Rules
+from bonsai_core.selection.whole_drops import WholeDrops
 from bonsai_core.testing.examples import example_table
 
 LAYERS = 10
@@ -28,7 +28,7 @@ def drops_of(*, drop_fraction: float = 0.2, tied: bool = False, **rules: Any) ->
         prior_U,
         drop_fraction,
         num_submodels=10,
-        least_S=np.array([chosen.least(site) for site in table]),
+        minimum_S=np.array([chosen.minimum(site) for site in table]),
     )
     return WholeDrops.of(request, chosen, (0, 1))
 
@@ -100,8 +100,8 @@ def test_attentions_and_mlps_are_drawn_from_windows_of_their_own() -> None:
     table = example_table(num_layers=LAYERS)
     prior_U = np.concatenate([np.full(s.num_units, s.layer + (1000.0 if s.kind == "mlp" else 1.0)) for s in table])
     rules = Rules(units=("sublayer",))
-    least_S = np.array([rules.least(site) for site in table])
-    request = SampleRequest(table, table.keep_all(), prior_U, 0.2, 10, least_S=least_S)
+    minimum_S = np.array([rules.minimum(site) for site in table])
+    request = SampleRequest(table, table.keep_all(), prior_U, 0.2, 10, minimum_S=minimum_S)
     _, drops = WholeDrops.of(request, rules, (0, 1))
     kinds = [whole.name.rpartition(".")[2] for whole in drops.drawn]
     assert 3 <= kinds.count("attention") <= 5

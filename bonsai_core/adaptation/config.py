@@ -10,9 +10,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from bonsai_core.config import validated
-from bonsai_core.names import Usable
-from bonsai_core.schema import Schema
-from bonsai_core.setting_types import Length, NotNegative, Positive, Seed
+from bonsai_core.settings.names import Usable
+from bonsai_core.settings.schema import Schema
+from bonsai_core.settings.types import Length, NotNegative, Positive, Seed
 
 if TYPE_CHECKING:
     import torch

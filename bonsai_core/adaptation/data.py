@@ -23,7 +23,7 @@ MOST_WINDOWS = 10**8
 
 
 @dataclass(frozen=True)
-class Course:
+class Schedule:
     """All that will be trained on.
 
     Attributes:
@@ -51,7 +51,7 @@ def windows_wanted(config: AdaptConfig) -> int | None:
     return None
 
 
-def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
+def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedule:
     """Every epoch takes all windows in another random order; the last step may begin a new one.
 
     Raises:
@@ -69,7 +69,7 @@ def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Course:
     seeds = ((config.seed, epoch) for epoch in range(epochs))
     order_S = np.concatenate([np.random.default_rng(seed).permutation(len(windows_WL)) for seed in seeds])[:size]
     used, renumbered_S = np.unique(order_S, return_inverse=True)
-    return Course(windows_WL[used], renumbered_S, steps)
+    return Schedule(windows_WL[used], renumbered_S, steps)
 
 
 class Windows(IterableDataset[dict[str, Tensor]]):
@@ -80,7 +80,7 @@ class Windows(IterableDataset[dict[str, Tensor]]):
         first: place of the first window.
     """
 
-    def __init__(self, course: Course, first: int) -> None:
+    def __init__(self, course: Schedule, first: int) -> None:
         self._course = course
         self._first = first
 

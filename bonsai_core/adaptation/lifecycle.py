@@ -20,7 +20,7 @@ from bonsai_core.adaptation.teacher import StoredTeacher, check_teacher
 from bonsai_core.adaptation.training import Step, train
 from bonsai_core.adaptation.workspace import TRAINING_COST, AdaptWorkspace, default_path, open_adaptation
 from bonsai_core.checkpoint import checkpoint_directory, weight_bytes
-from bonsai_core.contracts.events import (
+from bonsai_core.events import (
     AdaptationFinished,
     AdaptationStarted,
     CurvePoint,
@@ -31,18 +31,18 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
-from bonsai_core.model.find import find_source
-from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.load import fingerprint, load_checked, load_model, load_tokenizer
-from bonsai_core.model.pages import free_cache
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import Placement, find_device
-from bonsai_core.model.saved import measured_loss, verify_saved
-from bonsai_core.provenance import find_origin
-from bonsai_core.registry import Registry
+from bonsai_core.model.forward.latency import peak_bytes
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.loading.load import fingerprint, load_checked, load_model, load_tokenizer
+from bonsai_core.model.loading.lookup import find_source
+from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.loading.saved import measured_loss, verify_saved
+from bonsai_core.model.storage.devices import Placement, find_device
+from bonsai_core.model.storage.memory import free_cache
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
+from bonsai_core.rundir.versions import versions
 from bonsai_core.sources import absolute_names
-from bonsai_core.versions import versions
 
 EVALUATION_BATCH = 8
 DISK_MARGIN = 1.1
@@ -277,7 +277,7 @@ class _Adaptation:
         self._observe(StageStarted("save", 0, "checkpoint"))
         work, path = self._work, self._directory.model_path
         provenance = {
-            **work.origin.story,
+            **work.origin.metadata,
             "adaptation": {
                 "of": work.config.model,
                 "teacher": work.teacher,

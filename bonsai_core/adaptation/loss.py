@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bonsai_core.model.head import Head
-from bonsai_core.model.passes import CHUNK_LOGITS
+from bonsai_core.model.forward.lm_head import Head
+from bonsai_core.model.forward.passes import CHUNK_LOGITS
 
 SMALLEST = 1e-6
 """Least probability of the bucket."""

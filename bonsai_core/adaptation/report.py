@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bonsai_core import canvas
 from bonsai_core.adaptation.workspace import AdaptWorkspace
+from bonsai_core.display import plotting
 from bonsai_core.rundir import Journal
 
 SMOOTHING = 20
@@ -58,20 +58,20 @@ def draw_curve(report: Mapping[str, Any], stem: Path) -> None:
     """Perplexity and loss over the tokens trained on, as <stem>.svg and <stem>.png."""
     points = [(row["tokens"], row["perplexity"]) for row in report["curve"] if row["perplexity"] is not None]
     per_step = report["tokens"] / report["steps"]
-    with canvas.style():
-        figure, axes = canvas.empty(f"Adaptation of {Path(report['config']['model']).name}")
-        colour, faint = canvas.COLOURS[0], canvas.COLOURS[1]
+    with plotting.style():
+        figure, axes = plotting.empty(f"Adaptation of {Path(report['config']['model']).name}")
+        colour, faint = plotting.COLOURS[0], plotting.COLOURS[1]
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", linewidth=2)
         heights = [height for _, height in points]
         teacher = report["perplexity"]["teacher"]
         if teacher is not None:
-            axes.axhline(teacher, color=canvas.FAINT, linestyle=canvas.DASHES[1], linewidth=1.2)
+            axes.axhline(teacher, color=plotting.FAINT, linestyle=plotting.DASHES[1], linewidth=1.2)
             heights.append(teacher)
-        canvas.scale_axis(axes, "y", heights, "auto", "perplexity", pad=0.08)
-        canvas.scale_axis(axes, "x", [tokens for tokens, _ in points], False, "tokens trained on", pad=0.02)
+        plotting.scale_axis(axes, "y", heights, "auto", "perplexity", pad=0.08)
+        plotting.scale_axis(axes, "x", [tokens for tokens, _ in points], False, "tokens trained on", pad=0.02)
         ends = [(points[-1][1], f"{points[-1][1]:.1f}", colour)]
-        ends += [(teacher, f"teacher {teacher:.1f}", canvas.FAINT)] if teacher is not None else []
-        canvas.label_right(figure, axes, ends)
+        ends += [(teacher, f"teacher {teacher:.1f}", plotting.FAINT)] if teacher is not None else []
+        plotting.label_right(figure, axes, ends)
         losses = axes.twinx()
         parts = _parts([row["loss"] for row in report["losses"]])
         losses.plot([place * per_step for place, _ in parts], [loss for _, loss in parts], color=faint, linewidth=1.2)
@@ -86,7 +86,7 @@ def draw_curve(report: Mapping[str, Any], stem: Path) -> None:
             fontsize=9,
             fontweight="bold",
         )
-        canvas.save(figure, stem)
+        plotting.save(figure, stem)
 
 
 def _parts(values: list[float]) -> list[tuple[float, float]]:

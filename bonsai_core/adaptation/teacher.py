@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.passes import Passes
+from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, partial_of, write_whole
 
 SMALL_VOCABULARY = 2**16

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.adaptation.data import Course, Windows
+from bonsai_core.adaptation.data import Schedule, Windows
 from bonsai_core.adaptation.loss import Teacher, TokenLosses, WholeTeacher, hidden_loss, token_losses
 from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.state import load_state, save_state, trained
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.head import Head
-from bonsai_core.model.passes import out_of_memory
+from bonsai_core.model.forward.lm_head import Head
+from bonsai_core.model.forward.passes import out_of_memory
 
 LOWEST_RATE = 0.1
 """Where the cosine ends, as a share of the highest learning rate."""
@@ -58,7 +58,7 @@ def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
 
 def train(
     model: nn.Module,
-    course: Course,
+    course: Schedule,
     teacher: StoredTeacher | Any | None,
     layers: Sequence[int] | None,
     config: AdaptConfig,

@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.adaptation.data import Course, plan_course, windows_wanted
+from bonsai_core.adaptation.data import Schedule, plan_course, windows_wanted
 from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.checked_config import fit_to_files
-from bonsai_core.model.find import declared_family, find_source, model_config
-from bonsai_core.model.load import load_tokenizer
-from bonsai_core.model.parent_files import find_parent_files
-from bonsai_core.model.placement import find_device
-from bonsai_core.model.reading import check_positions, check_tokens, start_token
-from bonsai_core.provenance import Origin, find_origin
+from bonsai_core.model.loading.checked_config import fit_to_files
+from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
+from bonsai_core.model.loading.load import load_tokenizer
+from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
+from bonsai_core.model.loading.parent_files import find_parent_files
+from bonsai_core.model.loading.provenance import Origin, find_origin
+from bonsai_core.model.storage.devices import find_device
 from bonsai_core.rundir import free_path
 from bonsai_core.sources import Text, evaluation_windows, load_text, training_windows
 
@@ -56,7 +56,7 @@ class Curriculum:
     model_config: Any
     tokenizer: Any
     texts: tuple[Text, Text]
-    course: Course
+    course: Schedule
     evaluation_NL: NDArray[np.int64]
 
     @property

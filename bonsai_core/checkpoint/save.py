@@ -128,14 +128,14 @@ def checkpoint_directory(
 
     Tokenizer and provenance are added, and what the model has from its parent.
     """
-    story = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    metadata = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with _written_whole(directory) as partial:
         yield partial
         if parent is not None:
             parent.complete(partial, model.config, tokenizer)
         elif tokenizer is not None:
             tokenizer.save_pretrained(partial)
-        (partial / PROVENANCE_NAME).write_text(story, encoding="utf-8")
+        (partial / PROVENANCE_NAME).write_text(metadata, encoding="utf-8")
 
 
 def _values(config: Any) -> dict[str, Any]:

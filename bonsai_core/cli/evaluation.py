@@ -11,9 +11,9 @@ from rich.text import Text
 
 from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import RunBar, progress_bar
-from bonsai_core.contracts.events import Event, Warned
 from bonsai_core.evaluation.compare import evaluate
 from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.events import Event, Warned
 
 Model = Mapping[str, Any]
 Row = tuple[str, Callable[[Model], str], Callable[[Model, Model], str]]

@@ -20,11 +20,11 @@ from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
 from bonsai_core.config import validated
-from bonsai_core.contracts.events import Event, Warned
+from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
-from bonsai_core.printable import visible
-from bonsai_core.registry import KINDS
+from bonsai_core.events import Event, Warned
+from bonsai_core.registry.registry import KINDS
 
 INTERRUPTED = 130
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
@@ -120,7 +120,7 @@ def plugins(kind: str | None) -> None:
 def families(markdown: bool) -> None:
     """List the model families that can be pruned, and what can be removed from each."""
     from bonsai_core.cli.tables import family_view
-    from bonsai_core.families import families_markdown
+    from bonsai_core.registry.family_table import families_markdown
 
     if markdown:
         click.echo(families_markdown(installed().families()), nl=False)
@@ -132,7 +132,7 @@ def families(markdown: bool) -> None:
 def units(**values: Any) -> None:
     """List what can be removed from a model, and what each piece weighs."""
     from bonsai_core.cli.tables import unit_view
-    from bonsai_core.model.parent import load_unit_table
+    from bonsai_core.model.loading.parent import load_unit_table
 
     _quiet()
     table = load_unit_table(settings(values, None), installed(), _warn)
@@ -151,7 +151,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
     configuration = validated(EvalConfig, given, "settings")
     _quiet()
     from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
-    from bonsai_core.model.pages import return_large_blocks
+    from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
     found = evaluate_with_progress(configuration)
@@ -240,7 +240,7 @@ def _watch(work: Callable[[], Any]) -> None:
     """Run with live progress, then show the report; on Ctrl-C say how to go on."""
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
-    from bonsai_core.model.pages import return_large_blocks
+    from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
     console = Console()

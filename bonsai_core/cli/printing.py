@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from bonsai_core.printable import visible
+from bonsai_core.display.printable import visible
 
 LONGEST_NAME = 300
 """Characters of a name that a table shows."""

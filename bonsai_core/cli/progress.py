@@ -11,7 +11,8 @@ from rich.text import Text
 
 from bonsai_core import hookimpl
 from bonsai_core.cli.printing import print_note
-from bonsai_core.contracts.events import (
+from bonsai_core.display.printable import visible
+from bonsai_core.events import (
     AdaptationStarted,
     CurvePoint,
     EvaluationStarted,
@@ -24,7 +25,6 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
-from bonsai_core.printable import visible
 
 
 def duration(seconds: float) -> str:

@@ -23,10 +23,10 @@ from bonsai_core.config import Choice, RunConfig
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.evaluation.config import EvalConfig
-from bonsai_core.names import checked_name
-from bonsai_core.recipes import recipe_settings
-from bonsai_core.registry import COMPONENTS, KINDS, Registry
-from bonsai_core.strict_yaml import parse
+from bonsai_core.registry.recipes import recipe_settings
+from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
+from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.strict_yaml import parse
 
 ENVIRONMENT: dict[type[BaseModel], str] = {
     RunConfig: "BONSAI_",

@@ -19,11 +19,11 @@ from rich.text import Text
 from bonsai_core import hookimpl
 from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import RunBar, duration, progress_bar
-from bonsai_core.contracts.events import Event, TokensDone, Warned
+from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.printable import visible
-from bonsai_core.registry import Registry
-from bonsai_core.setting_types import Seed
+from bonsai_core.events import Event, TokensDone, Warned
+from bonsai_core.registry.registry import Registry
+from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.expand import SweepRun, expand
 from bonsai_core.sweep.files import write_results
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES

@@ -13,9 +13,9 @@ from rich.text import Text
 from bonsai_core.cli.printing import LONGEST_NAME, name, plain
 from bonsai_core.cli.progress import duration
 from bonsai_core.contracts import Family
-from bonsai_core.families import HEADER, family_rows
-from bonsai_core.printable import visible
-from bonsai_core.registry import KINDS, Registry
+from bonsai_core.display.printable import visible
+from bonsai_core.registry.family_table import HEADER, family_rows
+from bonsai_core.registry.registry import KINDS, Registry
 from bonsai_core.units import UnitTable
 
 Item = TypeVar("Item")

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC
 from typing import ClassVar
 
-from bonsai_core.schema import Schema
+from bonsai_core.settings.schema import Schema
 
 
 class Component(Schema, ABC):

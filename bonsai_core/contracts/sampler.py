@@ -36,7 +36,7 @@ class SampleRequest:
         prior_U: this round's prior, float64 [U]; larger means keep. Dead units hold 0.
         drop_fraction: share of the living units that this round will remove (the paper's p), 0..1.
         num_submodels: how many sub-models to draw (the paper's M); to a sequential sampler, how many are left.
-        least_S: units that every site keeps, int64 [S]; where fewer live, all of those.
+        minimum_S: units that every site keeps, int64 [S]; where fewer live, all of those.
         rank: what selection will rank by: ``importance``, or importance per parameter (``density``).
         evidence: None at first; to a sequential sampler, what the sub-models measured so far say.
     """
@@ -46,7 +46,7 @@ class SampleRequest:
     prior_U: NDArray[np.float64]
     drop_fraction: float
     num_submodels: int
-    least_S: NDArray[np.int64]
+    minimum_S: NDArray[np.int64]
     rank: Literal["importance", "density"] = "density"
     evidence: Evidence | None = None
 

@@ -9,9 +9,9 @@ from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
 from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
-from bonsai_core.model.find import find_source, model_config
-from bonsai_core.recipes import recipe_settings
-from bonsai_core.registry import Registry
+from bonsai_core.model.loading.lookup import find_source, model_config
+from bonsai_core.registry.recipes import recipe_settings
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, refuse_changes
 
 SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")

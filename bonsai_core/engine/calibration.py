@@ -13,7 +13,7 @@ from bonsai_core.config import RunConfig
 from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import FIRST_HEAT, round_targets
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.probe import CalibrationData
+from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bonsai_core.adaptation.workspace import Curriculum
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts.events import Warned
 from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
 from bonsai_core.engine.setup import (
     Workspace,
@@ -17,7 +16,8 @@ from bonsai_core.engine.setup import (
     passes_over,
     with_absolute_paths,
 )
-from bonsai_core.registry import Registry
+from bonsai_core.events import Warned
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
 
 

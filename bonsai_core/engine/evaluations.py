@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import DenseTokens, token_kl
-from bonsai_core.contracts.events import Event, StageStarted, TokensDone
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements, once
-from bonsai_core.model.passes import DenseSide, Passes
+from bonsai_core.events import Event, StageStarted, TokensDone
+from bonsai_core.model.forward.passes import DenseSide, Passes
 from bonsai_core.rundir import Journal
+from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, once
 
 
 @dataclass(frozen=True)

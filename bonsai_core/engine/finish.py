@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.latency import free_bytes, side_by_side
-from bonsai_core.model.pages import release
-from bonsai_core.model.parent import load_parent
-from bonsai_core.model.placement import Placement
-from bonsai_core.model.saved import verify_saved
-from bonsai_core.model.sliced_files import SlicedFiles
-from bonsai_core.versions import versions
+from bonsai_core.model.forward.latency import free_bytes, side_by_side
+from bonsai_core.model.loading.parent import load_parent
+from bonsai_core.model.loading.saved import verify_saved
+from bonsai_core.model.storage.devices import Placement
+from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.storage.memory import drop_weights
+from bonsai_core.model.storage.sliced_files import SlicedFiles
+from bonsai_core.rundir.versions import versions
 
 LATENCY_REPEATS = 7
 LATENCY_HEADROOM = 1.5
@@ -74,7 +74,7 @@ def verify_checkpoint(work: Workspace, path: Path, loss: float | None) -> dict[s
     config = work.config
     if config.load_in != "full":
         return {"skipped": f"the model was measured in {config.load_in}, and what is saved is in full precision"}
-    release(work.subject.model)
+    drop_weights(work.subject.model)
     return verify_saved(
         path,
         work.evaluation_NT[0],

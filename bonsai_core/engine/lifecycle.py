@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from bonsai_core.adaptation.lifecycle import AdaptResult
 from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts.events import (
+from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
+from bonsai_core.engine.evaluations import DenseSides, Evaluations
+from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkpoint
+from bonsai_core.engine.function_metric import ModelFunction, choice_of
+from bonsai_core.engine.rounds import Rounds
+from bonsai_core.engine.runtimes import runtimes
+from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
+from bonsai_core.errors import BonsaiError
+from bonsai_core.events import (
     Event,
     Journaled,
     RoundFinished,
@@ -24,21 +32,13 @@ from bonsai_core.contracts.events import (
     TokensDone,
     Warned,
 )
-from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
-from bonsai_core.engine.evaluations import DenseSides, Evaluations
-from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkpoint
-from bonsai_core.engine.function_metric import ModelFunction, choice_of
-from bonsai_core.engine.rounds import Rounds
-from bonsai_core.engine.runtimes import runtimes
-from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
-from bonsai_core.engine.shared import SharedMeasurements
-from bonsai_core.errors import BonsaiError
-from bonsai_core.model.latency import peak_bytes
-from bonsai_core.model.saved import measured_loss
-from bonsai_core.registry import Registry
-from bonsai_core.report import build_report
+from bonsai_core.model.forward.latency import peak_bytes
+from bonsai_core.model.loading.saved import measured_loss
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
-from bonsai_core.versions import versions
+from bonsai_core.rundir.measurement_cache import SharedMeasurements
+from bonsai_core.rundir.report import build_report
+from bonsai_core.rundir.versions import versions
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Compensator, Estimator, Metric, Prior, Sampler
 from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
 from bonsai_core.errors import BonsaiError
-from bonsai_core.registry import Registry
+from bonsai_core.registry.registry import Registry
 
 
 @dataclass(frozen=True)

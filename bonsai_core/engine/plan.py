@@ -17,7 +17,7 @@ FIRST_HEAT = 4
 
 
 @dataclass(frozen=True)
-class Work:
+class TokenBudget:
     """Tokens of one pass over each part of the data; 0 where a part is not needed.
 
     Attributes:
@@ -66,7 +66,7 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
     return (*((i + 1) * step for i in range(num_rounds - 1)), config.sparsity)
 
 
-def make_plan(config: RunConfig, work: Work) -> Plan:
+def make_plan(config: RunConfig, work: TokenBudget) -> Plan:
     """The plan of a run over so much data."""
     targets = round_targets(config)
     submodel_tokens = work.submodel + work.search

@@ -15,8 +15,8 @@ from torch import Tensor
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.model.statistics import site_repair
-from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.model.forward.statistics import site_repair
+from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
 
 PATTERNS_PER_SITE = 4

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bonsai_core.contracts import Compensator, Prior
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.model.moments import collect_moments
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.statistics import input_totals
-from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.model.forward.moments import collect_moments
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.statistics import input_totals
+from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
 
 

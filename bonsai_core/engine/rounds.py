@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Repair, SampleRequest
-from bonsai_core.contracts.events import Event, StageStarted, TokensDone, Warned
 from bonsai_core.engine.evaluations import DenseSides
 from bonsai_core.engine.fitting import fit_prior_alone, fit_units
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.search import Search
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
 from bonsai_core.engine.submodels import Measured, SubModels
-from bonsai_core.engine.wholes import WholeDrops
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.probe import ModelProbe
-from bonsai_core.model.statistics import score_units
-from bonsai_core.model.tensor_files import TensorFiles
+from bonsai_core.engine.validation import out_of_fold_tau
+from bonsai_core.events import Event, StageStarted, TokensDone, Warned
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.probe import ModelProbe
+from bonsai_core.model.forward.statistics import score_units
+from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.rundir import Journal, RunDirectory
-from bonsai_core.selection import select
-from bonsai_core.validation import out_of_fold_tau
+from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, code_of, once
+from bonsai_core.selection.select import select
+from bonsai_core.selection.whole_drops import WholeDrops
 
 PRIOR_STREAM = 0
 
@@ -80,18 +80,18 @@ class Rounds:
         if self._work.methods.measured and request.drop_fraction == 0:  # large units went beyond this round's target
             start = time.perf_counter()
             self._observe(TokensDone(self._work.plan.submodel_tokens, replayed=True))
-            importance_U, apart_U = np.full(len(request.table), np.nan), alive_U
+            importance_U, individually_dropped_U = np.full(len(request.table), np.nan), alive_U
         elif self._work.methods.measured:
             measured = self._measure(number, request, drops)
             start = time.perf_counter()
             importance_U, found = self._regress(request, measured)
-            apart_U = measured.apart_U
+            individually_dropped_U = measured.individually_dropped_U
             summary |= found
         else:
             start = time.perf_counter()
             importance_U = fit_prior_alone(self._work.methods.estimator, request)
-            apart_U = alive_U
-        return self._select(number, request, drops, importance_U, apart_U, summary, start)
+            individually_dropped_U = alive_U
+        return self._select(number, request, drops, importance_U, individually_dropped_U, summary, start)
 
     def repair(self, number: int, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_]) -> None:
         """Make up for what round `number` removes, in the weights; from the run directory where that is done."""
@@ -196,7 +196,7 @@ class Rounds:
             prior_U,
             drop_fraction=min(0.5, max(0.0, missing / max(1, leaving))),
             num_submodels=work.config.submodels,
-            least_S=np.array([work.rules.least(site) for site in table], dtype=np.int64),
+            minimum_S=np.array([work.rules.minimum(site) for site in table], dtype=np.int64),
             rank=work.config.rank,
         )
 
@@ -229,7 +229,7 @@ class Rounds:
         request: SampleRequest,
         drops: WholeDrops,
         importance_U: NDArray[np.float64],
-        apart_U: NDArray[np.bool_],
+        individually_dropped_U: NDArray[np.bool_],
         summary: dict[str, Any],
         start: float,
     ) -> NDArray[np.bool_]:
@@ -238,7 +238,7 @@ class Rounds:
         table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
         whole_W = drops.importance(importance_U)
-        importance_U = np.where(apart_U, importance_U, np.nan)  # a share of a whole's says nothing of one unit
+        importance_U = np.where(individually_dropped_U, importance_U, np.nan)  # not from wholes
         keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules, whole_W)
         elapsed_s = time.perf_counter() - start
         if self._work.calibration.search and request.drop_fraction > 0:

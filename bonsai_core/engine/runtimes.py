@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bonsai_core.config import RunConfig
-from bonsai_core.model.depth import layer_pattern
+from bonsai_core.model.structure.layer_count import layer_pattern
 
 FREE = "transformers: with bonsai-prune installed, or anywhere with trust_remote_code=True"
 STOCK = "transformers without anything else, and every runtime that reads its family's stock checkpoints"

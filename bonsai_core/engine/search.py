@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import SampleRequest
-from bonsai_core.contracts.events import Event, StageStarted, TokensDone
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.model.passes import DenseSide, Passes
-from bonsai_core.model.probe import CalibrationData, ModelProbe
+from bonsai_core.events import Event, StageStarted, TokensDone
+from bonsai_core.model.forward.passes import DenseSide, Passes
+from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
-from bonsai_core.swaps import Swaps
+from bonsai_core.selection.swaps import Swaps
 
 SEARCH_STREAM = 2
 MOST_SWAPS = 3

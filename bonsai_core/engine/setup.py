@@ -13,32 +13,32 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import ParentFiles, check_uniform
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
-from bonsai_core.contracts.events import Event, TokensDone, Warned
 from bonsai_core.engine.calibration import Calibration, draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.methods import Methods, choose_methods
-from bonsai_core.engine.plan import Plan, Work, make_plan, search_tokens
+from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
 from bonsai_core.engine.runtimes import tell_of_pattern
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.checked_config import weights_directory
-from bonsai_core.model.frozen import FrozenSubject
-from bonsai_core.model.load import fingerprint, load_tokenizer
-from bonsai_core.model.parent import Parent, find_parent, load_parent, table_of
-from bonsai_core.model.parent_files import find_parent_files
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import find_device
-from bonsai_core.model.probe import CalibrationData
-from bonsai_core.model.reading import check_positions, check_tokens, start_token
-from bonsai_core.model.recognise import NAME as RECOGNISED
+from bonsai_core.events import Event, TokensDone, Warned
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.probe import CalibrationData
+from bonsai_core.model.loading.checked_config import weights_directory
+from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
+from bonsai_core.model.loading.load import fingerprint, load_tokenizer
+from bonsai_core.model.loading.parent import Parent, find_parent, load_parent, table_of
+from bonsai_core.model.loading.parent_files import find_parent_files
+from bonsai_core.model.recognition.recognise import NAME as RECOGNISED
+from bonsai_core.model.storage.devices import find_device
+from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.weight_files import WeightFiles
-from bonsai_core.recipes import is_recipe_file
-from bonsai_core.registry import Registry
-from bonsai_core.rules import Rules
-from bonsai_core.selection import select
+from bonsai_core.registry.recipes import is_recipe_file
+from bonsai_core.registry.registry import Registry
+from bonsai_core.rundir.versions import versions
+from bonsai_core.selection.rules import Rules
+from bonsai_core.selection.select import select
 from bonsai_core.sources import Text, absolute_names, evaluation_windows, load_text
 from bonsai_core.units import Site, UnitTable
-from bonsai_core.versions import versions
 
 DISK_MARGIN = 1.1
 
@@ -74,7 +74,7 @@ class Workspace:
         divergence = drawn.held_out_NT.size + (drawn.data[0].num_tokens if methods.compared else 0)
         return make_plan(
             self.config,
-            Work(
+            TokenBudget(
                 statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
                 submodel=self.config.submodels * drawn.data[0].num_tokens if methods.measured else 0,
                 search=search_tokens(self.config.search, drawn.search[0].windows_NT) if drawn.search else 0,

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, Evidence, SampleRequest
-from bonsai_core.contracts.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.engine.shared import Arrays, SharedMeasurements, code_of, once
-from bonsai_core.engine.wholes import WholeDrops
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.probe import CalibrationData, ModelProbe
+from bonsai_core.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
+from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
+from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, code_of, once
+from bonsai_core.selection.whole_drops import WholeDrops
 
 SAMPLER_STREAM = 1
 
@@ -31,7 +31,7 @@ class Measured:
 
     Attributes:
         keep_MU: bool [M, U].
-        apart_U: units that the sampler dropped, bool [U]; others went with a whole sub-layer or layer, if at all.
+        individually_dropped_U: units that the sampler dropped, bool [U]; others went with a whole, if at all.
         utility_M: float64 [M].
         group_M: int64 [M]; sub-models drawn together share a number.
         num_dropped: how many gave no finite value and are left out.
@@ -39,7 +39,7 @@ class Measured:
     """
 
     keep_MU: NDArray[np.bool_]
-    apart_U: NDArray[np.bool_]
+    individually_dropped_U: NDArray[np.bool_]
     utility_M: NDArray[np.float64]
     group_M: NDArray[np.int64]
     num_dropped: int
@@ -98,7 +98,7 @@ class SubModels:
         keeps = np.zeros((0, len(request.table)), dtype=bool)
         groups = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)
-        apart_U = np.zeros(len(request.table), dtype=bool)
+        individually_dropped_U = np.zeros(len(request.table), dtype=bool)
         repaired = False
         while len(keeps) < total:
             # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
@@ -108,7 +108,7 @@ class SubModels:
             if len(draw.keep_MU) == 0:  # settled, unless there are wholes that have not had their turn
                 draw = drops.remaining(len(keeps), total)
             keep_MU = drops.dropped_from(draw.keep_MU, len(keeps))
-            apart_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
+            individually_dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
             if len(keeps) == 0:  # for all of the round, or those of one draw could not be held against another's
                 repaired = self._prepare(number, keep_MU)
             for keep_U in keep_MU:
@@ -121,9 +121,11 @@ class SubModels:
                 self._observe(TokensDone((total - len(keeps)) * data.num_tokens, replayed=True))
                 break
             if len(keeps) < total:
-                evidence = _evidence(work, _finite(work, keeps, apart_U, groups, values, repaired), request)
+                evidence = _evidence(
+                    work, _finite(work, keeps, individually_dropped_U, groups, values, repaired), request
+                )
                 request = replace(request, num_submodels=total - len(keeps), evidence=evidence)
-        measured = _finite(work, keeps, apart_U, groups, values, repaired)
+        measured = _finite(work, keeps, individually_dropped_U, groups, values, repaired)
         self._check_finite(number, measured)
         return measured
 
@@ -195,14 +197,16 @@ class SubModels:
 def _finite(
     work: Workspace,
     keep_MU: NDArray[np.bool_],
-    apart_U: NDArray[np.bool_],
+    individually_dropped_U: NDArray[np.bool_],
     group_M: NDArray[np.int64],
     value_M: NDArray[np.float64],
     repaired: bool,
 ) -> Measured:
     finite_M = np.isfinite(value_M)
     utility_M = np.array([work.methods.metric.utility(float(value)) for value in value_M[finite_M]])
-    return Measured(keep_MU[finite_M], apart_U, utility_M, group_M[finite_M], int((~finite_M).sum()), repaired)
+    return Measured(
+        keep_MU[finite_M], individually_dropped_U, utility_M, group_M[finite_M], int((~finite_M).sum()), repaired
+    )
 
 
 def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Evidence | None:
@@ -213,8 +217,11 @@ def _evidence(work: Workspace, measured: Measured, request: SampleRequest) -> Ev
     assert fitted.fit.spread_U is not None  # estimators that give none are refused with such samplers
     spread_U = np.full(len(request.table), np.nan)
     spread_U[fitted.perturbed_U] = fitted.fit.spread_U
-    apart_U = measured.apart_U
-    return Evidence(np.where(apart_U, fitted.importance_U, np.nan), np.where(apart_U, spread_U, np.nan))
+    individually_dropped_U = measured.individually_dropped_U
+    return Evidence(
+        np.where(individually_dropped_U, fitted.importance_U, np.nan),
+        np.where(individually_dropped_U, spread_U, np.nan),
+    )
 
 
 def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: bool) -> None:
@@ -227,8 +234,8 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
     if not fits or not grouped or draw.keep_MU.dtype != bool or not _leaves_least(draw, request):
         raise BonsaiError(
             f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
-            f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `least_S`, and have a "
-            f"group for each; it returned "
+            f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `minimum_S`, and have "
+            f"a group for each; it returned "
             f"{draw.keep_MU.dtype} {shape} and "
             f"{draw.group_M.shape} groups."
         )
@@ -238,7 +245,7 @@ def _leaves_least(draw: Draw, request: SampleRequest) -> bool:
     """Whether no dead unit is kept, and every site keeps what it must."""
     if draw.keep_MU[:, ~request.alive_U].any():
         return False
-    for site, least in zip(request.table, request.least_S, strict=True):
+    for site, least in zip(request.table, request.minimum_S, strict=True):
         alive = int(request.alive_U[site.units].sum())
         if (draw.keep_MU[:, site.units].sum(axis=1) < min(int(least), alive)).any():
             return False

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.config import EvalConfig
-from bonsai_core.model.checked_config import checked_config
-from bonsai_core.model.find import declared_family, find_source, model_config
-from bonsai_core.model.load import load_tokenizer
-from bonsai_core.model.reading import check_positions, check_tokens, start_token
-from bonsai_core.provenance import Origin, find_origin
+from bonsai_core.model.loading.checked_config import checked_config
+from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
+from bonsai_core.model.loading.load import load_tokenizer
+from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
+from bonsai_core.model.loading.provenance import Origin, find_origin
 from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
 

@@ -12,22 +12,22 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import weight_bytes
-from bonsai_core.contracts.events import EvaluationStarted, Event, StageStarted, TokensDone, Warned
 from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.candidates import Candidate, find_candidates
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
-from bonsai_core.model.checked_config import weights_directory
-from bonsai_core.model.latency import free_bytes
-from bonsai_core.model.load import load_checked
-from bonsai_core.model.pages import free_cache
-from bonsai_core.model.passes import Passes
-from bonsai_core.model.placement import Placement, find_device, input_device
-from bonsai_core.model.reading import tokens_checked
+from bonsai_core.events import EvaluationStarted, Event, StageStarted, TokensDone, Warned
+from bonsai_core.model.forward.latency import free_bytes
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.loading.checked_config import weights_directory
+from bonsai_core.model.loading.input_limits import tokens_checked
+from bonsai_core.model.loading.load import load_checked
+from bonsai_core.model.storage.devices import Placement, find_device, input_device
+from bonsai_core.model.storage.memory import free_cache
+from bonsai_core.rundir.versions import versions
 from bonsai_core.sources import load_evaluation_text, read_rows, user_path
-from bonsai_core.versions import versions
 
 CHECKED_TOKENS = 16
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bonsai_core.names import Usable
-from bonsai_core.schema import Schema
-from bonsai_core.setting_types import Length, MaxMemory, Positive, Seed, names_split
+from bonsai_core.settings.names import Usable
+from bonsai_core.settings.schema import Schema
+from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed, names_split
 
 if TYPE_CHECKING:
     from bonsai_core.evaluation.speed import Generations

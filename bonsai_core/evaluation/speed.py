@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from bonsai_core.model.latency import synchronize
-from bonsai_core.model.pages import free_cache
-from bonsai_core.model.passes import out_of_memory
-from bonsai_core.model.placement import input_device
+from bonsai_core.model.forward.latency import synchronize
+from bonsai_core.model.forward.passes import out_of_memory
+from bonsai_core.model.storage.devices import input_device
+from bonsai_core.model.storage.memory import free_cache
 
 SAMPLING_S = 0.005
 

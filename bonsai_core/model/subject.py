@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
 from bonsai_core.contracts import Family, Repair
-from bonsai_core.model.channels import by_unit, in_model_order
-from bonsai_core.model.depth import set_layers
-from bonsai_core.model.expert_widths import ExpertWidths
-from bonsai_core.model.experts import Experts
-from bonsai_core.model.layout import Part, decoder_layers, site_parts, unit_table
-from bonsai_core.model.mixture import Mixture
-from bonsai_core.model.pages import give_back
-from bonsai_core.model.placement import input_device
+from bonsai_core.model.sites.expert_widths import ExpertWidths
+from bonsai_core.model.sites.experts import Experts
+from bonsai_core.model.sites.mixture import Mixture
+from bonsai_core.model.storage.devices import input_device
+from bonsai_core.model.storage.memory import release
+from bonsai_core.model.structure.channels import by_unit, in_model_order
+from bonsai_core.model.structure.layer_count import set_layers
+from bonsai_core.model.structure.unit_table import Part, decoder_layers, site_parts, unit_table
 from bonsai_core.units import Site, UnitKind, UnitTable
 
 PER_GROUP = "num_key_value_groups"
@@ -98,11 +98,11 @@ class Subject:
         Units of a mixture count as one channel each, see `Mixture.weight`.
         """
         if site.in_mixture:
-            return self.of_living(site, alive_U, self.mixtures[site.name].weight(), dim=1)
+            return self.select_alive(site, alive_U, self.mixtures[site.name].weight(), dim=1)
         weight = by_unit(self.output(site).weight.detach(), site)
-        return self.of_living(site, alive_U, weight, dim=1).float()
+        return self.select_alive(site, alive_U, weight, dim=1).float()
 
-    def of_living(self, site: Site, alive_U: NDArray[np.bool_], present: Tensor, dim: int) -> Tensor:
+    def select_alive(self, site: Site, alive_U: NDArray[np.bool_], present: Tensor, dim: int) -> Tensor:
         """Of a tensor over the units that are still there, those alive: where slicing waits, others are there too."""
         alive = alive_U[site.units][self.present_U[site.units]]
         if alive.all():
@@ -128,7 +128,7 @@ class Subject:
         with ExitStack() as stack:
             for index, layer in self.layers_present().items():
                 if not self.table.layer_stays(index, keep_U):
-                    stack.callback(layer.register_forward_hook(_hand_on, with_kwargs=True).remove)
+                    stack.callback(layer.register_forward_hook(_pass_through, with_kwargs=True).remove)
             for site in self.sites_present():
                 keep = keep_U[site.units][self.present_U[site.units]]
                 if keep.all() or not self.table.layer_stays(site.layer, keep_U):
@@ -146,7 +146,7 @@ class Subject:
 
         Units keep their numbers; slicing twice equals slicing once by the second keep vector.
         """
-        self._take_out([n for n in self.layers_present() if not self.table.layer_stays(n, keep_U)])
+        self._remove_layers([n for n in self.layers_present() if not self.table.layer_stays(n, keep_U)])
         for site in self.sites_present():
             present = self.present_U[site.units]
             keep = keep_U[site.units][present]
@@ -162,9 +162,9 @@ class Subject:
             for part in self._parts[site.name]:
                 whole = self._linear(site, part)
                 self._layer(site).set_submodule(part.path, _slice(whole, part, index, len(keep)))
-                give_back(whole.weight.data)
+                release(whole.weight.data)
             if site.kind in ("attention", "query"):
-                self._tell_heads(site, len(index))
+                self._set_head_counts(site, len(index))
         self.present_U = self.present_U & keep_U
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
@@ -244,7 +244,7 @@ class Subject:
         """Gives parameters of a site's layer, by their names in it."""
         return self._layer(site).get_parameter
 
-    def _take_out(self, gone: Collection[int]) -> None:
+    def _remove_layers(self, gone: Collection[int]) -> None:
         """Remove whole layers; those behind them move up, in the key-value cache and in the configuration too."""
         if not gone:
             return
@@ -253,7 +253,7 @@ class Subject:
         set_layers(self.model.config, stay)
         for index in gone:
             for parameter in present[index].parameters():
-                give_back(parameter.data)
+                release(parameter.data)
             self._dense_layers[index] = nn.Identity()
         for site in self.table:
             if site.layer in gone:
@@ -273,7 +273,7 @@ class Subject:
         sizes = attention.query_sizes if site.kind == "query" else attention.sizes
         return sizes(self.model.config, count)
 
-    def _tell_heads(self, site: Site, count: int) -> None:
+    def _set_head_counts(self, site: Site, count: int) -> None:
         """Put the number of heads where the attention's forward pass reads it."""
         attention = self.family.attention
         assert attention is not None
@@ -323,7 +323,7 @@ class Subject:
         return linear
 
 
-def _hand_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _pass_through(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """A layer's input in place of its output."""
     hidden = args[0] if args else kwargs["hidden_states"]
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
-from bonsai_core.names import checked_name
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import RunReport, read_report
+from bonsai_core.settings.names import checked_name
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.names import checked_name
+from bonsai_core.settings.names import checked_name
 from bonsai_core.sources.sniff import HEAD, not_utf8, refuse_what_is_not_text
 
 

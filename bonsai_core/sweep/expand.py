@@ -16,8 +16,8 @@ from typing import Any
 from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.errors import BonsaiError, shortened
-from bonsai_core.names import checked_name
-from bonsai_core.registry import Registry
+from bonsai_core.registry.registry import Registry
+from bonsai_core.settings.names import checked_name
 from bonsai_core.sweep.quantities import describe, show_setting
 from bonsai_core.sweep.spec import Grid, SweepSpec
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bonsai_core.canvas import FAINT, GRID, INK, PAPER
-from bonsai_core.printable import visible
+from bonsai_core.display.plotting import FAINT, GRID, INK, PAPER
+from bonsai_core.display.printable import visible
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.table import cells, failures
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
-from bonsai_core import canvas
-from bonsai_core.canvas import COLOURS, DASHES, FAINT, HALO, INK, MARKERS, PAPER
+from bonsai_core.display import plotting
+from bonsai_core.display.plotting import COLOURS, DASHES, FAINT, HALO, INK, MARKERS, PAPER
 from bonsai_core.sweep.quantities import QUANTITIES, Quantity, describe, show_value
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.results import Group, dense_perplexity, grouped
@@ -32,8 +32,8 @@ Looks = Mapping[str, tuple[str, str]]
 def draw_all(plots: Sequence[Plot], results: Results, directory: Path) -> list[str]:
     """Write every plot as SVG and PNG; returns the SVGs."""
     directory.mkdir(exist_ok=True)
-    with canvas.style():
-        return [canvas.save(draw(plot, results), directory / f"{n}-{plot.kind}") for n, plot in enumerate(plots, 1)]
+    with plotting.style():
+        return [plotting.save(draw(plot, results), directory / f"{n}-{plot.kind}") for n, plot in enumerate(plots, 1)]
 
 
 def draw(plot: Plot, results: Results) -> Figure:
@@ -57,13 +57,13 @@ def draw(plot: Plot, results: Results) -> Figure:
             figure, axes = _bubbles(plot, drawn, looks)
     missing = dict.fromkeys(str(group) for group in groups if group not in drawn)
     if missing:
-        canvas.note(axes, "Not drawn, without a finite number: " + "; ".join(missing))
+        plotting.note(axes, "Not drawn, without a finite number: " + "; ".join(missing))
     return figure
 
 
 def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
     quantity = QUANTITIES[plot.y]
-    figure, axes = canvas.empty(plot.title or f"{quantity.label} by {plot.x.replace('_', ' ')}")
+    figure, axes = plotting.empty(plot.title or f"{quantity.label} by {plot.x.replace('_', ' ')}")
     places = _x_axis(axes, plot.x, groups)
     series: dict[str, list[tuple[float | None, Group]]] = {}
     for place, group in zip(places, groups, strict=True):
@@ -104,17 +104,17 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
     if dense is not None and groups:
         axes.axhline(dense, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.4)
         ends.append((dense, f"dense, {quantity.show(dense)}", FAINT))
-    canvas.scale_axis(axes, "y", heights, plot.log_y, quantity.label, pad=0.07)
-    canvas.label_right(figure, axes, ends)
+    plotting.scale_axis(axes, "y", heights, plot.log_y, quantity.label, pad=0.07)
+    plotting.label_right(figure, axes, ends)
     return figure, axes
 
 
 def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
     quantity = QUANTITIES[plot.y]
-    figure, axes = canvas.empty(plot.title or quantity.label, height=1.6 + 0.48 * max(2, len(groups)), pad=26)
+    figure, axes = plotting.empty(plot.title or quantity.label, height=1.6 + 0.48 * max(2, len(groups)), pad=26)
     mean, low, high = _heights(quantity, plot.y, groups)
     everything = [*low, *high, *([] if dense is None else [dense])]
-    log = canvas.is_log(everything, plot.log_y)
+    log = plotting.is_log(everything, plot.log_y)
     floor = 0.8 * min(everything) if log else 0.0
     for i, group in enumerate(groups):
         colour, _ = looks[group.arm]
@@ -137,7 +137,7 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
     axes.set_yticks(range(len(groups)), [textwrap.fill(str(group), 30) for group in groups])
     axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    canvas.scale_axis(axes, "x", everything, plot.log_y, quantity.label + _seeds(groups))
+    plotting.scale_axis(axes, "x", everything, plot.log_y, quantity.label + _seeds(groups))
     if everything:
         lowest, highest = min(0.0, *everything), max(0.0, *everything)
         room = 0.14 * (highest - lowest)  # for the numbers behind the bars
@@ -160,7 +160,7 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
 
 def _bubbles(plot: Bubbles, groups: Sequence[Group], looks: Looks) -> tuple[Figure, Axes]:
     across, up, area = QUANTITIES[plot.x], QUANTITIES[plot.y], QUANTITIES[plot.size]
-    figure, axes = canvas.empty(plot.title or f"{up.label} by {across.label.partition(',')[0]}", height=4.6)
+    figure, axes = plotting.empty(plot.title or f"{up.label} by {across.label.partition(',')[0]}", height=4.6)
     x, y = _heights(across, plot.x, groups)[0], _heights(up, plot.y, groups)[0]
     sizes = [abs(size) for size in _heights(area, plot.size, groups)[0]]
     largest = max(sizes, default=1.0) or 1.0
@@ -184,9 +184,9 @@ def _bubbles(plot: Bubbles, groups: Sequence[Group], looks: Looks) -> tuple[Figu
                 va="center_baseline",
                 zorder=3.5 + i,  # of the same bubble, so that what it hides is hidden whole
             )
-    canvas.scale_axis(axes, "y", y, plot.log_y, up.label, pad=0.16)
-    canvas.scale_axis(axes, "x", x, False, across.label + _key(area, sizes, groups), pad=0.1)
-    canvas.label_right(figure, axes, ends)
+    plotting.scale_axis(axes, "y", y, plot.log_y, up.label, pad=0.16)
+    plotting.scale_axis(axes, "x", x, False, across.label + _key(area, sizes, groups), pad=0.1)
+    plotting.label_right(figure, axes, ends)
     return figure, axes
 
 
@@ -203,7 +203,7 @@ def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None
     """Set the axis up for a quantity or a setting; returns where every group lies, None without that setting."""
     if name in QUANTITIES:
         found = _heights(QUANTITIES[name], name, groups)[0]
-        canvas.scale_axis(axes, "x", found, False, QUANTITIES[name].label, pad=0.05)
+        plotting.scale_axis(axes, "x", found, False, QUANTITIES[name].label, pad=0.05)
         return [*found]
     values = [group.point[name] for group in groups if name in group.point]
     label = name.replace("_", " ")
@@ -211,10 +211,10 @@ def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None
         words = list(dict.fromkeys(show_value(value) for value in values))
         axes.set_xticks(range(len(words)), words)
         axes.set_xlim(-0.3, max(len(words), 1) - 0.7)
-        canvas.name_axis(axes, "x", label)
+        plotting.name_axis(axes, "x", label)
         return [words.index(show_value(group.point[name])) if name in group.point else None for group in groups]
     wide = min(values) > 0 and max(values) >= WIDE_GRID * min(values)
-    canvas.scale_axis(axes, "x", values, wide, label, pad=0.05)
+    plotting.scale_axis(axes, "x", values, wide, label, pad=0.05)
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
     return [group.point.get(name) for group in groups]
 

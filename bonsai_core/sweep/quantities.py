@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bonsai_core.printable import visible
+from bonsai_core.display.printable import visible
 
 MEASURED = "perplexity"
 """The quantity that a report's rounds carry when they were evaluated, and that is None where it is not finite."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from bonsai_core.rundir.versions import versions
 from bonsai_core.sweep.results import Row, rows_of
 from bonsai_core.sweep.runner import Outcome
 from bonsai_core.sweep.spec import SweepSpec
-from bonsai_core.versions import versions
 
 TABLE_VERSIONS = ("bonsai-prune", "torch", "transformers")
 

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from bonsai_core.config import read_recipe
 from bonsai_core.errors import BonsaiError, UnknownNameError, shown
-from bonsai_core.schema import Schema, faults_told, where
-from bonsai_core.setting_types import Seed
+from bonsai_core.settings.schema import Schema, faults_told, where
+from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES
 
 MOST_RUNS = 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bonsai_core.printable import visible
+from bonsai_core.display.printable import visible
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES, show_value
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.results import Group, Row, Stat, dense_perplexity, grouped

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Family
-from bonsai_core.model.head import Head
-from bonsai_core.model.layout import site_kinds
+from bonsai_core.model.forward.lm_head import Head
+from bonsai_core.model.recognition.laws import few_tokens, logits, logits_with_cache
+from bonsai_core.model.structure.unit_table import site_kinds
 from bonsai_core.model.subject import Subject
-from bonsai_core.model.verify import few_tokens, logits, logits_with_cache
-from bonsai_core.rules import Rules
+from bonsai_core.selection.rules import Rules
 from bonsai_core.units import UnitKind, UnitTable
 
 
@@ -136,7 +136,7 @@ def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
     for share in (0.2, 0.6):
         keep_U = rng.random(len(table)) >= share
         for site in table:
-            spared = rng.permutation(site.num_units)[: max(1, site.least)]
+            spared = rng.permutation(site.num_units)[: max(1, site.minimum)]
             keep_U[site.first + spared] = True
             dropped = np.flatnonzero(~keep_U[site.units])
             to_align = -int(keep_U[site.units].sum()) % Rules().multiple(site.kind)

@@ -35,7 +35,7 @@ class SamplerContract(ComponentContract[Sampler]):
     def test_every_site_keeps_its_smallest_number_of_units(self) -> None:
         for request in requests():
             keep_MU = self._draw(request).keep_MU
-            for site, enough in zip(request.table, request.least_S, strict=True):
+            for site, enough in zip(request.table, request.minimum_S, strict=True):
                 least = min(int(enough), int(request.alive_U[site.units].sum()))
                 kept_M = keep_MU[:, site.units].sum(axis=1)
                 assert (kept_M >= least).all(), f"{site.name} has {kept_M.min()} units left, fewer than {least}"
@@ -139,7 +139,7 @@ def _request(
     alive_U[table.sites[0].units] &= dead_fraction == 0  # in a late round some site may have nothing left
     prior_U = rng.lognormal(size=len(table)) if constant_prior is None else np.full(len(table), constant_prior)
     prior_U = np.where(alive_U, prior_U, 0.0)
-    least_S = np.array([site.num_units if site.layer in protect else min_units for site in table], dtype=np.int64)
-    for array in (alive_U, prior_U, least_S):
+    minimum_S = np.array([site.num_units if site.layer in protect else min_units for site in table], dtype=np.int64)
+    for array in (alive_U, prior_U, minimum_S):
         array.setflags(write=False)
-    return SampleRequest(table, alive_U, prior_U, drop_fraction, num_submodels, least_S)
+    return SampleRequest(table, alive_U, prior_U, drop_fraction, num_submodels, minimum_S)

@@ -93,7 +93,7 @@ def _answer(request: SampleRequest, evidence: Evidence, deviation_U: NDArray[np.
 def _spare(request: SampleRequest, order: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of the units in this order may go before their site is down to its smallest number, bool."""
     site_U = request.table.site_U
-    left_S = np.bincount(site_U[request.alive_U], minlength=len(request.table.sites)) - request.least_S
+    left_S = np.bincount(site_U[request.alive_U], minlength=len(request.table.sites)) - request.minimum_S
     spare = np.zeros(len(order), dtype=bool)
     for position, site in enumerate(site_U[order]):
         spare[position] = left_S[site] > 0

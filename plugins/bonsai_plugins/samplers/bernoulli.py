@@ -17,7 +17,7 @@ class Bernoulli(Sampler):
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         shape = (request.num_submodels, len(request.table))
         keep_MU = request.alive_U & (rng.random(shape) >= request.drop_fraction)
-        for site, enough in zip(request.table, request.least_S, strict=True):
+        for site, enough in zip(request.table, request.minimum_S, strict=True):
             alive = np.flatnonzero(request.alive_U[site.units]) + site.first
             least = min(int(enough), len(alive))
             for keep_U in keep_MU:

@@ -61,6 +61,6 @@ def _window(request: SampleRequest, standard_U: NDArray[np.float64]) -> NDArray[
         height[here] = position[here] / len(here)
     order = np.lexsort((ids, height, standard_U[ids]))
     alive_S = np.bincount(site, minlength=len(request.table.sites))
-    order = order[position[order] < (alive_S - request.least_S)[site[order]]]
+    order = order[position[order] < (alive_S - request.minimum_S)[site[order]]]
     cost = request.table.cost_U[ids[order]].cumsum()
     return np.asarray(ids[order[cost <= 2 * request.drop_fraction * request.table.cost_U[ids].sum()]])

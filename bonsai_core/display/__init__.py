@@ -1,0 +1,1 @@
+"""What people see: text that is safe to print, and plots."""

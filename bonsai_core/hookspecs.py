@@ -1,0 +1,74 @@
+"""The hooks a plugin may implement: this page is the manual.
+
+A plugin is a module (or any object) named by an entry point in the group ``bonsai``::
+
+    [project.entry-points.bonsai]
+    my_pruning_ideas = "my_package.plugin"
+
+and in it any of the hooks below, marked with ``@hookimpl`` (``from bonsai_core import hookimpl``). Hooks register
+classes; they never compute. A hook takes exactly the parameters named here, without defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from bonsai_core.contracts import Compensator, Estimator, Family, Metric, Prior, Recipe, Sampler
+    from bonsai_core.events import Event
+
+PROJECT = "bonsai"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def bonsai_priors() -> Sequence[type[Prior]]:  # type: ignore[empty-body]
+    """Prior classes: a cheap score per unit. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_samplers() -> Sequence[type[Sampler]]:  # type: ignore[empty-body]
+    """Sampler classes: which sub-models to measure. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
+    """Metric classes: how good a sub-model is. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_estimators() -> Sequence[type[Estimator]]:  # type: ignore[empty-body]
+    """Estimator classes: from measurements to importances. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
+    """Family declarations: where a model family keeps its units. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
+    """Compensator classes: repair after removal. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_recipes() -> Sequence[Recipe]:  # type: ignore[empty-body]
+    """Named settings for ``--config``. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_adaptations() -> Sequence[Recipe]:  # type: ignore[empty-body]
+    """Named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``. Called once, when plugins are loaded."""
+
+
+@hookspec
+def bonsai_observe(event: Event) -> None:
+    """Called for every event of a run, in order, in the run's own thread.
+
+    For progress, logging and trackers. An exception raised here stops the run (its journal stays whole), so an
+    observer that may fail should handle that itself.
+    """

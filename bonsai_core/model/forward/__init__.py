@@ -1,0 +1,1 @@
+"""Forward passes, and everything that is computed by them."""

@@ -1,0 +1,71 @@
+"""What a metric sees of a sub-model: its predictions on the round's calibration data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.contracts import Answers
+from bonsai_core.contracts.metric import PerToken
+from bonsai_core.model.forward.passes import DenseSide, Passes
+from bonsai_core.sources import Question
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What sub-models are measured on in one round: windows of text or questions, as the metric reads.
+
+    Attributes:
+        windows_NT: int64 [windows, sequence]; none where the metric reads no text.
+        questions: none where the metric reads none.
+    """
+
+    windows_NT: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    questions: Sequence[Question] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Tells two sets of data apart."""
+        found = hashlib.sha256(f"{self.windows_NT.shape}".encode() + self.windows_NT.tobytes())
+        for question in self.questions:
+            found.update(f"{[ids.tolist() for ids in question.sequences]}{question.num_given}{question.gold}".encode())
+        return found.hexdigest()
+
+    def token_ids(self) -> Iterator[NDArray[np.int64]]:
+        """All tokens, int64 of any shape."""
+        yield self.windows_NT
+        yield from (ids for question in self.questions for ids in question.sequences)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that one measurement puts through the model, padding aside."""
+        return sum(ids.size for ids in self.token_ids())
+
+
+class ModelProbe:
+    """The `Probe` of a model as it stands, see `bonsai_core.contracts.Probe`.
+
+    Args:
+        passes: forward passes over the model.
+        tokenizer: the model's.
+        data: what to measure on.
+        dense: the dense model's side of the same windows; None if the metric needs none.
+    """
+
+    def __init__(self, passes: Passes, tokenizer: Any, data: CalibrationData, dense: DenseSide | None) -> None:
+        self.model = passes.model
+        self.tokenizer = tokenizer
+        self._passes = passes
+        self._data = data
+        self._dense = dense
+
+    def token_mean(self, per_token: PerToken) -> float:
+        return self._passes.token_mean(per_token, self._data.windows_NT, self._dense)
+
+    def answers(self) -> Sequence[Answers]:
+        return self._passes.answers(self._data.questions)

@@ -1,0 +1,157 @@
+"""What priors and compensators see: sums over all tokens of what sites read, or of what enters and leaves layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bonsai_core.contracts import Compensator, Prior, Removal, Repair, SiteView
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.subject import Subject
+from bonsai_core.units import Site
+
+Hook = Callable[..., None]
+
+
+def score_units(
+    subject: Subject,
+    prior: Prior,
+    totals: Mapping[str, Tensor],
+    num_tokens: int,
+    keep_U: NDArray[np.bool_],
+    seed: int,
+) -> NDArray[np.float64]:
+    """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
+
+    Args:
+        totals: by site name, what the prior watches; empty if it needs no data.
+        num_tokens: tokens behind them.
+
+    Raises:
+        BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
+    """
+    score_U = np.zeros(len(subject.table))
+    for site in subject.sites_present():
+        ids = np.flatnonzero(keep_U[site.units]) + site.first
+        if not len(ids):
+            continue
+        view = SiteView(subject.unit_weight(site, keep_U), totals.get(site.name), num_tokens, ids, seed)
+        with torch.inference_mode():
+            score = prior.score(view).cpu().double().numpy()
+        if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
+            raise BonsaiError(
+                f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; "
+                f"it returned shape {score.shape} in {score.min():.4g} .. {score.max():.4g}."
+            )
+        score_U[ids] = score
+    return score_U
+
+
+def site_repair(
+    subject: Subject,
+    compensator: Compensator,
+    total: Tensor,
+    num_tokens: int,
+    site: Site,
+    alive_U: NDArray[np.bool_],
+    keep_U: NDArray[np.bool_],
+) -> Repair:
+    """What a site gets for losing every unit that is alive but not kept.
+
+    Raises:
+        BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
+    """
+    weight = subject.unit_weight(site, alive_U)
+    keep = torch.from_numpy(keep_U[site.units][alive_U[site.units]]).to(weight.device)
+    with torch.inference_mode():
+        repair = compensator.repair(Removal(weight, keep, total, num_tokens))
+    wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
+    for what, shape in wanted.items():
+        found = getattr(repair, what)
+        if found is not None and (found.shape != shape or not found.isfinite().all()):
+            raise BonsaiError(
+                f"The compensator {compensator.name!r} must give {site.name} a {what} of {shape} finite numbers; it "
+                f"returned {tuple(found.shape)} with {int((~found.isfinite()).sum())} that are not finite."
+            )
+    return repair
+
+
+def input_totals(
+    subject: Subject,
+    passes: Passes,
+    observer: Prior | Compensator,
+    windows_NT: NDArray[np.int64],
+    keep_U: NDArray[np.bool_],
+) -> dict[str, Tensor]:
+    """Per site, the sum over all tokens of what the observer accumulates under `keep_U`, of the units kept."""
+    totals: dict[str, Tensor] = {}
+    batch: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
+    with subject.masked(keep_U), _watching(subject, observer, batch):
+        for _ in passes.batches(windows_NT):
+            for name, statistic in batch.items():
+                totals[name] = totals[name] + statistic if name in totals else statistic
+    if observer.watches == "layers":
+        return totals
+    there = {name: total.to(subject.device) for name, total in totals.items()}
+    return {site.name: subject.select_alive(site, keep_U, there[site.name], dim=0) for site in subject.sites_present()}
+
+
+@contextmanager
+def _watching(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> Iterator[None]:
+    """Hooks by which every forward pass leaves each site's statistic in `into`."""
+    if isinstance(observer, Prior) and observer.watches == "layers":
+        handles = _watch_layers(subject, observer, into)
+    else:
+        handles = _watch_inputs(subject, observer, into)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> list[Any]:
+    """From what each output projection reads; in the widest float of the device."""
+
+    def watch(site: Site) -> Any:
+        module, read = subject.reads(site)
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = read(args)
+            by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
+            into[site.name] = observer.accumulate(by_unit).to(_wide(subject))
+
+        return module.register_forward_pre_hook(hook)
+
+    return [watch(site) for site in subject.sites_present()]
+
+
+def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> list[Any]:
+    """From the hidden states before and after each layer; all sites of a layer get its statistic."""
+
+    def watch(names: list[str]) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple) else output
+            flat = (states.float().reshape(-1, states.shape[-1]) for states in (before, after))
+            statistic = prior.accumulate_layer(*flat).to(_wide(subject))
+            into.update(dict.fromkeys(names, statistic))
+
+        return hook
+
+    sites = subject.sites_present()
+    return [
+        layer.register_forward_hook(watch([site.name for site in sites if site.layer == index]), with_kwargs=True)
+        for index, layer in subject.layers_present().items()
+    ]
+
+
+def _wide(subject: Subject) -> torch.dtype:
+    return torch.float32 if subject.device.type == "mps" else torch.float64

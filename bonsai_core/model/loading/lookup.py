@@ -1,0 +1,134 @@
+"""Finds a model by name, and how it is built, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from bonsai_core.checkpoint import register
+from bonsai_core.checkpoint.modeling_bonsai import PREFIX
+from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.structure.unit_table import find_family
+from bonsai_core.registry.registry import Registry
+from bonsai_core.sources import demo_model_dir, user_path
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_NAME = "adapter_config.json"
+
+
+def find_source(name: str) -> str:
+    """The directory or hub id behind a model's name; directories are checked for configuration and weights.
+
+    A run directory means the checkpoint in it.
+
+    Raises:
+        BonsaiError: there is no such model, or what is there cannot be used.
+    """
+    if name == "demo":
+        return str(demo_model_dir())
+    path = user_path(find_origin(name).source)
+    if path.is_dir():
+        _check_directory(path)
+        return str(path)
+    if path.exists():
+        raise BonsaiError(f"The model {name} is a file; give the directory that holds config.json and *.safetensors.")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BonsaiError(f"There is no model directory {name}. Give a directory, a Hugging Face id, or 'demo'.")
+    return name
+
+
+def model_config(source: str, trust_remote_code: bool) -> Any:
+    """The transformers configuration of a model.
+
+    Raises:
+        BonsaiError: there is none that loads.
+    """
+    from transformers import AutoConfig
+
+    register_checkpoints(of=source)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
+    except Exception as error:  # of the configuration's own code, which computes with whatever config.json says
+        raise loading_error(source, error) from error
+
+
+def declared_family(config: Any) -> Family | None:
+    """The family of a dense or pruned model, by its configuration, if one is declared."""
+    return find_family(Registry().families(), "auto", config)
+
+
+def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:
+    """Teach transformers' auto classes the free-shape checkpoints of every declared family.
+
+    Args:
+        registry: the plugins; None loads all installed ones.
+        of: a directory with such a checkpoint, whose family may have been recognised; it is made known too.
+    """
+    families = (registry or Registry()).families()
+    model_types = {model_type for family in families for model_type in family.model_types}
+    if of is not None:
+        with suppress(OSError, ValueError, TypeError, AttributeError, LookupError):  # told when it is loaded
+            saved = json.loads((user_path(of) / "config.json").read_text(encoding="utf-8"))["model_type"]
+            if saved.startswith(PREFIX):
+                model_types.add(saved.removeprefix(PREFIX))
+    for model_type in sorted(model_types):
+        # One plugin's model type that this transformers lacks stops nobody else's.
+        with suppress(UnknownNameError):
+            register([model_type])
+
+
+def loading_error(what: str, error: Exception) -> BonsaiError:
+    """What to tell of a model or tokenizer that does not load."""
+    # What is wrong with a field of config.json stands in the cause.
+    text = str(error.__cause__ or error) if isinstance(error, StrictDataclassError) else str(error)
+    reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, KeyError | AttributeError | ArithmeticError):  # which name no sentence
+        reason = f"{type(error).__name__} {reason}: a field of config.json, or of a file beside it, is wrong."
+    return BonsaiError(
+        f"Cannot load {what}: {reason} (Give a model directory, a Hugging Face id that can be reached from here, "
+        f"or 'demo'. Code that comes with a model runs only with --trust-remote-code.)"
+    )
+
+
+def _beside(path: Path) -> str:
+    """What an adapter is for, or what it is beside."""
+    if (path / "config.json").is_file():
+        return "beside a model, which transformers would apply without a word"
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        base = json.loads((path / ADAPTER_NAME).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        return f"for the model {base}, not a model"
+    return "and not a model"
+
+
+def _check_directory(path: Path) -> None:
+    if (path / ADAPTER_NAME).is_file():
+        raise BonsaiError(
+            f"{path} holds an adapter ({ADAPTER_NAME}) {_beside(path)}. Merge it first, and give the merged model: "
+            f"load it with peft's AutoPeftModelForCausalLM.from_pretrained, call merge_and_unload() on it, then "
+            f"save_pretrained."
+        )
+    if not (path / "config.json").is_file():
+        raise BonsaiError(f"{path} is not a model directory: there is no config.json in it.")
+    if has_weights(path):
+        return
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    if others:
+        raise BonsaiError(
+            f"{path} has weights under names that transformers does not look for ({', '.join(others[:5])}): it reads "
+            f"{FILE_NAME}, or the files that {INDEX_NAME} names. Download the model in the format of transformers."
+        )
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if pickled:
+        raise BonsaiError(
+            f"{path} has its weights in pickle files only ({', '.join(pickled)}), which can run any code when they "
+            f"are read, so they are refused. Convert them to safetensors in a place you trust: load the model there "
+            f"with transformers and call save_pretrained."
+        )
+    raise BonsaiError(f"{path} has no weights: there is no {FILE_NAME} in it, and no {INDEX_NAME}.")

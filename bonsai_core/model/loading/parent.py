@@ -1,0 +1,154 @@
+"""The model to be pruned, and how it is built, before it is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.checkpoint.uniform import stock_class
+from bonsai_core.config import RunConfig
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files
+from bonsai_core.model.loading.load import load_checked
+from bonsai_core.model.loading.lookup import find_source, model_config
+from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.recognition.recognise import recognise
+from bonsai_core.model.storage.devices import Placement
+from bonsai_core.model.structure.unit_table import find_family, unit_table
+from bonsai_core.registry.registry import Registry
+from bonsai_core.units import UnitTable
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that was found but not loaded.
+
+    Attributes:
+        name: what the user asked for.
+        source: a directory or a hub id.
+        as_read: its transformers configuration, as its config.json says.
+        config: the same, as its files are, see `fit_to_files`.
+        family: how it is built.
+    """
+
+    name: str
+    source: str
+    as_read: Any
+    config: Any
+    family: Family
+
+
+def find_parent(
+    name: str,
+    registry: Registry,
+    *,
+    slicer: str = "auto",
+    trust_remote_code: bool = False,
+    download: bool = True,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Parent:
+    """Look a model up and check that it can be pruned, before it is loaded.
+
+    An architecture that no family is declared for is recognised if it can be, see `recognise`.
+
+    Args:
+        name: a directory, a run directory (its checkpoint), a Hugging Face id, or ``demo``.
+        download: get the weights of a Hugging Face id; otherwise they are checked when they are loaded.
+        warn: receives what the user should know about the files.
+
+    Raises:
+        BonsaiError: no such model, no safetensors weights, weights that do not fit the configuration, or an unsupported
+            architecture.
+    """
+    source = find_source(name)
+    config = model_config(source, trust_remote_code)
+    if stock_class(type(config)) is not type(config):
+        base = find_origin(name).dense
+        raise BonsaiError(
+            f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model"
+            f"{f', {base},' if base else ''} with a larger --sparsity instead."
+        )
+    if getattr(config, "quantization_config", None):
+        raise BonsaiError(
+            f"{name} is quantised already, and slicing needs weights in full precision. Give the model that it was "
+            f"made from; --load-in 8bit or 4bit quantises it while it is measured."
+        )
+    families = registry.families()
+    family = find_family(families, slicer, config) or _recognised(config, families)
+    checked = download or Path(source).is_dir()
+    fitted = fit_to_files(config, source, trust_remote_code, warn) if checked else config
+    return Parent(name, source, config, fitted, family.of(fitted))
+
+
+def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) -> Any:
+    """Load a model that was found.
+
+    Args:
+        warn: receives what the user should know about files that are quantised already.
+
+    Raises:
+        BonsaiError: it cannot be loaded.
+    """
+    placement = Placement.of(config)
+    return load_checked(parent.source, parent.config, placement, trust_remote_code=config.trust_remote_code, warn=warn)
+
+
+def load_unit_table(config: RunConfig, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> UnitTable:
+    """The unit table of the configured model, which is not loaded.
+
+    Args:
+        warn: receives what the user should know about the files.
+
+    Raises:
+        BonsaiError: no such model, weights that do not fit its configuration, or an unsupported architecture.
+    """
+    parent = find_parent(
+        config.model,
+        registry,
+        slicer=config.slicer,
+        trust_remote_code=config.trust_remote_code,
+        download=False,
+        warn=warn,
+    )
+    return table_of(parent, config)
+
+
+def table_of(parent: Parent, config: RunConfig) -> UnitTable:
+    """The unit table of a model that was found but not loaded."""
+    model = empty_stock(parent.config, parent.source, config.trust_remote_code)
+    return unit_table(model, parent.family, config.units)
+
+
+def _recognised(config: Any, families: list[Family]) -> Family:
+    """The family of an architecture that none is declared for.
+
+    Raises:
+        BonsaiError: it cannot be recognised.
+    """
+    architecture = (getattr(config, "architectures", None) or ["This model"])[0]
+    text = config.get_text_config()
+    if text is not config:
+        raise BonsaiError(
+            f"{architecture} (model type {config.model_type!r}) is multimodal, and Bonsai prunes language models. Its "
+            f"own ({text.model_type!r}) can be taken out and pruned: the README shows how, under Model families."
+        )
+    try:
+        if not type(config).__module__.startswith("transformers."):
+            raise BonsaiError(
+                "its code is not part of transformers, which checkpoints of recognised models are made from"
+            )
+        return recognise(config)
+    except BonsaiError as error:
+        known = ", ".join(sorted({kind for family in families for kind in family.model_types})) or "none"
+        raise BonsaiError(
+            f"{architecture} (model type {config.model_type!r}) is not supported, and its structure was not "
+            f"recognised: {error}. Supported model types: {known}. To add one, declare its family in a plugin, with "
+            f"its own names in place of LLaMA's: a bonsai_slicers hook that returns [Family(name='mine', "
+            f"model_types=({config.model_type!r},), layers='model.layers', attention=AttentionSite(module='self_attn', "
+            f"query='q_proj', key='k_proj', value='v_proj', output='o_proj'), mlp=MlpSite(module='mlp', "
+            f"inputs=('gate_proj', 'up_proj'), output='down_proj'))]; CONTRIBUTING.md shows how."
+        ) from None

@@ -1,0 +1,33 @@
+"""Finds the files of a model that its pruned checkpoints keep, in a directory or in the hub's cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.checkpoint import ParentFiles
+from bonsai_core.checkpoint.parent import CONFIG, GENERATION, tokenizer_patterns
+from bonsai_core.model.loading.lookup import find_source, loading_error
+
+
+def find_parent_files(source: str, config: Any, tokenizer: Any) -> ParentFiles:
+    """The parent's files that go into the checkpoint as they are; of a Hugging Face id, all of them are fetched.
+
+    Args:
+        source: a directory, a Hugging Face id, or ``demo``.
+        config: as transformers read it.
+        tokenizer: as transformers loaded it.
+
+    Raises:
+        BonsaiError: they cannot be had, or one is a link to something else.
+    """
+    directory = Path(find_source(source))
+    if not directory.is_dir():
+        from huggingface_hub import snapshot_download
+
+        patterns = [CONFIG, GENERATION, *tokenizer_patterns(tokenizer)]
+        try:
+            directory = Path(snapshot_download(source, allow_patterns=patterns))
+        except (OSError, ValueError) as error:
+            raise loading_error(f"the tokenizer of {source}", error) from error
+    return ParentFiles.find(directory, config, tokenizer)

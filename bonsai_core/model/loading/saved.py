@@ -1,0 +1,124 @@
+"""Whether a checkpoint, opened as its users open it, is the model that was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME, PREFIX
+from bonsai_core.contracts.metric import token_nll
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.loading.checked_config import checked_config
+from bonsai_core.model.loading.load import load_checked, load_with
+from bonsai_core.model.loading.lookup import model_config
+from bonsai_core.model.storage.devices import Placement
+from bonsai_core.model.storage.memory import drop_weights
+
+FLOAT32_TOLERANCE = 1e-4
+"""Relative difference of two losses on one window: the same products of the same numbers, in other memory."""
+HALF_TOLERANCE = 1e-2
+"""The same in half precision."""
+MASKED_FACTOR = 10
+"""Where a mask was measured and smaller matrices are loaded, sums are taken in another order."""
+
+
+def measured_loss(model: Any, window_T: NDArray[np.int64]) -> dict[str, float | None]:
+    """``loss``: mean negative log-likelihood of a window's tokens, nats; None where it is not finite.
+
+    Args:
+        window_T: tokens, int64 [sequence].
+    """
+    passes = Passes(model, 1, lambda text: None)
+    loss = passes.token_mean(lambda logits, targets, _: token_nll(logits, targets), window_T[None], None)
+    return {"loss": loss if math.isfinite(loss) else None}
+
+
+def verify_saved(
+    directory: Path,
+    window_T: NDArray[np.int64],
+    loss: float | None,
+    placement: Placement,
+    *,
+    masked: bool = False,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Load a checkpoint in every way there is, one at a time, and compare what it makes of a window.
+
+    Args:
+        window_T: tokens, int64 [sequence].
+        loss: what the measured model makes of it, see `measured_loss`.
+        placement: of the measured model.
+        masked: whether the measured model was under a mask.
+        trust_remote_code: whether code that came with the dense model may run.
+
+    Returns:
+        ``loss``, and ``loaded``: the same by the way of loading; or ``skipped``: why nothing was compared.
+
+    Raises:
+        BonsaiError: it cannot be loaded in one of them, or is another model.
+    """
+    if loss is None:
+        return {"skipped": "the loss of the measured model is not finite"}
+    loaded: dict[str, float | None] = {}
+    for way, load in _ways(directory, placement, trust_remote_code).items():
+        model = load()
+        loaded[way] = found = measured_loss(model, window_T)["loss"]
+        tolerance = FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+        drop_weights(model)
+        if found is None or not math.isclose(found, loss, rel_tol=tolerance * (MASKED_FACTOR if masked else 1)):
+            raise BonsaiError(
+                f"The checkpoint {directory} is not the model that was measured: loaded with {way}, its loss on the "
+                f"first evaluation window is {found}, and that of the measured model is {loss}. Do not use it, and "
+                f"report this with the settings and the model's config.json."
+            )
+    return {"loss": loss, "loaded": loaded}
+
+
+def _ways(directory: Path, placement: Placement, trust_remote_code: bool) -> dict[str, Callable[[], Any]]:
+    """How a checkpoint can be loaded, by what users call it."""
+
+    def as_known() -> Any:
+        config = checked_config(str(directory), trust_remote_code, warnings.warn)
+        return load_checked(str(directory), config, placement, trust_remote_code=trust_remote_code, warn=warnings.warn)
+
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if not saved["model_type"].startswith(PREFIX):
+        return {"transformers": as_known}
+    return {
+        "bonsai-prune installed": as_known,
+        "trust_remote_code=True": lambda: _load_by_its_code(directory, placement),
+    }
+
+
+def _load_by_its_code(directory: Path, placement: Placement) -> Any:
+    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as where Bonsai is not installed.
+
+    Raises:
+        BonsaiError: it cannot be loaded, or its file, which is run, is not what Bonsai writes, to the letter.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = model_config(str(directory), trust_remote_code=False)
+    file = directory / FILE_NAME
+    if file.read_text(encoding="utf-8") != MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code():
+        raise BonsaiError(f"{file} is not what this version of Bonsai writes, so it is not run.")
+    # Not through transformers, which would leave a copy of the file in its cache.
+    spec = spec_from_file_location(f"{file.stem}_of_a_checkpoint", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)  # transformers looks types up there
+    spec.loader.exec_module(module)
+    model_class = getattr(module, known.auto_map["AutoModelForCausalLM"].rpartition(".")[2])
+    config = model_class.config_class.from_pretrained(directory)
+    return load_with(model_class, str(directory), {"config": config}, placement, warnings.warn)

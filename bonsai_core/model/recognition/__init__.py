@@ -1,0 +1,1 @@
+"""Families that nobody declared, and the laws that prove a declaration."""

@@ -1,0 +1,1 @@
+"""Kinds of site: what their units are, physically."""

@@ -1,0 +1,1 @@
+"""Where weights are stored: in memory, on other devices, on disk."""

@@ -1,0 +1,138 @@
+"""Where a model's weights are put: whole on one device, or spread over several, the CPU and the disk."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from bonsai_core.errors import BonsaiError, shortened, shown
+from bonsai_core.settings.types import memory_limits
+
+PACKED_ROWS, PACKED_COLUMNS = 32, 64
+LoadIn = Literal["full", "8bit", "4bit"]
+DeviceMap = Literal["none", "auto"]
+
+
+class LoadSettings(Protocol):
+    """Settings, of a run or an evaluation, that say how a model is loaded; see `load_model`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def load_in(self) -> LoadIn: ...
+    @property
+    def device_map(self) -> DeviceMap: ...
+    @property
+    def max_memory(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a model's weights are held in memory, and where; the attributes are arguments of `load_model`."""
+
+    dtype: str = "auto"
+    device: str = "auto"
+    load_in: LoadIn = "full"
+    device_map: DeviceMap = "none"
+    max_memory: str | None = None
+
+    @classmethod
+    def of(cls, config: LoadSettings) -> Placement:
+        """As configured."""
+        return cls(config.dtype, config.device, config.load_in, config.device_map, config.max_memory)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        BonsaiError: torch does not know the name, or has no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "meta" or str(device) != name:  # torch wraps numbers that are too large
+            raise RuntimeError("no model can run there")
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises all three, by the kind of device
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            here.append("mps")
+        reason = shortened((str(error).splitlines() or ["it is not known"])[0]).rstrip(".")
+        raise BonsaiError(f"The device {shown(name)} cannot be used: {reason}. Available: {', '.join(here)}.") from None
+    return device
+
+
+def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told of a placement on a device.
+
+    Raises:
+        BonsaiError: bitsandbytes is needed and not installed, or the limits of memory cannot be read.
+    """
+    load_in, max_memory = placement.load_in, placement.max_memory
+    options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
+    if load_in != "full":
+        if find_spec("bitsandbytes") is None:
+            raise BonsaiError(
+                "--load-in needs bitsandbytes, which is not installed: pip install 'bonsai-prune[quantized]'."
+            )
+        from transformers import BitsAndBytesConfig
+
+        # It tells at every call of every linear that inputs of 8 bit products become float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        default = "bfloat16" if place.type == "cuda" else "float32"
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=load_in == "8bit",
+            load_in_4bit=load_in == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, default if placement.dtype == "auto" else placement.dtype),
+        )
+    if placement.device_map == "auto":
+        try:
+            limits = None if max_memory is None else memory_limits(max_memory)
+        except ValueError as error:
+            raise BonsaiError(f"--max-memory {shown(max_memory)}: {error}.") from None
+        options |= {
+            "device_map": "auto",
+            "max_memory": limits,
+            "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
+        }
+    return options
+
+
+def use_general_kernels(model: nn.Module) -> None:
+    """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel (0.50), which asserts even ones."""
+    linears: Iterable[Any] = (module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
+    for module in linears:
+        if module.support_avx512bf16_for_cpu:
+            even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
+            module.support_avx512bf16_for_cpu = even
+
+
+def remove_offloaded(options: dict[str, Any]) -> None:
+    """Take away what was written to disk for a model that is gone, or that did not load."""
+    if "offload_folder" in options:
+        shutil.rmtree(options["offload_folder"], ignore_errors=True)
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go: weights may be elsewhere until they are needed."""
+    placed = getattr(model, "hf_device_map", None)
+    if not placed:
+        device: torch.device = next(model.parameters()).device
+        return device
+    first = next((where for where in placed.values() if where not in ("cpu", "disk")), "cpu")
+    return torch.device(first)

@@ -1,0 +1,65 @@
+"""Memory of tensors that are on their way out."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import mmap
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bonsai_core.model.storage.offloaded import is_offloaded
+
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK = 4 * 1024 * 1024
+
+
+def release(tensor: Tensor) -> None:
+    """Let the system have the memory of a tensor whose values are no longer needed; it must not be read again.
+
+    Weights are mapped from their file, and what has been read of a file stays resident until its last tensor is gone.
+    Pages that the tensor shares with others are left alone; where the system knows no such call, all are.
+    """
+    if not sys.platform.startswith("linux") or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+def drop_weights(model: nn.Module) -> None:
+    """Let go of a model's weights, though others hold the model; it cannot be used any more."""
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            parameter.data = parameter.data.new_empty(0)
+    offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
+    for module in offloaded:
+        module._hf_hook.weights_map = None  # what it has on the CPU or on disk
+    _empty_cache()
+
+
+def free_cache() -> None:
+    """Let go of models that nothing uses any more, and of what the device kept for them."""
+    gc.collect()  # models hold references to themselves
+    _empty_cache()
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def return_large_blocks() -> None:
+    """Let this process give large blocks back to the system when they are freed (glibc; elsewhere nothing happens).
+
+    By default glibc raises the size from which on it does so up to 32 MiB, as blocks are freed; matrices smaller than
+    that then leave holes between what is still used, and the process grows by several hundred megabytes.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)

@@ -1,0 +1,1 @@
+"""Finds plugins, checks what they offer, and knows what was found."""

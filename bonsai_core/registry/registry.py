@@ -1,0 +1,236 @@
+"""Finds plugins, checks what they offer once at the border, and says who is at fault when something is wrong."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, cast
+
+import pluggy
+from pydantic import ValidationError
+
+from bonsai_core import hookspecs
+from bonsai_core.config import Choice
+from bonsai_core.contracts import Compensator, Component, Estimator, Family, Metric, Prior, Recipe, Sampler
+from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.events import Event
+from bonsai_core.settings.schema import faults_told, where
+
+ENTRY_POINT_GROUP = "bonsai"
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
+COMPONENTS: Mapping[str, type[Component]] = {
+    "prior": Prior,
+    "sampler": Sampler,
+    "metric": Metric,
+    "estimator": Estimator,
+    "compensator": Compensator,
+}
+DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe, "adaptation": Recipe}
+KINDS = (*COMPONENTS, *DECLARATIONS)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One thing a plugin offers under one name."""
+
+    kind: str
+    name: str
+    item: type[Component] | Family | Recipe
+    source: str
+
+    @property
+    def summary(self) -> str:
+        """One line about it, for listings."""
+        if isinstance(self.item, Family):
+            return "for model types " + ", ".join(self.item.model_types)
+        return self.item.summary if isinstance(self.item, Recipe) else self.item.summary()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a plugin did wrong; it stops nobody else."""
+
+    source: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.text}"
+
+
+class Registry:
+    """Everything the installed plugins offer.
+
+    Args:
+        points: entry points to load; None means all of the group ``bonsai``.
+    """
+
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        self.problems: list[Problem] = []
+        self._offers: dict[tuple[str, str], list[Offer]] = {}
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        found = entry_points(group=ENTRY_POINT_GROUP) if points is None else points
+        for point in sorted(found, key=_source):
+            self._load(point)
+
+    def register(self, plugin: object, source: str) -> None:
+        """Add a plugin object by hand; `source` names it in messages. Faults raise at once."""
+        faults = self._add(plugin, source)
+        if faults:
+            raise BonsaiError("; ".join(str(p) for p in faults))
+
+    def offers(self, kind: str) -> list[Offer]:
+        """All usable offers of a kind, by name."""
+        return [rows[0] for (k, _), rows in sorted(self._offers.items()) if k == kind and len(rows) == 1]
+
+    def component_class(self, kind: str, name: str) -> type[Component]:
+        """The class registered under a name.
+
+        Raises:
+            UnknownNameError: nothing usable is; the message lists what is and which plugins failed.
+        """
+        item = self._offer(kind, name).item
+        assert isinstance(item, type)
+        return item
+
+    def create(self, kind: str, choice: Choice) -> Component:
+        """A component with the chosen options.
+
+        Raises:
+            UnknownNameError: no such component.
+            BonsaiError: an option is unknown or has the wrong type.
+        """
+        cls = self.component_class(kind, choice.name)
+        try:
+            return cls(**choice.options)
+        except ValidationError as error:
+            raise BonsaiError(_option_faults(kind, cls, error)) from None
+
+    def families(self) -> list[Family]:
+        """All declared model families."""
+        return [cast(Family, offer.item) for offer in self.offers("slicer")]
+
+    def family(self, name: str) -> Family:
+        """The family declared under a name."""
+        return cast(Family, self._offer("slicer", name).item)
+
+    def recipe(self, name: str, kind: str = "recipe") -> Mapping[str, Any]:
+        """The settings of a named recipe, of a run or (``adaptation``) of an adaptation."""
+        return cast(Recipe, self._offer(kind, name).item).settings
+
+    def observe(self, event: Event) -> None:
+        """Tell every observer."""
+        self._manager.hook.bonsai_observe(event=event)
+
+    def _offer(self, kind: str, name: str) -> Offer:
+        rows = self._offers.get((kind, name), [])
+        if len(rows) > 1:
+            owners = " and ".join(sorted(row.source for row in rows))
+            raise BonsaiError(
+                f"The {kind} {name!r} is offered twice, by {owners}. Uninstall one of them, "
+                f"or have one of them renamed."
+            )
+        if not rows:
+            broken = " ".join(f"[{problem}]" for problem in self.problems)
+            hint = f"Plugins with problems: {broken}" if broken else ""
+            raise UnknownNameError(kind, name, (offer.name for offer in self.offers(kind)), hint)
+        return rows[0]
+
+    def _load(self, point: EntryPoint) -> None:
+        source = _source(point)
+        try:
+            plugin = point.load()
+        except Exception as error:  # a stranger's import may raise anything; it is reported when asked for
+            self.problems.append(Problem(source, f"failed to import: {type(error).__name__}: {error}"))
+            return
+        self.problems.extend(self._add(plugin, source))
+
+    def _add(self, plugin: object, source: str) -> list[Problem]:
+        faults = [Problem(source, text) for text in _hook_faults(plugin)]
+        if faults:
+            return faults
+        if self._manager.get_plugin(source) is not None:
+            return [Problem(source, "is registered twice")]
+        if self._manager.is_registered(plugin):
+            first = self._manager.get_name(plugin)
+            return [Problem(source, f"is the same plugin as {first}; one entry point is enough")]
+        self._manager.register(plugin, name=source)
+        for kind in KINDS:
+            hook = getattr(plugin, f"bonsai_{kind}s", None)
+            if hook is not None:
+                faults += self._collect(kind, hook, source)
+        return faults
+
+    def _collect(self, kind: str, hook: Any, source: str) -> list[Problem]:
+        try:
+            items = hook()
+        except Exception as error:  # as for imports: reported, and stops nobody else
+            return [Problem(source, f"bonsai_{kind}s() raised {type(error).__name__}: {error}")]
+        if not isinstance(items, Sequence) or isinstance(items, str):
+            return [Problem(source, f"bonsai_{kind}s() must return a list, not {type(items).__name__}")]
+        faults = []
+        for item in items:
+            fault = _item_fault(kind, item)
+            if fault:
+                faults.append(Problem(source, fault))
+            else:
+                self._offers.setdefault((kind, item.name), []).append(Offer(kind, item.name, item, source))
+        return faults
+
+
+def _source(point: EntryPoint) -> str:
+    """Distribution and entry point: unique even where two distributions use one entry point name."""
+    distribution = point.dist.name if point.dist else "?"
+    return f"{distribution} (entry point {point.name!r} = {point.value})"
+
+
+def _hook_faults(plugin: object) -> list[str]:
+    """What pluggy would let pass in silence: unknown names, missing marks, defaults, unknown parameters."""
+    known = {name: inspect.signature(spec) for name, spec in vars(hookspecs).items() if name.startswith("bonsai_")}
+    faults = []
+    for name in dir(plugin):
+        function = getattr(plugin, name, None)
+        if not inspect.isroutine(function):
+            continue
+        marked = hasattr(function, f"{hookspecs.PROJECT}_impl")
+        if not (marked or name.startswith("bonsai_")):
+            continue
+        if name not in known:
+            faults.append(str(UnknownNameError("hook", name, known)))
+            continue
+        if not marked:
+            faults.append(f"{name} lacks the @hookimpl mark (from bonsai_core import hookimpl)")
+        expected = list(known[name].parameters)
+        parameters = inspect.signature(function).parameters.values()
+        if [p.name for p in parameters] != expected or any(p.default is not p.empty for p in parameters):
+            faults.append(f"{name} must take ({', '.join(expected)}), without defaults")
+    return faults
+
+
+def _item_fault(kind: str, item: object) -> str | None:
+    if kind in DECLARATIONS:
+        declared = DECLARATIONS[kind]
+        return None if isinstance(item, declared) else f"bonsai_{kind}s() returned {item!r}, no {declared.__name__}"
+    base = COMPONENTS[kind]
+    if not (isinstance(item, type) and issubclass(item, base)):
+        return f"bonsai_{kind}s() returned {item!r}, which is no subclass of {base.__name__}"
+    if inspect.isabstract(item):
+        missing = ", ".join(sorted(item.__abstractmethods__))
+        return f"{kind} {item.__name__} does not define {missing}"
+    name = getattr(item, "name", None)
+    if not (isinstance(name, str) and NAME_PATTERN.fullmatch(name)):
+        return f"{kind} {item.__name__} needs a lower-case `name`, not {name!r}"
+    return None
+
+
+def _option_faults(kind: str, cls: type[Component], error: ValidationError) -> str:
+    def told(row: Any, words: str) -> str:
+        option = where(row)
+        if row["type"] == "extra_forbidden":
+            return str(UnknownNameError(f"option of the {kind} {cls.name!r} named", option, cls.model_fields))
+        return f"{kind}.{option} of {cls.name!r}: {words}" if option else f"{kind} {cls.name!r}: {words}"
+
+    return faults_told(error, told)

@@ -1,0 +1,1 @@
+"""From importances, exact costs and a budget to the units that stay."""

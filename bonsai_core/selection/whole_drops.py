@@ -1,0 +1,117 @@
+"""Whole sub-layers and layers in sub-models: which of them are dropped, and what that says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.contracts import Draw, SampleRequest
+from bonsai_core.selection.rules import Rules
+from bonsai_core.selection.select import mean_prior
+from bonsai_core.units import Whole
+
+WHOLES_STREAM = 3
+
+
+@dataclass(frozen=True)
+class WholeDrops:
+    """Drops wholes from a round's sub-models, on top of what the sampler drops of single units.
+
+    As with single units, only the least 2p by prior are perturbed, where p is what the round will remove: a layer that
+    the model cannot do without would drown what there is to learn of the others. Every sub-model loses about p of them,
+    in a random order without replacement: after as many sub-models as it takes, all have been dropped equally often.
+
+    Attributes:
+        wholes: those that the rules let go.
+        drawn: those of them that sub-models lose.
+        alive_U: units alive, bool [U].
+        count: how many every sub-model loses.
+        seed: of the order: the run's, and the round's number.
+    """
+
+    wholes: Sequence[Whole]
+    drawn: Sequence[Whole]
+    alive_U: NDArray[np.bool_]
+    count: int
+    seed: tuple[int, int]
+
+    @classmethod
+    def of(cls, request: SampleRequest, rules: Rules, seed: tuple[int, int]) -> tuple[SampleRequest, WholeDrops]:
+        """The drops of a round, and what is left to the sampler: half of what goes, where both take part."""
+        wholes, alive_U, table = rules.wholes(request.table), request.alive_U, request.table
+        alive = [whole for whole in wholes if alive_U[whole.units].any()]
+        leaving_U = alive_U & rules.may_leave(table)
+        shared = any(site.kind in rules.units and site.kind != "layer" for site in table)
+        share = request.drop_fraction / 2 if shared else request.drop_fraction
+        goal = share * int(table.cost_U[leaving_U].sum())
+        drawn = [whole for group in _alike(alive) for whole in _window(group, request, goal, alive)]
+        if len(drawn) < 2 or goal == 0:
+            return request, cls(wholes, (), alive_U, 0, seed)
+        count = round(goal / float(np.mean([_cost(whole, request) for whole in drawn])))
+        count = min(max(1, count), len(drawn) // 2)
+        return replace(request, drop_fraction=share), cls(wholes, drawn, alive_U, count, seed)
+
+    def dropped_from(self, keep_MU: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
+        """Keep vectors of the sub-models from number `first` of the round on, with their wholes dropped."""
+        keep_MU = keep_MU.copy()
+        for number, keep_U in enumerate(keep_MU, start=first):
+            for turn in range(number * self.count, (number + 1) * self.count):
+                keep_U[self._at_turn(turn).units] = False
+        return keep_MU
+
+    def remaining(self, measured: int, total: int) -> Draw:
+        """Sub-models that drop nothing but wholes, as many as it takes until each was dropped once; often none."""
+        turns = -(-len(self.drawn) // self.count) if self.drawn else 0
+        count = max(0, min(turns, total) - measured)
+        return Draw(np.repeat(self.alive_U[None], count, axis=0), np.arange(count))
+
+    def importance(self, importance_U: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of all living units of each whole together, float64 [W]; NaN where not all of them were measured."""
+        return np.array([importance_U[whole.units][self.alive_U[whole.units]].sum() for whole in self.wholes])
+
+    def left_by(self, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The living units but those of wholes that a keep vector drops, bool [U]."""
+        left_U = self.alive_U.copy()
+        for whole in self.wholes:
+            left_U[whole.units] &= keep_U[whole.units].any()
+        return left_U
+
+    def _at_turn(self, turn: int) -> Whole:
+        """The whole whose turn it is: one permutation of all that are drawn behind the other."""
+        block, position = divmod(turn, len(self.drawn))
+        order = np.random.default_rng([*self.seed, WHOLES_STREAM, block]).permutation(len(self.drawn))
+        return self.drawn[int(order[position])]
+
+
+def _alike(wholes: Sequence[Whole]) -> list[list[Whole]]:
+    """Layers, attentions and MLPs, whose priors cannot be compared with each other's."""
+    groups: dict[str, list[Whole]] = {}
+    for whole in wholes:
+        groups.setdefault("layer" if whole.kind == "layer" else whole.name.rpartition(".")[2], []).append(whole)
+    return list(groups.values())
+
+
+def _window(group: Sequence[Whole], request: SampleRequest, goal: float, everyone: Sequence[Whole]) -> list[Whole]:
+    """The least of a group by mean prior: twice its share of the goal, or two; all if the prior tells none apart."""
+    table, living_U = request.table, request.alive_U
+    scores = [mean_prior(table, whole.units[living_U[whole.units]], request.prior_U) for whole in group]
+    if len(set(scores)) <= 1:
+        return list(group)
+    of_group, of_all = (sum(_cost(whole, request) for whole in wholes) for wholes in (group, everyone))
+    window: list[Whole] = []
+    for index in np.argsort(scores, kind="stable"):
+        if len(window) >= 2 and sum(_cost(whole, request) for whole in window) >= 2 * goal * of_group / of_all:
+            break
+        window.append(group[int(index)])
+    return window
+
+
+def _cost(whole: Whole, request: SampleRequest) -> int:
+    """Parameters that a whole's living units free."""
+    table, living = request.table, whole.units[request.alive_U[whole.units]]
+    rest = sum(table.sites[site].rest_params for site in np.unique(table.site_U[living]))
+    cost: int = int(table.cost_U[living].sum()) + rest
+    return cost

@@ -1,0 +1,1 @@
+"""What settings may be: bounded numbers, usable names, recipes as strict YAML."""
