@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+
+
+class Stage(StrEnum):
+    """What a run, an adaptation or an evaluation is doing."""
+
+    DENSE = "dense"
+    PRIOR = "prior"
+    MEASURE = "measure"
+    SELECT = "select"
+    SEARCH = "search"
+    REPAIR = "repair"
+    TEACHER = "teacher"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    HARNESS = "harness"
+    MEMORY = "memory"
+    SAVE = "save"
+    LATENCY = "latency"
+    VERIFY = "verify"
 
 
 @dataclass(frozen=True)
@@ -27,14 +47,9 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage begins.
+    """A stage begins; `text` says it in words, and `round` is 0 outside of rounds."""
 
-    `stage` is one of ``dense``, ``prior``, ``measure``, ``select``, ``search``, ``repair``, ``evaluate``, ``save``,
-    ``latency`` and ``verify``; of an adaptation ``teacher``, ``train``, ``evaluate``, ``save`` and ``verify``; of an
-    evaluation ``evaluate``, ``harness``, ``memory`` and ``latency``.
-    """
-
-    stage: str
+    stage: Stage
     round: int
     text: str
 

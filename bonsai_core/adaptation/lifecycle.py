@@ -26,6 +26,7 @@ from bonsai_core.events import (
     CurvePoint,
     Event,
     Journaled,
+    Stage,
     StageStarted,
     StepDone,
     TokensDone,
@@ -184,7 +185,7 @@ class _Adaptation:
         if stored is not None and stored.complete:
             self._observe(TokensDone(work.teacher_tokens, replayed=True))
             return stored
-        self._observe(StageStarted("teacher", 0, f"the teacher {work.teacher}"))
+        self._observe(StageStarted(Stage.TEACHER, 0, f"the teacher {work.teacher}"))
         trusted = work.config.trust_remote_code
         model = load_model(work.teacher, device=work.config.device, trust_remote_code=trusted, warn=self._warn)
         tokenizer = load_tokenizer(work.teacher, trust_remote_code=work.config.trust_remote_code)
@@ -222,7 +223,7 @@ class _Adaptation:
             model.float()  # small updates would be lost in half precision
         student = prepare(model, work.family, config)
         self._curve_point(0, student)
-        self._observe(StageStarted("train", 0, "training"))
+        self._observe(StageStarted(Stage.TRAIN, 0, "training"))
         count = sum(parameter.numel() for parameter in trained(student).values())
         self._journal.once("trained", lambda: {"parameters": count})
 
@@ -240,7 +241,7 @@ class _Adaptation:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(kept)
         model.eval()
-        self._observe(StageStarted("evaluate", 0, "perplexity of the adapted model"))
+        self._observe(StageStarted(Stage.EVALUATE, 0, "perplexity of the adapted model"))
         self._perplexity("evaluate/adapted", self._passes(model))
         self._journal.once("loss", lambda: measured_loss(model, work.evaluation_NL[0]))
         self._journal.once("peak", lambda: {"bytes": peak_bytes(self._device)})
@@ -274,7 +275,7 @@ class _Adaptation:
         self._observe(CurvePoint(step, self._work.course.steps, perplexity))
 
     def _save(self, model: Any) -> None:
-        self._observe(StageStarted("save", 0, "checkpoint"))
+        self._observe(StageStarted(Stage.SAVE, 0, "checkpoint"))
         work, path = self._work, self._directory.model_path
         provenance = {
             **work.origin.metadata,
@@ -300,7 +301,7 @@ class _Adaptation:
         Args:
             again: it was written again, so that an earlier look at it does not count.
         """
-        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        self._observe(StageStarted(Stage.VERIFY, 0, "the checkpoint, loaded again"))
         free_cache()
         path, window_T, config = self._directory.model_path, self._work.evaluation_NL[0], self._work.config
 

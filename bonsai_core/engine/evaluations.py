@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bonsai_core.contracts import DenseTokens, token_kl
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.events import Event, StageStarted, TokensDone
+from bonsai_core.events import Event, Stage, StageStarted, TokensDone
 from bonsai_core.model.forward.passes import DenseSide, Passes
 from bonsai_core.rundir import Journal
 from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, once
@@ -63,7 +63,7 @@ class Evaluations:
 
     def dense(self) -> float | None:
         """Perplexity of the dense model, which the subject still is; None where it is not finite."""
-        self._observe(StageStarted("evaluate", 0, "perplexity of the dense model"))
+        self._observe(StageStarted(Stage.EVALUATE, 0, "perplexity of the dense model"))
 
         def compute(windows_NT: NDArray[np.int64]) -> float:
             arrays = self._of_dense(
@@ -75,14 +75,14 @@ class Evaluations:
 
     def pruned(self) -> float | None:
         """Perplexity of the pruned model, which the subject is by now."""
-        self._observe(StageStarted("evaluate", 0, "perplexity of the pruned model"))
+        self._observe(StageStarted(Stage.EVALUATE, 0, "perplexity of the pruned model"))
         return self._perplexity("evaluate/pruned", self._passes.perplexity)
 
     def after_round(self, number: int, alive_U: NDArray[np.bool_]) -> float | None:
         """Perplexity after a round, where it was asked for; that after the last one is the pruned model's anyway."""
         if not self._work.config.eval_rounds or number == len(self._work.plan.targets):
             return None
-        self._observe(StageStarted("evaluate", number, "perplexity after the round"))
+        self._observe(StageStarted(Stage.EVALUATE, number, "perplexity after the round"))
         key = f"round-{number}/evaluate"
         if self._work.slices_between_rounds and key not in self._journal:
             self._work.subject.slice(alive_U)
@@ -94,7 +94,7 @@ class Evaluations:
         drawn, compared = self._work.calibration, self._work.methods.compared
         if not compared and not len(drawn.held_out_NT):
             return DenseSides((), (), None)
-        self._observe(StageStarted("dense", 0, "the dense model on the calibration text"))
+        self._observe(StageStarted(Stage.DENSE, 0, "the dense model on the calibration text"))
         start = time.perf_counter()
         sides = DenseSides(
             tuple(self._dense_side(data.windows_NT) for data in drawn.data) if compared else (),

@@ -28,6 +28,7 @@ from bonsai_core.events import (
     RoundFinished,
     RunFinished,
     RunStarted,
+    Stage,
     StageStarted,
     TokensDone,
     Warned,
@@ -204,9 +205,9 @@ class _Run:
         self._journal.once("peak", lambda: {"bytes": peak_bytes(work.subject.device)})
         written = self._save(alive_U)
         if config.latency:
-            self._observe(StageStarted("latency", 0, "latency, dense and pruned side by side"))
+            self._observe(StageStarted(Stage.LATENCY, 0, "latency, dense and pruned side by side"))
             self._journal.once("latency", lambda: latencies(work))
-        self._observe(StageStarted("verify", 0, "the checkpoint, loaded again"))
+        self._observe(StageStarted(Stage.VERIFY, 0, "the checkpoint, loaded again"))
         path = self._directory.model_path
         self._journal.once("verify", lambda: verify_checkpoint(work, path, loss), again=written)
         return self._report(alive_U)
@@ -270,7 +271,7 @@ class _Run:
 
     def _save(self, keep_U: NDArray[np.bool_]) -> bool:
         """Write the checkpoint; whether it had to be written."""
-        self._observe(StageStarted("save", 0, "checkpoint"))
+        self._observe(StageStarted(Stage.SAVE, 0, "checkpoint"))
         if self._checkpoint_is_whole():
             return False
 

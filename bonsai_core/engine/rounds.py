@@ -19,7 +19,7 @@ from bonsai_core.engine.search import Search
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.engine.submodels import Measured, SubModels
 from bonsai_core.engine.validation import out_of_fold_tau
-from bonsai_core.events import Event, StageStarted, TokensDone, Warned
+from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.probe import ModelProbe
 from bonsai_core.model.forward.statistics import score_units
@@ -98,7 +98,7 @@ class Rounds:
         work, subject, key = self._work, self._work.subject, f"round-{number}/repair"
         files = self._repair_files(number)
         if not self._is_repaired(number):
-            self._observe(StageStarted("repair", number, f"repair by {work.methods.compensator.name}"))
+            self._observe(StageStarted(Stage.REPAIR, number, f"repair by {work.methods.compensator.name}"))
             start = time.perf_counter()
             self._begin(number, alive_U)
             self._write_repairs(files, keep_U)
@@ -153,7 +153,7 @@ class Rounds:
 
     def _prior(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.float64]:
         prior, windows_NT = self._work.methods.prior, self._work.prior_windows(number)
-        self._observe(StageStarted("prior", number, f"prior {prior.name}"))
+        self._observe(StageStarted(Stage.PRIOR, number, f"prior {prior.name}"))
         key = f"round-{number}/prior"
         event = self._journal.get(key)
         if event is not None:
@@ -234,7 +234,7 @@ class Rounds:
         start: float,
     ) -> NDArray[np.bool_]:
         """The units kept; `start` is when the fit began, so that its time counts."""
-        self._observe(StageStarted("select", number, "selection"))
+        self._observe(StageStarted(Stage.SELECT, number, "selection"))
         table, alive_U = request.table, request.alive_U
         target = self._work.plan.targets[number - 1]
         whole_W = drops.importance(importance_U)

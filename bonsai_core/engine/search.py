@@ -13,7 +13,7 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
-from bonsai_core.events import Event, StageStarted, TokensDone
+from bonsai_core.events import Event, Stage, StageStarted, TokensDone
 from bonsai_core.model.forward.passes import DenseSide, Passes
 from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
@@ -72,7 +72,7 @@ class Search:
         best_U, best = keep_U, self._utility(number, "start", keep_U, len(windows_NT))
         found = {"search_start": best, "search_end": best, "search_improved": 0}
         for generation in range(generations):
-            self._observe(StageStarted("search", number, f"search, generation {generation + 1} of {generations}"))
+            self._observe(StageStarted(Stage.SEARCH, number, f"search, generation {generation + 1} of {generations}"))
             rng = np.random.default_rng([work.config.seed, number, SEARCH_STREAM, generation])
             offspring = [swaps.propose(best_U, int(rng.integers(1, MOST_SWAPS + 1)), rng) for _ in range(OFFSPRING)]
             names = [f"{generation}-{index}" for index in range(OFFSPRING)]

@@ -16,7 +16,7 @@ from bonsai_core.engine.fitting import fit_units
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.setup import Workspace
 from bonsai_core.errors import BonsaiError
-from bonsai_core.events import Event, StageStarted, SubmodelMeasured, TokensDone, Warned
+from bonsai_core.events import Event, Stage, StageStarted, SubmodelMeasured, TokensDone, Warned
 from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
 from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, code_of, once
@@ -85,7 +85,7 @@ class SubModels:
         """
         work, total = self._work, request.num_submodels
         sampler, metric = work.methods.sampler, work.methods.metric
-        self._observe(StageStarted("measure", number, f"{total} sub-models by {metric.name}"))
+        self._observe(StageStarted(Stage.MEASURE, number, f"{total} sub-models by {metric.name}"))
         origin = None
         if self._shared is not None and request.alive_U.all() and metric.reads != "nothing":
             origin = {

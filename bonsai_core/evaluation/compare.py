@@ -18,7 +18,7 @@ from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
-from bonsai_core.events import EvaluationStarted, Event, StageStarted, TokensDone, Warned
+from bonsai_core.events import EvaluationStarted, Event, Stage, StageStarted, TokensDone, Warned
 from bonsai_core.model.forward.latency import free_bytes
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.checked_config import weights_directory
@@ -73,7 +73,7 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
         warn(f"The models have weights of different types ({', '.join(sorted(dtypes))}): --dtype gives all the same.")
     groups: list[list[Candidate]] = []
     if config.speed:
-        observe(StageStarted("latency", 0, "timing"))
+        observe(StageStarted(Stage.LATENCY, 0, "timing"))
         groups = [candidates] if _room_for_all(models, config, warn) else [[candidate] for candidate in candidates]
         speeds: list[dict[str, Any]] = []
         for group in groups:
@@ -110,7 +110,7 @@ def _measure(
     candidate: Candidate, config: EvalConfig, harness: Harness | None, observe: Callable[[Event], None]
 ) -> tuple[dict[str, Any], dict[str, TaskScore]]:
     """Everything that needs no other model."""
-    observe(StageStarted("evaluate", 0, f"{candidate.name}: perplexity"))
+    observe(StageStarted(Stage.EVALUATE, 0, f"{candidate.name}: perplexity"))
 
     def warn(text: str) -> None:
         observe(Warned(f"{candidate.name}: {text}"))
@@ -121,7 +121,7 @@ def _measure(
     perplexity = passes.perplexity(candidate.windows_NL)
     scores = {}
     for task, questions in candidate.questions.items():
-        observe(StageStarted("evaluate", 0, f"{candidate.name}: {task}"))
+        observe(StageStarted(Stage.EVALUATE, 0, f"{candidate.name}: {task}"))
         scores[task] = TaskScore.of(passes.answers(questions))
     entry: dict[str, Any] = {
         "model": candidate.name,
@@ -133,11 +133,11 @@ def _measure(
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     if harness is not None:
-        observe(StageStarted("harness", 0, f"{candidate.name}: lm-evaluation-harness"))
+        observe(StageStarted(Stage.HARNESS, 0, f"{candidate.name}: lm-evaluation-harness"))
         with tokens_checked(model, candidate.tokenizer):
             entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
     if config.speed:
-        observe(StageStarted("memory", 0, f"{candidate.name}: memory"))
+        observe(StageStarted(Stage.MEMORY, 0, f"{candidate.name}: memory"))
         entry["memory"] = generation_memory(model, config.generations, warn)
     del model, passes
     free_cache()
