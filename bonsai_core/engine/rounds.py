@@ -26,6 +26,7 @@ from bonsai_core.model.forward.statistics import score_units
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.rundir import Journal, RunDirectory
 from bonsai_core.rundir.measurement_cache import Arrays, SharedMeasurements, code_of, once
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.select import select
 from bonsai_core.selection.whole_drops import WholeDrops
 
@@ -239,7 +240,9 @@ class Rounds:
         target = self._work.plan.targets[number - 1]
         whole_W = drops.importance(importance_U)
         importance_U = np.where(individually_dropped_U, importance_U, np.nan)  # not from wholes
-        keep_U = select(table, alive_U, importance_U, request.prior_U, target, self._work.rules, whole_W)
+        keep_U = select(
+            SelectionProblem(table, alive_U, importance_U, request.prior_U, target, self._work.rules, whole_W)
+        )
         elapsed_s = time.perf_counter() - start
         if self._work.calibration.search and request.drop_fraction > 0:
             left = replace(request, alive_U=drops.left_by(keep_U))

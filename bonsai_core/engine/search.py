@@ -17,6 +17,7 @@ from bonsai_core.events import Event, Stage, StageStarted, TokensDone
 from bonsai_core.model.forward.passes import DenseSide, Passes
 from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
 from bonsai_core.rundir import Journal
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.swaps import Swaps
 
 SEARCH_STREAM = 2
@@ -66,7 +67,9 @@ class Search:
         """The best keep vector found in round `number`, from the regression's on; and numbers for the report."""
         work, generations = self._work, self._work.config.search
         target = work.plan.targets[number - 1]
-        swaps = Swaps(request.table, request.alive_U, importance_U, request.prior_U, target, work.rules)
+        swaps = Swaps(
+            SelectionProblem(request.table, request.alive_U, importance_U, request.prior_U, target, work.rules)
+        )
         windows_NT = work.calibration.search[work.draw_of(number)].windows_NT
         few = len(windows_NT) // FIRST_HEAT
         best_U, best = keep_U, self._utility(number, "start", keep_U, len(windows_NT))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, SampleRequest
 from bonsai_core.selection.rules import Rules
-from bonsai_core.selection.select import mean_prior
+from bonsai_core.selection.wholes import mean_prior
 from bonsai_core.units import Whole
 
 WHOLES_STREAM = 3
@@ -44,7 +44,7 @@ class WholeDrops:
         wholes, alive_U, table = rules.wholes(request.table), request.alive_U, request.table
         alive = [whole for whole in wholes if alive_U[whole.units].any()]
         leaving_U = alive_U & rules.may_leave(table)
-        shared = any(site.kind in rules.units and site.kind != "layer" for site in table)
+        shared = any(rules.divides(site) for site in table)
         share = request.drop_fraction / 2 if shared else request.drop_fraction
         goal = share * int(table.cost_U[leaving_U].sum())
         drawn = [whole for group in _alike(alive) for whole in _window(group, request, goal, alive)]
@@ -80,7 +80,7 @@ class WholeDrops:
         return left_U
 
     def _at_turn(self, turn: int) -> Whole:
-        """The whole whose turn it is: one permutation of all that are drawn behind the other."""
+        """The whole whose turn it is: permutations of all that are drawn, consecutively."""
         block, position = divmod(turn, len(self.drawn))
         order = np.random.default_rng([*self.seed, WHOLES_STREAM, block]).permutation(len(self.drawn))
         return self.drawn[int(order[position])]
@@ -90,7 +90,7 @@ def _alike(wholes: Sequence[Whole]) -> list[list[Whole]]:
     """Layers, attentions and MLPs, whose priors cannot be compared with each other's."""
     groups: dict[str, list[Whole]] = {}
     for whole in wholes:
-        groups.setdefault("layer" if whole.kind == "layer" else whole.name.rpartition(".")[2], []).append(whole)
+        groups.setdefault("layer" if whole.is_layer else whole.name.rpartition(".")[2], []).append(whole)
     return list(groups.values())
 
 
@@ -102,16 +102,15 @@ def _window(group: Sequence[Whole], request: SampleRequest, goal: float, everyon
         return list(group)
     of_group, of_all = (sum(_cost(whole, request) for whole in wholes) for wholes in (group, everyone))
     window: list[Whole] = []
+    cost = 0
     for index in np.argsort(scores, kind="stable"):
-        if len(window) >= 2 and sum(_cost(whole, request) for whole in window) >= 2 * goal * of_group / of_all:
+        if len(window) >= 2 and cost >= 2 * goal * of_group / of_all:
             break
         window.append(group[int(index)])
+        cost += _cost(window[-1], request)
     return window
 
 
 def _cost(whole: Whole, request: SampleRequest) -> int:
     """Parameters that a whole's living units free."""
-    table, living = request.table, whole.units[request.alive_U[whole.units]]
-    rest = sum(table.sites[site].rest_params for site in np.unique(table.site_U[living]))
-    cost: int = int(table.cost_U[living].sum()) + rest
-    return cost
+    return request.table.params_of(whole.units[request.alive_U[whole.units]])
