@@ -195,7 +195,7 @@ class UnitTable:
 
     def params_of(self, units: NDArray[np.int64]) -> int:
         """Parameters that units free which leave together, the last ones of each of their sites."""
-        rest: int = sum(self.sites[site].rest_params for site in np.unique(self.site_U[units]))
+        rest: int = sum(self.sites[site].rest_params for site in np.flatnonzero(np.bincount(self.site_U[units])))
         return int(self.cost_U[units].sum()) + rest
 
     def removed_params(self, keep_U: NDArray[np.bool_]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from bonsai_core.selection.blocks import Rank, SiteBlock, Tier
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.units import Site
 
+Value = TypeVar("Value", np.bool_, np.int64)
 TINY = np.finfo(np.float64).tiny
 
 
@@ -77,6 +79,10 @@ class Chains:
             rank, int(self.cost_B[index]), self.units(np.array([index])), float(self.worth_B[index]), index
         )
 
+    def by_chain(self, value_B: NDArray[Value]) -> list[NDArray[Value]]:
+        """The values of each chain's blocks."""
+        return np.split(value_B, self.first_C[1:]) if len(value_B) else []
+
     def leaving_order(self) -> NDArray[np.int64]:
         """The order in which blocks leave if the lowest of all chains' first blocks always does, int64 [B].
 
@@ -86,9 +92,8 @@ class Chains:
         order_B = np.lexsort((self.tie_break_B, self.value_B, self.tier_B))  # stable: ties go by chain
         rank_B = np.empty_like(order_B)
         rank_B[order_B] = np.arange(len(order_B))
-        for first, end in zip(self.first_C, [*self.first_C[1:], len(rank_B)], strict=True):
-            np.maximum.accumulate(rank_B[first:end], out=rank_B[first:end])
-        return np.argsort(rank_B, kind="stable")
+        highest_B = np.concatenate([rank_B[:0], *map(np.maximum.accumulate, self.by_chain(rank_B))])
+        return np.argsort(highest_B, kind="stable")
 
 
 _INTEGERS, _FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
@@ -172,7 +177,7 @@ def _order(key: NDArray[np.float64], *tie_breaks: NDArray[np.float64]) -> NDArra
 def sums(values_N: NDArray[np.float64], size_B: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of the values of each of some consecutive blocks, rounded as NumPy rounds the sum of one block, float64 [B]."""
     start_B, sum_B = np.cumsum(size_B) - size_B, np.empty(len(size_B))
-    for size in np.unique(size_B):
+    for size in np.flatnonzero(np.bincount(size_B)):
         alike = np.flatnonzero(size_B == size)
         sum_B[alike] = values_N[start_B[alike, None] + np.arange(size)].sum(axis=1)
     return sum_B

@@ -17,7 +17,7 @@ from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.wholes import Remainders
 
 FIRST_STRETCH = 64
-LONGEST_STRETCH = 2**18
+LONGEST_STRETCH = 2**20
 """Entries of a table of blocks by wholes."""
 
 
@@ -86,7 +86,7 @@ class _Selection:
     def _num_quiet(self, blocks: NDArray[np.int64]) -> int:
         """How many of some blocks fit into what is missing and leave before any whole does."""
         too_big = np.cumsum(self._chains.cost_B[blocks]) > self._missing
-        stops = too_big | self._wholes.may_precede(blocks, self._missing).any(axis=0)
+        stops = too_big | self._wholes.may_precede(blocks, self._missing)
         return int(np.argmax(stops)) if stops.any() else len(blocks)
 
     def _remove_all(self, blocks: NDArray[np.int64]) -> None:

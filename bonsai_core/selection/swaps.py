@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from bonsai_core.selection.chains import removal_chains, sums
 from bonsai_core.selection.problem import SelectionProblem
 
-Value = TypeVar("Value", np.bool_, np.int64)
 CANDIDATES = 4
 """This many swaps are drawn for each that is taken: the one that costs least importance."""
 
@@ -24,19 +22,19 @@ class Swaps:
 
     def __init__(self, problem: SelectionProblem) -> None:
         self._alive_U = problem.alive_U
-        self._chains = removal_chains(problem)
+        self._chains = chains = removal_chains(problem)
         priced_U = _priced(problem.importance_U, problem.table.cost_U)
         self._importance_B = sums(priced_U[self._chains.unit_N], self._chains.size_B)
         self._smallest = int(self._chains.cost_B.min(initial=np.iinfo(np.int64).max))
         self._target = problem.params_to_remove
         # Of each chain, what its first 0, 1, ... blocks cost together.
-        self._costs = [np.concatenate([[0], np.cumsum(cost_B)]) for cost_B in self._by_chain(self._chains.cost_B)]
+        self._costs = [np.concatenate([[0], np.cumsum(cost_B)]) for cost_B in chains.by_chain(chains.cost_B)]
 
     def propose(self, keep_U: NDArray[np.bool_], num_swaps: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Another keep vector, some swaps away; the same one where nothing can be swapped."""
         chains = self._chains
         first_is_gone_B = ~keep_U[chains.unit_N[chains.start_B]]
-        gone_C = np.array([gone_B.sum() for gone_B in self._by_chain(first_is_gone_B)], dtype=np.int64)
+        gone_C = np.array([gone_B.sum() for gone_B in chains.by_chain(first_is_gone_B)], dtype=np.int64)
         for _ in range(num_swaps if len(gone_C) > 1 else 0):
             drawn = [swapped for _ in range(CANDIDATES) if (swapped := self._swap(gone_C, rng)) is not None]
             if drawn:
@@ -77,9 +75,6 @@ class Swaps:
 
     def _importance_gone(self, gone_C: NDArray[np.int64]) -> float:
         return float(np.add.accumulate(self._importance_B[self._gone(gone_C)])[-1])
-
-    def _by_chain(self, value_B: NDArray[Value]) -> list[NDArray[Value]]:
-        return np.split(value_B, self._chains.first_C[1:]) if len(value_B) else []
 
 
 def _priced(importance_U: NDArray[np.float64], cost_U: NDArray[np.int64]) -> NDArray[np.float64]:

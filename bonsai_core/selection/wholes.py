@@ -6,7 +6,7 @@ Shape legend: W wholes, C chains, n blocks that leave consecutively.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.units import UnitTable
 
 Number = TypeVar("Number", np.int64, np.float64)
+ROUNDING = 1e-9
+"""More than what sums of importances are off by, as a fraction of their terms."""
 
 
 class Remainders:
@@ -40,9 +42,11 @@ class Remainders:
         self._prior_W, self._rounding_W = np.zeros(num_wholes), np.zeros(num_wholes)
         for number in range(num_wholes):
             self._count(number)
-        self._minimum_layers = problem.rules.minimum_layers(len(problem.table.layer_sites))
-        self._loss_B = np.where(np.isnan(chains.importance_B), 0.0, chains.importance_B)
-        self._prior_B = chains.prior_B
+        self._look_up_allowed()
+        self._by_cost = problem.rules.rank == "density"
+        measured_B = chains.tier_B == Tier.MEASURED
+        self._loss_B = np.where(measured_B, chains.importance_B, 0.0)  # what a block takes off its wholes' importance
+        self._value_B = np.where(measured_B, chains.value_B, np.inf)  # measured wholes leave before unmeasured blocks
 
     @property
     def count(self) -> int:
@@ -56,62 +60,89 @@ class Remainders:
 
     def blocks(self) -> list[WholeBlock]:
         """One for each whole of which something is left and that may leave."""
-        return [self._block(int(number)) for number in np.flatnonzero(self._allowed() & (self._size_W > 0))]
+        return [self._block(int(number)) for number in np.flatnonzero(self._allowed_W & (self._size_W > 0))]
 
     def next(self, missing: int, before: SiteBlock | None) -> WholeBlock | None:
         """The lowest of those that cost no more than what is missing; None if `before` ranks lower still."""
-        if before is None:
-            return min((block for block in self.blocks() if block.cost <= missing), key=_rank, default=None)
-        may_W = self.may_precede(np.array([before.index]), missing)[:, 0]
+        may_W = self._allowed_W & (self._size_W > 0) & (self._cost_W <= missing)
+        if before is not None:  # those that were not measured are NaN, and leave after all others
+            per_W = self._cost_W if self._by_cost else self._size_W
+            may_W &= self._importance_W / np.maximum(per_W, 1) <= self._value_B[before.index]
         lowest = min((self._block(int(number)) for number in np.flatnonzero(may_W)), key=_rank, default=None)
-        return lowest if lowest is not None and lowest.rank < before.rank else None
+        return lowest if before is None or lowest is None or lowest.rank < before.rank else None
 
     def may_precede(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.bool_]:
-        """Whether a whole leaves before a block of single units, if all blocks before that one leave, bool [W, n].
+        """Whether a whole leaves before a block of single units, if all blocks before that one leave, bool [n].
 
-        True for some that do not, where it depends on the last digits of a mean prior.
+        True for some before which none does, where that depends on the last digits of a mean prior.
         """
-        chains, owns = self._chains, self._owns_WC[:, self._chains.chain_B[blocks]]
+        chains, rivals = self._chains, self._rivals(blocks, missing)
+        owns = self._owns_WC[rivals][:, chains.chain_B[blocks]]
 
         def left(whole_W: NDArray[Number], block_B: NDArray[Number]) -> NDArray[Number]:
-            return _left(whole_W, owns, block_B[blocks])[:, :-1]
+            """Of each whole before each block leaves."""
+            taken = np.where(owns, block_B[blocks], block_B.dtype.type(0))[:, :-1]
+            return np.subtract.accumulate(np.concatenate([whole_W[rivals, None], taken], axis=1), axis=1)
 
         cost, size = left(self._cost_W, chains.cost_B), left(self._size_W, chains.size_B)
-        per = cost if self._problem.rules.rank == "density" else size
-        value = np.divide(left(self._importance_W, self._loss_B), per, out=np.full(per.shape, np.inf), where=per > 0)
-        value_n = np.where(chains.tier_B[blocks] == Tier.MEASURED, chains.value_B[blocks], np.inf)
+        value = left(self._importance_W, self._loss_B) / np.maximum(cost if self._by_cost else size, 1)
+        value_n = self._value_B[blocks]
         missing_n = missing - (np.cumsum(chains.cost_B[blocks]) - chains.cost_B[blocks])
-        fits = self._allowed()[:, None] & (size > 0) & (cost <= missing_n)
+        fits = (size > 0) & (cost <= missing_n)
         tied = fits & (value == value_n)
-        precedes: NDArray[np.bool_] = fits & (value < value_n)
+        precedes = np.asarray(fits & (value < value_n))
         if tied.any():
-            prior = left(self._prior_W, self._prior_B) - self._rounding_W[:, None]
+            prior = left(self._prior_W, chains.prior_B) - self._rounding_W[rivals, None]
             scored = np.maximum(left(self._scored_W, chains.size_B), 1)
-            precedes = precedes | tied & (prior / scored <= chains.tie_break_B[blocks])
-        return precedes
+            precedes |= tied & (prior / scored <= chains.tie_break_B[blocks])
+        return np.asarray(precedes.any(axis=0))
+
+    def _rivals(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.int64]:
+        """Wholes that might leave before one of some blocks; many do not, whatever leaves of them until then."""
+        loss, highest = self._loss_B[blocks], self._value_B[blocks].max(initial=-np.inf)
+        cost_W = self._cost_W - self._taken(blocks, self._chains.cost_B[blocks]).astype(np.int64)
+        size_W = self._size_W - self._taken(blocks, self._chains.size_B[blocks]).astype(np.int64)
+        sizes_W = np.abs(self._importance_W) + self._taken(blocks, np.abs(loss))
+        lowest_W = self._importance_W - self._taken(blocks, np.maximum(loss, 0.0)) - ROUNDING * sizes_W
+        before_W, after_W = (self._cost_W, cost_W) if self._by_cost else (self._size_W, size_W)
+        value_W = lowest_W / np.maximum(np.where(lowest_W < 0, after_W, before_W), 1)
+        return np.flatnonzero(self._allowed_W & (self._size_W > 0) & (cost_W <= missing) & (value_W <= highest))
 
     def lose(self, blocks: NDArray[np.int64]) -> None:
         """Blocks of single units have left, in this order."""
-        chains, owns = self._chains, self._owns_WC[:, self._chains.chain_B[blocks]]
-        self._importance_W = _left(self._importance_W, owns, self._loss_B[blocks])[:, -1]
-        self._cost_W -= owns @ chains.cost_B[blocks]
-        self._size_W -= owns @ chains.size_B[blocks]
-        self._scored_W -= owns @ chains.size_B[blocks]
-        self._prior_W -= owns @ self._prior_B[blocks]
+        chains, chain_n = self._chains, self._chains.chain_B[blocks]
+        size_W = self._taken(blocks, chains.size_B[blocks]).astype(np.int64)
+        self._size_W -= size_W
+        self._scored_W -= size_W
+        self._cost_W -= self._taken(blocks, chains.cost_B[blocks]).astype(np.int64)
+        self._prior_W -= self._taken(blocks, chains.prior_B[blocks])
+        for number in np.flatnonzero((size_W > 0) & ~np.isnan(self._importance_W)):
+            losses = self._loss_B[blocks[self._owns_WC[number, chain_n]]]
+            left = np.subtract.accumulate(np.concatenate([self._importance_W[[number]], losses]))
+            self._importance_W[number] = left[-1]
+
+    def _taken(self, blocks: NDArray[np.int64], value_n: NDArray[Any]) -> NDArray[np.float64]:
+        """The sum over the blocks of each whole, float64 [W]."""
+        num_chains = self._owns_WC.shape[1]
+        value_C = np.bincount(self._chains.chain_B[blocks], weights=value_n, minlength=num_chains)
+        return self._owns_WC @ value_C
 
     def lose_whole(self, gone: WholeBlock) -> None:
         """A whole has left, and with it parts of others."""
-        importance = self._importance_W[gone.rank.number]
+        left, importance = self._wholes[gone.rank.number], self._importance_W[gone.rank.number]
         for number, whole in enumerate(self._wholes):
-            if whole.layer == self._wholes[gone.rank.number].layer and np.isin(gone.units[0], whole.units):
-                self._importance_W[number] -= 0 if np.isnan(importance) else importance
+            if whole.layer == left.layer:
+                if np.isin(left.units, whole.units).all():
+                    self._importance_W[number] -= 0 if np.isnan(importance) else importance
                 self._count(number)
+        self._look_up_allowed()
 
-    def _allowed(self) -> NDArray[np.bool_]:
-        """Which wholes may leave, bool [W]: layers only while enough of them stay."""
+    def _look_up_allowed(self) -> None:
+        """Which wholes may leave: layers only while enough of them stay."""
         table = self._problem.table
         stay = sum(table.layer_stays(layer, self._keep_U) for layer in table.layer_sites)
-        return np.array([not whole.is_layer or stay > self._minimum_layers for whole in self._wholes], dtype=bool)
+        minimum = self._problem.rules.minimum_layers(len(table.layer_sites))
+        self._allowed_W = np.array([not whole.is_layer or stay > minimum for whole in self._wholes], dtype=bool)
 
     def _left_of(self, number: int) -> NDArray[np.int64]:
         units = self._wholes[number].units
@@ -131,19 +162,13 @@ class Remainders:
         importance, liking = float(self._importance_W[number]), mean_prior(problem.table, units, problem.prior_U)
         if np.isnan(importance):
             return WholeBlock(Rank(Tier.UNMEASURED_WHOLE, liking, 0.0, False, number), cost, units, np.inf)
-        per = cost if problem.rules.rank == "density" else len(units)
+        per = cost if self._by_cost else len(units)
         value = importance / per
         return WholeBlock(Rank(Tier.MEASURED, value, liking, False, number), cost, units, value * per)
 
 
 def _rank(block: WholeBlock) -> Rank:
     return block.rank
-
-
-def _left(whole_W: NDArray[Number], owns: NDArray[np.bool_], block_n: NDArray[Number]) -> NDArray[Number]:
-    """What is left of wholes before each of some blocks leaves, and after the last, [W, n + 1]."""
-    taken = np.where(owns, block_n, block_n.dtype.type(0))
-    return np.subtract.accumulate(np.concatenate([whole_W[:, None], taken], axis=1), axis=1)
 
 
 def mean_prior(table: UnitTable, units: NDArray[np.int64], prior_U: NDArray[np.float64]) -> float:
