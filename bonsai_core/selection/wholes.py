@@ -6,7 +6,7 @@ Shape legend: W wholes, C chains, n blocks that leave consecutively.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class Remainders:
     def may_precede(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.bool_]:
         """Whether a whole leaves before a block of single units, if all blocks before that one leave, bool [n].
 
-        True for some before which none does, where that depends on the last digits of a mean prior.
+        False is certain. True may be wrong where it depends on the last digits of a mean prior.
         """
         chains, rivals = self._chains, self._rivals(blocks, missing)
         owns = self._owns_WC[rivals][:, chains.chain_B[blocks]]
@@ -98,12 +98,12 @@ class Remainders:
         return np.asarray(precedes.any(axis=0))
 
     def _rivals(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.int64]:
-        """Wholes that might leave before one of some blocks; many do not, whatever leaves of them until then."""
+        """Wholes that might leave before one of some blocks, by bounds: those of the others cannot get low enough."""
         loss, highest = self._loss_B[blocks], self._value_B[blocks].max(initial=-np.inf)
-        cost_W = self._cost_W - self._taken(blocks, self._chains.cost_B[blocks]).astype(np.int64)
-        size_W = self._size_W - self._taken(blocks, self._chains.size_B[blocks]).astype(np.int64)
-        sizes_W = np.abs(self._importance_W) + self._taken(blocks, np.abs(loss))
-        lowest_W = self._importance_W - self._taken(blocks, np.maximum(loss, 0.0)) - ROUNDING * sizes_W
+        cost_W = self._cost_W - self._taken(blocks, self._chains.cost_B[blocks])
+        size_W = self._size_W - self._taken(blocks, self._chains.size_B[blocks])
+        terms_W = np.abs(self._importance_W) + self._taken(blocks, np.abs(loss))
+        lowest_W = self._importance_W - self._taken(blocks, np.maximum(loss, 0.0)) - ROUNDING * terms_W
         before_W, after_W = (self._cost_W, cost_W) if self._by_cost else (self._size_W, size_W)
         value_W = lowest_W / np.maximum(np.where(lowest_W < 0, after_W, before_W), 1)
         return np.flatnonzero(self._allowed_W & (self._size_W > 0) & (cost_W <= missing) & (value_W <= highest))
@@ -111,21 +111,20 @@ class Remainders:
     def lose(self, blocks: NDArray[np.int64]) -> None:
         """Blocks of single units have left, in this order."""
         chains, chain_n = self._chains, self._chains.chain_B[blocks]
-        size_W = self._taken(blocks, chains.size_B[blocks]).astype(np.int64)
+        size_W = self._taken(blocks, chains.size_B[blocks])
         self._size_W -= size_W
         self._scored_W -= size_W
-        self._cost_W -= self._taken(blocks, chains.cost_B[blocks]).astype(np.int64)
+        self._cost_W -= self._taken(blocks, chains.cost_B[blocks])
         self._prior_W -= self._taken(blocks, chains.prior_B[blocks])
         for number in np.flatnonzero((size_W > 0) & ~np.isnan(self._importance_W)):
             losses = self._loss_B[blocks[self._owns_WC[number, chain_n]]]
             left = np.subtract.accumulate(np.concatenate([self._importance_W[[number]], losses]))
             self._importance_W[number] = left[-1]
 
-    def _taken(self, blocks: NDArray[np.int64], value_n: NDArray[Any]) -> NDArray[np.float64]:
-        """The sum over the blocks of each whole, float64 [W]."""
-        num_chains = self._owns_WC.shape[1]
-        value_C = np.bincount(self._chains.chain_B[blocks], weights=value_n, minlength=num_chains)
-        return self._owns_WC @ value_C
+    def _taken(self, blocks: NDArray[np.int64], value_n: NDArray[Number]) -> NDArray[Number]:
+        """The sum over the blocks of each whole, [W]."""
+        value_C = np.bincount(self._chains.chain_B[blocks], weights=value_n, minlength=self._owns_WC.shape[1])
+        return (self._owns_WC @ value_C).astype(value_n.dtype)
 
     def lose_whole(self, gone: WholeBlock) -> None:
         """A whole has left, and with it parts of others."""
@@ -149,7 +148,7 @@ class Remainders:
         return units[self._keep_U[units]]
 
     def _count(self, number: int) -> None:
-        """Look up what is left of a whole. Sums of priors are up to date but for rounding: at most `rounding`."""
+        """Look up what is left of a whole, and by how much its sum of priors may be rounded from now on."""
         table, units = self._problem.table, self._left_of(number)
         scored = units[table.scored_U[units]]
         prior = self._problem.prior_U[scored]
