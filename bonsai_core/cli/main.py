@@ -269,7 +269,7 @@ def _show_dry_run(configuration: Any) -> None:
     console = Console()
     installed().register(_WarningsAlone(), "the dry run")
     found = _engine().dry_run(configuration, registry=installed())
-    plan, table = found.work.plan, found.work.subject.table
+    plan, table = found.job.plan, found.job.subject.table
     console.print(unit_view(table))
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "

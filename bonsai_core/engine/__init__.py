@@ -2,6 +2,6 @@
 
 from bonsai_core.engine.dry_run import dry_run
 from bonsai_core.engine.lifecycle import RunResult, resume, run
-from bonsai_core.rundir.measurement_cache import SharedMeasurements
+from bonsai_core.rundir.measurement_cache import MeasurementCache
 
-__all__ = ["RunResult", "SharedMeasurements", "dry_run", "resume", "run"]
+__all__ = ["MeasurementCache", "RunResult", "dry_run", "resume", "run"]

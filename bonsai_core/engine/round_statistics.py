@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Compensator, Prior
-from bonsai_core.engine.setup import Workspace
+from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.moments import collect_moments
-from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
@@ -22,8 +21,7 @@ class RoundStatistics:
     """Statistics of the model as a round finds it, which must not change while they are asked for.
 
     Args:
-        work: what the run works with.
-        passes: forward passes over its subject.
+        job: the run's.
         windows_NT: the prior's windows, int64 [windows, sequence].
         alive_U: the units alive, bool [U].
         files: where second moments lie.
@@ -31,14 +29,13 @@ class RoundStatistics:
 
     def __init__(
         self,
-        work: Workspace,
-        passes: Passes,
+        job: Job,
         windows_NT: NDArray[np.int64],
         alive_U: NDArray[np.bool_],
         files: TensorFiles,
     ) -> None:
-        self._subject = work.subject
-        self._passes = passes
+        self._subject = job.subject
+        self._passes = job.passes
         self._windows_NT = windows_NT
         self._alive_U = alive_U
         self._moments: _Moments | None = None
