@@ -25,7 +25,6 @@ from bonsai_core.events import (
     AdaptationStarted,
     CurvePoint,
     Event,
-    Journaled,
     Stage,
     StageStarted,
     StepDone,
@@ -80,15 +79,12 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     registry = registry or Registry()
     config = with_absolute_paths(config)
     path = config.out or default_path(find_origin(config.model))
-    AdaptDirectory(path).refuse_occupied()
+    directory = AdaptDirectory(path)
+    directory.refuse_occupied()
     work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
     _check_room(path, work)
-    with AdaptDirectory.created(path, config) as directory:
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            return _Adaptation(work, directory, journal, registry.observe).finish()
-        finally:
-            journal.close()
+    with directory.begin(config, registry.observe) as journal:
+        return _Adaptation(work, directory, journal, registry.observe).finish()
 
 
 def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
@@ -114,14 +110,10 @@ def resume_adaptation(
     directory = AdaptDirectory.open(Path(path))
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
-    with directory.lock():
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
-            directory.remove_temporaries()
-            return _Adaptation(work, directory, journal, registry.observe).finish()
-        finally:
-            journal.close()
+    with directory.reopen(registry.observe) as journal:
+        work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
+        directory.remove_temporaries()
+        return _Adaptation(work, directory, journal, registry.observe).finish()
 
 
 class _Adaptation:
