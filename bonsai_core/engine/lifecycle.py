@@ -24,7 +24,6 @@ from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, pass
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import (
     Event,
-    Journaled,
     RoundFinished,
     RunFinished,
     RunStarted,
@@ -86,19 +85,16 @@ def run(
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
     path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
-    RunDirectory(path).refuse_occupied()
+    directory = RunDirectory(path)
+    directory.refuse_occupied()
     plan = planned_adaptation(config, registry, path)
     if plan:
         check_ahead(plan, config)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
-    with RunDirectory.created(path, config) as directory:
-        journal = directory.journal(on_append=_announcer(registry))
-        try:
-            journal.append("run", {**work.identity(), "versions": versions()})
-            result = _Run(work, directory, journal, registry.observe, shared).finish()
-        finally:
-            journal.close()
+    with directory.begin(config, registry.observe) as journal:
+        journal.append("run", {**work.identity(), "versions": versions()})
+        result = _Run(work, directory, journal, registry.observe, shared).finish()
     del work  # its weights make room
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
@@ -132,25 +128,19 @@ def resume(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
             f"what it was started with, or start a new run."
         )
-    with directory.lock():
-        journal = directory.journal(on_append=_announcer(registry))
-        try:
-            if "run" in journal:
-                before = RunConfig.from_mapping(
-                    journal["run"]["config"], "the journal"
-                ).decisive()  # with newer settings
-                refuse_changes("configuration", before, config.decisive())
-            work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
-            identity = work.identity()
-            started = journal.once("run", lambda: {**identity, "versions": versions()})
-            for what in ("calibration", "evaluation", "model", "measured_on"):
-                refuse_changes(what, started.get(what, {}), identity.get(what, {}))
-            if started["versions"] != versions():
-                registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
-            directory.remove_temporaries()
-            result = _Run(work, directory, journal, registry.observe, shared).finish()
-        finally:
-            journal.close()
+    with directory.reopen(registry.observe) as journal:
+        if "run" in journal:
+            before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
+            refuse_changes("configuration", before, config.decisive())
+        work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
+        identity = work.identity()
+        started = journal.once("run", lambda: {**identity, "versions": versions()})
+        for what in ("calibration", "evaluation", "model", "measured_on"):
+            refuse_changes(what, started.get(what, {}), identity.get(what, {}))
+        if started["versions"] != versions():
+            registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))
+        directory.remove_temporaries()
+        result = _Run(work, directory, journal, registry.observe, shared).finish()
     del work  # its weights make room
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
@@ -283,7 +273,3 @@ class _Run:
 
         self._journal.once("save", save, again=True)
         return True
-
-
-def _announcer(registry: Registry) -> Callable[[str, int], None]:
-    return lambda key, count: registry.observe(Journaled(key, count))
