@@ -22,12 +22,12 @@ from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, 
 from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.config import read_recipe
 from bonsai_core.engine import SharedMeasurements
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
 

@@ -42,7 +42,7 @@ from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
 from bonsai_core.rundir.versions import versions
-from bonsai_core.sources import absolute_names
+from bonsai_core.sources import with_absolute_paths
 
 EVALUATION_BATCH = 8
 DISK_MARGIN = 1.1
@@ -85,12 +85,6 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     _check_room(path, work)
     with directory.begin(config, registry.observe) as journal:
         return _Adaptation(work, directory, journal, registry.observe).finish()
-
-
-def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
-    """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = ("model", "dataset", "eval_dataset", "teacher")
-    return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
 def resume_adaptation(

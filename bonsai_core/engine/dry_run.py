@@ -14,11 +14,11 @@ from bonsai_core.engine.setup import (
     disk_bytes,
     open_workspace,
     passes_over,
-    with_absolute_paths,
 )
 from bonsai_core.events import Warned
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
+from bonsai_core.sources import with_absolute_paths
 
 
 @dataclass(frozen=True)

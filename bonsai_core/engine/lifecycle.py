@@ -20,7 +20,7 @@ from bonsai_core.engine.finish import latencies, verify_checkpoint, write_checkp
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.rounds import Rounds
 from bonsai_core.engine.runtimes import runtimes
-from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over, with_absolute_paths
+from bonsai_core.engine.setup import Workspace, disk_bytes, open_workspace, passes_over
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import (
     Event,
@@ -39,6 +39,7 @@ from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, ref
 from bonsai_core.rundir.measurement_cache import SharedMeasurements
 from bonsai_core.rundir.report import build_report
 from bonsai_core.rundir.versions import versions
+from bonsai_core.sources import with_absolute_paths
 
 
 @dataclass(frozen=True)

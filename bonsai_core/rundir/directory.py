@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from bonsai_core.config import RunConfig, read_recipe
+from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, Journaled
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
@@ -27,17 +27,12 @@ from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import RunReport, read_report
 from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.recipe_files import read_recipe
+from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
-
-
-class _Settings(Protocol):
-    """A configuration that can be written down."""
-
-    def to_yaml(self) -> str:
-        """The configuration as a recipe that reproduces it."""
 
 
 class RunDirectory:
@@ -72,7 +67,7 @@ class RunDirectory:
         self.adapted_path = path / "adapted"
 
     @contextmanager
-    def begin(self, config: _Settings, observe: Callable[[Event], None]) -> Iterator[Journal]:
+    def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
         """The journal of a fresh run, whose directory is held as by `lock`; nothing is written before it is held.
 
         Args:
