@@ -147,6 +147,7 @@ def test_the_directory_itself_may_be_a_link_and_what_is_not_ours_stays(
     (tmp_path / "link").symlink_to(real)
     theirs = ["mine.partial/x", "round-001/mine.partial", "round-001-notes/prior.npz.partial", ".mine.previous/x"]
     ours = ["report.json.partial", "scratch.partial/x", "round-002/repair.partial/x", ".model.previous/x"]
+    ours += ["round-001/.repair.partial/x", "round-001/.repair.previous/x"]
     for name in theirs + ours:
         (real / name).parent.mkdir(parents=True, exist_ok=True)
         (real / name).touch()

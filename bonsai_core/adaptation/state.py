@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import partial_of
+from bonsai_core.rundir.files import whole_file
 
 STEP, DIGEST = "step", "sha256"
 
@@ -38,14 +37,10 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
             tensors[f"{what}/{name}"] = value
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
-    partial = partial_of(path)
     try:
-        save_file(tensors, partial, about)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file(tensors, partial, about)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise BonsaiError(
             f"The state after step {step} cannot be written to {path}: {error}. Make room, then: bonsai resume "
             f"{path.parent}"

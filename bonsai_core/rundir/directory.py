@@ -53,6 +53,7 @@ class RunDirectory:
         temporaries=(
             r"(config\.yaml|report\.json|scratch)\.partial",
             r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
+            r"round-\d{3,}/\.repair\.(partial|previous)",
             *CHECKPOINT_TEMPORARIES,
         ),
     )
