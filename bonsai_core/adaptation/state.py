@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir.digests import digest_of
 from bonsai_core.rundir.files import whole_file
 
 STEP, DIGEST = "step", "sha256"
@@ -76,9 +75,4 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
 
 def _digest(step: int, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Of everything in the file; a file that lost a bit would be trained on as if nothing had happened."""
-    of_each = {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in tensors}
-    return hashlib.sha256(json.dumps([step, sorted(of_each.items())]).encode()).hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.flatten().view(torch.uint8).numpy().data
+    return digest_of(((name, tensor.flatten().view(torch.uint8).numpy().data) for name, tensor in tensors), step)

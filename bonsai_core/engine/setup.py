@@ -24,11 +24,12 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.model.loading.checked_config import weights_directory
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
-from bonsai_core.model.loading.load import fingerprint, load_tokenizer
+from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent, load_parent, table_of
 from bonsai_core.model.loading.parent_files import find_parent_files
 from bonsai_core.model.recognition.recognise import NAME as RECOGNISED
 from bonsai_core.model.storage.devices import find_device
+from bonsai_core.model.storage.fingerprint import fingerprint
 from bonsai_core.model.storage.frozen import FrozenSubject
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
