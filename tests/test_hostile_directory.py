@@ -22,12 +22,12 @@ from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, 
 from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.config import read_recipe
 from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
 
@@ -147,6 +147,7 @@ def test_the_directory_itself_may_be_a_link_and_what_is_not_ours_stays(
     (tmp_path / "link").symlink_to(real)
     theirs = ["mine.partial/x", "round-001/mine.partial", "round-001-notes/prior.npz.partial", ".mine.previous/x"]
     ours = ["report.json.partial", "scratch.partial/x", "round-002/repair.partial/x", ".model.previous/x"]
+    ours += ["round-001/.repair.partial/x", "round-001/.repair.previous/x"]
     for name in theirs + ours:
         (real / name).parent.mkdir(parents=True, exist_ok=True)
         (real / name).touch()

@@ -10,7 +10,6 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -467,7 +466,8 @@ def test_memory_of_repairs_does_not_grow_with_sub_models_times_patterns(
 ) -> None:
     job = open_job(small_run.model_copy(update={"prior_samples": 4}), registry, print)
     alive_U = job.table.keep_all()
-    with RunDirectory.created(tmp_path / "run", job.config) as directory, closing(directory.journal()) as journal:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.begin(job.config, print) as journal:
         ledger = Ledger(directory, journal, print)
         first = plan_rounds(job, ledger)[0]
         with Repairs.of_round(job, first, alive_U, ledger) as repairs:

@@ -38,10 +38,11 @@ from bonsai_core import (
     run,
     token_nll,
 )
-from bonsai_core.config import Choice, read_recipe
+from bonsai_core.config import Choice
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.settings.recipe_files import read_recipe
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]

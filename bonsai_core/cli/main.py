@@ -19,7 +19,6 @@ from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
-from bonsai_core.config import validated
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
@@ -148,7 +147,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
     A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    configuration = validated(EvalConfig, given, "settings")
+    configuration = EvalConfig.from_mapping(given, "settings")
     _quiet()
     from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
     from bonsai_core.model.storage.memory import return_large_blocks

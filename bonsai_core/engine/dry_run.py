@@ -10,9 +10,10 @@ from bonsai_core.adaptation.workspace import Curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.setup import open_job, with_absolute_paths
+from bonsai_core.engine.setup import open_job
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
+from bonsai_core.sources import with_absolute_paths
 
 
 @dataclass(frozen=True)

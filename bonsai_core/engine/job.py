@@ -15,8 +15,8 @@ from bonsai_core.engine.calibration import Calibration
 from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.loading.load import fingerprint
 from bonsai_core.model.loading.parent import Parent
+from bonsai_core.model.storage.fingerprint import fingerprint
 from bonsai_core.model.storage.frozen import FrozenSubject
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.versions import versions

@@ -13,14 +13,15 @@ from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adapta
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.setup import open_job, with_absolute_paths
+from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
-from bonsai_core.events import Journaled, Warned
+from bonsai_core.events import Warned
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.rundir.measurement_cache import MeasurementCache
 from bonsai_core.rundir.versions import versions
+from bonsai_core.sources import with_absolute_paths
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,16 @@ def run(
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
     path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
-    RunDirectory(path).refuse_occupied()
+    directory = RunDirectory(path)
+    directory.refuse_occupied()
     plan = planned_adaptation(config, registry, path)
     if plan:
         check_ahead(plan, config)
     job = open_job(config, registry, registry.observe, metric)
     check_disk(path, job.disk_bytes)
-    with RunDirectory.created(path, config) as directory:
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            journal.append("run", {**job.identity(), "versions": versions()})
-            report = finish(job, Ledger(directory, journal, registry.observe, cache))
-        finally:
-            journal.close()
+    with directory.begin(config, registry.observe) as journal:
+        journal.append("run", {**job.identity(), "versions": versions()})
+        report = finish(job, Ledger(directory, journal, registry.observe, cache))
     del job  # its weights make room
     result = RunResult(path, report)
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
@@ -114,20 +112,14 @@ def resume(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
             f"what it was started with, or start a new run."
         )
-    with directory.lock():
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            if "run" in journal:
-                before = RunConfig.from_mapping(
-                    journal["run"]["config"], "the journal"
-                ).decisive()  # with newer settings
-                refuse_changes("configuration", before, config.decisive())
-            job = open_job(config, registry, registry.observe, metric)
-            _check_identity(job, journal, registry)
-            directory.remove_temporaries()
-            report = finish(job, Ledger(directory, journal, registry.observe, cache))
-        finally:
-            journal.close()
+    with directory.reopen(registry.observe) as journal:
+        if "run" in journal:
+            before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
+            refuse_changes("configuration", before, config.decisive())
+        job = open_job(config, registry, registry.observe, metric)
+        _check_identity(job, journal, registry)
+        directory.remove_temporaries()
+        report = finish(job, Ledger(directory, journal, registry.observe, cache))
     del job  # its weights make room
     result = RunResult(directory.path, report)
     return replace(result, adapted=follow_up(plan, registry)) if plan else result

@@ -27,11 +27,10 @@ from bonsai_core.model.storage.devices import find_device
 from bonsai_core.model.storage.frozen import FrozenSubject
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
-from bonsai_core.registry.recipes import is_recipe_file
 from bonsai_core.registry.registry import Registry
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import select
-from bonsai_core.sources import absolute_names, evaluation_windows, load_text
+from bonsai_core.sources import evaluation_windows, load_text
 from bonsai_core.units import Site, UnitTable
 
 
@@ -144,13 +143,6 @@ def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:
             f"negative numbers count from the last one, -1."
         )
     return frozenset(layer % num_layers for layer in config.protect)
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = ["model", "dataset", "eval_dataset", "metric_dataset"]
-    names += ["adapt"] if config.adapt is not None and is_recipe_file(config.adapt) else []
-    return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
 
 
 def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir.digests import arrays_digest
 from bonsai_core.rundir.files import write_whole
 
 DIGEST = "sha256"
@@ -59,7 +60,7 @@ class MeasurementCache:
         Raises:
             BonsaiError: what was computed cannot be written.
         """
-        text = json.dumps(key, sort_keys=True, default=_digest)
+        text = json.dumps(key, sort_keys=True, default=lambda array: arrays_digest({"": array}))
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
         kept = _read(path)
         if kept is not None:
@@ -99,7 +100,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
-            whole = (file.metadata() or {}).get(DIGEST) == _digest_of(arrays)
+            whole = (file.metadata() or {}).get(DIGEST) == arrays_digest(arrays)
     except (FileNotFoundError, SafetensorError):
         return None
     return arrays if whole else None
@@ -107,13 +108,4 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(dict(arrays), {DIGEST: _digest_of(arrays)}))
-
-
-def _digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    text = "".join(f"{name} {_digest(array)}\n" for name, array in sorted(arrays.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+    write_whole(path, save(dict(arrays), {DIGEST: arrays_digest(arrays)}))

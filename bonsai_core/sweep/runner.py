@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import MeasurementCache, resume, run
-from bonsai_core.engine.setup import with_absolute_paths
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
 from bonsai_core.rundir.files import refuse_other_than_folder
+from bonsai_core.sources import with_absolute_paths
 from bonsai_core.sweep.expand import SweepRun
 
 LOCK_NAME = ".lock"
