@@ -34,11 +34,12 @@ from bonsai_core.events import (
 )
 from bonsai_core.model.forward.latency import peak_bytes
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.loading.load import fingerprint, load_checked, load_model, load_tokenizer
+from bonsai_core.model.loading.load import load_checked, load_model, load_tokenizer
 from bonsai_core.model.loading.lookup import find_source
 from bonsai_core.model.loading.provenance import find_origin
 from bonsai_core.model.loading.saved import measured_loss, verify_saved
 from bonsai_core.model.storage.devices import Placement, find_device
+from bonsai_core.model.storage.in_place import fingerprint
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code

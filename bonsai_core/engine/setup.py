@@ -24,12 +24,13 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.model.loading.checked_config import weights_directory
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
-from bonsai_core.model.loading.load import fingerprint, load_tokenizer
+from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent, load_parent, table_of
 from bonsai_core.model.loading.parent_files import find_parent_files
 from bonsai_core.model.recognition.recognise import NAME as RECOGNISED
+from bonsai_core.model.sites.table import SITES
 from bonsai_core.model.storage.devices import find_device
-from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.recipes import is_recipe_file
@@ -100,8 +101,7 @@ class Workspace:
     @cached_property
     def fingerprint(self) -> str:
         """Tells two parents apart; asked for before the model is sliced."""
-        subject = self.subject
-        return subject.files.fingerprint() if isinstance(subject, FrozenSubject) else fingerprint(subject.model)
+        return self.subject.storage.fingerprint()
 
     def draw_of(self, number: int) -> int:
         """Which draw of calibration data round `number` uses."""
@@ -171,7 +171,7 @@ def open_workspace(
             _tell_of_experts(table, config.load_in, warn)
         model = load_parent(parent, config, warn)
         files = WeightFiles(weights_directory(parent.source), model)
-        subject: Subject = FrozenSubject(model, parent.family, table, files)
+        subject = Subject(model, parent.family, table=table, storage=Elsewhere(model, parent.family, files))
         dense_bytes = files.num_bytes()
     else:
         model = load_parent(parent, config, warn)
@@ -277,11 +277,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
     """Whether the stock class can be built with so many units in every attention."""
-    attention = parent.family.attention
-    assert attention is not None
-    sizes = attention.query_sizes if site.kind == "query" else attention.sizes
     try:
-        check_uniform(parent.config, sizes(parent.config, count), parent.family)
+        check_uniform(parent.config, SITES[site.kind].sizes(parent.family, parent.config, count), parent.family)
     except BonsaiError:
         return False
     return True

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Family
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.recognition.laws import few_tokens, logits, logits_with_cache
-from bonsai_core.model.structure.unit_table import site_kinds
+from bonsai_core.model.sites.table import site_kinds
 from bonsai_core.model.subject import Subject
 from bonsai_core.selection.rules import Rules
 from bonsai_core.units import UnitKind, UnitTable
