@@ -217,10 +217,9 @@ def _told(family: Family) -> str:
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
-    if config.shapes == "uniform" and {"attention", "query"} & set(config.units):
-        attention = [site for site in table if site.kind in ("attention", "query")]
-        if attention:
-            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, attention[0], n))
+    limited = [site for site in table if site.limited_by_stock and site.kind in config.units]
+    if config.shapes == "uniform" and limited:
+        counts = tuple(n for n in range(1, limited[0].num_units + 1) if _stock_accepts(parent, limited[0], n))
     return Rules(
         units=config.units,
         rank=config.rank,

@@ -25,6 +25,7 @@ def example_table(
             sites.append(Site(f"layers.{layer}", layer, "layer", first, 1, FIXED_PARAMS, 0))
             first += 1
     decoder = (
-        sum(site.num_units * site.unit_params for site in sites if site.kind != "layer") + num_layers * FIXED_PARAMS
+        sum(site.num_units * site.unit_params for site in sites if not site.leaves_with_layer)
+        + num_layers * FIXED_PARAMS
     )
     return UnitTable(tuple(sites), decoder, decoder + EMBEDDINGS)

@@ -58,7 +58,7 @@ class FamilyContract(ABC):
         for site in subject.table:
             keep_U = subject.table.keep_all()
             keep_U[site.first] = False
-            if site.kind == "layer":
+            if site.leaves_with_layer:
                 _drop_layer(subject.table, site.layer, keep_U)
             with subject.masked(keep_U):
                 assert not torch.equal(logits(subject.model), dense), f"a unit of {site.name} makes no difference"

@@ -113,10 +113,10 @@ class LinearSite(ModelSite):
         return lower.tril_() + lower.tril(-1).T
 
     def cuts(self, path: str, keep: NDArray[np.bool_]) -> bool:
-        return self._is_output_bias(path, keep) or self._layout_of(path) is not None
+        return path == self._bias_path(keep) or self._layout_of(path) is not None
 
     def cut(self, path: str, keep: NDArray[np.bool_]) -> Tensor | None:
-        if self._is_output_bias(path, keep):
+        if path == self._bias_path(keep):
             return self._output_bias()
         layout = self._layout_of(path)
         assert layout is not None
@@ -126,12 +126,10 @@ class LinearSite(ModelSite):
         whole = self.storage.find(self.layer, path)
         return None if whole is None else layout.cut(whole, numbers_of(keep), len(keep), 0)
 
-    def _is_output_bias(self, path: str, keep: NDArray[np.bool_]) -> bool:
-        """Whether it is the output projection's bias, which an emptied sub-layer has under a shorter name."""
-        holder, _, name = path.rpartition(".")
-        return name == "bias" and (
-            holder == self.output.path or (not keep.any() and self.output.path.startswith(f"{holder}."))
-        )
+    def _bias_path(self, keep: NDArray[np.bool_]) -> str:
+        """The name of the output projection's bias; what replaces an emptied sub-layer has it itself."""
+        module = self.declared(self.family).module
+        return f"{module if module and not keep.any() else self.output.path}.bias"
 
     def _layout_of(self, path: str) -> LinearLayout | None:
         holder = path.rpartition(".")[0]
