@@ -125,6 +125,11 @@ class Whole:
     layer: int
     units: NDArray[np.int64]
 
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a layer rather than a sub-layer."""
+        return self.kind == "layer"
+
 
 @dataclass(frozen=True)
 class UnitTable:
@@ -187,6 +192,11 @@ class UnitTable:
     def keep_all(self) -> NDArray[np.bool_]:
         """A fresh keep vector of the dense model, bool [U], all True."""
         return np.ones(len(self), dtype=bool)
+
+    def params_of(self, units: NDArray[np.int64]) -> int:
+        """Parameters that units free which leave together, the last ones of each of their sites."""
+        rest: int = sum(self.sites[site].rest_params for site in np.flatnonzero(np.bincount(self.site_U[units])))
+        return int(self.cost_U[units].sum()) + rest
 
     def removed_params(self, keep_U: NDArray[np.bool_]) -> int:
         """Parameters that the keep vector removes."""

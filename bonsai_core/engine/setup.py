@@ -29,6 +29,8 @@ from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
+from bonsai_core.selection.limits import fractions, minimums, multiples
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import select
 from bonsai_core.sources import evaluation_windows, load_text
@@ -81,7 +83,7 @@ def open_job(
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)
     for kind in rules.stuck(subject.table):
-        warn(f"No unit of the kind {kind} can leave with {rules.told()}.")
+        warn(f"No unit of the kind {kind} can leave with {rules.describe()}.")
     _check_target(config, subject.table, rules)
     return Job(
         config,
@@ -126,9 +128,9 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     return Rules(
         units=config.units,
         rank=config.rank,
-        round_to=config.round_to,
-        min_units=config.min_units,
-        max_fraction=config.max_fraction,
+        round_to=multiples(config.round_to),
+        min_units=minimums(config.min_units),
+        max_fraction=fractions(config.max_fraction),
         protect=_protected(config, 1 + max(site.layer for site in table)),
         shapes=config.shapes,
         attention_counts=counts,
@@ -157,4 +159,4 @@ def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
 def _check_target(config: RunConfig, table: UnitTable, rules: Rules) -> None:
     """Selecting without any importance tells whether the target can be reached at all."""
     unmeasured_U = np.full(len(table), np.nan)
-    select(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules)
+    select(SelectionProblem(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules))
