@@ -72,7 +72,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
 
     Args:
         config: what to do.
-        registry: observers; None loads all installed plugins.
+        registry: plugins and observers; None loads all installed ones.
 
     Raises:
         BonsaiError: something is wrong that the user can mend; the message says what.
@@ -81,7 +81,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     config = with_absolute_paths(config)
     path = config.out or default_path(find_origin(config.model))
     AdaptDirectory(path).refuse_occupied()
-    work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
+    work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
     _check_room(path, work)
     with AdaptDirectory.created(path, config) as directory:
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
@@ -117,7 +117,7 @@ def resume_adaptation(
     with directory.lock():
         journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
         try:
-            work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
+            work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
             directory.remove_temporaries()
             return _Adaptation(work, directory, journal, registry.observe).finish()
         finally:

@@ -45,7 +45,7 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
         RunDirectory(config.out).refuse_occupied()
     config = with_absolute_paths(config)
     plan = planned_adaptation(config, registry, config.out or Path())
-    adaptation = check_ahead(plan, config) if plan else None
+    adaptation = check_ahead(plan, config, registry) if plan else None
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)))
     check_disk(config.out or Path(), disk_bytes(work))
     batch = work.prior_windows(1)[: config.batch_size]

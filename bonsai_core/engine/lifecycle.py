@@ -89,7 +89,7 @@ def run(
     RunDirectory(path).refuse_occupied()
     plan = planned_adaptation(config, registry, path)
     if plan:
-        check_ahead(plan, config)
+        check_ahead(plan, config, registry)
     work = open_workspace(config, registry, lambda text: registry.observe(Warned(text)), metric)
     check_disk(path, disk_bytes(work))
     with RunDirectory.created(path, config) as directory:

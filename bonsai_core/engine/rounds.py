@@ -112,8 +112,8 @@ class Rounds:
 
     def repair_tokens(self, number: int) -> int:
         """Tokens that the repair of a finished round will put through the model again, because it is gone."""
-        repairs = self._work.methods.compensator.repairs
-        return self._work.prior_windows(number).size if repairs and not self._is_repaired(number) else 0
+        reads = self._work.methods.compensator_reads_text
+        return self._work.prior_windows(number).size if reads and not self._is_repaired(number) else 0
 
     def _is_repaired(self, number: int) -> bool:
         """Whether the repair of a round lies in the run directory, whole."""
@@ -152,12 +152,12 @@ class Rounds:
             partial.folder.replace(files.folder)
 
     def _prior(self, number: int, alive_U: NDArray[np.bool_]) -> NDArray[np.float64]:
-        prior, windows_NT = self._work.methods.prior, self._work.prior_windows(number)
+        work, prior, windows_NT = self._work, self._work.methods.prior, self._work.prior_windows(number)
         self._observe(StageStarted(Stage.PRIOR, number, f"prior {prior.name}"))
         key = f"round-{number}/prior"
         event = self._journal.get(key)
         if event is not None:
-            if prior.needs_data and not self._work.methods.shares_moments:  # else the repairs collect them again
+            if work.methods.prior_reads_text and not work.methods.shares_moments:  # else the repairs collect them again
                 self._observe(TokensDone(windows_NT.size, replayed=True))
             return self._directory.load_array(
                 number, "prior", "prior_U", event["sha256"], kind=np.float64, length=len(alive_U)
@@ -165,7 +165,7 @@ class Rounds:
         seed = int(np.random.SeedSequence([self._work.config.seed, number, PRIOR_STREAM]).generate_state(1)[0])
 
         def score() -> Arrays:
-            totals = self._statistics.totals(prior) if prior.needs_data else {}
+            totals = self._statistics.totals(prior)
             return {"prior_U": score_units(self._work.subject, prior, totals, windows_NT.size, alive_U, seed)}
 
         origin = None
@@ -178,7 +178,7 @@ class Rounds:
                 "seed": seed,
             }
         scored = once(self._shared, origin, score)
-        if scored.found and prior.needs_data and not self._work.methods.shares_moments:
+        if scored.found and work.methods.prior_reads_text and not work.methods.shares_moments:
             self._observe(TokensDone(windows_NT.size, replayed=True))
         prior_U = scored.arrays["prior_U"]
         sha256 = self._directory.save_arrays(number, "prior", prior_U=prior_U)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.model.loading.checked_config import checked_config
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
 from bonsai_core.model.loading.load import load_tokenizer
-from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
+from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import Origin, find_origin
+from bonsai_core.model.structure.unit_table import find_family
 from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
 
@@ -52,11 +54,16 @@ class Candidate:
 
 
 def find_candidates(
-    config: EvalConfig, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
+    config: EvalConfig,
+    families: list[Family],
+    text: Text,
+    rows: Mapping[str, Sequence[Row]],
+    warn: Callable[[str], None],
 ) -> list[Candidate]:
     """All models to be measured, the dense one first; none is loaded.
 
     Args:
+        families: those declared; one may want its texts to begin with a token of its own.
         text: what perplexity is measured on.
         rows: questions per task.
 
@@ -68,7 +75,7 @@ def find_candidates(
         source = find_source(origin.source)
         own_config = checked_config(source, config.trust_remote_code, warn)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        family = declared_family(own_config)
+        family = find_family(families, "auto", own_config)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
         windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)

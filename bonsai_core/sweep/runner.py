@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.engine import SharedMeasurements, resume, run
+from bonsai_core.engine import SharedMeasurements, run
+from bonsai_core.engine.lifecycle import resume
 from bonsai_core.engine.setup import with_absolute_paths
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
