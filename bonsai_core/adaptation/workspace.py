@@ -20,11 +20,10 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.checked_config import fit_to_files
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
 from bonsai_core.model.loading.load import load_tokenizer
-from bonsai_core.model.loading.lookup import find_source, model_config
+from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
 from bonsai_core.model.loading.parent_files import find_parent_files
 from bonsai_core.model.loading.provenance import Origin, find_origin
 from bonsai_core.model.storage.devices import find_device
-from bonsai_core.model.structure.unit_table import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import free_path
 from bonsai_core.sources import Text, evaluation_windows, load_text, training_windows
@@ -124,7 +123,7 @@ def open_adaptation(config: AdaptConfig, registry: Registry, warn: Callable[[str
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
-    curriculum = plan_curriculum(config, registry, source, student, origin.dense, texts, warn)
+    curriculum = plan_curriculum(config, registry, source, student, origin.dense, texts, origin.setting("slicer"), warn)
     layers = _layers(config, origin, curriculum.teacher, student)
     files = find_parent_files(source, as_read, curriculum.tokenizer)
     return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
@@ -137,6 +136,7 @@ def plan_curriculum(
     student: Any,
     dense: str | None,
     run_texts: tuple[str, str | None],
+    slicer: str | None,
     warn: Callable[[str], None],
 ) -> Curriculum:
     """Check settings and texts against a model, or against the dense one that it will be pruned from.
@@ -147,6 +147,7 @@ def plan_curriculum(
         student: its configuration.
         dense: the teacher where none is named; None where there is none.
         run_texts: names of the texts for calibration and evaluation, where none are named.
+        slicer: what the run goes by that prunes it; None where no run is known.
 
     Raises:
         BonsaiError: there is no such device or text, or something does not fit.
@@ -156,7 +157,7 @@ def plan_curriculum(
             f"Training takes the first GPU that it sees: give --device cuda, and hide the others with "
             f"CUDA_VISIBLE_DEVICES={find_device(config.device).index}."
         )
-    family = find_family(registry.families(), "auto", student)
+    family = declared_family(student, registry, slicer, warn)
     _check_method(config, family, warn)
     teacher = _teacher(config, dense, warn)
     if teacher is not None:

@@ -41,7 +41,7 @@ def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Cur
     source = find_source(config.model)
     dense = model_config(source, plan.trust_remote_code)
     texts = (config.dataset, config.eval_dataset)
-    return plan_curriculum(plan, registry, source, dense, config.model, texts, lambda text: None)
+    return plan_curriculum(plan, registry, source, dense, config.model, texts, config.slicer, lambda text: None)
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:

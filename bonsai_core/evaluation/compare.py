@@ -61,7 +61,7 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
     def warn(message: str) -> None:
         observe(Warned(message))
 
-    candidates = find_candidates(config, registry.families(), text, rows, warn)
+    candidates = find_candidates(config, registry, text, rows, warn)
     observe(EvaluationStarted(sum(candidate.num_tokens for candidate in candidates)))
     models: list[dict[str, Any]] = []
     scores: list[dict[str, TaskScore]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from huggingface_hub.errors import StrictDataclassError
 from bonsai_core.checkpoint import register
 from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
+from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.structure.unit_table import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 
@@ -55,6 +58,21 @@ def model_config(source: str, trust_remote_code: bool) -> Any:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
     except Exception as error:  # of the configuration's own code, which computes with whatever config.json says
         raise loading_error(source, error) from error
+
+
+def declared_family(config: Any, registry: Registry, slicer: str | None, warn: Callable[[str], None]) -> Family | None:
+    """The family that is declared for a dense or pruned model; None where there is none.
+
+    Args:
+        slicer: what the run that pruned it, or will prune it, goes by; None where no run is known.
+        warn: is notified where nobody declares that one.
+    """
+    families = registry.families()
+    try:
+        return find_family(families, slicer or "auto", config)
+    except UnknownNameError as error:
+        warn(f"The model was pruned with a plugin that is not here, and its model type decides instead. {error}")
+        return find_family(families, "auto", config)
 
 
 def register_checkpoints(registry: Registry | None = None) -> None:
