@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +43,7 @@ LAYERS = [
     {"sweep"},
     {"cli"},
 ]
+PUBLIC_MODULES = ["bonsai_core.events", "bonsai_core.testing"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # The same within `model`; `subject` and `pruned_files` are modules beside the rooms.
 MODEL_ROOMS = [
@@ -54,6 +58,7 @@ MODEL_ROOMS = [
 MODEL_LEVEL = {name: level for level, names in enumerate(MODEL_ROOMS) for name in names}
 WITHOUT_TORCH = [
     "contracts",
+    "events",
     "hookspecs",
     "config",
     "registry.registry",
@@ -94,10 +99,16 @@ def compared(node: ast.AST) -> Iterator[ast.AST]:
             yield from operand.elts if isinstance(operand, ast.Tuple | ast.List | ast.Set) else (operand,)
 
 
+def homes() -> dict[str, str]:
+    """The module of every public name, as type checkers see it."""
+    stub = ast.parse((ROOT / "bonsai_core" / "__init__.pyi").read_text(encoding="utf-8"))
+    return {name: module for module, name in imports(stub)}
+
+
 def part_of_core(module: str, name: str) -> str:
     """The part that an import names, as `bonsai_core.model.loading.load` does; public names have a home."""
-    inner = module.split(".")[1] if "." in module else name
-    return bonsai_core._HOMES.get(inner, inner).split(".")[0]
+    home = module if "." in module else homes().get(name, f"bonsai_core.{name}")
+    return home.split(".")[1]
 
 
 def test_imports_point_down_the_layers() -> None:
@@ -204,20 +215,29 @@ def methods(node: ast.ClassDef) -> dict[str, bool]:
 
 
 def test_plugins_import_only_the_public_names_of_the_core() -> None:
+    public = {"bonsai_core": bonsai_core.__all__, **{name: dir(import_module(name)) for name in PUBLIC_MODULES}}
     wrong = []
     for path, tree in trees(PLUGINS):
         for module, name in imports(tree):
-            if module.split(".")[0] == "bonsai_core" and (module != "bonsai_core" or name not in bonsai_core.__all__):
+            if module.split(".")[0] == "bonsai_core" and name not in public.get(module, ()):
                 wrong.append(f"{path}: from {module} import {name}")
     assert not wrong
 
 
 def test_public_names_resolve() -> None:
-    assert set(bonsai_core.__all__) == set(bonsai_core._HOMES)
-    for name in bonsai_core.__all__:
-        assert getattr(bonsai_core, name) is not None
+    assert set(bonsai_core.__all__) == set(homes())
+    for name, home in homes().items():
+        assert getattr(bonsai_core, name) is getattr(import_module(home), name)
+    assert bonsai_core.__version__ == version("bonsai-prune")
     with pytest.raises(AttributeError, match="no_such_name"):
         bonsai_core.no_such_name  # noqa: B018
+
+
+def test_the_guide_lists_what_is_public() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Public names")[1].split("\n## ")[0]
+    written = set(re.findall(r"`([\w.]+)`", guide))
+    assert not set(bonsai_core.__all__) - written
+    assert written >= set(PUBLIC_MODULES)
 
 
 def test_every_hook_is_in_the_contributing_guide() -> None:

@@ -40,7 +40,7 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
         RunDirectory(config.out).refuse_occupied()
     config = with_absolute_paths(config)
     plan = planned_adaptation(config, registry, config.out or Path())
-    adaptation = check_ahead(plan, config) if plan else None
+    adaptation = check_ahead(plan, config, registry) if plan else None
     job = open_job(config, registry, registry.observe)
     check_disk(config.out or Path(), job.disk_bytes)
     batch = job.calibration.prior_RNT[0][: config.batch_size]

@@ -72,7 +72,7 @@ def run(
     directory.refuse_occupied()
     plan = planned_adaptation(config, registry, path)
     if plan:
-        check_ahead(plan, config)
+        check_ahead(plan, config, registry)
     job = open_job(config, registry, registry.observe, metric)
     check_disk(path, job.disk_bytes)
     with directory.begin(config, registry.observe) as journal:

@@ -115,8 +115,8 @@ class Repairs:
         """What a site gets under a keep vector; new weights are computed once, in the model's type."""
         name = _name(site, keep_U)
         if name not in self._prepared:
-            total, num_tokens = self._totals[site.name], self.statistics.num_tokens
-            repair = site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
+            totals, num_tokens = self._totals, self.statistics.num_tokens
+            repair = site_repair(self._subject, self._compensator, totals, num_tokens, site, self._alive_U, keep_U)
             if not self._compensator.changes_weights:
                 return repair
             self._prepared.save_repair(name, repair, self._subject.dtype_of(site))

@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Compensator, Prior
+from bonsai_core.contracts import (
+    Compensator,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    MomentCompensator,
+    MomentPrior,
+    Prior,
+)
 from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.moments import collect_moments
 from bonsai_core.model.forward.statistics import input_totals
@@ -46,10 +54,12 @@ class RoundStatistics:
         """Tokens behind all totals."""
         return self._windows_NT.size
 
-    def totals(self, observer: Prior | Compensator) -> Mapping[str, Tensor]:
-        """By site name, what a prior or compensator watches."""
-        if observer.watches != "moments":
-            return input_totals(self._subject, self._passes, observer, self._windows_NT, self._alive_U)
+    def totals(self, reader: Prior | Compensator) -> Mapping[str, Tensor]:
+        """By site name, what a prior or compensator reads of the text; nothing for one that needs weights alone."""
+        if isinstance(reader, InputPrior | LayerPrior | InputCompensator):
+            return input_totals(self._subject, self._passes, reader, self._windows_NT, self._alive_U)
+        if not isinstance(reader, MomentPrior | MomentCompensator):
+            return {}
         if self._moments is None:
             files = self._files
 

@@ -90,7 +90,7 @@ class Round:
 
     def repair(self, job: Job) -> Step:
         """What is made up for afterwards."""
-        return self.step("repair", self.prior_NT.size if job.methods.compensator.repairs else 0)
+        return self.step("repair", self.prior_NT.size if job.methods.compensator_reads_text else 0)
 
 
 def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:

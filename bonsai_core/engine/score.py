@@ -21,10 +21,10 @@ def score(
     """Scores of the units alive, float64 [U]; larger means keep. Dead units hold 0."""
     prior, num_tokens = job.methods.prior, round.prior_NT.size
     # Second moments that the repairs need as well are collected for them again, and their tokens count there.
-    tokens = num_tokens if prior.needs_data and not job.methods.shares_moments else 0
+    tokens = num_tokens if job.methods.prior_reads_text and not job.methods.shares_moments else 0
 
     def compute() -> Arrays:
-        totals = statistics.totals(prior) if prior.needs_data else {}
+        totals = statistics.totals(prior)
         return {"prior_U": score_units(job.subject, prior, totals, num_tokens, alive_U, round.prior_seed)}
 
     cache_key = None

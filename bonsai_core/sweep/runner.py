@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.engine import MeasurementCache, resume, run
+from bonsai_core.engine import MeasurementCache, run
+from bonsai_core.engine.lifecycle import resume
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry

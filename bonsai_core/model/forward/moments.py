@@ -29,7 +29,7 @@ def collect_moments(
     keep_U: NDArray[np.bool_],
     found: Callable[[Site, Tensor], None],
 ) -> None:
-    """Second moments of the sub-model under `keep_U`, as `SiteView.total` has them for priors that watch them.
+    """Second moments of the sub-model under `keep_U`, as `MomentPrior` describes them.
 
     Those of one layer stand in memory at a time: channels squared per site, in float32.
 
