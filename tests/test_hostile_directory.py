@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.config import read_recipe
-from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
 
@@ -146,6 +146,7 @@ def test_the_directory_itself_may_be_a_link_and_what_is_not_ours_stays(
     (tmp_path / "link").symlink_to(real)
     theirs = ["mine.partial/x", "round-001/mine.partial", "round-001-notes/prior.npz.partial", ".mine.previous/x"]
     ours = ["report.json.partial", "scratch.partial/x", "round-002/repair.partial/x", ".model.previous/x"]
+    ours += ["round-001/.repair.partial/x", "round-001/.repair.previous/x"]
     for name in theirs + ours:
         (real / name).parent.mkdir(parents=True, exist_ok=True)
         (real / name).touch()
@@ -414,12 +415,12 @@ def test_a_saved_state_is_put_back_whole_or_refused(tmp_path: Path, damage: Any)
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_runs_share_is_computed_again_where_it_is_damaged(tmp_path: Path, damage: Any) -> None:
-    shared = SharedMeasurements(tmp_path)
-    assert not shared.once({"of": 1}, lambda: {"value": np.arange(9.0)}).found
+    cache = MeasurementCache(tmp_path)
+    assert not cache.once({"of": 1}, lambda: {"value": np.arange(9.0)}).hit
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
-    again = shared.once({"of": 1}, lambda: {"value": np.arange(9.0)})
-    assert not again.found
+    again = cache.once({"of": 1}, lambda: {"value": np.arange(9.0)})
+    assert not again.hit
     assert np.array_equal(again.arrays["value"], np.arange(9.0))
 
 

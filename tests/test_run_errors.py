@@ -38,10 +38,11 @@ from bonsai_core import (
     run,
     token_nll,
 )
-from bonsai_core.config import Choice, read_recipe
-from bonsai_core.engine.setup import open_workspace
+from bonsai_core.config import Choice
+from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.settings.recipe_files import read_recipe
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]
@@ -172,10 +173,11 @@ def test_messages_repeat_little_of_what_they_are_about(registry: Registry) -> No
 def test_limits_that_let_nothing_of_a_kind_leave_are_told_of(
     small_run: RunConfig, registry: Registry, limits: dict[str, Any], kind: str
 ) -> None:
-    told: list[str] = []
+    events: list[Event] = []
     values = {**small_run.model_dump(), "sparsity": 0.05, **limits}
-    open_workspace(RunConfig.from_mapping(values, "settings"), registry, told.append)
-    assert [text for text in told if f"No unit of the kind {kind} can leave with units=" in text]
+    open_job(RunConfig.from_mapping(values, "settings"), registry, events.append)
+    warned = [event.text for event in events if isinstance(event, Warned)]
+    assert [text for text in warned if f"No unit of the kind {kind} can leave with units=" in text]
 
 
 @pytest.mark.parametrize("damage", ["weights", "config"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.config import read_recipe
 from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Names, RunDirectory
+from bonsai_core.settings.recipe_files import read_recipe
 
 
 class AdaptDirectory(RunDirectory):

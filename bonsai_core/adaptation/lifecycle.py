@@ -25,7 +25,6 @@ from bonsai_core.events import (
     AdaptationStarted,
     CurvePoint,
     Event,
-    Journaled,
     Stage,
     StageStarted,
     StepDone,
@@ -34,16 +33,17 @@ from bonsai_core.events import (
 )
 from bonsai_core.model.forward.latency import peak_bytes
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.loading.load import fingerprint, load_checked, load_model, load_tokenizer
+from bonsai_core.model.loading.load import load_checked, load_model, load_tokenizer
 from bonsai_core.model.loading.lookup import find_source
 from bonsai_core.model.loading.provenance import find_origin
 from bonsai_core.model.loading.saved import measured_loss, verify_saved
 from bonsai_core.model.storage.devices import Placement, find_device
+from bonsai_core.model.storage.fingerprint import fingerprint
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Journal, check_disk, refuse_changes, refuse_code
 from bonsai_core.rundir.versions import versions
-from bonsai_core.sources import absolute_names
+from bonsai_core.sources import with_absolute_paths
 
 EVALUATION_BATCH = 8
 DISK_MARGIN = 1.1
@@ -80,21 +80,12 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     registry = registry or Registry()
     config = with_absolute_paths(config)
     path = config.out or default_path(find_origin(config.model))
-    AdaptDirectory(path).refuse_occupied()
+    directory = AdaptDirectory(path)
+    directory.refuse_occupied()
     work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
     _check_room(path, work)
-    with AdaptDirectory.created(path, config) as directory:
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            return _Adaptation(work, directory, journal, registry.observe).finish()
-        finally:
-            journal.close()
-
-
-def with_absolute_paths(config: AdaptConfig) -> AdaptConfig:
-    """The same, with files and folders named so that a resume from elsewhere finds them."""
-    names = ("model", "dataset", "eval_dataset", "teacher")
-    return config.model_copy(update=absolute_names({name: getattr(config, name) for name in names}))
+    with directory.begin(config, registry.observe) as journal:
+        return _Adaptation(work, directory, journal, registry.observe).finish()
 
 
 def resume_adaptation(
@@ -114,14 +105,10 @@ def resume_adaptation(
     directory = AdaptDirectory.open(Path(path))
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
-    with directory.lock():
-        journal = directory.journal(on_append=lambda key, count: registry.observe(Journaled(key, count)))
-        try:
-            work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-            directory.remove_temporaries()
-            return _Adaptation(work, directory, journal, registry.observe).finish()
-        finally:
-            journal.close()
+    with directory.reopen(registry.observe) as journal:
+        work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
+        directory.remove_temporaries()
+        return _Adaptation(work, directory, journal, registry.observe).finish()
 
 
 class _Adaptation:

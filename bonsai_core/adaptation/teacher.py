@@ -23,7 +23,7 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import Journal, partial_of, write_whole
+from bonsai_core.rundir import Journal, whole_file, write_whole
 
 SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
@@ -168,18 +168,10 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memma
     """An array in a file of bytes, which is made, as a whole or not at all, unless there is one of its size."""
     num_bytes = math.prod(shape) * kind.itemsize
     if not path.is_file() or path.stat().st_size != num_bytes:
-        partial = partial_of(path)
-        with _storing(path):
-            try:
-                with partial.open("wb") as file:
-                    file.truncate(num_bytes)
-                    if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
-                        os.posix_fallocate(file.fileno(), 0, num_bytes)
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        with _storing(path), whole_file(path) as partial, partial.open("xb") as file:
+            file.truncate(num_bytes)
+            if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
     return np.memmap(path, dtype=kind, mode="r+", shape=shape)
 
 

@@ -19,7 +19,6 @@ from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
-from bonsai_core.config import validated
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
@@ -147,7 +146,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
     A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    configuration = validated(EvalConfig, given, "settings")
+    configuration = EvalConfig.from_mapping(given, "settings")
     _quiet()
     from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
     from bonsai_core.model.storage.memory import return_large_blocks
@@ -264,18 +263,18 @@ def _show_dry_run(configuration: Any) -> None:
     console = Console()
     with installed().observed_by(_WarningsAlone(), "the dry run"):
         found = _engine().dry_run(configuration, registry=installed())
-    plan, table = found.work.plan, found.work.subject.table
+    table = found.table
     console.print(unit_view(table))
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
-        f"({configuration.sparsity * table.decoder_params:,.0f}) in {len(plan.targets)} rounds; "
-        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
+        f"({configuration.sparsity * table.decoder_params:,.0f}) in {found.num_rounds} rounds; "
+        f"{found.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
         highlight=False,
     )
     if found.adaptation is not None:
         console.print(
-            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.course.steps:,} steps on "
-            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation_seconds)} here.",
+            f"Would then adapt it ({found.adaptation.method}) in {found.adaptation.steps:,} steps on "
+            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation.seconds)} here.",
             highlight=False,
         )
     console.print("Nothing was written.")

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
-from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
+from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
 from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, refuse_changes
-
-SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")
+from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.sources import with_absolute_paths
 
 
 def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> AdaptConfig | None:
@@ -25,7 +25,7 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     """
     if config.adapt is None:
         return None
-    settings = {name: getattr(config, name) for name in SHARED}
+    settings = {name: getattr(config, name) for name in SharedSettings.model_fields}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
     return AdaptConfig.from_mapping(
         {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt

@@ -1,7 +1,7 @@
 """The run directory: configuration, journal, arrays of the rounds, checkpoint, report."""
 
 from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, RunDirectory
-from bonsai_core.rundir.files import held, partial_of, write_whole
+from bonsai_core.rundir.files import held, whole_file, whole_folder, write_whole
 from bonsai_core.rundir.identity import refuse_changes, refuse_code
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
@@ -18,8 +18,9 @@ __all__ = [
     "check_disk",
     "free_path",
     "held",
-    "partial_of",
     "refuse_changes",
     "refuse_code",
+    "whole_file",
+    "whole_folder",
     "write_whole",
 ]

@@ -9,9 +9,9 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,24 +19,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from bonsai_core.config import RunConfig, read_recipe
+from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
+from bonsai_core.events import Event, Journaled
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import RunReport, read_report
 from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.recipe_files import read_recipe
+from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
-
-
-class _Settings(Protocol):
-    """A configuration that can be written down."""
-
-    def to_yaml(self) -> str:
-        """The configuration as a recipe that reproduces it."""
 
 
 class RunDirectory:
@@ -57,6 +53,7 @@ class RunDirectory:
         temporaries=(
             r"(config\.yaml|report\.json|scratch)\.partial",
             r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
+            r"round-\d{3,}/\.repair\.(partial|previous)",
             *CHECKPOINT_TEMPORARIES,
         ),
     )
@@ -70,23 +67,39 @@ class RunDirectory:
         self.scratch_path = path / "scratch.partial"
         self.adapted_path = path / "adapted"
 
-    @classmethod
     @contextmanager
-    def created(cls, path: Path, config: _Settings) -> Iterator[Self]:
-        """A fresh run directory with its configuration, held as by `lock`; nothing is written before it is held.
+    def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        """The journal of a fresh run, whose directory is held as by `lock`; nothing is written before it is held.
+
+        Args:
+            config: written beside the journal.
+            observe: receives `Journaled` after each event of the journal.
 
         Raises:
-            BonsaiError: it cannot be made, holds something already, or another process has it.
+            BonsaiError: the directory cannot be made, holds something already, or another process has it.
         """
-        directory = cls(path)
-        directory.refuse_occupied()
-        with directory._making():
-            path.mkdir(parents=True, exist_ok=True)
-        with directory.lock():
-            directory.refuse_occupied()  # by what another process wrote before it let go
-            with directory._making():
-                write_whole(directory.config_path, config.to_yaml().encode())
-            yield directory
+        self.refuse_occupied()
+        with self._making():
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock():
+            self.refuse_occupied()  # by what another process wrote before it released the directory
+            with self._making():
+                write_whole(self.config_path, config.to_yaml().encode())
+            with self._journal(observe) as journal:
+                yield journal
+
+    @contextmanager
+    def reopen(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        """The journal of a run that was begun earlier, whose directory is held as by `lock`.
+
+        Args:
+            observe: receives `Journaled` after each new event of the journal.
+
+        Raises:
+            BonsaiError: another process has the directory, or the journal cannot be read.
+        """
+        with self.lock(), self._journal(observe) as journal:
+            yield journal
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -162,10 +175,6 @@ class RunDirectory:
                 f"make room or mend the permissions, then: bonsai resume {self.path}"
             ) from error
 
-    def journal(self, *, on_append: Callable[[str, int], None] | None = None) -> Journal:
-        """The run's journal."""
-        return Journal(self.journal_path, on_append=on_append)
-
     def save_arrays(self, round_number: int, name: str, **arrays: NDArray[Any]) -> str:
         """Write arrays of a round atomically and return their sha256, to be journaled."""
         buffer = io.BytesIO()
@@ -235,6 +244,12 @@ class RunDirectory:
     def remove_temporaries(self) -> None:
         """Clear what a killed process of this run left half-written."""
         self.NAMES.remove_temporaries(self.path)
+
+    @contextmanager
+    def _journal(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        journal = Journal(self.journal_path, on_append=lambda key, count: observe(Journaled(key, count)))
+        with closing(journal):
+            yield journal
 
     @contextmanager
     def _making(self) -> Iterator[None]:
