@@ -39,7 +39,7 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
 from bonsai_core.model.recognition.laws import logits, with_cache
 from bonsai_core.model.storage.memory import release
-from bonsai_core.model.structure.unit_table import decoder_layers
+from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import bonsai_core
 from bonsai_core import Registry, hookspecs
+from bonsai_core.model.sites.table import SITES
 from bonsai_core.registry.registry import KINDS
+from bonsai_core.units import KINDS_OF_SITE, SiteKind
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "bonsai_core").rglob("*.py"))
@@ -41,6 +45,17 @@ LAYERS = [
 ]
 PUBLIC_MODULES = ["bonsai_core.events", "bonsai_core.testing"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# The same within `model`; `subject` and `pruned_files` are modules beside the rooms.
+MODEL_ROOMS = [
+    {"structure"},
+    {"storage"},
+    {"sites"},
+    {"subject"},
+    {"pruned_files", "forward"},
+    {"recognition"},
+    {"loading"},
+]
+MODEL_LEVEL = {name: level for level, names in enumerate(MODEL_ROOMS) for name in names}
 WITHOUT_TORCH = [
     "contracts",
     "events",
@@ -111,6 +126,19 @@ def test_imports_point_down_the_layers() -> None:
     assert not wrong
 
 
+def test_imports_point_down_the_rooms_of_the_model() -> None:
+    wrong = []
+    for path, tree in trees(CORE):
+        if path.parts[1] != "model" or path.name == "__init__.py":
+            continue
+        own = path.with_suffix("").parts[2]
+        for module, _ in imports(tree):
+            other = module.removeprefix("bonsai_core.model.").split(".")[0]
+            if module.startswith("bonsai_core.model.") and MODEL_LEVEL[other] > MODEL_LEVEL[own]:
+                wrong.append(f"{path} imports {module}")
+    assert not wrong
+
+
 def test_the_core_does_not_import_plugins() -> None:
     wrong = [f"{path}: {module}" for path, tree in trees(CORE) for module, _ in imports(tree) if "plugins" in module]
     assert not wrong
@@ -125,6 +153,65 @@ def test_the_core_does_not_branch_on_a_plugins_name(registry: Registry) -> None:
                 continue
             wrong += [f"{path}: {c.value}" for c in compared(node) if isinstance(c, ast.Constant) and c.value in names]
     assert not wrong
+
+
+def test_what_a_site_is_is_decided_by_its_class_and_in_the_table_of_kinds() -> None:
+    wrong = []
+    for path, tree in trees(CORE):
+        if path.parts[1:] == ("units.py",) or path.parts[1:3] == ("model", "sites"):
+            continue
+        for node in ast.walk(tree):
+            named = {c.value for c in decided_by(node) if isinstance(c, ast.Constant)} & set(KINDS_OF_SITE)
+            # A layer is a whole too, and leaves as such; only that a site is a layer's is a matter of its kind.
+            of_site = any(ast.unparse(operand).endswith("site.kind") for operand in decided_by(node))
+            if named - {"layer"} or (named and of_site):
+                wrong.append(f"{path}:{getattr(node, 'lineno', '')} {ast.unparse(node)}")
+    assert not wrong
+
+
+def decided_by(node: ast.AST) -> Iterator[ast.AST]:
+    """What a comparison, a case, an operation on a set or a look-up in a table written out is decided by."""
+    yield from compared(node)
+    if isinstance(node, ast.BinOp):
+        yield from (kind for side in (node.left, node.right) if isinstance(side, ast.Set) for kind in side.elts)
+    elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Dict):
+        yield from (key for key in node.value.keys if key is not None)
+
+
+def test_every_kind_of_site_has_a_row_in_both_tables() -> None:
+    assert set(get_args(SiteKind)) == set(KINDS_OF_SITE)
+    assert set(SITES) == {kind for kind, facts in KINDS_OF_SITE.items() if not facts.leaves_with_layer}
+    for kind, model_site in SITES.items():
+        assert model_site.kind == kind
+        assert not inspect.isabstract(model_site)
+
+
+def test_no_class_overrides_what_is_implemented() -> None:
+    """A class is abstract or final; what may vary is abstract, or another object."""
+    classes = [node for _, tree in trees(CORE) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    by_name = {node.name: node for node in classes}
+
+    def ancestors(node: ast.ClassDef) -> Iterator[ast.ClassDef]:
+        for base in node.bases:
+            above = by_name.get(ast.unparse(base).split("[")[0].split(".")[-1])
+            if above is not None:
+                yield from (above, *ancestors(above))
+
+    wrong = []
+    for node in classes:
+        for above in ancestors(node):
+            overridden = set(methods(node)) & {name for name, abstract in methods(above).items() if not abstract}
+            wrong += [f"{node.name} overrides {above.name}.{name}" for name in overridden - {"__init__"}]
+    assert not wrong
+
+
+def methods(node: ast.ClassDef) -> dict[str, bool]:
+    """The methods that a class defines, and whether each is abstract."""
+    return {
+        item.name: any(ast.unparse(decorator) == "abstractmethod" for decorator in item.decorator_list)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    }
 
 
 def test_plugins_import_only_the_public_names_of_the_core() -> None:

@@ -14,10 +14,9 @@ from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.latency import free_bytes, side_by_side
 from bonsai_core.model.loading.parent import load_parent
 from bonsai_core.model.loading.saved import verify_saved
+from bonsai_core.model.pruned_files import PrunedFiles
 from bonsai_core.model.storage.devices import Placement
-from bonsai_core.model.storage.frozen import FrozenSubject
 from bonsai_core.model.storage.memory import drop_weights
-from bonsai_core.model.storage.sliced_files import SlicedFiles
 from bonsai_core.rundir.versions import versions
 
 LATENCY_REPEATS = 7
@@ -43,7 +42,8 @@ def write_checkpoint(job: Job, keep_U: NDArray[np.bool_], path: Path) -> int:
         "versions": versions(),
         "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in subject.table},
     }
-    if not isinstance(subject, FrozenSubject):
+    files = subject.storage.files
+    if files is None:
         return save_checkpoint(
             subject.model,
             job.tokenizer,
@@ -55,7 +55,7 @@ def write_checkpoint(job: Job, keep_U: NDArray[np.bool_], path: Path) -> int:
             added_biases=added,
             parent=job.parent_files,
         )
-    pieces, dense = SlicedFiles(subject, keep_U), subject.model
+    pieces, dense = PrunedFiles(subject, files, keep_U), subject.model
     stock, settings = stock_class(type(dense)), dense.generation_config
     small = empty_model(pieces.config, stock, family, per_layer, shapes, added, settings)
     save_streamed(small, job.tokenizer, path, provenance, pieces.tensor_of, job.parent_files)

@@ -16,8 +16,6 @@ from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.parent import Parent
-from bonsai_core.model.storage.fingerprint import fingerprint
-from bonsai_core.model.storage.frozen import FrozenSubject
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.versions import versions
 from bonsai_core.selection.rules import Rules
@@ -93,8 +91,7 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """Tells two parents apart; asked for before the model is sliced."""
-        subject = self.subject
-        return subject.files.fingerprint() if isinstance(subject, FrozenSubject) else fingerprint(subject.model)
+        return self.subject.storage.fingerprint()
 
     def slices_after(self, number: int) -> bool:
         """Whether the units that round `number` (from 1) removes leave memory after it.

@@ -30,6 +30,7 @@ from bonsai_core.events import Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.rundir.measurement_cache import Arrays
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.select import select
 from bonsai_core.selection.whole_drops import WholeDrops
 
@@ -72,7 +73,8 @@ def next_keep(
         fitted = estimate(methods.estimator, request, measured, ledger.warn)
     ledger.begin(Stage.SELECT, "selection", round.number)
     whole_W = drops.importance(fitted.importance_U)
-    keep_U = select(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    problem = SelectionProblem(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    keep_U = select(problem)
     details = dict(fitted.details)
     if round.search is not None and request.drop_fraction > 0:
         keep_U, found = refine(job, round, request, drops, fitted.unit_importance_U, keep_U, repairs, ledger)

@@ -16,6 +16,7 @@ from bonsai_core.engine.rounds import Round, Sample, Stream
 from bonsai_core.events import Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.swaps import Swaps
 from bonsai_core.selection.whole_drops import WholeDrops
 
@@ -49,7 +50,7 @@ def refine(
     """
     assert round.search is not None
     left_U = drops.left_by(keep_U)
-    swaps = Swaps(request.table, left_U, importance_U, request.prior_U, round.target, job.rules)
+    swaps = Swaps(SelectionProblem(request.table, left_U, importance_U, request.prior_U, round.target, job.rules))
     everything = round.search
     num_windows = len(everything.data.windows_NT)
     little = everything.first(num_windows // FIRST_HEAT)

@@ -23,11 +23,14 @@ from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent, load_parent, table_of
 from bonsai_core.model.loading.parent_files import find_parent_files
 from bonsai_core.model.recognition.recognise import NAME as RECOGNISED
+from bonsai_core.model.sites.table import SITES
 from bonsai_core.model.storage.devices import find_device
-from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
+from bonsai_core.selection.limits import fractions, minimums, multiples
+from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import select
 from bonsai_core.sources import evaluation_windows, load_text
@@ -72,7 +75,7 @@ def open_job(
             _tell_of_experts(table, config.load_in, warn)
         model = load_parent(parent, config, warn)
         files = WeightFiles(weights_directory(parent.source), model)
-        subject: Subject = FrozenSubject(model, parent.family, table, files)
+        subject = Subject(model, parent.family, table=table, storage=Elsewhere(model, parent.family, files))
         dense_bytes = files.num_bytes()
     else:
         model = load_parent(parent, config, warn)
@@ -80,7 +83,7 @@ def open_job(
         dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     rules = make_rules(config, subject.table, parent)
     for kind in rules.stuck(subject.table):
-        warn(f"No unit of the kind {kind} can leave with {rules.told()}.")
+        warn(f"No unit of the kind {kind} can leave with {rules.describe()}.")
     _check_target(config, subject.table, rules)
     return Job(
         config,
@@ -119,16 +122,15 @@ def _told(family: Family) -> str:
 def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     """The selection's rules; for uniform shapes, with the head counts that the stock class accepts."""
     counts = None
-    if config.shapes == "uniform" and {"attention", "query"} & set(config.units):
-        attention = [site for site in table if site.kind in ("attention", "query")]
-        if attention:
-            counts = tuple(n for n in range(1, attention[0].num_units + 1) if _stock_accepts(parent, attention[0], n))
+    limited = [site for site in table if site.limited_by_stock and site.kind in config.units]
+    if config.shapes == "uniform" and limited:
+        counts = tuple(n for n in range(1, limited[0].num_units + 1) if _stock_accepts(parent, limited[0], n))
     return Rules(
         units=config.units,
         rank=config.rank,
-        round_to=config.round_to,
-        min_units=config.min_units,
-        max_fraction=config.max_fraction,
+        round_to=multiples(config.round_to),
+        min_units=minimums(config.min_units),
+        max_fraction=fractions(config.max_fraction),
         protect=_protected(config, 1 + max(site.layer for site in table)),
         shapes=config.shapes,
         attention_counts=counts,
@@ -147,11 +149,8 @@ def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:
 
 def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
     """Whether the stock class can be built with so many units in every attention."""
-    attention = parent.family.attention
-    assert attention is not None
-    sizes = attention.query_sizes if site.kind == "query" else attention.sizes
     try:
-        check_uniform(parent.config, sizes(parent.config, count), parent.family)
+        check_uniform(parent.config, SITES[site.kind].sizes(parent.family, parent.config, count), parent.family)
     except BonsaiError:
         return False
     return True
@@ -160,4 +159,4 @@ def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
 def _check_target(config: RunConfig, table: UnitTable, rules: Rules) -> None:
     """Selecting without any importance tells whether the target can be reached at all."""
     unmeasured_U = np.full(len(table), np.nan)
-    select(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules)
+    select(SelectionProblem(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules))

@@ -16,7 +16,7 @@ from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.model.loading.provenance import find_origin
-from bonsai_core.model.structure.unit_table import find_family
+from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 
