@@ -31,6 +31,7 @@ from bonsai_core import (
     Prior,
     Registry,
     Repair,
+    Site,
     TokenMetric,
 )
 from bonsai_core.config import Choice
@@ -42,7 +43,6 @@ from bonsai_core.model.storage.memory import release
 from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
-from bonsai_core.units import Site
 
 NEW_TOKENS = 8
 
