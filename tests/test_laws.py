@@ -27,12 +27,13 @@ from bonsai_core.config import Choice
 from bonsai_core.model.forward.moments import collect_moments
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
-from bonsai_core.model.recognition.laws import logits, with_cache
+from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.structure.unit_table import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site
+from bonsai_core.upstream import cache_argument
 
 NEW_TOKENS = 8
 
@@ -158,7 +159,7 @@ def generated(model: Any, cache: str) -> Tensor:
     text, piece = prompt, prompt
     with torch.inference_mode():
         for _ in range(NEW_TOKENS):
-            piece = model(input_ids=piece, use_cache=True, **with_cache(model, past)).logits[:, -1:].argmax(dim=-1)
+            piece = model(input_ids=piece, use_cache=True, **cache_argument(model, past)).logits[:, -1:].argmax(dim=-1)
             text = torch.cat([text, piece], dim=1)
     return text
 

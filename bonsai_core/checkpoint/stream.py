@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.dynamic_module_utils import custom_object_save
 
-from bonsai_core.checkpoint.conversion import as_stored
 from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.save import checkpoint_directory
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
+from bonsai_core.upstream import as_stored, save_own_code
 
 SHARD_BYTES = 2_000_000_000
 
@@ -46,8 +45,8 @@ def save_streamed(
 def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor | None]) -> None:
     if hasattr(model, "save_code"):
         model.save_code(directory)
-    elif model._auto_class is not None:  # its code came with the parent
-        custom_object_save(model, directory, config=model.config)
+    else:
+        save_own_code(model, directory, model.config)
     shard: dict[str, Tensor] = {}
     shards: list[Path] = []
     weight_map: dict[str, int] = {}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bonsai_core.contracts import ExpertsSite
 from bonsai_core.model.sites.mixture import Mixture
-from bonsai_core.model.storage.offloaded import changed, fetched, is_offloaded
+from bonsai_core.model.storage.offloaded import changed, fetched
+from bonsai_core.upstream import gated, is_offloaded
 
 
 class ExpertWidths(Mixture):
@@ -77,7 +78,7 @@ class ExpertWidths(Mixture):
         weight = fetched(self.module, into.rpartition(".")[2])
         for number in chosen_TK.unique().tolist():
             token, place = torch.where(chosen_TK == number)
-            inner = self.module._apply_gate(nn.functional.linear(hidden[token], weight[number]))
+            inner = gated(self.module, nn.functional.linear(hidden[token], weight[number]))
             value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
             squares.index_add_(0, token, value.float().square())
         size: Tensor = squares.sqrt().to(hidden.dtype)
