@@ -231,7 +231,7 @@ class TestFree:
     def test_compiles_in_one_piece(self, tmp_path: Path) -> None:
         save(pico("llama", 2), tmp_path / "model", RAGGED)
         loaded = load(tmp_path / "model")
-        compiled = torch.compile(loaded, backend="eager", fullgraph=True)
+        compiled: Any = torch.compile(loaded, backend="eager", fullgraph=True)
         with torch.no_grad():
             assert torch.equal(compiled(PROMPT).logits, loaded(PROMPT).logits)
 

@@ -342,6 +342,7 @@ def test_tokens_beyond_the_embeddings_are_refused_by_name(
     questions.write_text(json.dumps({"question": "Which <tool>?", "choices": ["a", "b"], "gold": 0}) + "\n")
     out, plain = tmp_path / "out", {"dataset": small_run.dataset, "eval_dataset": small_run.eval_dataset}
     base = {**small_run.model_dump(), "model": str(model), "out": out}
+    settings: dict[str, Any]
     for settings in (
         {"dataset": str(text)},
         {"eval_dataset": str(text)},

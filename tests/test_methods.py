@@ -23,7 +23,7 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
 RECIPES = [offer.name for offer in Registry().offers("recipe")]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "What does a tree have?", "choices": ["leaves", "wheels", "a long keyboard"], "gold": 0},
     {"question": "What is cut?", "choices": ["water", "a branch"], "gold": 1},
     {"question": "Which one is a number?", "choices": ["seven", "green", "slowly", "of"], "gold": 0},
@@ -165,6 +165,7 @@ def test_repaired_sub_models_are_worth_what_repair_makes_of_them(
     for compensator in ("none", "least_squares"):
         config = settings(small_run, tmp_path / compensator, compensator=compensator, prior="wanda")
         run(config, registry=registry)
+        assert config.out is not None
         with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
             rows = dict(database.execute("SELECT key, payload FROM events"))
         values.append([json.loads(rows[f"round-1/submodel-{index}"])["value"] for index in range(config.submodels)])
@@ -205,7 +206,7 @@ def test_choices_are_scored_as_by_hand(
                 expected = sum(float(log_p[t - 1, ids[t]]) for t in range(question.num_given[choice], len(ids)))
                 assert found.log_likelihood[choice] == pytest.approx(expected, rel=1e-5)
             text = work.tokenizer.decode(question.sequences[0][question.num_given[0] :])
-            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}  # type: ignore[union-attr]
+            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}
 
 
 @pytest.mark.parametrize("measures", ["likelihood", "accuracy"])

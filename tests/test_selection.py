@@ -12,7 +12,7 @@ from bonsai_core import BonsaiError, UnitTable
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import select
 from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
-from bonsai_core.units import Site
+from bonsai_core.units import Site, SiteKind, UnitKind
 
 
 def choose(
@@ -60,11 +60,14 @@ def cheapest_step(table: UnitTable, keep_U: NDArray[np.bool_], rules: Rules) -> 
 def test_any_budget_is_met_and_the_rules_are_kept(seed: int) -> None:
     rng = np.random.default_rng(seed)
     table = example_table(num_layers=3, num_groups=int(rng.integers(1, 6)), width=int(rng.integers(8, 40)))
+    multiples: list[int | dict[SiteKind, int]] = [1, 4, 7, {"attention": 2, "mlp": 3}]
+    minima: list[int | dict[SiteKind, int]] = [{"mlp": 5}, 0, 1, 2]
+    maxima: list[float | dict[SiteKind, float]] = [1.0, 0.6, {"attention": 0.5}]
     rules = Rules(
         rank=("importance", "density")[seed % 2],
-        round_to=(1, 4, 7, {"attention": 2, "mlp": 3})[seed % 4],
-        min_units=({"mlp": 5}, 0, 1, 2)[seed % 4],
-        max_fraction=(1.0, 0.6, {"attention": 0.5})[seed // 2 % 3],
+        round_to=multiples[seed % 4],
+        min_units=minima[seed % 4],
+        max_fraction=maxima[seed // 2 % 3],
         protect=frozenset([1] if seed % 5 == 0 else []),
     )
     alive_U = rng.random(len(table)) < 0.9
@@ -300,7 +303,7 @@ def test_wholes_go_whole_and_the_budget_is_met(seed: int) -> None:
 def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> None:
     table = example_table(layers_leave=True)
     rules = Rules(units=("attention", "mlp", "layer"), rank="density")
-    worth_U = 1.0 * table.cost_U
+    worth_U = table.cost_U.astype(np.float64)
     for site in table:
         if site.layer == 2:
             worth_U[site.units] *= 0.9
@@ -321,7 +324,7 @@ def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> 
 def test_units_that_went_with_their_layer_do_not_end_it_again() -> None:
     table = example_table(num_layers=3, layers_leave=True)
     rules = Rules(units=("attention", "mlp", "layer"), rank="density")
-    importance_U = 10.0 * table.cost_U
+    importance_U = 10 * table.cost_U.astype(np.float64)
     gone = sum(site.num_units * site.unit_params for site in table if site.layer == 0)
     for site in table:
         if site.layer == 0:
@@ -347,7 +350,8 @@ def test_what_goes_of_a_whole_is_taken_off_its_importance() -> None:
 
 def test_an_impossible_number_of_layers_says_what_is_possible() -> None:
     table = example_table(layers_leave=True)
-    most = table.wholes(("layer",))[0].units
+    kinds: tuple[UnitKind, ...] = ("layer",)
+    most = table.wholes(kinds)[0].units
     largest = 2 * int(table.cost_U[most].sum()) / table.decoder_params
     with pytest.raises(BonsaiError, match=rf"units=layer.*max_fraction=.*0\.5.*at most {largest:.4f}"):
         choose(table, 0.9, units=("layer",), max_fraction={"layer": 0.5})

@@ -31,7 +31,7 @@ def test_a_swap_spends_the_same_budget_under_the_same_rules(seed: int, rules: Ru
     table = example_table(num_layers=3, num_groups=4, width=16)
     keep_U, swapped_U, _ = swapped(table, seed, rules)
     assert table.sparsity(swapped_U) >= SPARSITY
-    step = int(table.cost_U.min()) * rules.round_to * (3 if rules.shapes == "uniform" else 1)
+    step = int(table.cost_U.min()) * rules.multiple("mlp") * (3 if rules.shapes == "uniform" else 1)
     most = max(table.removed_params(keep_U), SPARSITY * table.decoder_params + step)
     assert table.removed_params(swapped_U) <= most
     counts = {site.name: int(swapped_U[site.units].sum()) for site in table}

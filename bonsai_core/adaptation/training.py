@@ -195,8 +195,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 compared_with = [*(after[layer + 1] for layer in self._layers[:-1]), after[-1]]
                 hidden = hidden_loss(output.hidden_states[1:], compared_with)
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
-        weights = {"lm_weight": self._config.lm_weight, "kl_weight": self._config.kl_weight}
-        return token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher, **weights), hidden
+        config = self._config
+        tokens = token_losses(
+            self._head,
+            states_TH,
+            ids_NL[:, 1:].flatten(),
+            teacher,
+            lm_weight=config.lm_weight,
+            kl_weight=config.kl_weight,
+        )
+        return tokens, hidden
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
