@@ -31,7 +31,7 @@ SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """An optimiser step that was made.
 
     Attributes:
@@ -64,7 +64,7 @@ def train(
     config: AdaptConfig,
     state_path: Path,
     on_resume: Callable[[int], None],
-    on_step: Callable[[Step], None],
+    on_step: Callable[[TrainingStep], None],
 ) -> None:
     """Make the steps that the saved state does not have behind it.
 
@@ -74,8 +74,8 @@ def train(
         teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
         state_path: file of the saved state.
-        on_resume: told how many steps are behind the saved state.
-        on_step: told of every step, before its state is saved.
+        on_resume: receives the number of steps that the saved state has behind it.
+        on_step: receives every step, before its state is saved.
 
     Raises:
         BonsaiError: the loss is not finite, or the device has too little memory.
@@ -208,7 +208,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         optimizer: Any,
         config: AdaptConfig,
         state_path: Path,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[TrainingStep], None],
     ) -> None:
         self._first = first
         self._parameters = parameters
@@ -237,7 +237,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
                 f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
                 f"{self._config.highest_rate:g}, or --precision float32."
             )
-        self._on_step(Step(number, means, self._rate, time.monotonic() - self._started))
+        self._on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
         now = time.monotonic()
         pause = 60 * self._config.save_minutes
         due = max(pause, self._saving / SAVING_SHARE) if pause else 0

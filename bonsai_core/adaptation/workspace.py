@@ -68,6 +68,11 @@ class Curriculum:
         return windows, length - 1, self.config.teacher_top_k
 
     @property
+    def precision(self) -> str:
+        """The type of the passes."""
+        return self.config.precision_on(find_device(self.config.device))
+
+    @property
     def tokens(self) -> int:
         """To train on."""
         return len(self.course.order_S) * int(self.course.windows_WL.shape[1])
