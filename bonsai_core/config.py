@@ -18,7 +18,7 @@ from bonsai_core.settings.types import (
     Positive,
     names_split,
 )
-from bonsai_core.units import UnitKind
+from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
 class Choice(BaseModel):
@@ -147,18 +147,17 @@ class RunConfig(LoadingSettings):
             raise ValueError(
                 f"sparsity {self.sparsity:g} is less than a unit of any model: give {SMALLEST_STEP} or more"
             )
-        by_kind = self.min_units.items() if isinstance(self.min_units, dict) else [("mlp", self.min_units)]
-        least = [number for kind, number in by_kind if kind != "layer"]
-        if 0 in least and self.shapes == "uniform":
+        by_kind = self.min_units if isinstance(self.min_units, dict) else dict.fromkeys(KINDS_OF_SITE, self.min_units)
+        minimums = [number for kind, number in by_kind.items() if not KINDS_OF_SITE[kind].leaves_with_layer]
+        if 0 in minimums and self.shapes == "uniform":
             raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "sublayer" in self.units:
             raise ValueError("units sublayer needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "layer" in self.units and len(self.units) > 1:
             raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
-        if {"attention", "query"} <= set(self.units):
-            raise ValueError("units attention or query, not both: they are the same parameters in two ways")
-        if {"experts", "expert_width"} <= set(self.units):
-            raise ValueError("units experts or expert_width, not both: they are the same parameters in two ways")
+        for kind, other in ((kind, facts.replaces) for kind, facts in KINDS_OF_SITE.items()):
+            if kind in self.units and other in self.units:
+                raise ValueError(f"units {other} or {kind}, not both: they are the same parameters in two ways")
         if self.max_memory is not None and self.device_map != "auto":
             raise ValueError("max_memory limits what device_map auto may use; it is none here")
         if len(set(self.units)) < len(self.units):

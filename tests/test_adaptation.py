@@ -26,17 +26,16 @@ from bonsai_core import (
     Registry,
     RunConfig,
     adapt,
+    dry_run,
     load_model,
     resume,
     run,
 )
-from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, token_losses, top_kl, whole_kl
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
 from bonsai_core.adaptation.workspace import open_adaptation
-from bonsai_core.engine import dry_run
 from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import Passes
@@ -241,7 +240,7 @@ class TestMethods:
         assert sorted(trained) == sorted(linear.in_features for linear in outputs)
 
     def test_what_cannot_be_trained_is_refused_before_any_work(
-        self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+        self, registry: Registry, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
     ) -> None:
         for name, settings, message in (
             ("bloom", {"method": "scales"}, "declared model family"),
@@ -255,7 +254,7 @@ class TestMethods:
                 next(pico for pico in PICOS if pico.family == name).build().save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             with pytest.raises(BonsaiError, match=message):
-                open_adaptation(configured(folder, tmp_path / "out", **settings), print)
+                open_adaptation(configured(folder, tmp_path / "out", **settings), registry, print)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +279,7 @@ def test_a_resume_in_the_middle_reaches_the_same_weights(
         adapt(configured(pruned, tmp_path / "stopped", **settings), registry=stopping)
     listening, listener = Registry(), Listener()
     listening.register(listener, "the listener")
-    resumed = resume_adaptation(tmp_path / "stopped", registry=listening)
+    resumed = resume(tmp_path / "stopped", registry=listening)
     assert weights(resumed) == weights(whole)
     steps = [event.step for event in listener.events if isinstance(event, StepDone)]
     assert steps == [4, 5, 6]  # the fourth step was made, and its state not saved
@@ -297,10 +296,10 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     stopping.register(Stopper(lambda event: isinstance(event, Journaled) and event.key == key), "the stopper")
     with pytest.raises(StoppedError):
         adapt(configured(pruned, tmp_path / "stopped", save_minutes=9), registry=stopping)
-    resumed = resume_adaptation(tmp_path / "stopped", registry=registry)
+    resumed = resume(tmp_path / "stopped", registry=registry)
     assert files_of(resumed) == files_of(whole)
     assert resumed.report["losses"] == whole.report["losses"]
-    assert resume_adaptation(tmp_path / "stopped", registry=registry).report == resumed.report
+    assert resume(tmp_path / "stopped", registry=registry).report == resumed.report
     assert sorted(path.name for path in resumed.directory.iterdir() if not path.name.startswith(".")) == [
         "adapt.yaml", "curve.png", "curve.svg", "journal.sqlite", "model", "report.json",
     ]  # fmt: skip
@@ -311,13 +310,13 @@ def test_what_is_lost_is_made_again(pruned: Path, registry: Registry, tmp_path: 
     whole = adapt(configured(pruned, tmp_path / "whole"), registry=registry)
     expected = files_of(whole)
     (whole.model_path / "model.safetensors").unlink()
-    assert files_of(resume_adaptation(whole.directory, registry=registry)) == expected
+    assert files_of(resume(whole.directory, registry=registry)) == expected
     stopping = Registry()
     stopping.register(Stopper(after_step(2)), "the stopper")
     with pytest.raises(StoppedError):
         adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
     shutil.rmtree(tmp_path / "stopped/teacher")
-    assert files_of(resume_adaptation(tmp_path / "stopped", registry=registry)) == expected
+    assert files_of(resume(tmp_path / "stopped", registry=registry)) == expected
 
 
 @pytest.mark.parametrize("step", [None, 1, 4, 6])
@@ -331,7 +330,7 @@ def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path, step: int |
             adapt(configured(pruned, tmp_path / "out"), registry=stopping)
     listening, listener = Registry(), Listener()
     listening.register(listener, "the listener")
-    resume_adaptation(tmp_path / "out", registry=listening)
+    resume(tmp_path / "out", registry=listening)
     (promised,) = [event.forward_tokens for event in listener.events if isinstance(event, AdaptationStarted)]
     assert sum(event.tokens for event in listener.events if isinstance(event, TokensDone)) == promised
 
@@ -364,7 +363,7 @@ def test_a_damaged_state_is_told_of(pruned: Path, tmp_path: Path) -> None:
         adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
     (tmp_path / "stopped/state.safetensors").write_bytes(b"nonsense")
     with pytest.raises(BonsaiError, match="Delete it to begin the training anew"):
-        resume_adaptation(tmp_path / "stopped")
+        resume(tmp_path / "stopped")
 
 
 def test_what_comes_out_loads_like_what_went_in(pruned: Path, registry: Registry, tmp_path: Path) -> None:
@@ -490,8 +489,6 @@ def test_a_run_can_be_adapted_in_one_go(small_run: RunConfig, registry: Registry
     stopping.register(Stopper(after_step(2)), "the stopper")
     with pytest.raises(StoppedError):
         run(config.model_copy(update={"out": tmp_path / "stopped"}), registry=stopping)
-    from bonsai_core import resume
-
     resumed = resume(tmp_path / "stopped", registry=registry)
     assert resumed.adapted is not None
     assert weights(resumed.adapted) == weights(whole.adapted)

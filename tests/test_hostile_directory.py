@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.adaptation.lifecycle import resume_adaptation
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
@@ -83,7 +82,7 @@ def test_no_link_of_a_directory_is_followed(tmp_path: Path, name: str, target: s
     (directory / name).unlink(missing_ok=True)
     (directory / name).symlink_to(elsewhere / target)
     with pytest.raises(BonsaiError, match="is a symbolic link to") as caught:
-        (resume_adaptation if adaptation else resume)(directory)
+        resume(directory)
     assert str(directory / name) in str(caught.value)
     assert str(elsewhere / target) in str(caught.value)
     assert sorted(path.name for path in elsewhere.rglob("*")) == ["file", "folder"]
@@ -416,12 +415,12 @@ def test_a_saved_state_is_put_back_whole_or_refused(tmp_path: Path, damage: Any)
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_runs_share_is_computed_again_where_it_is_damaged(tmp_path: Path, damage: Any) -> None:
-    shared = SharedMeasurements(tmp_path)
-    assert not shared.once({"of": 1}, lambda: {"value": np.arange(9.0)}).found
+    cache = MeasurementCache(tmp_path)
+    assert not cache.once({"of": 1}, lambda: {"value": np.arange(9.0)}).hit
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
-    again = shared.once({"of": 1}, lambda: {"value": np.arange(9.0)})
-    assert not again.found
+    again = cache.once({"of": 1}, lambda: {"value": np.arange(9.0)})
+    assert not again.hit
     assert np.array_equal(again.arrays["value"], np.arange(9.0))
 
 

@@ -41,3 +41,9 @@ class AdaptDirectory(RunDirectory):
         """The resolved configuration, with `out` set to where it lies now."""
         values = read_recipe(self.config_path)
         return AdaptConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
+
+
+def is_adaptation(path: Path) -> bool:
+    """Whether a directory is that of an adaptation, not of a run."""
+    config_path = AdaptDirectory(path).config_path
+    return config_path.exists() or config_path.is_symlink()  # links to nothing are refused when it is opened

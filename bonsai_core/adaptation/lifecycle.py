@@ -43,7 +43,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
 
     Args:
         config: what to do.
-        registry: observers; None loads all installed plugins.
+        registry: plugins and observers; None loads all installed ones.
 
     Raises:
         BonsaiError: something is wrong that the user can mend; the message says what.
@@ -53,7 +53,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     path = config.out or default_path(find_origin(config.model))
     directory = AdaptDirectory(path)
     directory.refuse_occupied()
-    work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
+    work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
     check_room(path, work)
     with directory.begin(config, registry.observe) as journal:
         report = finish(work, directory, Ledger(directory, journal, registry.observe))
@@ -78,7 +78,7 @@ def resume_adaptation(
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
     with directory.reopen(registry.observe) as journal:
-        work = open_adaptation(config, lambda text: registry.observe(Warned(text)))
+        work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
         report = finish(work, directory, Ledger(directory, journal, registry.observe))
     return AdaptResult(directory.path, report)

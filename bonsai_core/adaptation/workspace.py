@@ -24,6 +24,7 @@ from bonsai_core.model.loading.lookup import declared_family, find_source, model
 from bonsai_core.model.loading.parent_files import find_parent_files
 from bonsai_core.model.loading.provenance import Origin, find_origin
 from bonsai_core.model.storage.devices import find_device
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import free_path
 from bonsai_core.sources import Text, evaluation_windows, load_text, training_windows
 
@@ -114,7 +115,7 @@ class AdaptWorkspace(Curriculum):
     layers: list[int] | None
 
 
-def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWorkspace:
+def open_adaptation(config: AdaptConfig, registry: Registry, warn: Callable[[str], None]) -> AdaptWorkspace:
     """Find and check everything; nothing is written.
 
     Raises:
@@ -127,7 +128,7 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
     if getattr(student, "quantization_config", None):
         raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
     texts = (origin.setting("dataset") or "builtin", origin.setting("eval_dataset"))
-    curriculum = plan_curriculum(config, source, student, origin.dense, texts, warn)
+    curriculum = plan_curriculum(config, registry, source, student, origin.dense, texts, origin.setting("slicer"), warn)
     layers = _layers(config, origin, curriculum.teacher, student)
     files = find_parent_files(source, as_read, curriculum.tokenizer)
     return AdaptWorkspace(**vars(curriculum), origin=origin, parent_files=files, layers=layers)
@@ -135,19 +136,23 @@ def open_adaptation(config: AdaptConfig, warn: Callable[[str], None]) -> AdaptWo
 
 def plan_curriculum(
     config: AdaptConfig,
+    registry: Registry,
     source: str,
     student: Any,
     dense: str | None,
     run_texts: tuple[str, str | None],
+    slicer: str | None,
     warn: Callable[[str], None],
 ) -> Curriculum:
     """Check settings and texts against a model, or against the dense one that it will be pruned from.
 
     Args:
+        registry: where its family may be declared.
         source: where it is.
         student: its configuration.
         dense: the teacher where none is named; None where there is none.
         run_texts: names of the texts for calibration and evaluation, where none are named.
+        slicer: what the run goes by that prunes it; None where no run is known.
 
     Raises:
         BonsaiError: there is no such device or text, or something does not fit.
@@ -157,7 +162,7 @@ def plan_curriculum(
             f"Training takes the first GPU that it sees: give --device cuda, and hide the others with "
             f"CUDA_VISIBLE_DEVICES={find_device(config.device).index}."
         )
-    family = declared_family(student)
+    family = declared_family(student, registry, slicer, warn)
     _check_method(config, family, warn)
     teacher = _teacher(config, dense, warn)
     if teacher is not None:

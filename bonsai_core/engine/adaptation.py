@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
 from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
@@ -32,7 +32,7 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     )
 
 
-def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
+def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Curriculum:
     """What the adaptation will do, found and checked on the dense model, so that nothing fails once it is pruned.
 
     Raises:
@@ -41,7 +41,7 @@ def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
     source = find_source(config.model)
     dense = model_config(source, plan.trust_remote_code)
     texts = (config.dataset, config.eval_dataset)
-    return plan_curriculum(plan, source, dense, config.model, texts, lambda text: None)
+    return plan_curriculum(plan, registry, source, dense, config.model, texts, config.slicer, lambda text: None)
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
@@ -51,7 +51,7 @@ def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
         BonsaiError: its place is taken by another adaptation, or it fails.
     """
     assert plan.out is not None
-    if AdaptDirectory(plan.out).config_path.is_file():
+    if is_adaptation(plan.out):
         there = AdaptDirectory.open(plan.out)
         refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
         return resume_adaptation(plan.out, trust_remote_code=plan.trust_remote_code, registry=registry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bonsai_core.model.loading.input_limits import check_positions, check_tokens
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
 from bonsai_core.model.loading.provenance import Origin, find_origin
+from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
 
@@ -52,11 +53,16 @@ class Candidate:
 
 
 def find_candidates(
-    config: EvalConfig, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
+    config: EvalConfig,
+    registry: Registry,
+    text: Text,
+    rows: Mapping[str, Sequence[Row]],
+    warn: Callable[[str], None],
 ) -> list[Candidate]:
     """All models to be measured, the dense one first; none is loaded.
 
     Args:
+        registry: where their families are declared.
         text: what perplexity is measured on.
         rows: questions per task.
 
@@ -64,11 +70,13 @@ def find_candidates(
         BonsaiError: there is no such model, or it cannot read windows so long.
     """
     candidates: list[Candidate] = []
-    for name, origin, is_dense in _named(config, warn):
+    named = _named(config, warn)
+    slicers = _slicers(origin for _, origin, _ in named)
+    for name, origin, is_dense in named:
         source = find_source(origin.source)
         own_config = checked_config(source, config.trust_remote_code, warn)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        family = declared_family(own_config)
+        family = declared_family(own_config, registry, slicers.get(origin.source), warn)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
         windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)
@@ -115,6 +123,18 @@ def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, O
     origin = find_origin(dense)
     beside = [row for row in found if not _same(row[1].source, origin.source)]
     return [(dense, origin, True), *beside]
+
+
+def _slicers(origins: Iterable[Origin]) -> dict[str, str]:
+    """By source, what the runs of pruned models went by, for those models and the dense ones that they are of."""
+    found: dict[str, str] = {}
+    for origin in origins:
+        slicer = origin.setting("slicer")
+        if slicer is not None:
+            found[origin.source] = slicer
+            if origin.dense is not None:
+                found.setdefault(find_origin(origin.dense).source, slicer)
+    return found
 
 
 def _same(one: str, other: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Family
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.recognition.laws import few_tokens, logits, logits_with_cache
-from bonsai_core.model.structure.unit_table import site_kinds
+from bonsai_core.model.sites.table import site_kinds
 from bonsai_core.model.subject import Subject
 from bonsai_core.selection.rules import Rules
 from bonsai_core.units import UnitKind, UnitTable
@@ -58,7 +58,7 @@ class FamilyContract(ABC):
         for site in subject.table:
             keep_U = subject.table.keep_all()
             keep_U[site.first] = False
-            if site.kind == "layer":
+            if site.leaves_with_layer:
                 _drop_layer(subject.table, site.layer, keep_U)
             with subject.masked(keep_U):
                 assert not torch.equal(logits(subject.model), dense), f"a unit of {site.name} makes no difference"

@@ -17,8 +17,9 @@ from bonsai_core.model.loading.load import load_checked
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import find_origin
 from bonsai_core.model.recognition.recognise import recognise
+from bonsai_core.model.sites.table import unit_table
 from bonsai_core.model.storage.devices import Placement
-from bonsai_core.model.structure.unit_table import find_family, unit_table
+from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.units import UnitTable
 
