@@ -31,11 +31,11 @@ from bonsai_core import (
     resume,
     run,
 )
+from bonsai_core.adaptation.job import open_adaptation
 from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, token_losses, top_kl, whole_kl
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
-from bonsai_core.adaptation.workspace import open_adaptation
 from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import Passes

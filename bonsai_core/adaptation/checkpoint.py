@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bonsai_core.adaptation.workspace import AdaptWorkspace
+from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.checkpoint import checkpoint_directory, weight_bytes
 from bonsai_core.events import Stage
 from bonsai_core.model.loading.lookup import find_source
@@ -22,17 +22,17 @@ from bonsai_core.rundir.versions import versions
 DISK_MARGIN = 1.1
 
 
-def check_room(path: Path, work: AdaptWorkspace) -> None:
+def check_room(path: Path, job: AdaptJob) -> None:
     """Refuse before the work starts if what it writes would not fit: checkpoint, two states, teacher.
 
     Raises:
         BonsaiError: there is too little room.
     """
-    source = Path(find_source(work.origin.source))
+    source = Path(find_source(job.provenance.source))
     size = weight_bytes(source) if source.is_dir() else 0
-    in_float32 = size * torch.float32.itemsize // (work.model_config.dtype or torch.float32).itemsize
-    state = {"full": 3 * in_float32, "lora": in_float32, "scales": 0}[work.config.method]
-    check_disk(path, int(DISK_MARGIN * (size + 2 * state + work.scratch_bytes())))
+    in_float32 = size * torch.float32.itemsize // (job.model_config.dtype or torch.float32).itemsize
+    state = {"full": 3 * in_float32, "lora": in_float32, "scales": 0}[job.config.method]
+    check_disk(path, int(DISK_MARGIN * (size + 2 * state + job.scratch_bytes())))
 
 
 def is_saved(ledger: Ledger) -> bool:
@@ -41,7 +41,7 @@ def is_saved(ledger: Ledger) -> bool:
     return saved is not None and _is_whole(saved, ledger)
 
 
-def save(work: AdaptWorkspace, model: Any, ledger: Ledger) -> None:
+def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
     """Write the checkpoint.
 
     Raises:
@@ -49,11 +49,11 @@ def save(work: AdaptWorkspace, model: Any, ledger: Ledger) -> None:
     """
     path = ledger.directory.model_path
     metadata = {
-        **work.origin.metadata,
+        **job.provenance.metadata,
         "adaptation": {
-            "of": work.config.model,
-            "teacher": work.teacher,
-            "config": work.config.decisive(),
+            "of": job.config.model,
+            "teacher": job.teacher,
+            "config": job.config.decisive(),
             "versions": versions(),
         },
     }
@@ -61,7 +61,7 @@ def save(work: AdaptWorkspace, model: Any, ledger: Ledger) -> None:
     def write() -> Payload:
         with (
             ledger.directory.writing(f"the checkpoint {path}"),
-            checkpoint_directory(path, model, work.tokenizer, metadata, work.parent_files) as partial,
+            checkpoint_directory(path, model, job.tokenizer, metadata, job.parent_files) as partial,
         ):
             model.save_pretrained(partial)
         return {"bytes": weight_bytes(path), "parameters": sum(parameter.numel() for parameter in model.parameters())}
@@ -70,7 +70,7 @@ def save(work: AdaptWorkspace, model: Any, ledger: Ledger) -> None:
     ledger.once(Step("save"), write, holds=lambda saved: _is_whole(saved, ledger))
 
 
-def verify(work: AdaptWorkspace, ledger: Ledger, *, again: bool) -> None:
+def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
     """Open the checkpoint as its users will: it has to be the model that was adapted.
 
     Args:
@@ -81,8 +81,8 @@ def verify(work: AdaptWorkspace, ledger: Ledger, *, again: bool) -> None:
     """
     ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
     free_cache()
-    path, config = ledger.directory.model_path, work.config
-    window_T, placement = work.evaluation_NL[0], Placement(device=config.device)
+    path, config = ledger.directory.model_path, job.config
+    window_T, placement = job.evaluation_NL[0], Placement(device=config.device)
 
     def verified() -> Payload:
         loss = ledger.journal["loss"]["loss"]

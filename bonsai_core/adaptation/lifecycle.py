@@ -11,9 +11,9 @@ from bonsai_core.adaptation.checkpoint import check_room
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.finish import finish
-from bonsai_core.adaptation.workspace import default_path, open_adaptation
+from bonsai_core.adaptation.job import default_path, open_adaptation
 from bonsai_core.events import Warned
-from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import refuse_code
 from bonsai_core.rundir.ledger import Ledger
@@ -50,13 +50,13 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     """
     registry = registry or Registry()
     config = with_absolute_paths(config)
-    path = config.out or default_path(find_origin(config.model))
+    path = config.out or default_path(find_provenance(config.model))
     directory = AdaptDirectory(path)
     directory.refuse_occupied()
-    work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-    check_room(path, work)
+    job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
+    check_room(path, job)
     with directory.begin(config, registry.observe) as journal:
-        report = finish(work, directory, Ledger(directory, journal, registry.observe))
+        report = finish(job, directory, Ledger(directory, journal, registry.observe))
     return AdaptResult(directory.path, report)
 
 
@@ -78,7 +78,7 @@ def resume_adaptation(
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
     with directory.reopen(registry.observe) as journal:
-        work = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
+        job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
-        report = finish(work, directory, Ledger(directory, journal, registry.observe))
+        report = finish(job, directory, Ledger(directory, journal, registry.observe))
     return AdaptResult(directory.path, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bonsai_core.adaptation.workspace import AdaptWorkspace
+from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.events import TokensDone
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.storage.fingerprint import fingerprint
@@ -21,7 +21,7 @@ def passes_over(model: Any, ledger: Ledger) -> Passes:
     return Passes(model, EVALUATION_BATCH, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens)))
 
 
-def perplexity(work: AdaptWorkspace, of: str, passes: Passes, ledger: Ledger) -> float | None:
+def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float | None:
     """Perplexity on the evaluation windows; None where it is not finite.
 
     Args:
@@ -29,10 +29,10 @@ def perplexity(work: AdaptWorkspace, of: str, passes: Passes, ledger: Ledger) ->
     """
 
     def compute() -> Payload:
-        value = passes.perplexity(work.evaluation_NL)
+        value = passes.perplexity(job.evaluation_NL)
         return {"perplexity": value if math.isfinite(value) else None}
 
-    step = Step(f"evaluate/{of}", tokens=work.evaluation_NL.size)
+    step = Step(f"evaluate/{of}", tokens=job.evaluation_NL.size)
     value: float | None = ledger.once(step, compute)["perplexity"]
     return value
 

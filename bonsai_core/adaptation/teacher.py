@@ -41,7 +41,7 @@ def check_top_k(k: int, vocabulary: int) -> None:
 
 
 class StoredTeacher:
-    """A teacher's likeliest tokens for every window of the course, in two files that are mapped, not read.
+    """A teacher's likeliest tokens for every window of the schedule, in two files that are mapped, not read.
 
     A token takes 4 (vocabularies up to 65,536) or 6 bytes for each of its K log-probabilities, and 2 for the bucket.
     A third file counts the windows that are there and has their digest: what was damaged since is computed again.

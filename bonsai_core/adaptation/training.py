@@ -58,7 +58,7 @@ def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
 
 def train(
     model: nn.Module,
-    course: Schedule,
+    schedule: Schedule,
     teacher: StoredTeacher | Any | None,
     layers: Sequence[int] | None,
     config: AdaptConfig,
@@ -70,7 +70,7 @@ def train(
 
     Args:
         model: as `prepare` made it, on its device.
-        course: what is trained on.
+        schedule: what is trained on.
         teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
         state_path: file of the saved state.
@@ -91,14 +91,14 @@ def train(
     )
     first = load_state(state_path, parameters, optimizer)
     on_resume(first)
-    if first >= course.steps:
+    if first >= schedule.steps:
         return
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(first + step, course.steps, config)
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(first + step, schedule.steps, config)
     )
     arguments = TrainingArguments(
         output_dir=str(state_path.parent),
-        max_steps=course.steps - first,
+        max_steps=schedule.steps - first,
         per_device_train_batch_size=config.windows_per_pass,
         gradient_accumulation_steps=config.batch_size // config.windows_per_pass,
         max_grad_norm=config.max_grad_norm,
@@ -118,9 +118,9 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=Windows(course, first * config.batch_size),
+        train_dataset=Windows(schedule, first * config.batch_size),
         data_collator=torch.utils.data.default_collate,
-        optimizers=(optimizer, schedule),
+        optimizers=(optimizer, rates),
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)

@@ -273,7 +273,7 @@ def _show_dry_run(configuration: Any) -> None:
     )
     if found.adaptation is not None:
         console.print(
-            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.course.steps:,} steps on "
+            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.schedule.steps:,} steps on "
             f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation_seconds)} here.",
             highlight=False,
         )

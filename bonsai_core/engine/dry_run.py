@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_core.adaptation.workspace import Curriculum
+from bonsai_core.adaptation.curriculum import Curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
 from bonsai_core.engine.job import Job
