@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
-from bonsai_core.rundir.directory import RunDirectory
+from bonsai_core.rundir.directory import JournaledDirectory
 from bonsai_core.rundir.journal import Journal, Payload
 from bonsai_core.rundir.measurement_cache import Arrays, MeasurementCache
 
@@ -53,7 +53,7 @@ class Ledger:
 
     def __init__(
         self,
-        directory: RunDirectory,
+        directory: JournaledDirectory,
         journal: Journal,
         observe: Callable[[Event], None],
         cache: MeasurementCache | None = None,
