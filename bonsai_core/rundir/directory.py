@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
-from zipfile import BadZipFile
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
@@ -164,55 +158,12 @@ class JournaledDirectory(ABC):
                 f"make room or mend the permissions, then: bonsai resume {self.path}"
             ) from error
 
-    def save_arrays(self, round_number: int, name: str, **arrays: NDArray[Any]) -> str:
-        """Write arrays of a round atomically and return their sha256, to be journaled."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
-        path = self.array_path(round_number, name)
-        with self.writing(str(path)):
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-    def load_array(
-        self, round_number: int, name: str, array: str, sha256: str, *, kind: type[np.generic], length: int
-    ) -> NDArray[Any]:
-        """One of a round's arrays, which has one dimension.
-
-        Args:
-            sha256: of the file, as the journal has it.
-
-        Raises:
-            BonsaiError: the file is missing, is not what the journal says, or holds no such array.
-        """
-        path = self.array_path(round_number, name)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BonsaiError(f"Cannot read {path}: {error.strerror}. The run cannot be resumed without it.") from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise BonsaiError(
-                f"{path} is not what the journal recorded; the run cannot be resumed with it. Put back a good copy, or "
-                f"start a new run with another --out."
-            )
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                found: NDArray[Any] = arrays[array]
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
-            raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
-        if found.dtype != kind or found.shape != (length,):
-            raise BonsaiError(
-                f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
-                f"belongs to another model, and the run cannot be resumed with it."
-            )
-        return found
-
     def array_path(self, round_number: int, name: str) -> Path:
-        """Where a round's arrays lie."""
+        """Where a round's arrays are stored."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
 
     def tensor_path(self, round_number: int, name: str) -> Path:
-        """Where a folder of a round's tensors lies."""
+        """Where a folder of a round's tensors is stored."""
         return self.path / f"round-{round_number:03d}" / name
 
     def read_report(self) -> Mapping[str, Any]:
