@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PICOS, VOCABULARY, Listener, Pico, StoppedError, Stopper, family_of
+from numpy.typing import NDArray
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -29,15 +31,16 @@ from bonsai_core import (
     resume,
     run,
 )
+from bonsai_core.adaptation.job import open_adaptation
 from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, token_losses, top_kl, whole_kl
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
-from bonsai_core.adaptation.workspace import open_adaptation
-from bonsai_core.events import AdaptationStarted, CurvePoint, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import Journal
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.ledger import Ledger
 
 TOKENS, HIDDEN, TOP = 11, 6, 5
 
@@ -144,16 +147,28 @@ class TestLoss:
 
 
 class TestTeacher:
-    def passes(self, pico_directory: Path) -> Passes:
-        return Passes(load_model(str(pico_directory), device="cpu"), 2, print)
+    def passes(self, pico_directory: Path, on_tokens: Callable[[int], None] | None = None) -> Passes:
+        return Passes(load_model(str(pico_directory), device="cpu"), 2, print, on_tokens)
 
     def stored(self, folder: Path) -> StoredTeacher:
         return StoredTeacher(folder / "teacher", (5, 15, TOP), VOCABULARY)
 
+    def compute(
+        self,
+        stored: StoredTeacher,
+        passes: Passes,
+        windows: NDArray[np.int64],
+        folder: Path,
+        observe: Callable[[Event], None],
+    ) -> None:
+        directory = RunDirectory(folder)
+        with directory.reopen(observe) as journal:
+            stored.compute(passes, windows, Ledger(directory, journal, observe))
+
     def test_what_is_stored_is_what_it_says_to_half_precision(self, pico_directory: Path, tmp_path: Path) -> None:
         windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
         passes, stored = self.passes(pico_directory), self.stored(tmp_path)
-        stored.compute(passes, windows, Journal(tmp_path / "journal.sqlite"), lambda done: None)
+        self.compute(stored, passes, windows, tmp_path, lambda event: None)
         chosen = torch.tensor([3, 1])
         found = stored.tokens(chosen, torch.device("cpu"))
         with torch.no_grad():
@@ -165,25 +180,19 @@ class TestTeacher:
     def test_it_goes_on_where_it_was_stopped(self, pico_directory: Path, tmp_path: Path) -> None:
         windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
         files = []
-        for name, stop in (("whole", 5), ("stopped", 2)):
+        for name in ("whole", "stopped"):
             folder = tmp_path / name
             folder.mkdir()
-            seen: list[int] = []
-
-            def progress(done: int, seen: list[int] = seen, stop: int = stop) -> None:
-                seen.append(done)
-                if done == stop < 5:
-                    raise StoppedError
-
             if name == "stopped":
+                stopper = Stopper(lambda event: isinstance(event, Journaled) and event.key == "teacher/0")
+                passes, stored = self.passes(pico_directory), self.stored(folder)
                 with pytest.raises(StoppedError):
-                    self.stored(folder).compute(
-                        self.passes(pico_directory), windows, Journal(folder / "journal.sqlite"), progress
-                    )
-            passes, rows = self.passes(pico_directory), Journal(folder / "journal.sqlite")
-            begun: list[int] = []
-            self.stored(folder).compute(passes, windows, rows, begun.append)
-            assert begun[0] == (2 if name == "stopped" else 0)
+                    self.compute(stored, passes, windows, folder, stopper.bonsai_observe)
+            listener, tokens = Listener(), list[int]()
+            passes = self.passes(pico_directory, tokens.append)
+            self.compute(self.stored(folder), passes, windows, folder, listener.bonsai_observe)
+            replayed = [event.tokens for event in listener.events if isinstance(event, TokensDone) and event.replayed]
+            assert (sum(replayed), sum(tokens)) == ((2 * 16, 3 * 16) if name == "stopped" else (0, 5 * 16))
             files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.bin", "log_p.bin")])
         assert files[0] == files[1]
 
