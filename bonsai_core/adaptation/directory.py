@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Names, RunDirectory
+from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Directory, Names
 from bonsai_core.settings.recipe_files import read_recipe
 
 
-class AdaptDirectory(RunDirectory):
+@final
+class AdaptDirectory(Directory):
     """A run directory of an adaptation.
 
     Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
@@ -37,8 +39,7 @@ class AdaptDirectory(RunDirectory):
         self.state_path = path / "state.safetensors"
         self.curve_path = path / "curve"
 
-    def config(self) -> AdaptConfig:  # type: ignore[override]  # other settings
-        """The resolved configuration, with `out` set to where it lies now."""
+    def config(self) -> AdaptConfig:
         values = read_recipe(self.config_path)
         return AdaptConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
 

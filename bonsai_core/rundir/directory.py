@@ -8,6 +8,7 @@ import io
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -19,15 +20,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, Journaled
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import RunReport, read_report
+from bonsai_core.rundir.reports import read_report
 from bonsai_core.settings.names import checked_name
-from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
@@ -35,28 +34,21 @@ COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.js
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
 
 
-class RunDirectory:
-    """One run's files. See the module `bonsai_core.rundir` for what they are.
-
-    What `NAMES` lists is the run's, and may not be a link; anything else in the directory is left alone.
+class Directory(ABC):
+    """The files of a run or an adaptation. See the module `bonsai_core.rundir` for what they are.
 
     Args:
         path: the directory; it may be a link itself.
+
+    Attributes:
+        CONFIG_NAME: the file of the configuration.
+        REPORT: what report.json holds.
+        NAMES: what is the run's, and may not be a link; anything else in the directory is left alone.
     """
 
-    CONFIG_NAME: ClassVar[str] = "config.yaml"
-    REPORT: ClassVar[type[BaseModel]] = RunReport
-    NAMES: ClassVar[Names] = Names(
-        files=(r"config\.yaml(\.partial)?", *COMMON_FILES),
-        folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
-        nested=("adapted",),
-        temporaries=(
-            r"(config\.yaml|report\.json|scratch)\.partial",
-            r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
-            r"round-\d{3,}/\.repair\.(partial|previous)",
-            *CHECKPOINT_TEMPORARIES,
-        ),
-    )
+    CONFIG_NAME: ClassVar[str]
+    REPORT: ClassVar[type[BaseModel]]
+    NAMES: ClassVar[Names]
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,8 +56,10 @@ class RunDirectory:
         self.journal_path = path / "journal.sqlite"
         self.model_path = path / "model"
         self.report_path = path / "report.json"
-        self.scratch_path = path / "scratch.partial"
-        self.adapted_path = path / "adapted"
+
+    @abstractmethod
+    def config(self) -> SharedSettings:
+        """The resolved configuration, with `out` set to where it lies now."""
 
     @contextmanager
     def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
@@ -138,11 +132,6 @@ class RunDirectory:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             why = os.strerror(errno.EACCES if existing.is_dir() else errno.ENOTDIR)
             raise BonsaiError(f"Cannot make the run directory {self.path}: {why}: {existing}. Choose another --out.")
-
-    def config(self) -> RunConfig:
-        """The resolved configuration, with `out` set to where it lies now."""
-        values = read_recipe(self.config_path)
-        return RunConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
-from bonsai_core.rundir.directory import RunDirectory
 from bonsai_core.rundir.journal import Journal, Payload
 from bonsai_core.rundir.measurement_cache import Arrays, MeasurementCache
+from bonsai_core.rundir.run_directory import RunDirectory
 
 Result = TypeVar("Result")
 
