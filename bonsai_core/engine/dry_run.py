@@ -69,6 +69,6 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     follows = None
     if adaptation is not None:
         seconds = per_token * adaptation.forward_tokens
-        follows = DryAdaptation(adaptation.config.method, adaptation.course.steps, adaptation.tokens, seconds)
+        follows = DryAdaptation(adaptation.config.method, adaptation.schedule.steps, adaptation.tokens, seconds)
     tokens = job.plan.forward_tokens
     return DryRun(job.table, len(job.plan.targets), tokens, per_token * tokens, follows)
