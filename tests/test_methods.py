@@ -6,7 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,19 @@ import torch
 from conftest import measured
 from transformers import AutoModelForCausalLM
 
-from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
+from bonsai_core import (
+    BonsaiError,
+    Compensator,
+    Registry,
+    Removal,
+    Repair,
+    RunConfig,
+    WeightCompensator,
+    hookimpl,
+    load_model,
+    resume,
+    run,
+)
 from bonsai_core.engine import MeasurementCache
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import round_targets
@@ -24,7 +36,7 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
 RECIPES = [offer.name for offer in Registry().offers("recipe")]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "What does a tree have?", "choices": ["leaves", "wheels", "a long keyboard"], "gold": 0},
     {"question": "What is cut?", "choices": ["water", "a branch"], "gold": 1},
     {"question": "Which one is a number?", "choices": ["seven", "green", "slowly", "of"], "gold": 0},
@@ -123,6 +135,40 @@ def test_bias_repair_replaces_units_by_their_mean(small_run: RunConfig, registry
     assert change["bias"] < 1e-4
 
 
+class Rescaled(WeightCompensator):
+    """Scales what is kept up to the size of what there was."""
+
+    name: ClassVar[str] = "rescaled"
+    changes_weights: ClassVar[bool] = True
+
+    def repair(self, removal: Removal) -> Repair:
+        kept = removal.weight[:, removal.keep]
+        return Repair(weight=kept * (removal.weight.norm() / kept.norm()) if len(kept[0]) else kept)
+
+
+class WeightsAlone:
+    """A plugin with a compensator that reads no text."""
+
+    @hookimpl
+    def bonsai_compensators(self) -> list[type[Compensator]]:
+        return [Rescaled]
+
+
+def test_a_compensator_of_weights_alone_needs_no_pass(small_run: RunConfig, tmp_path: Path) -> None:
+    perplexities: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    for name in ("none", "rescaled"):
+        registry, counter = Registry(), Counter()
+        registry.register(WeightsAlone(), "a notebook")
+        registry.register(counter, "a test")
+        config = settings(small_run, tmp_path / name, prior="magnitude", compensator=name)
+        result = run(config, registry=registry)
+        perplexities[name], tokens[name] = result.report["perplexity"]["pruned"], counter.live
+        assert measured(small_run, result.directory)["perplexity"] == pytest.approx(perplexities[name], rel=1e-4)
+    assert perplexities["rescaled"] != perplexities["none"]
+    assert tokens["rescaled"] == tokens["none"]
+
+
 def test_least_squares_brings_the_model_closer_to_the_dense_one(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
@@ -166,6 +212,7 @@ def test_repaired_sub_models_are_worth_what_repair_makes_of_them(
     for compensator in ("none", "least_squares"):
         config = settings(small_run, tmp_path / compensator, compensator=compensator, prior="wanda")
         run(config, registry=registry)
+        assert config.out is not None
         with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
             rows = dict(database.execute("SELECT key, payload FROM events"))
         values.append([json.loads(rows[f"round-1/submodel-{index}"])["value"] for index in range(config.submodels)])
@@ -204,7 +251,7 @@ def test_choices_are_scored_as_by_hand(
                 expected = sum(float(log_p[t - 1, ids[t]]) for t in range(question.num_given[choice], len(ids)))
                 assert found.log_likelihood[choice] == pytest.approx(expected, rel=1e-5)
             text = job.tokenizer.decode(question.sequences[0][question.num_given[0] :])
-            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}  # type: ignore[union-attr]
+            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}
 
 
 @pytest.mark.parametrize("measures", ["likelihood", "accuracy"])
@@ -316,12 +363,12 @@ def test_fresh_draws_take_other_windows_in_every_round(
         open_job(settings(small_run, tmp_path, resample=resample, prior_samples=4), registry, print)
         for resample in ("common", "fresh")
     )
-    np.testing.assert_array_equal(common.prior_windows(1), common.prior_windows(2))
-    np.testing.assert_array_equal(common.prior_windows(1), fresh.prior_windows(1))
-    first, second = ({tuple(row) for row in fresh.prior_windows(number).tolist()} for number in (1, 2))
+    assert len(common.calibration.prior_RNT) == len(common.calibration.data) == 1
+    np.testing.assert_array_equal(common.calibration.prior_RNT[0], fresh.calibration.prior_RNT[0])
+    first, second = ({tuple(row) for row in windows_NT.tolist()} for windows_NT in fresh.calibration.prior_RNT)
     assert len(first) == len(second) == 4
     assert not first & second
-    assert fresh.data_of(1).sha256 != fresh.data_of(2).sha256
+    assert fresh.calibration.data[0].sha256 != fresh.calibration.data[1].sha256
 
 
 def test_what_is_chosen_by_is_text_of_its_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
