@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
+from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.engine import MeasurementCache
@@ -26,6 +27,7 @@ from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
@@ -374,14 +376,15 @@ def test_what_a_teacher_said_counts_only_where_it_is_whole(
         return StoredTeacher(tmp_path / "teacher", (3, 15, 5), 512)
 
     journal = Journal(tmp_path / "journal.sqlite")
-    stored().compute(passes, windows, journal, lambda done: None)
+    ledger = Ledger(AdaptDirectory(tmp_path), journal, print)
+    stored().compute(passes, windows, ledger)
     assert stored().complete
     file = tmp_path / "teacher" / name
     expected = file.read_bytes()
     file.write_bytes(damage(expected))
     again = stored()
     assert not again.complete
-    again.compute(passes, windows, journal, lambda done: None)
+    again.compute(passes, windows, ledger)
     assert file.read_bytes() == expected
     assert stored().complete
     journal.close()

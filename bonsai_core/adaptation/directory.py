@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Directory, Names
-from bonsai_core.settings.recipe_files import read_recipe
+from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, JournaledDirectory, Names
 
 
 @final
-class AdaptDirectory(Directory):
-    """A run directory of an adaptation.
+class AdaptDirectory(JournaledDirectory):
+    """One adaptation's files.
 
     Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
     saved state, and the curve as SVG and PNG.
@@ -33,15 +32,24 @@ class AdaptDirectory(Directory):
         ),
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.teacher_path = path / "teacher"
-        self.state_path = path / "state.safetensors"
-        self.curve_path = path / "curve"
-
     def config(self) -> AdaptConfig:
-        values = read_recipe(self.config_path)
-        return AdaptConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
+        """The resolved configuration, with `out` set to where it is stored now."""
+        return self._read_config(AdaptConfig)
+
+    @property
+    def teacher_path(self) -> Path:
+        """The folder of what the teacher said."""
+        return self.path / "teacher"
+
+    @property
+    def state_path(self) -> Path:
+        """The last saved state."""
+        return self.path / "state.safetensors"
+
+    @property
+    def curve_path(self) -> Path:
+        """The curve, without the ending of its files."""
+        return self.path / "curve"
 
 
 def is_adaptation(path: Path) -> bool:

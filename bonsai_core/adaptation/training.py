@@ -23,6 +23,7 @@ from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import out_of_memory
+from bonsai_core.upstream import average_over_passes, checkpointing, use_one_gpu
 
 LOWEST_RATE = 0.1
 """Where the cosine ends, as a share of the highest learning rate."""
@@ -31,7 +32,7 @@ SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """An optimiser step that was made.
 
     Attributes:
@@ -58,24 +59,24 @@ def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
 
 def train(
     model: nn.Module,
-    course: Schedule,
+    schedule: Schedule,
     teacher: StoredTeacher | Any | None,
     layers: Sequence[int] | None,
     config: AdaptConfig,
     state_path: Path,
     on_resume: Callable[[int], None],
-    on_step: Callable[[Step], None],
+    on_step: Callable[[TrainingStep], None],
 ) -> None:
     """Make the steps that the saved state does not have behind it.
 
     Args:
         model: as `prepare` made it, on its device.
-        course: what is trained on.
+        schedule: what is trained on.
         teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
         state_path: file of the saved state.
-        on_resume: told how many steps are behind the saved state.
-        on_step: told of every step, before its state is saved.
+        on_resume: receives the number of steps that the saved state has behind it.
+        on_step: receives every step, before its state is saved.
 
     Raises:
         BonsaiError: the loss is not finite, or the device has too little memory.
@@ -91,18 +92,18 @@ def train(
     )
     first = load_state(state_path, parameters, optimizer)
     on_resume(first)
-    if first >= course.steps:
+    if first >= schedule.steps:
         return
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(first + step, course.steps, config)
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(first + step, schedule.steps, config)
     )
     arguments = TrainingArguments(
         output_dir=str(state_path.parent),
-        max_steps=course.steps - first,
+        max_steps=schedule.steps - first,
         per_device_train_batch_size=config.windows_per_pass,
         gradient_accumulation_steps=config.batch_size // config.windows_per_pass,
         max_grad_norm=config.max_grad_norm,
-        **_checkpointing(config),
+        **checkpointing(config.gradient_checkpointing),
         use_cpu=_device(model).type == "cpu",
         seed=config.seed,
         save_strategy="no",
@@ -112,15 +113,15 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=_device(model).type == "cuda",
     )
-    arguments._n_gpu = 1  # or the Trainer would put the model into DataParallel, past which the loss goes
+    use_one_gpu(arguments)
     watch = _Watch(first, parameters, optimizer, config, state_path, on_step)
     uses_cache = causal_lm(model).config.use_cache  # the Trainer switches it off in what will be saved
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=Windows(course, first * config.batch_size),
+        train_dataset=Windows(schedule, first * config.batch_size),
         data_collator=torch.utils.data.default_collate,
-        optimizers=(optimizer, schedule),
+        optimizers=(optimizer, rates),
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
@@ -152,7 +153,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         watch: _Watch,
         first: int,
     ) -> None:
-        self.loss_is_scaled_for_ga = False  # a mean over the windows of one pass
+        average_over_passes(self)  # the loss is a mean over the windows of one pass
         self._config = config
         self._teacher = teacher
         self._layers = layers
@@ -194,8 +195,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 compared_with = [*(after[layer + 1] for layer in self._layers[:-1]), after[-1]]
                 hidden = hidden_loss(output.hidden_states[1:], compared_with)
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
-        weights = {"lm_weight": self._config.lm_weight, "kl_weight": self._config.kl_weight}
-        return token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher, **weights), hidden
+        config = self._config
+        tokens = token_losses(
+            self._head,
+            states_TH,
+            ids_NL[:, 1:].flatten(),
+            teacher,
+            lm_weight=config.lm_weight,
+            kl_weight=config.kl_weight,
+        )
+        return tokens, hidden
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -208,7 +217,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         optimizer: Any,
         config: AdaptConfig,
         state_path: Path,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[TrainingStep], None],
     ) -> None:
         self._first = first
         self._parameters = parameters
@@ -237,7 +246,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
                 f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
                 f"{self._config.highest_rate:g}, or --precision float32."
             )
-        self._on_step(Step(number, means, self._rate, time.monotonic() - self._started))
+        self._on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
         now = time.monotonic()
         pause = 60 * self._config.save_minutes
         due = max(pause, self._saving / SAVING_SHARE) if pause else 0
@@ -245,14 +254,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             save_state(self._state_path, number, self._parameters, self._optimizer)
             self._saved = time.monotonic()
             self._saving = self._saved - now
-
-
-def _checkpointing(config: AdaptConfig) -> dict[str, Any]:
-    """The Trainer's settings for it, by the name that its version has for them."""
-    name = "activation_checkpointing"  # since transformers 5.24
-    if name not in TrainingArguments.__dataclass_fields__:
-        name = "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if config.gradient_checkpointing else {}
 
 
 def _device(model: nn.Module) -> torch.device:

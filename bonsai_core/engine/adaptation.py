@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.curriculum import Curriculum, plan_curriculum
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
-from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.registry.recipes import recipe_settings

@@ -19,6 +19,7 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.events import RunFinished, RunStarted, Stage
 from bonsai_core.model.forward.latency import peak_bytes
 from bonsai_core.model.loading.saved import measured_loss
+from bonsai_core.rundir.arrays import load_array
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.report import build_report
@@ -86,7 +87,8 @@ def _last_selection(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     """The units kept after the last round, which is finished."""
     number = len(job.plan.targets)
     sha256 = ledger.journal[Step("selection", number).key]["sha256"]
-    return ledger.directory.load_array(number, "selection", "keep_U", sha256, kind=np.bool_, length=len(job.table))
+    path = ledger.directory.array_path(number, "selection")
+    return load_array(path, "keep_U", sha256, kind=np.bool_, length=len(job.table))
 
 
 def _save(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> bool:

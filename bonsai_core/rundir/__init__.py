@@ -1,6 +1,6 @@
 """The run directory: configuration, journal, arrays of the rounds, checkpoint, report."""
 
-from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, Directory
+from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory
 from bonsai_core.rundir.files import held, whole_file, whole_folder, write_whole
 from bonsai_core.rundir.identity import refuse_changes, refuse_code
 from bonsai_core.rundir.journal import Journal
@@ -13,8 +13,8 @@ __all__ = [
     "CHECKPOINT_TEMPORARIES",
     "COMMON_FILES",
     "AdaptReport",
-    "Directory",
     "Journal",
+    "JournaledDirectory",
     "Names",
     "RunDirectory",
     "check_disk",

@@ -1,22 +1,16 @@
-"""The names in a run directory, and what is read from it and written to it."""
+"""A directory that one process at a time works in, with a configuration, a journal, a checkpoint and a report."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
-from zipfile import BadZipFile
+from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
@@ -27,23 +21,22 @@ from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import read_report
 from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
+Config = TypeVar("Config", bound=SharedSettings)
 
 
-class Directory(ABC):
-    """The files of a run or an adaptation. See the module `bonsai_core.rundir` for what they are.
+class JournaledDirectory(ABC):
+    """The files of a run or an adaptation.
+
+    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone.
 
     Args:
         path: the directory; it may be a link itself.
-
-    Attributes:
-        CONFIG_NAME: the file of the configuration.
-        REPORT: what report.json holds.
-        NAMES: what is the run's, and may not be a link; anything else in the directory is left alone.
     """
 
     CONFIG_NAME: ClassVar[str]
@@ -56,10 +49,11 @@ class Directory(ABC):
         self.journal_path = path / "journal.sqlite"
         self.model_path = path / "model"
         self.report_path = path / "report.json"
+        self.scratch_path = path / "scratch.partial"
 
     @abstractmethod
     def config(self) -> SharedSettings:
-        """The resolved configuration, with `out` set to where it lies now."""
+        """The resolved configuration, with `out` set to where it is stored now."""
 
     @contextmanager
     def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
@@ -164,55 +158,12 @@ class Directory(ABC):
                 f"make room or mend the permissions, then: bonsai resume {self.path}"
             ) from error
 
-    def save_arrays(self, round_number: int, name: str, **arrays: NDArray[Any]) -> str:
-        """Write arrays of a round atomically and return their sha256, to be journaled."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
-        path = self.array_path(round_number, name)
-        with self.writing(str(path)):
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-    def load_array(
-        self, round_number: int, name: str, array: str, sha256: str, *, kind: type[np.generic], length: int
-    ) -> NDArray[Any]:
-        """One of a round's arrays, which has one dimension.
-
-        Args:
-            sha256: of the file, as the journal has it.
-
-        Raises:
-            BonsaiError: the file is missing, is not what the journal says, or holds no such array.
-        """
-        path = self.array_path(round_number, name)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BonsaiError(f"Cannot read {path}: {error.strerror}. The run cannot be resumed without it.") from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise BonsaiError(
-                f"{path} is not what the journal recorded; the run cannot be resumed with it. Put back a good copy, or "
-                f"start a new run with another --out."
-            )
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                found: NDArray[Any] = arrays[array]
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
-            raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
-        if found.dtype != kind or found.shape != (length,):
-            raise BonsaiError(
-                f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
-                f"belongs to another model, and the run cannot be resumed with it."
-            )
-        return found
-
     def array_path(self, round_number: int, name: str) -> Path:
-        """Where a round's arrays lie."""
+        """Where a round's arrays are stored."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
 
     def tensor_path(self, round_number: int, name: str) -> Path:
-        """Where a folder of a round's tensors lies."""
+        """Where a folder of a round's tensors is stored."""
         return self.path / f"round-{round_number:03d}" / name
 
     def read_report(self) -> Mapping[str, Any]:
@@ -233,6 +184,10 @@ class Directory(ABC):
     def remove_temporaries(self) -> None:
         """Clear what a killed process of this run left half-written."""
         self.NAMES.remove_temporaries(self.path)
+
+    def _read_config(self, schema: type[Config]) -> Config:
+        values = read_recipe(self.config_path)
+        return schema.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
 
     @contextmanager
     def _journal(self, observe: Callable[[Event], None]) -> Iterator[Journal]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
+from bonsai_core.rundir.arrays import load_array, save_arrays
+from bonsai_core.rundir.directory import JournaledDirectory
 from bonsai_core.rundir.journal import Journal, Payload
 from bonsai_core.rundir.measurement_cache import Arrays, MeasurementCache
-from bonsai_core.rundir.run_directory import RunDirectory
 
 Result = TypeVar("Result")
 
@@ -53,7 +54,7 @@ class Ledger:
 
     def __init__(
         self,
-        directory: RunDirectory,
+        directory: JournaledDirectory,
         journal: Journal,
         observe: Callable[[Event], None],
         cache: MeasurementCache | None = None,
@@ -106,6 +107,15 @@ class Ledger:
             self.journal.append(step.key, payload, elapsed_s)
         return self.journal[step.key]
 
+    def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
+        """Keep what a step found that was timed by whoever made it; if it was made before, the first payload stays.
+
+        Raises:
+            BonsaiError: the journal cannot be written.
+        """
+        if step not in self:
+            self.journal.append(step.key, payload, elapsed_s)
+
     def once_with_array(
         self,
         step: Step,
@@ -129,17 +139,19 @@ class Ledger:
             BonsaiError: as for `once`, or the array of a finished step is gone or not what was written.
         """
         computed: Arrays = {}
+        path = self.directory.array_path(step.round, step.name)
 
         def save() -> Payload:
             nonlocal computed
             payload, computed = compute()
-            return {**payload, "sha256": self.directory.save_arrays(step.round, step.name, **computed)}
+            with self.directory.writing(str(path)):
+                return {**payload, "sha256": save_arrays(path, computed)}
 
         payload = self.once(step, save)
         if name in computed:
             return payload, computed[name]
         sha256 = payload["sha256"]
-        return payload, self.directory.load_array(step.round, step.name, name, sha256, kind=kind, length=length)
+        return payload, load_array(path, name, sha256, kind=kind, length=length)
 
     def shared(self, cache_key: Mapping[str, Any] | None, tokens: int, compute: Callable[[], Arrays]) -> Arrays:
         """Arrays that another run may have measured of the same dense model.

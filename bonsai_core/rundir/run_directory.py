@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import final
 
 from bonsai_core.config import RunConfig
-from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, Directory
+from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import RunReport
-from bonsai_core.settings.recipe_files import read_recipe
 
 
 @final
-class RunDirectory(Directory):
-    """A run's directory: beside journal, checkpoint and report `config.yaml`, its rounds, and what was adapted of it.
+class RunDirectory(JournaledDirectory):
+    """One run's files. See the module `bonsai_core.rundir` for what they are.
 
     Args:
-        path: the directory.
+        path: the directory; it may be a link itself.
     """
 
     CONFIG_NAME = "config.yaml"
@@ -34,11 +33,11 @@ class RunDirectory(Directory):
         ),
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.scratch_path = path / "scratch.partial"
-        self.adapted_path = path / "adapted"
-
     def config(self) -> RunConfig:
-        values = read_recipe(self.config_path)
-        return RunConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
+        """The resolved configuration, with `out` set to where it is stored now."""
+        return self._read_config(RunConfig)
+
+    @property
+    def adapted_path(self) -> Path:
+        """Where an adaptation of the run goes."""
+        return self.path / "adapted"

@@ -15,7 +15,7 @@ from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
@@ -34,7 +34,7 @@ def find_source(name: str) -> str:
     """
     if name == "demo":
         return str(demo_model_dir())
-    path = user_path(find_origin(name).source)
+    path = user_path(find_provenance(name).source)
     if path.is_dir():
         _check_directory(path)
         return str(path)
