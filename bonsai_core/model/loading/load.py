@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from bonsai_core.checkpoint.parent import VOCABULARIES
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.loading.checked_config import checked_config
 from bonsai_core.model.loading.lookup import find_source, loading_error, register_checkpoints
 from bonsai_core.model.storage.devices import (
@@ -154,7 +155,7 @@ def _installed(package: str) -> bool:
         return False
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: CausalLM) -> str:
     """sha256 over names, shapes, types and the first values of all parameters: tells two parents apart, cheaply."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
