@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
-from bonsai_core.settings.names import Usable, checked_name
-from bonsai_core.settings.schema import Schema, faults_told, where
-from bonsai_core.settings.strict_yaml import parse
+from bonsai_core.settings.names import Usable
+from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import (
     MOST,
     SMALLEST_STEP,
     ByKind,
     Length,
-    MaxMemory,
     NotNegative,
     Positive,
-    Seed,
     names_split,
 )
-from bonsai_core.units import UnitKind
-
-LARGEST_RECIPE = 2**16
-"""Bytes."""
+from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
 class Choice(BaseModel):
@@ -59,8 +42,10 @@ class Choice(BaseModel):
         return {"name": self.name, **self.options} if self.options else self.name
 
 
-class RunConfig(Schema):
+class RunConfig(LoadingSettings):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
+
+    PATHS = ("model", "dataset", "eval_dataset", "metric_dataset", "adapt")
 
     model: Usable[str] = Field(
         "demo", description="A directory, a run directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct)."
@@ -121,8 +106,6 @@ class RunConfig(Schema):
     )
     sequence_length: Length = Field(256, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
-    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Length = Field(512, description="Tokens per evaluation window.")
     eval_rounds: bool = Field(False, description="Perplexity after every round, not only at the end.")
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
@@ -148,19 +131,6 @@ class RunConfig(Schema):
         "free",
         description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint.",
     )
-    seed: Seed = Field(0, description="Seed of every random draw.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights; auto is the checkpoint's own."
-    )
-    load_in: Literal["full", "8bit", "4bit"] = Field(
-        "full", description="Quantise the model while it is measured (bitsandbytes); what is saved is not quantised."
-    )
-    device_map: Literal["none", "auto"] = Field(
-        "none", description="auto: spread the model over GPU, CPU and disk while it is measured (accelerate)."
-    )
-    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
-    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
     adapt: Usable[str] | None = Field(
         None,
@@ -177,18 +147,17 @@ class RunConfig(Schema):
             raise ValueError(
                 f"sparsity {self.sparsity:g} is less than a unit of any model: give {SMALLEST_STEP} or more"
             )
-        by_kind = self.min_units.items() if isinstance(self.min_units, dict) else [("mlp", self.min_units)]
-        least = [number for kind, number in by_kind if kind != "layer"]
-        if 0 in least and self.shapes == "uniform":
+        by_kind = self.min_units if isinstance(self.min_units, dict) else dict.fromkeys(KINDS_OF_SITE, self.min_units)
+        minimums = [number for kind, number in by_kind.items() if not KINDS_OF_SITE[kind].leaves_with_layer]
+        if 0 in minimums and self.shapes == "uniform":
             raise ValueError("min_units 0 needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "sublayer" in self.units:
             raise ValueError("units sublayer needs shapes free: a stock checkpoint cannot leave out sub-layers")
         if self.shapes == "uniform" and "layer" in self.units and len(self.units) > 1:
             raise ValueError("shapes uniform takes units layer alone, or attention and mlp: not both in one run")
-        if {"attention", "query"} <= set(self.units):
-            raise ValueError("units attention or query, not both: they are the same parameters in two ways")
-        if {"experts", "expert_width"} <= set(self.units):
-            raise ValueError("units experts or expert_width, not both: they are the same parameters in two ways")
+        for kind, other in ((kind, facts.replaces) for kind, facts in KINDS_OF_SITE.items()):
+            if kind in self.units and other in self.units:
+                raise ValueError(f"units {other} or {kind}, not both: they are the same parameters in two ways")
         if self.max_memory is not None and self.device_map != "auto":
             raise ValueError("max_memory limits what device_map auto may use; it is none here")
         if len(set(self.units)) < len(self.units):
@@ -199,20 +168,6 @@ class RunConfig(Schema):
             )
         return self
 
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any], origin: str) -> RunConfig:
-        """A configuration from parsed YAML or options.
-
-        Raises:
-            BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
-        """
-        return validated(cls, values, origin)
-
-    @property
-    def frozen(self) -> bool:
-        """Whether weights cannot be changed in memory, because they are quantised or elsewhere."""
-        return self.load_in != "full" or self.device_map == "auto"
-
     @property
     def saved_as(self) -> Literal["free", "uniform"]:
         """The shapes of the checkpoint: where only whole layers leave, all those left are of the stock model's."""
@@ -222,61 +177,3 @@ class RunConfig(Schema):
     def stock(self) -> bool:
         """Whether the checkpoint is one of the stock class."""
         return self.saved_as != "free"
-
-    def decisive(self) -> dict[str, Any]:
-        """All settings that decide the result, as plain data: everything but where it is written."""
-        return self.model_dump(mode="json", exclude={"out"})
-
-    def to_yaml(self) -> str:
-        """The configuration as a recipe that reproduces it."""
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
-
-
-Settings = TypeVar("Settings", bound=Schema)
-
-
-def validated(schema: type[Settings], values: dict[str, Any], origin: str) -> Settings:
-    """Settings from parsed YAML or options.
-
-    Raises:
-        BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
-    """
-
-    def told(row: Any, words: str) -> str:
-        if row["type"] == "extra_forbidden":
-            return str(UnknownNameError("setting", where(row), schema.model_fields))
-        return f"{where(row)}: {words}" if row["loc"] else words
-
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise BonsaiError(f"{shortened(origin)}: {faults_told(error, told)}") from None
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """A recipe file as a mapping of field names to values.
-
-    Raises:
-        BonsaiError: the file is missing, is too large for a recipe, is not YAML as recipes use it, or not a mapping.
-    """
-    checked_name(str(path), "recipe")
-    try:
-        values = parse(_content(path))
-    except OSError as error:
-        raise BonsaiError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except ValueError as error:  # of the decoder too, where it is not UTF-8
-        raise BonsaiError(f"The recipe {path} cannot be read as YAML in UTF-8: {shortened(str(error))}") from None
-    if not isinstance(values, dict):
-        raise BonsaiError(f"The recipe {path} must be a mapping of settings, like `sparsity: 0.2`.")
-    return values
-
-
-def _content(path: Path) -> str:
-    """The text of a file; a pipe would block, and a device may never end."""
-    if path.exists() and not path.is_file():
-        raise BonsaiError(f"The recipe {path} is not a file. Give a YAML file, or the name of a recipe.")
-    with path.open("rb") as file:
-        data = file.read(LARGEST_RECIPE + 1)
-    if len(data) > LARGEST_RECIPE:
-        raise BonsaiError(f"The recipe {path} is larger than {LARGEST_RECIPE:,} bytes, which no recipe needs.")
-    return data.decode("utf-8-sig")

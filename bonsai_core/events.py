@@ -1,4 +1,8 @@
-"""What observers are told while a run goes on."""
+"""What observers receive while a run, an adaptation or an evaluation goes on.
+
+A public module: a plugin's `bonsai_observe` may import it. Later versions may add events, and fields with defaults to
+those that there are.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +142,7 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class CurvePoint(Event):
-    """Perplexity after so many steps of an adaptation; None: not finite."""
+    """Perplexity after `step` steps of an adaptation; None: not finite."""
 
     step: int
     steps: int

@@ -27,48 +27,61 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def bonsai_priors() -> Sequence[type[Prior]]:  # type: ignore[empty-body]
-    """Prior classes: a cheap score per unit. Called once, when plugins are loaded."""
+    """Subclasses of `WeightPrior`, `InputPrior`, `LayerPrior` or `MomentPrior`: a cheap score per unit.
+
+    Called once, when plugins are loaded.
+    """
 
 
 @hookspec
 def bonsai_samplers() -> Sequence[type[Sampler]]:  # type: ignore[empty-body]
-    """Sampler classes: which sub-models to measure. Called once, when plugins are loaded."""
+    """Subclasses of `Sampler`: which sub-models to measure. Called once, when plugins are loaded."""
 
 
 @hookspec
 def bonsai_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
-    """Metric classes: how good a sub-model is. Called once, when plugins are loaded."""
+    """Subclasses of `Metric`, `TokenMetric` or `ChoiceMetric`: how good a sub-model is.
+
+    Called once, when plugins are loaded.
+    """
 
 
 @hookspec
 def bonsai_estimators() -> Sequence[type[Estimator]]:  # type: ignore[empty-body]
-    """Estimator classes: from measurements to importances. Called once, when plugins are loaded."""
+    """Subclasses of `Estimator`: from measurements to importances. Called once, when plugins are loaded."""
 
 
 @hookspec
 def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
-    """Family declarations: where a model family keeps its units. Called once, when plugins are loaded."""
+    """Instances of `Family`: where a model family keeps its units. Called once, when plugins are loaded."""
 
 
 @hookspec
 def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
-    """Compensator classes: repair after removal. Called once, when plugins are loaded."""
+    """Subclasses of `WeightCompensator`, `InputCompensator` or `MomentCompensator`: repair after removal.
+
+    Called once, when plugins are loaded.
+    """
 
 
 @hookspec
 def bonsai_recipes() -> Sequence[Recipe]:  # type: ignore[empty-body]
-    """Named settings for ``--config``. Called once, when plugins are loaded."""
+    """Instances of `Recipe`: named settings for ``--config``. Called once, when plugins are loaded."""
 
 
 @hookspec
 def bonsai_adaptations() -> Sequence[Recipe]:  # type: ignore[empty-body]
-    """Named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``. Called once, when plugins are loaded."""
+    """Instances of `Recipe`: named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``.
+
+    Called once, when plugins are loaded.
+    """
 
 
 @hookspec
 def bonsai_observe(event: Event) -> None:
-    """Called for every event of a run, in order, in the run's own thread.
+    """Called for every event of a run, a sweep, an adaptation or an evaluation, in order, in its own thread.
 
-    For progress, logging and trackers. An exception raised here stops the run (its journal stays whole), so an
-    observer that may fail should handle that itself.
+    For progress, logging and trackers. The events are the classes of `bonsai_core.events`, which is public; switch on
+    their type, and ignore what you do not know. An exception raised here stops the run (its journal stays intact),
+    so an observer that may fail should handle that itself.
     """

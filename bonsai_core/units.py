@@ -5,7 +5,7 @@ Shape legend used throughout the project: U units, M sub-models, S sites.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,6 +16,40 @@ from numpy.typing import NDArray
 SiteKind = Literal["attention", "query", "mlp", "experts", "expert_width", "layer"]
 UnitKind = Literal["attention", "query", "mlp", "experts", "expert_width", "sublayer", "layer"]
 """What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
+
+
+@dataclass(frozen=True)
+class KindOfSite:
+    """What holds for all sites of a kind, whatever the model. What they are physically is said in `model.sites`.
+
+    Attributes:
+        has_output: there is an output projection that reads the units' channels.
+        in_mixture: the units are those of a mixture of experts.
+        leaves_with_layer: the units leave only with all of their layer, and priors do not score them.
+        replaces: the kind whose parameters are divided into units in another way where this kind is asked for.
+        multiple: numbers of units are multiples of this, unless the user names the kind.
+        follows_round_to: they are multiples of a `round_to` that names no kind, too.
+        limited_by_stock: the stock class of a family accepts only some numbers of units.
+    """
+
+    has_output: bool = False
+    in_mixture: bool = False
+    leaves_with_layer: bool = False
+    replaces: SiteKind | None = None
+    multiple: int = 1
+    follows_round_to: bool = False
+    limited_by_stock: bool = False
+
+
+KINDS_OF_SITE: Mapping[SiteKind, KindOfSite] = {
+    "attention": KindOfSite(has_output=True, limited_by_stock=True),
+    "query": KindOfSite(has_output=True, limited_by_stock=True, replaces="attention"),
+    "mlp": KindOfSite(has_output=True, follows_round_to=True),
+    "experts": KindOfSite(in_mixture=True),
+    # Grouped matrix products want rows of a multiple of 16 bytes, in half precision too.
+    "expert_width": KindOfSite(in_mixture=True, replaces="experts", multiple=8, follows_round_to=True),
+    "layer": KindOfSite(leaves_with_layer=True),
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +86,22 @@ class Site:
     @property
     def has_output(self) -> bool:
         """Whether there is an output projection that reads the units' channels."""
-        return self.kind in ("attention", "query", "mlp")
+        return KINDS_OF_SITE[self.kind].has_output
 
     @property
     def in_mixture(self) -> bool:
         """Whether its units are those of a mixture of experts."""
-        return self.kind in ("experts", "expert_width")
+        return KINDS_OF_SITE[self.kind].in_mixture
+
+    @property
+    def leaves_with_layer(self) -> bool:
+        """Whether its units leave only with all of the layer, and priors do not score them."""
+        return KINDS_OF_SITE[self.kind].leaves_with_layer
+
+    @property
+    def limited_by_stock(self) -> bool:
+        """Whether the stock class of a family accepts only some numbers of its units."""
+        return KINDS_OF_SITE[self.kind].limited_by_stock
 
     @property
     def units(self) -> slice:
@@ -80,6 +124,11 @@ class Whole:
     kind: Literal["sublayer", "layer"]
     layer: int
     units: NDArray[np.int64]
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a layer rather than a sub-layer."""
+        return self.kind == "layer"
 
 
 @dataclass(frozen=True)
@@ -115,12 +164,12 @@ class UnitTable:
     @cached_property
     def scored_U(self) -> NDArray[np.bool_]:
         """Units that priors score, bool [U]: all but what belongs to layers alone."""
-        return np.concatenate([np.full(s.num_units, s.kind != "layer") for s in self.sites])
+        return np.concatenate([np.full(s.num_units, not s.leaves_with_layer) for s in self.sites])
 
     @cached_property
     def layer_sites(self) -> dict[int, Site]:
         """By layer, the site of what leaves only with the layer; empty where layers cannot leave."""
-        return {site.layer: site for site in self.sites if site.kind == "layer"}
+        return {site.layer: site for site in self.sites if site.leaves_with_layer}
 
     def layer_stays(self, layer: int, keep_U: NDArray[np.bool_]) -> bool:
         """Whether the keep vector leaves a layer in its place."""
@@ -143,6 +192,11 @@ class UnitTable:
     def keep_all(self) -> NDArray[np.bool_]:
         """A fresh keep vector of the dense model, bool [U], all True."""
         return np.ones(len(self), dtype=bool)
+
+    def params_of(self, units: NDArray[np.int64]) -> int:
+        """Parameters that units free which leave together, the last ones of each of their sites."""
+        rest: int = sum(self.sites[site].rest_params for site in np.flatnonzero(np.bincount(self.site_U[units])))
+        return int(self.cost_U[units].sum()) + rest
 
     def removed_params(self, keep_U: NDArray[np.bool_]) -> int:
         """Parameters that the keep vector removes."""

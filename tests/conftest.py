@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Pr
 from bonsai_core import EvalConfig, Registry, RunConfig, evaluate, hookimpl
 from bonsai_core.contracts import Family
 from bonsai_core.events import Event
-from bonsai_core.model.structure.unit_table import find_family
+from bonsai_core.model.structure.declared import find_family
 from bonsai_core.sources import load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PICOS, VOCABULARY, Listener, Pico, StoppedError, Stopper, family_of
+from numpy.typing import NDArray
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -22,22 +24,23 @@ from bonsai_core import (
     BonsaiError,
     Registry,
     RunConfig,
+    RunResult,
     adapt,
+    dry_run,
     load_model,
     resume,
     run,
 )
-from bonsai_core.adaptation.lifecycle import resume_adaptation
+from bonsai_core.adaptation.job import open_adaptation
 from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, token_losses, top_kl, whole_kl
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
-from bonsai_core.adaptation.workspace import open_adaptation
-from bonsai_core.engine import dry_run
-from bonsai_core.events import AdaptationStarted, CurvePoint, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import Journal
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.ledger import Ledger
 
 TOKENS, HIDDEN, TOP = 11, 6, 5
 
@@ -66,11 +69,11 @@ def configured(pruned: Path, out: Path, **settings: Any) -> AdaptConfig:
     return AdaptConfig.model_validate({**base, "model": str(pruned), "out": out, **settings})
 
 
-def weights(result: AdaptResult) -> bytes:
+def weights(result: RunResult | AdaptResult) -> bytes:
     return (result.model_path / "model.safetensors").read_bytes()
 
 
-def files_of(result: AdaptResult) -> dict[str, bytes]:
+def files_of(result: RunResult | AdaptResult) -> dict[str, bytes]:
     """All of the checkpoint but the note where it comes from."""
     return {path.name: path.read_bytes() for path in result.model_path.iterdir() if path.name != "bonsai.json"}
 
@@ -144,16 +147,28 @@ class TestLoss:
 
 
 class TestTeacher:
-    def passes(self, pico_directory: Path) -> Passes:
-        return Passes(load_model(str(pico_directory), device="cpu"), 2, print)
+    def passes(self, pico_directory: Path, on_tokens: Callable[[int], None] | None = None) -> Passes:
+        return Passes(load_model(str(pico_directory), device="cpu"), 2, print, on_tokens)
 
     def stored(self, folder: Path) -> StoredTeacher:
         return StoredTeacher(folder / "teacher", (5, 15, TOP), VOCABULARY)
 
+    def compute(
+        self,
+        stored: StoredTeacher,
+        passes: Passes,
+        windows: NDArray[np.int64],
+        folder: Path,
+        observe: Callable[[Event], None],
+    ) -> None:
+        directory = RunDirectory(folder)
+        with directory.reopen(observe) as journal:
+            stored.compute(passes, windows, Ledger(directory, journal, observe))
+
     def test_what_is_stored_is_what_it_says_to_half_precision(self, pico_directory: Path, tmp_path: Path) -> None:
         windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
         passes, stored = self.passes(pico_directory), self.stored(tmp_path)
-        stored.compute(passes, windows, Journal(tmp_path / "journal.sqlite"), lambda done: None)
+        self.compute(stored, passes, windows, tmp_path, lambda event: None)
         chosen = torch.tensor([3, 1])
         found = stored.tokens(chosen, torch.device("cpu"))
         with torch.no_grad():
@@ -167,25 +182,19 @@ class TestTeacher:
     def test_it_goes_on_where_it_was_stopped(self, pico_directory: Path, tmp_path: Path) -> None:
         windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
         files = []
-        for name, stop in (("whole", 5), ("stopped", 2)):
+        for name in ("whole", "stopped"):
             folder = tmp_path / name
             folder.mkdir()
-            seen: list[int] = []
-
-            def progress(done: int, seen: list[int] = seen, stop: int = stop) -> None:
-                seen.append(done)
-                if done == stop < 5:
-                    raise StoppedError
-
             if name == "stopped":
+                stopper = Stopper(lambda event: isinstance(event, Journaled) and event.key == "teacher/0")
+                passes, stored = self.passes(pico_directory), self.stored(folder)
                 with pytest.raises(StoppedError):
-                    self.stored(folder).compute(
-                        self.passes(pico_directory), windows, Journal(folder / "journal.sqlite"), progress
-                    )
-            passes, rows = self.passes(pico_directory), Journal(folder / "journal.sqlite")
-            begun: list[int] = []
-            self.stored(folder).compute(passes, windows, rows, begun.append)
-            assert begun[0] == (2 if name == "stopped" else 0)
+                    self.compute(stored, passes, windows, folder, stopper.bonsai_observe)
+            listener, tokens = Listener(), list[int]()
+            passes = self.passes(pico_directory, tokens.append)
+            self.compute(self.stored(folder), passes, windows, folder, listener.bonsai_observe)
+            replayed = [event.tokens for event in listener.events if isinstance(event, TokensDone) and event.replayed]
+            assert (sum(replayed), sum(tokens)) == ((2 * 16, 3 * 16) if name == "stopped" else (0, 5 * 16))
             files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.bin", "log_p.bin")])
         assert files[0] == files[1]
 
@@ -238,7 +247,7 @@ class TestMethods:
         assert sorted(trained) == sorted(linear.in_features for linear in outputs)
 
     def test_what_cannot_be_trained_is_refused_before_any_work(
-        self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+        self, registry: Registry, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
     ) -> None:
         for name, settings, message in (
             ("bloom", {"method": "scales"}, "declared model family"),
@@ -252,7 +261,7 @@ class TestMethods:
                 next(pico for pico in PICOS if pico.family == name).build().save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             with pytest.raises(BonsaiError, match=message):
-                open_adaptation(configured(folder, tmp_path / "out", **settings), print)
+                open_adaptation(configured(folder, tmp_path / "out", **settings), registry, print)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +286,7 @@ def test_a_resume_in_the_middle_reaches_the_same_weights(
         adapt(configured(pruned, tmp_path / "stopped", **settings), registry=stopping)
     listening, listener = Registry(), Listener()
     listening.register(listener, "the listener")
-    resumed = resume_adaptation(tmp_path / "stopped", registry=listening)
+    resumed = resume(tmp_path / "stopped", registry=listening)
     assert weights(resumed) == weights(whole)
     steps = [event.step for event in listener.events if isinstance(event, StepDone)]
     assert steps == [4, 5, 6]  # the fourth step was made, and its state not saved
@@ -294,10 +303,10 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     stopping.register(Stopper(lambda event: isinstance(event, Journaled) and event.key == key), "the stopper")
     with pytest.raises(StoppedError):
         adapt(configured(pruned, tmp_path / "stopped", save_minutes=9), registry=stopping)
-    resumed = resume_adaptation(tmp_path / "stopped", registry=registry)
+    resumed = resume(tmp_path / "stopped", registry=registry)
     assert files_of(resumed) == files_of(whole)
     assert resumed.report["losses"] == whole.report["losses"]
-    assert resume_adaptation(tmp_path / "stopped", registry=registry).report == resumed.report
+    assert resume(tmp_path / "stopped", registry=registry).report == resumed.report
     assert sorted(path.name for path in resumed.directory.iterdir() if not path.name.startswith(".")) == [
         "adapt.yaml", "curve.png", "curve.svg", "journal.sqlite", "model", "report.json",
     ]  # fmt: skip
@@ -308,13 +317,13 @@ def test_what_is_lost_is_made_again(pruned: Path, registry: Registry, tmp_path: 
     whole = adapt(configured(pruned, tmp_path / "whole"), registry=registry)
     expected = files_of(whole)
     (whole.model_path / "model.safetensors").unlink()
-    assert files_of(resume_adaptation(whole.directory, registry=registry)) == expected
+    assert files_of(resume(whole.directory, registry=registry)) == expected
     stopping = Registry()
     stopping.register(Stopper(after_step(2)), "the stopper")
     with pytest.raises(StoppedError):
         adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
     shutil.rmtree(tmp_path / "stopped/teacher")
-    assert files_of(resume_adaptation(tmp_path / "stopped", registry=registry)) == expected
+    assert files_of(resume(tmp_path / "stopped", registry=registry)) == expected
 
 
 @pytest.mark.parametrize("step", [None, 1, 4, 6])
@@ -328,7 +337,7 @@ def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path, step: int |
             adapt(configured(pruned, tmp_path / "out"), registry=stopping)
     listening, listener = Registry(), Listener()
     listening.register(listener, "the listener")
-    resume_adaptation(tmp_path / "out", registry=listening)
+    resume(tmp_path / "out", registry=listening)
     (promised,) = [event.forward_tokens for event in listener.events if isinstance(event, AdaptationStarted)]
     assert sum(event.tokens for event in listener.events if isinstance(event, TokensDone)) == promised
 
@@ -361,7 +370,7 @@ def test_a_damaged_state_is_told_of(pruned: Path, tmp_path: Path) -> None:
         adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
     (tmp_path / "stopped/state.safetensors").write_bytes(b"nonsense")
     with pytest.raises(BonsaiError, match="Delete it to begin the training anew"):
-        resume_adaptation(tmp_path / "stopped")
+        resume(tmp_path / "stopped")
 
 
 def test_what_comes_out_loads_like_what_went_in(pruned: Path, registry: Registry, tmp_path: Path) -> None:
@@ -487,9 +496,8 @@ def test_a_run_can_be_adapted_in_one_go(small_run: RunConfig, registry: Registry
     stopping.register(Stopper(after_step(2)), "the stopper")
     with pytest.raises(StoppedError):
         run(config.model_copy(update={"out": tmp_path / "stopped"}), registry=stopping)
-    from bonsai_core import resume
-
     resumed = resume(tmp_path / "stopped", registry=registry)
+    assert isinstance(resumed, RunResult)
     assert resumed.adapted is not None
     assert weights(resumed.adapted) == weights(whole.adapted)
 

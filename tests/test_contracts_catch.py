@@ -19,20 +19,32 @@ from bonsai_core import (
     Estimator,
     Family,
     Fit,
+    InputCompensator,
+    InputPrior,
     Measurements,
-    Prior,
     Registry,
+    Removal,
+    Repair,
     Sampler,
     SampleRequest,
     SiteView,
+    Statistic,
     TokenMetric,
+    WeightPrior,
     token_nll,
 )
-from bonsai_core.testing import EstimatorContract, FamilyContract, PriorContract, SamplerContract, TokenMetricContract
+from bonsai_core.testing import (
+    CompensatorContract,
+    EstimatorContract,
+    FamilyContract,
+    PriorContract,
+    SamplerContract,
+    TokenMetricContract,
+)
 from bonsai_core.testing.component import ComponentContract
 
 
-class BatchMean(Prior):
+class BatchMean(InputPrior):
     """A mean, where a sum is asked for."""
 
     name: ClassVar[str] = "batch-mean"
@@ -40,22 +52,20 @@ class BatchMean(Prior):
     def accumulate(self, inputs: Tensor) -> Tensor:
         return inputs.abs().mean(dim=0)
 
-    def score(self, site: SiteView) -> Tensor:
-        assert site.total is not None
-        return site.total.mean(dim=-1)
+    def score(self, site: SiteView, statistic: Statistic) -> Tensor:
+        return statistic.total.mean(dim=-1)
 
 
-class Positional(Prior):
+class Positional(WeightPrior):
     """Scores by position, and signed."""
 
     name: ClassVar[str] = "positional"
-    needs_data: ClassVar[bool] = False
 
     def score(self, site: SiteView) -> Tensor:
         return torch.linspace(-1, 1, site.weight.shape[1]) + torch.rand(1)
 
 
-class InPlace(Prior):
+class InPlace(InputPrior):
     """Saves memory at the model's expense, and squares without a wide type."""
 
     name: ClassVar[str] = "in-place"
@@ -63,9 +73,21 @@ class InPlace(Prior):
     def accumulate(self, inputs: Tensor) -> Tensor:
         return inputs.abs_().half().square().sum(dim=0)
 
-    def score(self, site: SiteView) -> Tensor:
-        assert site.total is not None
-        return site.total.mean(dim=-1)
+    def score(self, site: SiteView, statistic: Statistic) -> Tensor:
+        return statistic.total.mean(dim=-1)
+
+
+class Overstated(InputCompensator):
+    """Adds twice what was lost, announces nothing, and writes into what it was given."""
+
+    name: ClassVar[str] = "overstated"
+
+    def accumulate(self, inputs: Tensor) -> Tensor:
+        return inputs.sum(dim=0)
+
+    def repair(self, removal: Removal, statistic: Statistic) -> Repair:
+        lost = statistic.total.div_(statistic.num_tokens)
+        return Repair(bias=2.5 * removal.weight.flatten(1) @ lost.flatten().to(removal.weight.dtype))
 
 
 class Careless(Sampler):
@@ -107,6 +129,10 @@ BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (PriorContract, Positional(), "the_same_seed_gives_the_same_scores"),
     (PriorContract, InPlace(), "what_it_is_given_is_not_changed"),
     (PriorContract, InPlace(), "the_extremes_of_half_precision_stay_finite"),
+    (CompensatorContract, Overstated(), "what_is_not_announced_is_not_given"),
+    (CompensatorContract, Overstated(), "what_it_is_given_is_not_changed"),
+    (CompensatorContract, Overstated(), "keeping_all_changes_nothing"),
+    (CompensatorContract, Overstated(), "repair_never_moves_the_output_further_away"),
     (SamplerContract, Careless(), "keep_vectors_and_groups_have_the_shapes_and_types_asked_for"),
     (SamplerContract, Careless(), "dead_units_stay_dead"),
     (SamplerContract, Careless(), "every_site_keeps_its_smallest_number_of_units"),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Pico, with_token_beyond
+from conftest import Listener, Pico, with_token_beyond
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import (
@@ -60,9 +60,10 @@ def pruned(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.Te
 
 def measured(small_run: RunConfig, models: Sequence[Path | str], **settings: Any) -> tuple[dict[str, Any], list[Event]]:
     base = {"dataset": small_run.eval_dataset, "eval_samples": 2, "eval_sequence_length": 64, "device": "cpu"}
-    events: list[Event] = []
     config = EvalConfig.model_validate({**base, "models": [str(model) for model in models], **settings})
-    return evaluate(config, events.append), events
+    registry, listener = Registry(), Listener()
+    registry.register(listener, "a test")
+    return evaluate(config, registry=registry), listener.events
 
 
 def test_the_dense_model_is_beside_the_pruned_and_the_adapted_one(

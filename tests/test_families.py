@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.contracts.metric import token_kl, token_nll
-from bonsai_core.engine.setup import open_workspace
+from bonsai_core.engine.setup import open_job
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.lookup import register_checkpoints
 from bonsai_core.model.recognition.laws import logits
@@ -116,9 +116,9 @@ def test_windows_of_gemma_begin_with_the_bos_token(
         parent = tmp_path / model_type
         next(pico for pico in ONE_OF_EACH if pico.family == model_type).build().save_pretrained(parent)
         speaking.save_pretrained(parent)
-        work = open_workspace(small_run.model_copy(update={"model": str(parent)}), registry, print)
-        drawn = work.calibration
-        for windows_NT in (drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.held_out_NT, work.evaluation_NT):
+        job = open_job(small_run.model_copy(update={"model": str(parent)}), registry, print)
+        drawn = job.calibration
+        for windows_NT in (drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.held_out_NT, job.evaluation_NT):
             assert bool((windows_NT[:, 0] == speaking.bos_token_id).all()) == begins
             assert windows_NT.shape[1] in (small_run.sequence_length, small_run.eval_sequence_length)
         rows = [Row("Is it?", ("Yes", "No"), 0)]
@@ -136,7 +136,7 @@ def test_learned_positions_are_no_fewer_than_tokens(
     tokenizer.save_pretrained(tmp_path)
     too_long = small_run.model_copy(update={"model": str(tmp_path), "eval_sequence_length": 300})
     with pytest.raises(BonsaiError, match="longer than the 256 positions"):
-        open_workspace(too_long, registry, print)
+        open_job(too_long, registry, print)
     with pytest.raises(BonsaiError, match="longer than the 256 positions"):
         measured(too_long, tmp_path)
 

@@ -34,9 +34,9 @@ from bonsai_core.engine.lifecycle import RunResult
 from bonsai_core.events import Journaled, Warned
 from bonsai_core.model.loading.load import load_model
 from bonsai_core.model.recognition.laws import logits
-from bonsai_core.model.storage.frozen import FrozenSubject
+from bonsai_core.model.sites.table import unit_table
+from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.storage.weight_files import WeightFiles
-from bonsai_core.model.structure.unit_table import unit_table
 from bonsai_core.model.subject import Subject
 
 # Biases, fused and interleaved projections, tied and renamed weights, an MLP without a module.
@@ -132,7 +132,7 @@ def test_masks_of_offloaded_experts_give_what_they_give_in_memory(
     family = family_of(registry, pico)
     usual, table = Subject(pico.build(), family, units=units), unit_table(pico.build(), family, units)
     model = cpu_offload(load_model(str(parent)), execution_device=torch.device("cpu"))
-    frozen = FrozenSubject(model, family, table, WeightFiles(parent, model))
+    frozen = Subject(model, family, table=table, storage=Elsewhere(model, family, WeightFiles(parent, model)))
     dense, dense_there = logits(usual.model), logits(frozen.model)
     torch.testing.assert_close(dense_there, dense)
     keep_U = table.keep_all()

@@ -23,7 +23,6 @@ from bonsai_core import BonsaiError, EvalConfig, Registry, RunConfig, resume, ru
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli import settings as command_line
 from bonsai_core.cli.main import cli
-from bonsai_core.config import validated
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.errors import LONGEST_MESSAGE
 from bonsai_core.events import Journaled
@@ -88,7 +87,7 @@ SETTINGS = st.dictionaries(st.one_of(st.sampled_from(FIELDS), TEXTS), VALUES, ma
 def test_settings_become_a_configuration_or_a_message(schema: Any, values: dict[str, Any]) -> None:
     usual = {"models": ["demo"]} if schema is EvalConfig else {"model": "demo"}
     with answered():
-        validated(schema, {**usual, **values}, "settings")
+        schema.from_mapping({**usual, **values}, "settings")
 
 
 @fuzzed(70)

@@ -19,15 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.adaptation.lifecycle import resume_adaptation
+from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.config import read_recipe
-from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, held
+from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.runner import run_sweep
 
@@ -83,7 +84,7 @@ def test_no_link_of_a_directory_is_followed(tmp_path: Path, name: str, target: s
     (directory / name).unlink(missing_ok=True)
     (directory / name).symlink_to(elsewhere / target)
     with pytest.raises(BonsaiError, match="is a symbolic link to") as caught:
-        (resume_adaptation if adaptation else resume)(directory)
+        resume(directory)
     assert str(directory / name) in str(caught.value)
     assert str(elsewhere / target) in str(caught.value)
     assert sorted(path.name for path in elsewhere.rglob("*")) == ["file", "folder"]
@@ -147,6 +148,7 @@ def test_the_directory_itself_may_be_a_link_and_what_is_not_ours_stays(
     (tmp_path / "link").symlink_to(real)
     theirs = ["mine.partial/x", "round-001/mine.partial", "round-001-notes/prior.npz.partial", ".mine.previous/x"]
     ours = ["report.json.partial", "scratch.partial/x", "round-002/repair.partial/x", ".model.previous/x"]
+    ours += ["round-001/.repair.partial/x", "round-001/.repair.previous/x"]
     for name in theirs + ours:
         (real / name).parent.mkdir(parents=True, exist_ok=True)
         (real / name).touch()
@@ -374,14 +376,15 @@ def test_what_a_teacher_said_counts_only_where_it_is_whole(
         return StoredTeacher(tmp_path / "teacher", (3, 15, 5), 512)
 
     journal = Journal(tmp_path / "journal.sqlite")
-    stored().compute(passes, windows, journal, lambda done: None)
+    ledger = Ledger(AdaptDirectory(tmp_path), journal, print)
+    stored().compute(passes, windows, ledger)
     assert stored().complete
     file = tmp_path / "teacher" / name
     expected = file.read_bytes()
     file.write_bytes(damage(expected))
     again = stored()
     assert not again.complete
-    again.compute(passes, windows, journal, lambda done: None)
+    again.compute(passes, windows, ledger)
     assert file.read_bytes() == expected
     assert stored().complete
     journal.close()
@@ -415,12 +418,12 @@ def test_a_saved_state_is_put_back_whole_or_refused(tmp_path: Path, damage: Any)
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_runs_share_is_computed_again_where_it_is_damaged(tmp_path: Path, damage: Any) -> None:
-    shared = SharedMeasurements(tmp_path)
-    assert not shared.once({"of": 1}, lambda: {"value": np.arange(9.0)}).found
+    cache = MeasurementCache(tmp_path)
+    assert not cache.once({"of": 1}, lambda: {"value": np.arange(9.0)}).hit
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
-    again = shared.once({"of": 1}, lambda: {"value": np.arange(9.0)})
-    assert not again.found
+    again = cache.once({"of": 1}, lambda: {"value": np.arange(9.0)})
+    assert not again.hit
     assert np.array_equal(again.arrays["value"], np.arange(9.0))
 
 

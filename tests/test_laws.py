@@ -21,14 +21,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-from bonsai_core import BonsaiError, Compensator, Prior, Registry, Repair, TokenMetric
+from bonsai_core import (
+    BonsaiError,
+    Compensator,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    Prior,
+    Registry,
+    Repair,
+    TokenMetric,
+)
 from bonsai_core.config import Choice
 from bonsai_core.model.forward.moments import collect_moments
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
 from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.storage.memory import release
-from bonsai_core.model.structure.unit_table import decoder_layers
+from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site
@@ -229,11 +239,11 @@ def test_biases_are_priced(registry: Registry) -> None:
 
 
 def totals_of(
-    subject: Subject, passes: Passes, observer: Prior | Compensator, keep_U: NDArray[np.bool_]
+    subject: Subject, passes: Passes, reader: Prior | Compensator, keep_U: NDArray[np.bool_]
 ) -> dict[str, Tensor]:
-    """By site name, what a prior or compensator watches."""
-    if observer.watches != "moments":
-        return input_totals(subject, passes, observer, windows(), keep_U)
+    """By site name, what a prior or compensator reads of the text."""
+    if isinstance(reader, InputPrior | LayerPrior | InputCompensator):
+        return input_totals(subject, passes, reader, windows(), keep_U)
     totals: dict[str, Tensor] = {}
     collect_moments(subject, passes, windows(), keep_U, lambda site, moments: totals.update({site.name: moments}))
     return totals
@@ -457,7 +467,7 @@ def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
     rows = _rows(subject, site, ids_NT)
     expected = np.linalg.lstsq(rows[:, 3:], rows @ weight.T, rcond=None)[0].T
     moments = torch.from_numpy(rows.T @ rows).float()
-    repair = site_repair(subject, compensator, moments, len(rows), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
+    repair = site_repair(subject, compensator, {site.name: moments}, len(rows), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
     assert repair.weight is not None
     np.testing.assert_allclose(repair.weight.flatten(1).numpy(), expected, atol=1e-2 * np.abs(expected).max())
 
@@ -472,9 +482,7 @@ def _repairs(subject: Subject, compensator: Compensator, keep_U: NDArray[np.bool
     """What every site that loses units gets, from statistics of the dense model."""
     totals = totals_of(subject, quiet(subject.model), compensator, subject.table.keep_all())
     return {
-        site.name: site_repair(
-            subject, compensator, totals[site.name], windows().size, site, subject.table.keep_all(), keep_U
-        )
+        site.name: site_repair(subject, compensator, totals, windows().size, site, subject.table.keep_all(), keep_U)
         for site in with_output(subject)
         if not keep_U[site.units].all()
     }

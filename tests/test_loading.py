@@ -33,15 +33,15 @@ from bonsai_core import (
     hookimpl,
     load_model,
     resume,
-    resume_adaptation,
     run,
 )
 from bonsai_core.engine.repairs import Repairs
-from bonsai_core.engine.round_statistics import RoundStatistics
-from bonsai_core.engine.setup import open_workspace, passes_over
+from bonsai_core.engine.rounds import plan_rounds
+from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import load_unit_table
-from bonsai_core.model.storage.tensor_files import TensorFiles
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.ledger import Ledger
 
 SHORT = {
     "steps": 1,
@@ -302,9 +302,9 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
     kept = (out / "model" / "model.safetensors").read_bytes()
     other_weights(out / "model")
     with pytest.raises(BonsaiError, match="is not the model that was measured"):
-        resume_adaptation(out)
+        resume(out)
     (out / "model" / "model.safetensors").write_bytes(kept)
-    assert resume_adaptation(out).report["verified"]["loaded"].keys() == {
+    assert resume(out).report["verified"]["loaded"].keys() == {
         "bonsai-prune installed",
         "trust_remote_code=True",
     }
@@ -312,7 +312,7 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
     registry = Registry()
     registry.register(Tamperer(out / "model", other_weights), "the tamperer")
     with pytest.raises(BonsaiError, match="is not the model that was measured"):
-        resume_adaptation(out, registry=registry)
+        resume(out, registry=registry)
 
 
 def test_a_model_on_disk_in_half_precision_is_opened_so(small_run: RunConfig, tmp_path: Path) -> None:
@@ -464,16 +464,18 @@ def test_layers_that_want_a_mask_of_the_batch_are_recognised_and_pruned(
 def test_memory_of_repairs_does_not_grow_with_sub_models_times_patterns(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
-    work = open_workspace(small_run.model_copy(update={"prior_samples": 4}), registry, print)
-    passes, alive_U = passes_over(work, lambda event: None), work.subject.table.keep_all()
-    files = TensorFiles(tmp_path, lambda what: (_ for _ in ()).throw(AssertionError(what)))
-    statistics = RoundStatistics(work, passes, work.prior_windows(1), alive_U, files)
-    repairs = Repairs(work, statistics, alive_U, files)
-    keep_MU = np.random.default_rng(0).random((1000, len(alive_U))) < 0.9
-    tracemalloc.start()
-    try:
-        assert not repairs.prepare(keep_MU)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    job = open_job(small_run.model_copy(update={"prior_samples": 4}), registry, print)
+    alive_U = job.table.keep_all()
+    directory = RunDirectory(tmp_path / "run")
+    with directory.begin(job.config, print) as journal:
+        ledger = Ledger(directory, journal, print)
+        first = plan_rounds(job, ledger)[0]
+        with Repairs.of_round(job, first, alive_U, ledger) as repairs:
+            keep_MU = np.random.default_rng(0).random((1000, len(alive_U))) < 0.9
+            tracemalloc.start()
+            try:
+                assert not repairs.prepare(keep_MU)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
     assert peak < 4 * keep_MU.nbytes

@@ -15,10 +15,11 @@ from conftest import measured
 from transformers import AutoModelForCausalLM
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.engine import SharedMeasurements
+from bonsai_core.engine import MeasurementCache
+from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import round_targets
-from bonsai_core.engine.setup import Workspace, open_workspace
-from bonsai_core.events import Event, TokensDone
+from bonsai_core.engine.setup import open_job
+from bonsai_core.events import Event, TokensDone, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
@@ -111,11 +112,11 @@ def test_bias_repair_replaces_units_by_their_mean(small_run: RunConfig, registry
     for name in ("none", "bias"):
         one_shot = {"round_fraction": 1.0, "estimator": "none", "prior_samples": 4}
         config = settings(small_run, tmp_path / name, compensator=name, **one_shot)
-        work = open_workspace(config, registry, print)
+        job = open_job(config, registry, print)
         with torch.inference_mode():
             dense, pruned = (
-                _mean_output(model, work.prior_windows(1))
-                for model in (work.subject.model, load_model(str(run(config, registry=registry).model_path)))
+                _mean_output(model, job.calibration.prior_RNT[0])
+                for model in (job.subject.model, load_model(str(run(config, registry=registry).model_path)))
             )
         change[name] = float((dense - pruned).norm() / dense.norm())
     assert change["none"] > 0.01
@@ -131,11 +132,11 @@ def test_least_squares_brings_the_model_closer_to_the_dense_one(
         for name in ("none", "least_squares")
     )
     config = settings(small_run, tmp_path / "run", **one_shot)
-    work = open_workspace(config, registry, print)
+    job = open_job(config, registry, print)
     with torch.inference_mode():
         dense, *pruned = (
-            model(torch.from_numpy(work.prior_windows(1))).logits
-            for model in (work.subject.model, *(load_model(str(result.model_path)) for result in (before, after)))
+            model(torch.from_numpy(job.calibration.prior_RNT[0])).logits
+            for model in (job.subject.model, *(load_model(str(result.model_path)) for result in (before, after)))
         )
     errors = [float((logits - dense).norm() / dense.norm()) for logits in pruned]
     assert errors[1] < 0.95 * errors[0]
@@ -193,19 +194,17 @@ def _mean_output(model: Any, windows_NT: Any) -> torch.Tensor:
 def test_choices_are_scored_as_by_hand(
     small_run: RunConfig, registry: Registry, questions: str, tmp_path: Path
 ) -> None:
-    work = open_workspace(
-        settings(small_run, tmp_path, metric="choice", metric_dataset=questions, samples=3), registry, print
-    )
-    drawn = draw_questions(read_rows(questions), work.tokenizer, num_questions=3, seed=0, draw=0, warn=print)
-    answers = Passes(work.subject.model, 2, on_warning=print).answers(drawn)
+    job = open_job(settings(small_run, tmp_path, metric="choice", metric_dataset=questions, samples=3), registry, print)
+    drawn = draw_questions(read_rows(questions), job.tokenizer, num_questions=3, seed=0, draw=0, warn=print)
+    answers = Passes(job.subject.model, 2, on_warning=print).answers(drawn)
     assert sorted(found.gold for found in answers) == [0, 0, 1]
     with torch.inference_mode():
         for question, found in zip(drawn, answers, strict=True):
             for choice, ids in enumerate(question.sequences):
-                log_p = work.subject.model(torch.from_numpy(ids)[None]).logits[0].double().log_softmax(-1)
+                log_p = job.subject.model(torch.from_numpy(ids)[None]).logits[0].double().log_softmax(-1)
                 expected = sum(float(log_p[t - 1, ids[t]]) for t in range(question.num_given[choice], len(ids)))
                 assert found.log_likelihood[choice] == pytest.approx(expected, rel=1e-5)
-            text = work.tokenizer.decode(question.sequences[0][question.num_given[0] :])
+            text = job.tokenizer.decode(question.sequences[0][question.num_given[0] :])
             assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}
 
 
@@ -263,9 +262,9 @@ def test_a_text_that_is_held_out_from_is_the_same_for_the_metric(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
     one = {"dataset": small_run.dataset, "eval_dataset": None, "metric_dataset": small_run.dataset}
-    work = open_workspace(settings(small_run, tmp_path, **one), registry, print)
-    assert work.calibration.measured_on is not None
-    assert work.calibration.measured_on["split"] == "head"
+    job = open_job(settings(small_run, tmp_path, **one), registry, print)
+    assert job.calibration.measured_on is not None
+    assert job.calibration.measured_on["split"] == "head"
 
 
 def test_python_metrics_build_no_graph(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
@@ -315,20 +314,20 @@ def test_fresh_draws_take_other_windows_in_every_round(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
     common, fresh = (
-        open_workspace(settings(small_run, tmp_path, resample=resample, prior_samples=4), registry, print)
+        open_job(settings(small_run, tmp_path, resample=resample, prior_samples=4), registry, print)
         for resample in ("common", "fresh")
     )
-    np.testing.assert_array_equal(common.prior_windows(1), common.prior_windows(2))
-    np.testing.assert_array_equal(common.prior_windows(1), fresh.prior_windows(1))
-    first, second = ({tuple(row) for row in fresh.prior_windows(number).tolist()} for number in (1, 2))
+    assert len(common.calibration.prior_RNT) == len(common.calibration.data) == 1
+    np.testing.assert_array_equal(common.calibration.prior_RNT[0], fresh.calibration.prior_RNT[0])
+    first, second = ({tuple(row) for row in windows_NT.tolist()} for windows_NT in fresh.calibration.prior_RNT)
     assert len(first) == len(second) == 4
     assert not first & second
-    assert fresh.data_of(1).sha256 != fresh.data_of(2).sha256
+    assert fresh.calibration.data[0].sha256 != fresh.calibration.data[1].sha256
 
 
 def test_what_is_chosen_by_is_text_of_its_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
     sizes = {"prior_samples": 8, "samples": 4, "search": 1, "search_samples": 4, "held_out_samples": 4}
-    drawn = open_workspace(settings(small_run, tmp_path, **sizes), registry, print).calibration
+    drawn = open_job(settings(small_run, tmp_path, **sizes), registry, print).calibration
     parts = [drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.search[0].windows_NT, drawn.held_out_NT]
     assert [len(part) for part in parts] == [8, 4, 4, 4]
     rows = [tuple(row) for part in parts for row in part.tolist()]
@@ -336,9 +335,10 @@ def test_what_is_chosen_by_is_text_of_its_own(small_run: RunConfig, registry: Re
 
 
 def test_a_short_text_is_shared_but_never_held_out(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
-    warnings: list[str] = []
+    events: list[Event] = []
     config = settings(small_run, tmp_path, prior_samples=1000, samples=2)
-    drawn = open_workspace(config, registry, warnings.append).calibration
+    drawn = open_job(config, registry, events.append).calibration
+    warnings = [event.text for event in events if isinstance(event, Warned)]
     assert len(drawn.data[0].windows_NT) == 2
     assert len(drawn.held_out_NT) == 0
     assert any("were asked for" in warning for warning in warnings)
@@ -438,7 +438,7 @@ def test_shared_measurements_change_nothing_and_are_made_once(
         counters.append(Counter())
         counting.register(counters[-1], "the counter")
         config = settings(small_run, tmp_path / name, sparsity=0.15, prior="wanda", compensator="none")
-        report = run(config, registry=counting, shared=SharedMeasurements(tmp_path / "shared")).report
+        report = run(config, registry=counting, cache=MeasurementCache(tmp_path / "shared")).report
         assert report["perplexity"] == alone.report["perplexity"]
         assert report["rounds"] == alone.report["rounds"]
     first, second = counters
@@ -451,9 +451,9 @@ def test_shared_measurements_change_nothing_and_are_made_once(
 def test_the_second_round_is_every_runs_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
     reports = []
     for name, estimator in (("ridge", "ridge"), ("average", "average"), ("alone", "average")):
-        shared = None if name == "alone" else SharedMeasurements(tmp_path / "shared")
+        shared = None if name == "alone" else MeasurementCache(tmp_path / "shared")
         config = settings(small_run, tmp_path / name, estimator=estimator)
-        reports.append(run(config, registry=registry, shared=shared).report)
+        reports.append(run(config, registry=registry, cache=shared).report)
     assert reports[1]["rounds"] == reports[2]["rounds"]
     assert reports[1]["perplexity"] == reports[2]["perplexity"]
 
@@ -471,7 +471,7 @@ def test_masking_to_the_end_is_slicing_between_rounds(
     emptied = {"sparsity": 0.8, "round_fraction": 0.4, "min_units": 0} if emptying else {}
     perplexities = []
     for name, slices in (("sliced", True), ("masked", False)):
-        monkeypatch.setattr(Workspace, "slices_between_rounds", slices)
+        monkeypatch.setattr(Job, "slices_between_rounds", slices)
         prior = "obs" if compensator == "least_squares" else "wanda"
         both = {"prior": prior, "compensator": compensator, "eval_rounds": True}
         config = settings(small_run, tmp_path / name, **both, **emptied)
@@ -481,12 +481,12 @@ def test_masking_to_the_end_is_slicing_between_rounds(
 
 
 def test_measurements_that_cannot_be_read_are_made_again(tmp_path: Path) -> None:
-    shared = SharedMeasurements(tmp_path)
-    first = shared.once({"what": "ones"}, lambda: {"a": np.ones(3)})
-    assert not first.found
-    assert shared.once({"what": "ones"}, lambda: {}).found
+    cache = MeasurementCache(tmp_path)
+    first = cache.once({"what": "ones"}, lambda: {"a": np.ones(3)})
+    assert not first.hit
+    assert cache.once({"what": "ones"}, lambda: {}).hit
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:20])
-    again = shared.once({"what": "ones"}, lambda: {"a": np.ones(3)})
-    assert not again.found
+    again = cache.once({"what": "ones"}, lambda: {"a": np.ones(3)})
+    assert not again.hit
     np.testing.assert_array_equal(again.arrays["a"], first.arrays["a"])

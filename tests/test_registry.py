@@ -18,12 +18,11 @@ from bonsai_core.registry.registry import KINDS
 
 PRIOR = """
 from typing import ClassVar
-from bonsai_core import Prior, hookimpl
+from bonsai_core import WeightPrior, hookimpl
 
-class Mine(Prior):
+class Mine(WeightPrior):
     "{summary}"
     name: ClassVar[str] = "{name}"
-    needs_data: ClassVar[bool] = False
     def score(self, site):
         return site.weight.abs().sum((0, 2))
 
@@ -148,7 +147,8 @@ def test_a_plugin_that_fails_to_import_stops_nobody_and_is_named_when_asked_for(
     [
         ("return [Mine]", "return 1 / 0", "bonsai_priors() raised ZeroDivisionError"),
         ("return [Mine]", "return Mine", "bonsai_priors() must return a list"),
-        ("return [Mine]", "return [Mine()]", "which is no subclass of Prior"),
+        ("return [Mine]", "return [Mine()]", "which is not a subclass of WeightPrior"),
+        ("WeightPrior", "Prior", "which is not a subclass of WeightPrior, InputPrior, LayerPrior or MomentPrior"),
         ("def score", "def scores", "prior Mine does not define score"),
         ('= "mine"', '= "My prior"', "prior Mine needs a lower-case `name`, not 'My prior'"),
     ],

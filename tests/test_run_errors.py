@@ -38,10 +38,11 @@ from bonsai_core import (
     run,
     token_nll,
 )
-from bonsai_core.config import Choice, read_recipe
-from bonsai_core.engine.setup import open_workspace
+from bonsai_core.config import Choice
+from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.settings.recipe_files import read_recipe
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]
@@ -90,15 +91,15 @@ def at(config: RunConfig, path: Path, **changes: Any) -> RunConfig:
         ({"sparsity": 1}, ["sparsity", "less than 1"]),
         ({"sparsity": "half"}, ["sparsity", "number", "'half'"]),
         ({"submodels": 1}, ["submodels", "greater than or equal to 2"]),
-        ({"sparsity": 0.999}, ["0.9990 cannot be reached", "min_units=1", "at most"]),
+        ({"sparsity": 0.999}, ["0.9990 cannot be reached", "--min-units 1", "at most"]),
         ({"min_units": 0, "shapes": "uniform"}, ["min_units 0 needs shapes free"]),
         ({"min_units": "attention=0", "shapes": "uniform"}, ["min_units 0 needs shapes free"]),
         ({"protect": "0", "shapes": "uniform"}, ["protect needs shapes free"]),
         ({"protect": "0,7"}, ["--protect 7", "layers 0 to 2"]),
         ({"protect": "0,one"}, ["protect", "valid integer"]),
         ({"max_fraction": "heads=0.5"}, ["max_fraction", "attention", "mlp"]),
-        ({"max_fraction": 0.1}, ["cannot be reached", "max_fraction=0.1"]),
-        ({"shapes": "uniform", "round_to": 64, "sparsity": 0.5}, ["cannot be reached", "shapes=uniform", "at most"]),
+        ({"max_fraction": 0.1}, ["cannot be reached", "--max-fraction 0.1"]),
+        ({"shapes": "uniform", "round_to": 64, "sparsity": 0.5}, ["cannot be reached", "--shapes uniform", "at most"]),
         ({"device": "toaster"}, ["'toaster' cannot be used", "Available: cpu"]),
         ({"device": "meta"}, ["'meta' cannot be used", "Available: cpu"]),
         ({"device": "hpu"}, ["'hpu' cannot be used", "Available: cpu"]),
@@ -172,10 +173,11 @@ def test_messages_repeat_little_of_what_they_are_about(registry: Registry) -> No
 def test_limits_that_let_nothing_of_a_kind_leave_are_told_of(
     small_run: RunConfig, registry: Registry, limits: dict[str, Any], kind: str
 ) -> None:
-    told: list[str] = []
+    events: list[Event] = []
     values = {**small_run.model_dump(), "sparsity": 0.05, **limits}
-    open_workspace(RunConfig.from_mapping(values, "settings"), registry, told.append)
-    assert [text for text in told if f"No unit of the kind {kind} can leave with units=" in text]
+    open_job(RunConfig.from_mapping(values, "settings"), registry, events.append)
+    warned = [event.text for event in events if isinstance(event, Warned)]
+    assert [text for text in warned if f"No unit of the kind {kind} can leave with units=" in text]
 
 
 @pytest.mark.parametrize("damage", ["weights", "config"])

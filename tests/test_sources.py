@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.sources import (
     Text,
-    absolute_names,
     demo_model_dir,
     load_evaluation_text,
     load_text,
     read_rows,
     take_windows,
     tokenize,
+    with_absolute_paths,
 )
 from bonsai_core.sources.demo import GGUF_MEMBER, WHEEL
 
@@ -239,7 +240,7 @@ class TestFiles:
         with pytest.raises(BonsaiError, match=message):
             load_text(name)
         with pytest.raises(BonsaiError, match=message):
-            absolute_names({"dataset": name})
+            with_absolute_paths(RunConfig.model_construct(dataset=name))
 
 
 class TestNames:

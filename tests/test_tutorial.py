@@ -32,7 +32,8 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tutorial: Path, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(tutorial / "installed"), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(tutorial / "installed"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tutorial)
     assert done.returncode == 0, done.stdout + done.stderr

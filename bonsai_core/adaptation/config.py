@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from bonsai_core.config import validated
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.schema import Schema
-from bonsai_core.settings.types import Length, NotNegative, Positive, Seed
+from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.types import Length, NotNegative, Positive
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +20,11 @@ LARGEST_RANK = 16_384
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
-class AdaptConfig(Schema):
+class AdaptConfig(SharedSettings):
     """Everything that decides the result of an adaptation. The field descriptions are the command line's help."""
+
+    PATHS = ("model", "dataset", "eval_dataset", "teacher")
+    NOT_DECISIVE = frozenset({"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"})
 
     model: Usable[str] = Field(description="A run directory, a checkpoint, a Hugging Face id or 'demo'.")
     method: Literal["lora", "full", "scales"] = Field(
@@ -81,15 +81,10 @@ class AdaptConfig(Schema):
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
     evaluations: Positive = Field(8, description="Points of the curve after the first.")
-    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Length = Field(512, description="Tokens per evaluation window.")
     save_minutes: Annotated[float, Field(ge=0)] = Field(
         2.0,
         description="At least so long between two saved states, longer where they take long to write; 0: every step.",
     )
-    seed: Seed = Field(0, description="Seed of every random draw.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
     out: Usable[Path] | None = Field(
         None, description="Directory; left out: `adapted` in the run directory, or runs/NAME."
     )
@@ -105,15 +100,6 @@ class AdaptConfig(Schema):
         if self.hidden_weight and self.teacher_top_k:
             raise ValueError("hidden_weight compares hidden states, which are not stored: set teacher_top_k 0 too")
         return self
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any], origin: str) -> AdaptConfig:
-        """A configuration from parsed YAML or options.
-
-        Raises:
-            BonsaiError: a field is unknown or has a bad value; `origin` says where it came from.
-        """
-        return validated(cls, values, origin)
 
     @property
     def windows_per_pass(self) -> int:
@@ -145,13 +131,3 @@ class AdaptConfig(Schema):
         if self.precision == "auto":
             return "bfloat16" if device.type == "cuda" else "float32"
         return self.precision
-
-    def decisive(self) -> dict[str, Any]:
-        """All settings that decide the result, as plain data; those left out change it by rounding only."""
-        return self.model_dump(
-            mode="json", exclude={"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"}
-        )
-
-    def to_yaml(self) -> str:
-        """The configuration as a recipe that reproduces it."""
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)

@@ -28,7 +28,7 @@ class Schedule:
 
     Attributes:
         windows_WL: the windows that are used, int64.
-        order_S: for each place of the course, which of them; batch after batch.
+        order_S: for each place of the schedule, which of them; batch after batch.
         steps: optimiser steps.
     """
 
@@ -51,7 +51,7 @@ def windows_wanted(config: AdaptConfig) -> int | None:
     return None
 
 
-def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedule:
+def plan_schedule(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedule:
     """Every epoch takes all windows in another random order; the last step may begin a new one.
 
     Raises:
@@ -73,20 +73,20 @@ def plan_course(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedule:
 
 
 class Windows(IterableDataset[dict[str, Tensor]]):
-    """The course from some step on, for the Trainer.
+    """The schedule from some step on, for the Trainer.
 
     Args:
-        course: what is trained on.
+        schedule: what is trained on.
         first: place of the first window.
     """
 
-    def __init__(self, course: Schedule, first: int) -> None:
-        self._course = course
+    def __init__(self, schedule: Schedule, first: int) -> None:
+        self._schedule = schedule
         self._first = first
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for window in self._course.order_S[self._first :]:
+        for window in self._schedule.order_S[self._first :]:
             yield {
-                "input_ids": torch.from_numpy(self._course.windows_WL[window]),
+                "input_ids": torch.from_numpy(self._schedule.windows_WL[window]),
                 "window": torch.tensor(window),
             }

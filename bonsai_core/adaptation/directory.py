@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.config import read_recipe
-from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, Names, RunDirectory
+from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, JournaledDirectory, Names
 
 
-class AdaptDirectory(RunDirectory):
-    """A run directory of an adaptation.
+@final
+class AdaptDirectory(JournaledDirectory):
+    """One adaptation's files.
 
     Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
     saved state, and the curve as SVG and PNG.
@@ -31,13 +32,27 @@ class AdaptDirectory(RunDirectory):
         ),
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.teacher_path = path / "teacher"
-        self.state_path = path / "state.safetensors"
-        self.curve_path = path / "curve"
+    def config(self) -> AdaptConfig:
+        """The resolved configuration, with `out` set to where it is stored now."""
+        return self._read_config(AdaptConfig)
 
-    def config(self) -> AdaptConfig:  # type: ignore[override]  # other settings
-        """The resolved configuration, with `out` set to where it lies now."""
-        values = read_recipe(self.config_path)
-        return AdaptConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
+    @property
+    def teacher_path(self) -> Path:
+        """The folder of what the teacher said."""
+        return self.path / "teacher"
+
+    @property
+    def state_path(self) -> Path:
+        """The last saved state."""
+        return self.path / "state.safetensors"
+
+    @property
+    def curve_path(self) -> Path:
+        """The curve, without the ending of its files."""
+        return self.path / "curve"
+
+
+def is_adaptation(path: Path) -> bool:
+    """Whether a directory is that of an adaptation, not of a run."""
+    config_path = AdaptDirectory(path).config_path
+    return config_path.exists() or config_path.is_symlink()  # links to nothing are refused when it is opened

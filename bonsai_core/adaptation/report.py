@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bonsai_core.adaptation.workspace import AdaptWorkspace
+from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.display import plotting
 from bonsai_core.rundir import Journal
 
 SMOOTHING = 20
-"""The loss is drawn as the mean of so many parts of the course."""
+"""The loss is drawn as the mean of so many parts of the schedule."""
 
 
-def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]:
+def build_adapt_report(journal: Journal, job: AdaptJob) -> dict[str, Any]:
     """The report's contents, from a finished adaptation's journal."""
-    config, course = work.config, work.course
+    config, schedule = job.config, job.schedule
 
     def perplexity(of: str | int) -> float | None:
         found: float | None = journal[f"evaluate/{of}"]["perplexity"]
@@ -25,12 +25,12 @@ def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]
 
     return {
         "config": config.model_dump(mode="json", exclude={"out"}),
-        "teacher": work.teacher,
+        "teacher": job.teacher,
         "text": journal["adapt"]["text"],
         "evaluation": {
             **journal["adapt"]["evaluation"],
-            "windows": len(work.evaluation_NL),
-            "sequence_length": work.evaluation_NL.shape[1],
+            "windows": len(job.evaluation_NL),
+            "sequence_length": job.evaluation_NL.shape[1],
         },
         "perplexity": {
             "teacher": perplexity("teacher") if "evaluate/teacher" in journal else None,
@@ -38,13 +38,13 @@ def build_adapt_report(journal: Journal, work: AdaptWorkspace) -> dict[str, Any]
             "after": perplexity("adapted"),
         },
         "curve": [
-            {"step": step, "tokens": step * work.tokens // course.steps, "perplexity": perplexity(step)}
-            for step in work.curve_steps
+            {"step": step, "tokens": step * job.tokens // schedule.steps, "perplexity": perplexity(step)}
+            for step in job.curve_steps
         ],
-        "steps": course.steps,
-        "tokens": work.tokens,
-        "epochs": course.epochs,
-        "losses": [{"step": step, **journal[f"step-{step}"]} for step in range(1, course.steps + 1)],
+        "steps": schedule.steps,
+        "tokens": job.tokens,
+        "epochs": schedule.epochs,
+        "losses": [{"step": step, **journal[f"step-{step}"]} for step in range(1, schedule.steps + 1)],
         "parameters": {"all": journal["save"]["parameters"], "trained": journal["trained"]["parameters"]},
         "weight_bytes": journal["save"]["bytes"],
         "verified": journal["verify"],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import partial_of
+from bonsai_core.rundir.digests import digest_of
+from bonsai_core.rundir.files import whole_file
 
 STEP, DIGEST = "step", "sha256"
 
@@ -38,14 +36,10 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
             tensors[f"{what}/{name}"] = value
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
-    partial = partial_of(path)
     try:
-        save_file(tensors, partial, about)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file(tensors, partial, about)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise BonsaiError(
             f"The state after step {step} cannot be written to {path}: {error}. Make room, then: bonsai resume "
             f"{path.parent}"
@@ -81,9 +75,4 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
 
 def _digest(step: int, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Of everything in the file; a file that lost a bit would be trained on as if nothing had happened."""
-    of_each = {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in tensors}
-    return hashlib.sha256(json.dumps([step, sorted(of_each.items())]).encode()).hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.flatten().view(torch.uint8).numpy().data
+    return digest_of(((name, tensor.flatten().view(torch.uint8).numpy().data) for name, tensor in tensors), step)

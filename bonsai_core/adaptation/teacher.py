@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import Journal, partial_of, write_whole
+from bonsai_core.rundir import whole_file, write_whole
+from bonsai_core.rundir.ledger import Ledger, Step
 
 SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
@@ -40,7 +41,7 @@ def check_top_k(k: int, vocabulary: int) -> None:
 
 
 class StoredTeacher:
-    """A teacher's likeliest tokens for every window of the course, in two files that are mapped, not read.
+    """A teacher's likeliest tokens for every window of the schedule, in two files that are mapped, not read.
 
     A token takes 4 (vocabularies up to 65,536) or 6 bytes for each of its K log-probabilities, and 2 for the bucket.
     A third file counts the windows that are there and has their digest: what was damaged since is computed again.
@@ -75,17 +76,14 @@ class StoredTeacher:
         windows, tokens, k = shape
         return windows * tokens * (k * (2 if vocabulary <= SMALL_VOCABULARY else 4) + 2 * (k + 1))
 
-    def compute(
-        self, passes: Passes, windows_WL: NDArray[np.int64], journal: Journal, progress: Callable[[int], None]
-    ) -> None:
+    def compute(self, passes: Passes, windows_WL: NDArray[np.int64], ledger: Ledger) -> None:
         """Run the teacher over all windows that are not there yet.
 
         Args:
-            journal: notes how long each batch took.
-            progress: told how many windows are done.
+            ledger: keeps how long each batch took.
         """
         first = done = self._done
-        progress(done)
+        ledger.skip(windows_WL[:first].size)
         started = time.monotonic()
         for start, hidden in passes.batches(windows_WL[first:]):
             for window, states in enumerate(hidden, start=first + start):
@@ -93,10 +91,8 @@ class StoredTeacher:
             number = first + start + len(hidden)
             self._count(number)
             now = time.monotonic()
-            if f"teacher/{done}" not in journal:
-                journal.append(f"teacher/{done}", {"windows": number}, now - started)
+            ledger.record(Step(f"teacher/{done}"), {"windows": number}, now - started)
             done, started = number, now
-            progress(done)
 
     def tokens(self, windows: Tensor, device: torch.device) -> TopTokens:
         """Those of some windows, one window after the other."""
@@ -168,18 +164,10 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memma
     """An array in a file of bytes, which is made, as a whole or not at all, unless there is one of its size."""
     num_bytes = math.prod(shape) * kind.itemsize
     if not path.is_file() or path.stat().st_size != num_bytes:
-        partial = partial_of(path)
-        with _storing(path):
-            try:
-                with partial.open("wb") as file:
-                    file.truncate(num_bytes)
-                    if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
-                        os.posix_fallocate(file.fileno(), 0, num_bytes)
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        with _storing(path), whole_file(path) as partial, partial.open("xb") as file:
+            file.truncate(num_bytes)
+            if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
     return np.memmap(path, dtype=kind, mode="r+", shape=shape)
 
 

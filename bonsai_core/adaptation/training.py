@@ -32,7 +32,7 @@ SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """An optimiser step that was made.
 
     Attributes:
@@ -59,24 +59,24 @@ def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
 
 def train(
     model: nn.Module,
-    course: Schedule,
+    schedule: Schedule,
     teacher: StoredTeacher | Any | None,
     layers: Sequence[int] | None,
     config: AdaptConfig,
     state_path: Path,
     on_resume: Callable[[int], None],
-    on_step: Callable[[Step], None],
+    on_step: Callable[[TrainingStep], None],
 ) -> None:
     """Make the steps that the saved state does not have behind it.
 
     Args:
         model: as `prepare` made it, on its device.
-        course: what is trained on.
+        schedule: what is trained on.
         teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
         state_path: file of the saved state.
-        on_resume: told how many steps are behind the saved state.
-        on_step: told of every step, before its state is saved.
+        on_resume: receives the number of steps that the saved state has behind it.
+        on_step: receives every step, before its state is saved.
 
     Raises:
         BonsaiError: the loss is not finite, or the device has too little memory.
@@ -92,14 +92,14 @@ def train(
     )
     first = load_state(state_path, parameters, optimizer)
     on_resume(first)
-    if first >= course.steps:
+    if first >= schedule.steps:
         return
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(first + step, course.steps, config)
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(first + step, schedule.steps, config)
     )
     arguments = TrainingArguments(
         output_dir=str(state_path.parent),
-        max_steps=course.steps - first,
+        max_steps=schedule.steps - first,
         per_device_train_batch_size=config.windows_per_pass,
         gradient_accumulation_steps=config.batch_size // config.windows_per_pass,
         max_grad_norm=config.max_grad_norm,
@@ -119,9 +119,9 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=Windows(course, first * config.batch_size),
+        train_dataset=Windows(schedule, first * config.batch_size),
         data_collator=torch.utils.data.default_collate,
-        optimizers=(optimizer, schedule),
+        optimizers=(optimizer, rates),
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
@@ -217,7 +217,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         optimizer: Any,
         config: AdaptConfig,
         state_path: Path,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[TrainingStep], None],
     ) -> None:
         self._first = first
         self._parameters = parameters
@@ -246,7 +246,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
                 f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
                 f"{self._config.highest_rate:g}, or --precision float32."
             )
-        self._on_step(Step(number, means, self._rate, time.monotonic() - self._started))
+        self._on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
         now = time.monotonic()
         pause = 60 * self._config.save_minutes
         due = max(pause, self._saving / SAVING_SHARE) if pause else 0

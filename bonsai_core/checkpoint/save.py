@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.uniform import check_uniform, set_head_dim, stock_class, under_own_names
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir.files import whole_folder
 
 PROVENANCE_NAME = "bonsai.json"
 
@@ -129,13 +129,16 @@ def checkpoint_directory(
     Tokenizer and provenance are added, and what the model has from its parent.
     """
     metadata = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    with _written_whole(directory) as partial:
+    with whole_folder(directory) as partial:
         yield partial
         if parent is not None:
             parent.complete(partial, model.config, tokenizer)
         elif tokenizer is not None:
             tokenizer.save_pretrained(partial)
-        (partial / PROVENANCE_NAME).write_text(metadata, encoding="utf-8")
+        provenance_path = partial / PROVENANCE_NAME
+        provenance_path.write_text(metadata, encoding="utf-8")
+        for file in filter(Path.is_file, partial.rglob("*")):
+            shutil.copymode(provenance_path, file)  # safetensors (0.8) lets nobody else read its files
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -151,30 +154,3 @@ def _values(config: Any) -> dict[str, Any]:
     ):
         values.pop(name, None)
     return values
-
-
-@contextmanager
-def _written_whole(directory: Path) -> Iterator[Path]:
-    """A directory to write to, which takes the place of `directory` when the block ends well."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    previous = directory.with_name(f".{directory.name}.previous")
-    _remove(partial, previous)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for file in filter(Path.is_file, partial.rglob("*")):
-            shutil.copymode(partial / PROVENANCE_NAME, file)  # safetensors (0.8) lets nobody else read its files
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        # A directory with content cannot be replaced, only moved out of the way.
-        if directory.exists():
-            directory.replace(previous)
-        partial.replace(directory)
-    finally:
-        _remove(partial, previous)
-
-
-def _remove(*directories: Path) -> None:
-    for directory in directories:
-        if directory.exists():
-            shutil.rmtree(directory)

@@ -9,30 +9,22 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.printing import name, plain, print_note
-from bonsai_core.cli.progress import RunBar, progress_bar
+from bonsai_core.cli.printing import name, plain
+from bonsai_core.cli.progress import ProgressObserver
 from bonsai_core.evaluation.compare import evaluate
 from bonsai_core.evaluation.config import EvalConfig
-from bonsai_core.events import Event, Warned
+from bonsai_core.registry.registry import Registry
 
 Model = Mapping[str, Any]
 Row = tuple[str, Callable[[Model], str], Callable[[Model, Model], str]]
 """(label, a model's cell, how the second differs from the first)."""
 
 
-def evaluate_with_progress(config: EvalConfig) -> dict[str, Any]:
+def evaluate_with_progress(config: EvalConfig, registry: Registry) -> dict[str, Any]:
     """Measure, with a bar and notes on stderr."""
-    console = Console(stderr=True)
-    display = progress_bar(console)
-    bar = RunBar(display)
-
-    def observe(event: Event) -> None:
-        bar.follow(event)
-        if isinstance(event, Warned):
-            print_note(console, event.text)
-
-    with display:
-        return evaluate(config, observe)
+    observer = ProgressObserver(Console(stderr=True))
+    with registry.observed_by(observer, "the progress display"), observer:
+        return evaluate(config, registry=registry)
 
 
 def evaluation_view(found: Mapping[str, Any]) -> RenderableType:

@@ -19,7 +19,6 @@ from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
-from bonsai_core.config import validated
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
@@ -32,7 +31,7 @@ SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(bonsai_core.__version__, prog_name="bonsai")
+@click.version_option(package_name="bonsai-prune", prog_name="bonsai")
 def cli() -> None:
     """Make language models smaller and faster by structured pruning, with forward passes only."""
 
@@ -79,8 +78,7 @@ def adapt(config: str | None, **values: Any) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def resume(run: Path, trust_remote_code: bool) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
-    again = _adaptation().resume_adaptation if _is_adaptation(run) else _engine().resume
-    _watch(lambda: again(run, trust_remote_code=trust_remote_code, registry=installed()))
+    _watch(lambda: _engine().resume(run, trust_remote_code=trust_remote_code, registry=installed()))
 
 
 @cli.command()
@@ -88,12 +86,12 @@ def resume(run: Path, trust_remote_code: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
     """Show what a RUN, or an adaptation, found."""
-    from bonsai_core.adaptation.directory import AdaptDirectory
+    from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.rundir import RunDirectory
 
-    kind, view = (AdaptDirectory, adapt_view) if _is_adaptation(run) else (RunDirectory, report_view)
+    kind, view = (AdaptDirectory, adapt_view) if is_adaptation(run) else (RunDirectory, report_view)
     try:
         found = kind.open(run).read_report()
     except FileNotFoundError:
@@ -148,13 +146,13 @@ def evaluate(as_json: bool, **values: Any) -> None:
     A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    configuration = validated(EvalConfig, given, "settings")
+    configuration = EvalConfig.from_mapping(given, "settings")
     _quiet()
     from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
-    found = evaluate_with_progress(configuration)
+    found = evaluate_with_progress(configuration, installed())
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -220,10 +218,6 @@ def _adaptation() -> Any:
     return lifecycle
 
 
-def _is_adaptation(path: Path) -> bool:
-    return (path / "adapt.yaml").is_file()
-
-
 def _quiet() -> None:
     """One progress display is enough: bars and notices of libraries stay out of the terminal."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
@@ -238,6 +232,7 @@ def _quiet() -> None:
 
 def _watch(work: Callable[[], Any]) -> None:
     """Run with live progress, then show the report; on Ctrl-C say how to go on."""
+    from bonsai_core.adaptation.directory import is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
     from bonsai_core.model.storage.memory import return_large_blocks
@@ -245,16 +240,15 @@ def _watch(work: Callable[[], Any]) -> None:
     return_large_blocks()
     console = Console()
     observer = ProgressObserver(console)
-    installed().register(observer, "the progress display")
     try:
-        with observer:
+        with installed().observed_by(observer, "the progress display"), observer:
             result = work()
     except KeyboardInterrupt:
         if observer.directory is not None:
             message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
             console.print(plain(message), soft_wrap=True)
         raise
-    if _is_adaptation(result.directory):
+    if is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
         return
     console.print(report_view(result.report, result.directory))
@@ -267,20 +261,20 @@ def _show_dry_run(configuration: Any) -> None:
     from bonsai_core.cli.tables import unit_view
 
     console = Console()
-    installed().register(_WarningsAlone(), "the dry run")
-    found = _engine().dry_run(configuration, registry=installed())
-    plan, table = found.work.plan, found.work.subject.table
+    with installed().observed_by(_WarningsAlone(), "the dry run"):
+        found = _engine().dry_run(configuration, registry=installed())
+    table = found.table
     console.print(unit_view(table))
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
-        f"({configuration.sparsity * table.decoder_params:,.0f}) in {len(plan.targets)} rounds; "
-        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
+        f"({configuration.sparsity * table.decoder_params:,.0f}) in {found.num_rounds} rounds; "
+        f"{found.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
         highlight=False,
     )
     if found.adaptation is not None:
         console.print(
-            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.course.steps:,} steps on "
-            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation_seconds)} here.",
+            f"Would then adapt it ({found.adaptation.method}) in {found.adaptation.steps:,} steps on "
+            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation.seconds)} here.",
             highlight=False,
         )
     console.print("Nothing was written.")

@@ -26,9 +26,10 @@ from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
 from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.settings.strict_yaml import parse
 
-ENVIRONMENT: dict[type[BaseModel], str] = {
+ENVIRONMENT: dict[type[SharedSettings], str] = {
     RunConfig: "BONSAI_",
     AdaptConfig: "BONSAI_ADAPT_",
     EvalConfig: "BONSAI_",
@@ -54,12 +55,12 @@ class SettingsCommand(click.RichCommand):
         self,
         *args: Any,
         fields: Sequence[str] | None = None,
-        schema: type[BaseModel] = RunConfig,
+        schema: type[SharedSettings] = RunConfig,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
-        names = [name for name in schema.model_fields if name not in given] if fields is None else fields
+        names = [name for name in schema.names() if name not in given] if fields is None else fields
         self._own = [*(_field_option(name, schema) for name in names), *self.params]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
         self.params = self._own
@@ -143,7 +144,7 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _field_option(name: str, schema: type[BaseModel]) -> click.RichOption:
+def _field_option(name: str, schema: type[SharedSettings]) -> click.RichOption:
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool

@@ -48,7 +48,6 @@ def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Giv
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _print(console, (visible(spec.title), "bold"), f": {len(runs)} runs, into {visible(directory)}")
     progress = SweepProgress(console, runs)
-    registry.register(progress, "the progress display")
 
     def conclude(outcomes: Sequence[Outcome]) -> None:
         results = gather(spec, outcomes, command)
@@ -56,7 +55,7 @@ def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Giv
         console.print(results_view(results))
 
     try:
-        with progress:
+        with registry.observed_by(progress, "the progress display"), progress:
             outcomes = run_sweep(runs, directory, registry, progress, keep_models=spec.keep_models, conclude=conclude)
     except KeyboardInterrupt:
         _print(console, f"Interrupted. Everything measured so far is safe. Continue with: {visible(command)}")

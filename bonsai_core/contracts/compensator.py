@@ -1,12 +1,19 @@
-"""Compensators: forward-only repair of what is kept, after units of a site have gone."""
+"""Compensators: forward-only repair of what is kept, after units of a site have gone.
+
+A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. Once a
+round the engine puts the prior's calibration windows through the model as the round finds it, where text is needed. The
+sites that lose units in the selection are repaired, and so are the sub-models, wherever the repairs that they need are
+few enough to be prepared beforehand.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from bonsai_core.contracts.component import Component
+from bonsai_core.contracts.statistic import Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,20 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """A site that is about to lose units, as it stands before; earlier losses are no longer in it.
+    """A site that is about to lose units, as it is before; units lost earlier are no longer in it.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
         keep: bool [units], True = kept.
-        total: for compensators that watch ``inputs``, sum over all tokens of what `Compensator.accumulate` returned,
-            which leads with units; for those that watch ``moments``, the second moments, see `SiteView.total`.
-        num_tokens: tokens behind `total`.
     """
 
     weight: Tensor
     keep: Tensor
-    total: Tensor
-    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Repair:
     """What a site gets in return for what it loses.
 
     Attributes:
-        weight: in place of the kept units' weight, float [out, kept units, channels]; None: it stays.
-        bias: to add to the output projection's bias, float [out]; None: nothing.
+        weight: replaces the kept units' weight, float [out, kept units, channels]; None: it stays.
+        bias: is added to the output projection's bias, float [out]; None: nothing is.
     """
 
     weight: Tensor | None = None
@@ -44,34 +46,58 @@ class Repair:
 
 
 class Compensator(Component):
-    """Makes up for removed units with what calibration text says about them.
-
-    Once a round the engine streams the prior's calibration windows through the model as the round finds it and keeps
-    each site's total. The sites that lose units in the selection are repaired by it, and so are the sub-models,
-    wherever the repairs that they need are few enough to be prepared beforehand.
+    """Makes up for removed units. Inherit one of the three kinds, not this.
 
     Attributes:
-        repairs: False if there is nothing to do; then no forward pass is made.
-        watches: ``inputs``: `accumulate` sees what each site's output projection reads, and returns something small;
-            ``moments``: the second moments, which the engine collects a layer at a time and keeps on disk.
         changes_weights: True if a `Repair` may have a weight.
         adds_bias: True if the pruned model needs a bias on every output projection, which stock checkpoints of most
             families have no place for: then only the shapes ``free`` can be saved.
     """
 
-    repairs: ClassVar[bool] = True
-    watches: ClassVar[Literal["inputs", "moments"]] = "inputs"
     changes_weights: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = False
 
-    def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum over tokens of a statistic of what the output projection reads, float32 [tokens, units, channels].
+    @property
+    def repairs(self) -> bool:
+        """Whether it does anything at all; if not, it is never called."""
+        return self.changes_weights or self.adds_bias
 
-        Returns:
-            A tensor whose leading dimension is units; sums of it over batches reach `repair`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} watches inputs but does not define accumulate()")
+
+class WeightCompensator(Compensator):
+    """Repairs from the weights alone; no forward pass is made."""
 
     @abstractmethod
     def repair(self, removal: Removal) -> Repair:
         """What the site gets in return."""
+
+
+class TextCompensator(Compensator):
+    """Repairs from what calibration text shows; what it looks at, the kinds below say. Inherit one of those."""
+
+    @abstractmethod
+    def repair(self, removal: Removal, statistic: Statistic) -> Repair:
+        """What the site gets in return.
+
+        Args:
+            removal: the site, and what it loses.
+            statistic: what the calibration text showed of it before.
+        """
+
+
+class InputCompensator(TextCompensator):
+    """Repairs from what each site's output projection reads."""
+
+    @abstractmethod
+    def accumulate(self, inputs: Tensor) -> Tensor:
+        """Sum any statistic of the inputs over tokens; something small. Called once per site and batch.
+
+        Args:
+            inputs: what the site's output projection reads, float32 [tokens, units, channels].
+
+        Returns:
+            A tensor whose leading dimension is units.
+        """
+
+
+class MomentCompensator(TextCompensator):
+    """Repairs from the second moments of what each site's output projection reads, see `MomentPrior`."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation, with_absolute_paths
-from bonsai_core.adaptation.workspace import Curriculum, plan_curriculum
+from bonsai_core.adaptation.curriculum import Curriculum, plan_curriculum
+from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
+from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
 from bonsai_core.config import RunConfig
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, refuse_changes
-
-SHARED = ("seed", "device", "trust_remote_code", "eval_samples", "eval_sequence_length")
+from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.sources import with_absolute_paths
 
 
 def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> AdaptConfig | None:
@@ -25,14 +25,14 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     """
     if config.adapt is None:
         return None
-    settings = {name: getattr(config, name) for name in SHARED}
+    settings = {name: getattr(config, name) for name in SharedSettings.model_fields}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
     return AdaptConfig.from_mapping(
         {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt
     )
 
 
-def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
+def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Curriculum:
     """What the adaptation will do, found and checked on the dense model, so that nothing fails once it is pruned.
 
     Raises:
@@ -41,7 +41,7 @@ def check_ahead(plan: AdaptConfig, config: RunConfig) -> Curriculum:
     source = find_source(config.model)
     dense = model_config(source, plan.trust_remote_code)
     texts = (config.dataset, config.eval_dataset)
-    return plan_curriculum(plan, source, dense, config.model, texts, lambda text: None)
+    return plan_curriculum(plan, registry, source, dense, config.model, texts, config.slicer, lambda text: None)
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
@@ -51,7 +51,7 @@ def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
         BonsaiError: its place is taken by another adaptation, or it fails.
     """
     assert plan.out is not None
-    if AdaptDirectory(plan.out).config_path.is_file():
+    if is_adaptation(plan.out):
         there = AdaptDirectory.open(plan.out)
         refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
         return resume_adaptation(plan.out, trust_remote_code=plan.trust_remote_code, registry=registry)

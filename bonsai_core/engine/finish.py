@@ -1,98 +1,117 @@
-"""What a run ends with: the checkpoint, and the dense and the pruned model timed side by side."""
+"""From an open job to a pruned checkpoint and its report: everything that the ledger does not hold yet."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
-from bonsai_core.checkpoint.uniform import stock_class
-from bonsai_core.engine.setup import Workspace
-from bonsai_core.model.forward.latency import free_bytes, side_by_side
-from bonsai_core.model.loading.parent import load_parent
-from bonsai_core.model.loading.saved import verify_saved
-from bonsai_core.model.storage.devices import Placement
-from bonsai_core.model.storage.frozen import FrozenSubject
-from bonsai_core.model.storage.memory import drop_weights
-from bonsai_core.model.storage.sliced_files import SlicedFiles
-from bonsai_core.rundir.versions import versions
+from bonsai_core.checkpoint import weight_bytes
+from bonsai_core.engine.checkpoint import latencies, verify_checkpoint, write_checkpoint
+from bonsai_core.engine.evaluate import dense_perplexity, perplexity
+from bonsai_core.engine.job import Job
+from bonsai_core.engine.prune import prune
+from bonsai_core.engine.runtimes import runtimes
+from bonsai_core.errors import BonsaiError
+from bonsai_core.events import RunFinished, RunStarted, Stage
+from bonsai_core.model.forward.latency import peak_bytes
+from bonsai_core.model.loading.saved import measured_loss
+from bonsai_core.rundir.arrays import load_array
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.report import build_report
 
-LATENCY_REPEATS = 7
-LATENCY_HEADROOM = 1.5
 
-
-def write_checkpoint(work: Workspace, keep_U: NDArray[np.bool_], path: Path) -> int:
-    """Write the pruned model and where it comes from; a model that is not sliced in place is sliced on disk.
-
-    Args:
-        keep_U: the units it has, bool [U].
+def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
+    """Prune, save and verify; what is finished already is not done again.
 
     Returns:
-        How many parameters it has.
-    """
-    config, subject, family = work.config, work.subject, work.parent.family
-    per_layer, shapes = subject.layer_sizes(keep_U), config.saved_as
-    added = subject.output_paths() if work.methods.compensator.adds_bias else ()
-    provenance = {
-        "base_model": config.model,
-        "config": config.model_dump(mode="json", exclude={"out", "device"}),
-        "sparsity": subject.table.sparsity(keep_U),
-        "versions": versions(),
-        "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in subject.table},
-    }
-    if not isinstance(subject, FrozenSubject):
-        return save_checkpoint(
-            subject.model,
-            work.tokenizer,
-            path,
-            family=family,
-            per_layer=per_layer,
-            shapes=shapes,
-            provenance=provenance,
-            added_biases=added,
-            parent=work.parent_files,
-        )
-    pieces, dense = SlicedFiles(subject, keep_U), subject.model
-    stock, settings = stock_class(type(dense)), dense.generation_config
-    small = empty_model(pieces.config, stock, family, per_layer, shapes, added, settings)
-    save_streamed(small, work.tokenizer, path, provenance, pieces.tensor_of, work.parent_files)
-    return sum(parameter.numel() for parameter in small.parameters())
-
-
-def verify_checkpoint(work: Workspace, path: Path, loss: float | None) -> dict[str, Any]:
-    """Open the checkpoint as its users will, see `verify_saved`. The subject's weights leave memory first.
-
-    Args:
-        loss: of the pruned model on the first evaluation window, nats; None if it is not finite.
+        The report.
 
     Raises:
-        BonsaiError: it cannot be loaded, or is not the model that was measured.
+        BonsaiError: the dense model is broken, the disk is full, or the checkpoint is not what was measured.
     """
-    config = work.config
-    if config.load_in != "full":
-        return {"skipped": f"the model was measured in {config.load_in}, and what is saved is in full precision"}
-    drop_weights(work.subject.model)
-    return verify_saved(
-        path,
-        work.evaluation_NT[0],
-        loss,
-        Placement.of(config),
-        masked=not work.subject.in_place,
-        trust_remote_code=config.trust_remote_code,
+    config, plan, subject = job.config, job.plan, job.subject
+    ledger.notify(
+        RunStarted(
+            ledger.directory.path,
+            config.model,
+            len(plan.targets),
+            config.submodels if job.methods.measured else 0,
+            config.sparsity,
+            plan.forward_tokens,
+            runtimes(config, job.parent.config),
+        )
     )
+    if _is_finished(job, ledger):
+        ledger.skip(plan.forward_tokens)
+        return _report(job, _last_selection(job, ledger), ledger)
+    ledger.begin(Stage.EVALUATE, "perplexity of the dense model")
+    if dense_perplexity(job, ledger) is None:
+        raise BonsaiError(
+            f"The dense model's own perplexity is not finite, so there is nothing to prune: check its weights, or "
+            f"try --dtype float32 ({config.dtype} was asked for), in a new run with another --out."
+        )
+    keep_U = prune(job, ledger)
+    with subject.masked(keep_U):
+        ledger.begin(Stage.EVALUATE, "perplexity of the pruned model")
+        perplexity(job, Step("evaluate/pruned", tokens=job.evaluation_NT.size), ledger)
+        loss = ledger.once(Step("loss"), lambda: measured_loss(subject.model, job.evaluation_NT[0]))["loss"]
+    ledger.once(Step("peak"), lambda: {"bytes": peak_bytes(subject.device)})
+    written = _save(job, keep_U, ledger)
+    if config.latency:
+        ledger.begin(Stage.LATENCY, "latency, dense and pruned side by side")
+        ledger.once(Step("latency"), lambda: latencies(job))
+    ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
+    path = ledger.directory.model_path
+    ledger.once(Step("verify"), lambda: verify_checkpoint(job, path, loss), holds=lambda _: not written)
+    return _report(job, keep_U, ledger)
 
 
-def latencies(work: Workspace) -> dict[str, Any]:
-    """Dense and pruned taking turns; left out where there is no room for both."""
-    config = work.config
-    if config.frozen:
-        return {"skipped": "the dense model does not stand in memory as it is"}
-    if free_bytes(work.subject.device) < LATENCY_HEADROOM * work.dense_bytes:
-        return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
-    dense = load_parent(work.parent, config, lambda text: None)
-    num_tokens = work.evaluation_NT.shape[1]
-    dense_s, pruned_s = side_by_side(dense, work.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
-    return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}
+def _is_finished(job: Job, ledger: Ledger) -> bool:
+    """Whether the ledger has everything and the checkpoint is as it was saved."""
+    saved = ledger.journal.get("save")
+    measured = Step("latency") in ledger or not job.config.latency
+    return measured and Step("verify") in ledger and saved is not None and _is_whole(saved, ledger)
+
+
+def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+    """Whether the checkpoint is as it was saved: it may have been deleted, or cut short by a power cut."""
+    return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))
+
+
+def _last_selection(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
+    """The units kept after the last round, which is finished."""
+    number = len(job.plan.targets)
+    sha256 = ledger.journal[Step("selection", number).key]["sha256"]
+    path = ledger.directory.array_path(number, "selection")
+    return load_array(path, "keep_U", sha256, kind=np.bool_, length=len(job.table))
+
+
+def _save(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> bool:
+    """Write the checkpoint; whether it had to be written."""
+    path, written = ledger.directory.model_path, False
+
+    def save() -> Payload:
+        nonlocal written
+        written = True
+        with ledger.directory.writing(f"the checkpoint {path}"):
+            parameters = write_checkpoint(job, keep_U, path)
+        return {"bytes": weight_bytes(path), "parameters": parameters}
+
+    ledger.begin(Stage.SAVE, "checkpoint")
+    ledger.once(Step("save"), save, holds=lambda saved: _is_whole(saved, ledger))
+    return written
+
+
+def _report(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> Mapping[str, Any]:
+    directory = ledger.directory
+    report = build_report(ledger.journal, job.table, keep_U, job.dense_bytes, job.plan.forward_tokens)
+    directory.write_report(report)
+    for number in range(1, len(job.plan.targets) + 1):
+        shutil.rmtree(directory.tensor_path(number, "repair"), ignore_errors=True)  # it is in the checkpoint
+    ledger.notify(RunFinished(directory.path))
+    return report

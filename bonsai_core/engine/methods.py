@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import cast
 
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import Compensator, Estimator, Metric, Prior, Sampler
+from bonsai_core.contracts import (
+    Compensator,
+    Estimator,
+    Metric,
+    MomentCompensator,
+    MomentPrior,
+    Prior,
+    Sampler,
+    TextCompensator,
+    TextPrior,
+)
 from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry.registry import Registry
@@ -35,21 +45,31 @@ class Methods:
     @property
     def watches_moments(self) -> bool:
         """Whether second moments are collected."""
-        prior, compensator = self.prior, self.compensator
-        by_prior = prior.needs_data and prior.watches == "moments"
-        return by_prior or (compensator.repairs and compensator.watches == "moments")
+        return isinstance(self.prior, MomentPrior) or self._repairs_by_moments
 
     @property
     def shares_moments(self) -> bool:
-        """Whether prior and compensator watch second moments, which one pass finds for both."""
-        prior, compensator = self.prior, self.compensator
-        both = prior.needs_data and compensator.repairs
-        return both and prior.watches == compensator.watches == "moments"
+        """Whether prior and compensator need second moments, which one pass finds for both."""
+        return isinstance(self.prior, MomentPrior) and self._repairs_by_moments
+
+    @property
+    def prior_reads_text(self) -> bool:
+        """Whether the prior needs a pass over its windows."""
+        return isinstance(self.prior, TextPrior)
+
+    @property
+    def compensator_reads_text(self) -> bool:
+        """Whether repairs need a pass over the prior's windows."""
+        return self.compensator.repairs and isinstance(self.compensator, TextCompensator)
 
     @property
     def statistics_passes(self) -> int:
         """Passes over the prior's windows in a round."""
-        return self.prior.needs_data + self.compensator.repairs - self.shares_moments
+        return self.prior_reads_text + self.compensator_reads_text - self.shares_moments
+
+    @property
+    def _repairs_by_moments(self) -> bool:
+        return self.compensator.repairs and isinstance(self.compensator, MomentCompensator)
 
 
 def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:

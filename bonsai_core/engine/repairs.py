@@ -13,34 +13,55 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Repair
+from bonsai_core.engine.job import Job
 from bonsai_core.engine.round_statistics import RoundStatistics
-from bonsai_core.engine.setup import Workspace
+from bonsai_core.engine.rounds import Round
+from bonsai_core.events import Stage
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
+from bonsai_core.rundir.files import whole_folder
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.units import Site
 
 PATTERNS_PER_SITE = 4
-"""Up to so many different repairs per site, on average, are prepared; all together, so many output projections."""
+"""At most this many different repairs per site are prepared, on average over the sites."""
 
 
 class Repairs:
-    """Repairs of the model as the round finds it, see `RoundStatistics`.
+    """Repairs of the model as a round finds it: of sub-models for a while, of what the round keeps for good.
 
     Args:
-        work: what the run works with.
-        statistics: the round's.
+        job: the run's.
+        round: the round.
         alive_U: units alive at its start, bool [U].
-        files: where prepared repairs lie.
+        scratch: for files that only this round needs.
+        ledger: the run's.
+
+    Attributes:
+        statistics: of the model as the round finds it.
     """
 
     def __init__(
-        self, work: Workspace, statistics: RoundStatistics, alive_U: NDArray[np.bool_], files: TensorFiles
+        self, job: Job, round: Round, alive_U: NDArray[np.bool_], scratch: TensorFiles, ledger: Ledger
     ) -> None:
-        self._subject = work.subject
-        self._compensator = work.methods.compensator
-        self._statistics = statistics
+        self.statistics = RoundStatistics(job, round.prior_NT, alive_U, scratch.inside("moments"))
+        self._subject = job.subject
+        self._compensator = job.methods.compensator
+        self._step = round.repair(job)
         self._alive_U = alive_U
-        self._prepared = files
+        self._prepared = scratch.inside("repairs")
+        self._ledger = ledger
+
+    @classmethod
+    @contextmanager
+    def of_round(cls, job: Job, round: Round, alive_U: NDArray[np.bool_], ledger: Ledger) -> Iterator[Repairs]:
+        """Those of a round, whose files leave with it."""
+        scratch = TensorFiles(ledger.directory.scratch_path, ledger.directory.writing)
+        try:
+            yield cls(job, round, alive_U, scratch, ledger)
+        finally:
+            scratch.remove()
 
     def prepare(self, keep_MU: NDArray[np.bool_]) -> bool:
         """Whether sub-models can be repaired; if so, everything that they need is computed now.
@@ -59,6 +80,25 @@ class Repairs:
             self.of(site, keep_U)
         return True
 
+    def apply_for_good(self, keep_U: NDArray[np.bool_]) -> None:
+        """Make up in the weights for what the round removes; from the run directory where that is computed already."""
+        directory, number = self._ledger.directory, self._step.round
+        files = TensorFiles(directory.tensor_path(number, "repair"), directory.writing)
+
+        def write() -> Payload:
+            self._ledger.begin(Stage.REPAIR, f"repair by {self._compensator.name}", number)
+            self._write(files, keep_U)
+            return {"sha256": files.sha256()}
+
+        def is_whole(payload: Payload) -> bool:
+            return files.folder.exists() and files.sha256() == payload["sha256"]
+
+        if not is_whole(self._ledger.once(self._step, write, holds=is_whole)):
+            self._ledger.warn(f"The repair of round {number} was computed again and rounds differently.")
+        for site in self._subject.sites_present():
+            if site.name in files:
+                self._subject.repair(site, keep_U, files.load_repair(site.name, self._subject.home))
+
     @contextmanager
     def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
         """The sub-model under a keep vector, repaired."""
@@ -75,16 +115,24 @@ class Repairs:
         """What a site gets under a keep vector; new weights are computed once, in the model's type."""
         name = _name(site, keep_U)
         if name not in self._prepared:
-            total, num_tokens = self._totals[site.name], self._statistics.num_tokens
-            repair = site_repair(self._subject, self._compensator, total, num_tokens, site, self._alive_U, keep_U)
+            totals, num_tokens = self._totals, self.statistics.num_tokens
+            repair = site_repair(self._subject, self._compensator, totals, num_tokens, site, self._alive_U, keep_U)
             if not self._compensator.changes_weights:
                 return repair
             self._prepared.save_repair(name, repair, self._subject.dtype_of(site))
-        return Repair(**self._prepared.load(name, self._subject.home))
+        return self._prepared.load_repair(name, self._subject.home)
 
     def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
-        """Give back the room of all repairs but those under one keep vector."""
+        """Free the room of all repairs but those under one keep vector."""
         self._prepared.remove_all_but({_name(site, keep_U) for site in self._sites()})
+
+    def _write(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
+        """What every site gets for its losses, written as a whole or not at all."""
+        writing = self._ledger.directory.writing
+        with writing(str(files.folder)), whole_folder(files.folder) as folder:
+            partial = TensorFiles(folder, writing)
+            for site in self.losing(keep_U):
+                partial.save_repair(site.name, self.of(site, keep_U), self._subject.dtype_of(site))
 
     def _sites(self) -> list[Site]:
         """Those that can be repaired."""
@@ -101,7 +149,7 @@ class Repairs:
 
     @cached_property
     def _totals(self) -> Mapping[str, Tensor]:
-        return self._statistics.totals(self._compensator)
+        return self.statistics.totals(self._compensator)
 
 
 def _name(site: Site, keep_U: NDArray[np.bool_]) -> str:

@@ -9,10 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Compensator, Prior
-from bonsai_core.engine.setup import Workspace
+from bonsai_core.contracts import (
+    Compensator,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    MomentCompensator,
+    MomentPrior,
+    Prior,
+)
+from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.moments import collect_moments
-from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
@@ -22,8 +29,7 @@ class RoundStatistics:
     """Statistics of the model as a round finds it, which must not change while they are asked for.
 
     Args:
-        work: what the run works with.
-        passes: forward passes over its subject.
+        job: the run's.
         windows_NT: the prior's windows, int64 [windows, sequence].
         alive_U: the units alive, bool [U].
         files: where second moments lie.
@@ -31,14 +37,13 @@ class RoundStatistics:
 
     def __init__(
         self,
-        work: Workspace,
-        passes: Passes,
+        job: Job,
         windows_NT: NDArray[np.int64],
         alive_U: NDArray[np.bool_],
         files: TensorFiles,
     ) -> None:
-        self._subject = work.subject
-        self._passes = passes
+        self._subject = job.subject
+        self._passes = job.passes
         self._windows_NT = windows_NT
         self._alive_U = alive_U
         self._moments: _Moments | None = None
@@ -49,10 +54,12 @@ class RoundStatistics:
         """Tokens behind all totals."""
         return self._windows_NT.size
 
-    def totals(self, observer: Prior | Compensator) -> Mapping[str, Tensor]:
-        """By site name, what a prior or compensator watches."""
-        if observer.watches != "moments":
-            return input_totals(self._subject, self._passes, observer, self._windows_NT, self._alive_U)
+    def totals(self, reader: Prior | Compensator) -> Mapping[str, Tensor]:
+        """By site name, what a prior or compensator reads of the text; nothing for one that needs weights alone."""
+        if isinstance(reader, InputPrior | LayerPrior | InputCompensator):
+            return input_totals(self._subject, self._passes, reader, self._windows_NT, self._alive_U)
+        if not isinstance(reader, MomentPrior | MomentCompensator):
+            return {}
         if self._moments is None:
             files = self._files
 

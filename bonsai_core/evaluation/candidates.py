@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from bonsai_core.model.loading.checked_config import checked_config
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.lookup import declared_family, find_source, model_config
-from bonsai_core.model.loading.provenance import Origin, find_origin
+from bonsai_core.model.loading.provenance import Provenance, find_provenance
+from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import Question, Text, draw_questions, evaluation_windows
 from bonsai_core.sources.choices import Row
 
@@ -52,11 +53,16 @@ class Candidate:
 
 
 def find_candidates(
-    config: EvalConfig, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
+    config: EvalConfig,
+    registry: Registry,
+    text: Text,
+    rows: Mapping[str, Sequence[Row]],
+    warn: Callable[[str], None],
 ) -> list[Candidate]:
     """All models to be measured, the dense one first; none is loaded.
 
     Args:
+        registry: where their families are declared.
         text: what perplexity is measured on.
         rows: questions per task.
 
@@ -64,11 +70,13 @@ def find_candidates(
         BonsaiError: there is no such model, or it cannot read windows so long.
     """
     candidates: list[Candidate] = []
-    for name, origin, is_dense in _named(config, warn):
-        source = find_source(origin.source)
+    named = _named(config, warn)
+    slicers = _slicers(provenance for _, provenance, _ in named)
+    for name, provenance, is_dense in named:
+        source = find_source(provenance.source)
         own_config = checked_config(source, config.trust_remote_code, warn)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-        family = declared_family(own_config)
+        family = declared_family(own_config, registry, slicers.get(provenance.source), warn)
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
         windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)
@@ -93,12 +101,12 @@ def find_candidates(
     return candidates
 
 
-def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, Origin, bool]]:
+def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, Provenance, bool]]:
     """(name, where it is, whether it is the dense one) of all models, the dense one first."""
-    found = [(name, find_origin(name), False) for name in dict.fromkeys(config.models)]
+    found = [(name, find_provenance(name), False) for name in dict.fromkeys(config.models)]
     dense = config.dense
     if dense == "auto":
-        parents = list(dict.fromkeys(origin.dense for _, origin, _ in found if origin.dense is not None))
+        parents = list(dict.fromkeys(provenance.dense for _, provenance, _ in found if provenance.dense is not None))
         if len(parents) > 1:
             warn(f"The models come from different dense ones ({', '.join(parents)}); the first is beside them.")
         dense = parents[0] if parents else "none"
@@ -112,9 +120,21 @@ def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, O
         if config.dense != "none":
             warn("No dense model is beside them: --dense names one.")
         return found
-    origin = find_origin(dense)
-    beside = [row for row in found if not _same(row[1].source, origin.source)]
-    return [(dense, origin, True), *beside]
+    provenance = find_provenance(dense)
+    beside = [row for row in found if not _same(row[1].source, provenance.source)]
+    return [(dense, provenance, True), *beside]
+
+
+def _slicers(provenances: Iterable[Provenance]) -> dict[str, str]:
+    """By source, what the runs of pruned models went by, for those models and the dense ones that they are of."""
+    found: dict[str, str] = {}
+    for provenance in provenances:
+        slicer = provenance.setting("slicer")
+        if slicer is not None:
+            found[provenance.source] = slicer
+            if provenance.dense is not None:
+                found.setdefault(find_provenance(provenance.dense).source, slicer)
+    return found
 
 
 def _same(one: str, other: str) -> bool:

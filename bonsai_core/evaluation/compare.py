@@ -26,13 +26,14 @@ from bonsai_core.model.loading.input_limits import tokens_checked
 from bonsai_core.model.loading.load import load_checked
 from bonsai_core.model.storage.devices import Placement, find_device, input_device
 from bonsai_core.model.storage.memory import free_cache
+from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.versions import versions
 from bonsai_core.sources import load_evaluation_text, read_rows, user_path
 
 CHECKED_TOKENS = 16
 
 
-def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[str, Any]:
     """Measure models on the same text, questions and hardware.
 
     Args:
@@ -45,6 +46,8 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     Raises:
         BonsaiError: there is no such model, text, task or device.
     """
+    registry = registry or Registry()
+    observe = registry.observe
     find_device(config.device)
     names = [name for name in config.tasks if user_path(name).suffix.lower() == ".jsonl"]
     others = [name for name in config.tasks if name not in names]
@@ -58,7 +61,7 @@ def evaluate(config: EvalConfig, observe: Callable[[Event], None] = lambda event
     def warn(message: str) -> None:
         observe(Warned(message))
 
-    candidates = find_candidates(config, text, rows, warn)
+    candidates = find_candidates(config, registry, text, rows, warn)
     observe(EvaluationStarted(sum(candidate.num_tokens for candidate in candidates)))
     models: list[dict[str, Any]] = []
     scores: list[dict[str, TaskScore]] = []

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.schema import Schema
-from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed, names_split
+from bonsai_core.settings.shared import LoadingSettings
+from bonsai_core.settings.types import Positive, names_split
 
 if TYPE_CHECKING:
     from bonsai_core.evaluation.speed import Generations
 
 
-class EvalConfig(Schema):
+class EvalConfig(LoadingSettings):
     """The settings of an evaluation. The field descriptions are the command line's help."""
 
     models: Annotated[tuple[Usable[str], ...], Field(min_length=1)] = Field(
@@ -23,8 +23,6 @@ class EvalConfig(Schema):
     dataset: Usable[str] = Field(
         "builtin", description="Text for the perplexity, named as for `bonsai run --eval-dataset`."
     )
-    eval_samples: Positive = Field(8, description="Windows of text, from its start.")
-    eval_sequence_length: Length = Field(512, description="Tokens per window; a perplexity without it means nothing.")
     dense: Usable[str] = Field(
         "auto", description="The dense model beside them: auto (what they were pruned from), none, or a name."
     )
@@ -47,17 +45,6 @@ class EvalConfig(Schema):
     new_tokens: Positive = Field(32, description="Tokens that are generated after it.")
     speed_repeats: Positive = Field(3, description="Times each is timed, after a warm-up; the median counts.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
-    seed: Seed = Field(0, description="Seed of the questions that are drawn.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights; auto is the checkpoint's own."
-    )
-    load_in: Literal["full", "8bit", "4bit"] = Field("full", description="Quantise the models (bitsandbytes).")
-    device_map: Literal["none", "auto"] = Field(
-        "none", description="auto: spread a model over GPU, CPU and disk (accelerate)."
-    )
-    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
-    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with a model.")
 
     @property
     def generations(self) -> Generations:

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from bonsai_core.model.forward.latency import synchronize
+from bonsai_core.model.forward.latency import median_seconds, synchronize
 from bonsai_core.model.forward.passes import out_of_memory
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.storage.memory import free_cache
@@ -50,25 +50,18 @@ def generation_seconds(
         all sequences; ``prefill_tokens_per_s`` and ``decode_tokens_per_s`` over the whole batch. None where the
         device has too little memory for one of the models.
     """
-    found: list[dict[str, dict[str, float] | None]] = [{} for _ in models]
+    speeds: list[dict[str, dict[str, float] | None]] = [dict.fromkeys(map(str, what.batches)) for _ in models]
     for batch in what.batches:
-        times: Any = np.empty((what.repeats + 1, len(models), 2))
-        with _enough_memory(batch, warn) as fits:
-            for turn in range(what.repeats + 1):
-                for column, model in enumerate(models):
-                    times[turn, column] = _generate(model, batch, what)
-        for row, (prefill_s, decode_s) in zip(found, np.median(times[1:], axis=0).tolist(), strict=True):
-            row[str(batch)] = (
-                {
+        with _skipped_without_memory(batch, warn):
+            medians = median_seconds([partial(_generate, model, batch, what) for model in models], what.repeats)
+            for speed, (prefill_s, decode_s) in zip(speeds, medians.tolist(), strict=True):
+                speed[str(batch)] = {
                     "prefill_s": prefill_s,
                     "decode_s": decode_s,
                     "prefill_tokens_per_s": batch * what.prompt_tokens / prefill_s,
                     "decode_tokens_per_s": batch / decode_s,
                 }
-                if fits()
-                else None
-            )
-    return found
+    return speeds
 
 
 def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]) -> dict[str, int | None]:
@@ -76,25 +69,22 @@ def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]
 
     On CUDA those of all GPUs, on MPS those of the driver, else those of the whole process.
     """
-    found: dict[str, int | None] = {}
+    peaks: dict[str, int | None] = dict.fromkeys(map(str, what.batches))
     for batch in what.batches:
         free_cache()
-        with _enough_memory(batch, warn) as fits:
-            peak = _peak_of(model, batch, what)
-        found[str(batch)] = peak if fits() else None
-    return found
+        with _skipped_without_memory(batch, warn):
+            peaks[str(batch)] = _peak_of(model, batch, what)
+    return peaks
 
 
 @contextmanager
-def _enough_memory(batch: int, warn: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Whether what is done inside fits into memory, to be asked afterwards."""
-    fits = True
+def _skipped_without_memory(batch: int, warn: Callable[[str], None]) -> Iterator[None]:
+    """Leave the block, with a warning, where what is done inside does not fit into memory."""
     try:
-        yield lambda: fits
+        yield
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        fits = False
         warn(f"There is too little memory to generate {batch} sequences at once. ({str(error).splitlines()[0]})")
         free_cache()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -14,20 +15,35 @@ from pydantic import ValidationError
 
 from bonsai_core import hookspecs
 from bonsai_core.config import Choice
-from bonsai_core.contracts import Compensator, Component, Estimator, Family, Metric, Prior, Recipe, Sampler
+from bonsai_core.contracts import (
+    Component,
+    Estimator,
+    Family,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    Metric,
+    MomentCompensator,
+    MomentPrior,
+    Recipe,
+    Sampler,
+    WeightCompensator,
+    WeightPrior,
+)
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.events import Event
 from bonsai_core.settings.schema import faults_told, where
 
 ENTRY_POINT_GROUP = "bonsai"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
-COMPONENTS: Mapping[str, type[Component]] = {
-    "prior": Prior,
-    "sampler": Sampler,
-    "metric": Metric,
-    "estimator": Estimator,
-    "compensator": Compensator,
+COMPONENTS: Mapping[str, tuple[type[Component], ...]] = {
+    "prior": (WeightPrior, InputPrior, LayerPrior, MomentPrior),
+    "sampler": (Sampler,),
+    "metric": (Metric,),
+    "estimator": (Estimator,),
+    "compensator": (WeightCompensator, InputCompensator, MomentCompensator),
 }
+"""Per kind, the classes of which a component must inherit one."""
 DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe, "adaptation": Recipe}
 KINDS = (*COMPONENTS, *DECLARATIONS)
 
@@ -82,6 +98,15 @@ class Registry:
         if faults:
             raise BonsaiError("; ".join(str(p) for p in faults))
 
+    @contextmanager
+    def observed_by(self, observer: object, source: str) -> Iterator[None]:
+        """While open, `observer` receives every event; `source` names it in messages."""
+        self.register(observer, source)
+        try:
+            yield
+        finally:
+            self._manager.unregister(observer)
+
     def offers(self, kind: str) -> list[Offer]:
         """All usable offers of a kind, by name."""
         return [rows[0] for (k, _), rows in sorted(self._offers.items()) if k == kind and len(rows) == 1]
@@ -122,7 +147,7 @@ class Registry:
         return cast(Recipe, self._offer(kind, name).item).settings
 
     def observe(self, event: Event) -> None:
-        """Tell every observer."""
+        """Notify every observer."""
         self._manager.hook.bonsai_observe(event=event)
 
     def _offer(self, kind: str, name: str) -> Offer:
@@ -213,10 +238,16 @@ def _hook_faults(plugin: object) -> list[str]:
 def _item_fault(kind: str, item: object) -> str | None:
     if kind in DECLARATIONS:
         declared = DECLARATIONS[kind]
-        return None if isinstance(item, declared) else f"bonsai_{kind}s() returned {item!r}, no {declared.__name__}"
-    base = COMPONENTS[kind]
-    if not (isinstance(item, type) and issubclass(item, base)):
-        return f"bonsai_{kind}s() returned {item!r}, which is no subclass of {base.__name__}"
+        return (
+            None
+            if isinstance(item, declared)
+            else f"bonsai_{kind}s() returned {item!r}, which is not a {declared.__name__}"
+        )
+    bases = COMPONENTS[kind]
+    if not (isinstance(item, type) and issubclass(item, bases)):
+        *others, last = [base.__name__ for base in bases]
+        names = f"{', '.join(others)} or {last}" if others else last
+        return f"bonsai_{kind}s() returned {item!r}, which is not a subclass of {names}"
     if inspect.isabstract(item):
         missing = ", ".join(sorted(item.__abstractmethods__))
         return f"{kind} {item.__name__} does not define {missing}"

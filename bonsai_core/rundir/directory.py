@@ -1,65 +1,47 @@
-"""The names in a run directory, and what is read from it and written to it."""
+"""A directory that one process at a time works in, with a configuration, a journal, a checkpoint and a report."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import os
-import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
-from zipfile import BadZipFile
+from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from bonsai_core.config import RunConfig, read_recipe
 from bonsai_core.errors import BonsaiError
+from bonsai_core.events import Event, Journaled
 from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import RunReport, read_report
+from bonsai_core.rundir.reports import read_report
 from bonsai_core.settings.names import checked_name
+from bonsai_core.settings.recipe_files import read_recipe
+from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
+Config = TypeVar("Config", bound=SharedSettings)
 
 
-class _Settings(Protocol):
-    """A configuration that can be written down."""
+class JournaledDirectory(ABC):
+    """The files of a run or an adaptation.
 
-    def to_yaml(self) -> str:
-        """The configuration as a recipe that reproduces it."""
-
-
-class RunDirectory:
-    """One run's files. See the module `bonsai_core.rundir` for what they are.
-
-    What `NAMES` lists is the run's, and may not be a link; anything else in the directory is left alone.
+    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone.
 
     Args:
         path: the directory; it may be a link itself.
     """
 
-    CONFIG_NAME: ClassVar[str] = "config.yaml"
-    REPORT: ClassVar[type[BaseModel]] = RunReport
-    NAMES: ClassVar[Names] = Names(
-        files=(r"config\.yaml(\.partial)?", *COMMON_FILES),
-        folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
-        nested=("adapted",),
-        temporaries=(
-            r"(config\.yaml|report\.json|scratch)\.partial",
-            r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
-            *CHECKPOINT_TEMPORARIES,
-        ),
-    )
+    CONFIG_NAME: ClassVar[str]
+    REPORT: ClassVar[type[BaseModel]]
+    NAMES: ClassVar[Names]
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,25 +50,44 @@ class RunDirectory:
         self.model_path = path / "model"
         self.report_path = path / "report.json"
         self.scratch_path = path / "scratch.partial"
-        self.adapted_path = path / "adapted"
 
-    @classmethod
+    @abstractmethod
+    def config(self) -> SharedSettings:
+        """The resolved configuration, with `out` set to where it is stored now."""
+
     @contextmanager
-    def created(cls, path: Path, config: _Settings) -> Iterator[Self]:
-        """A fresh run directory with its configuration, held as by `lock`; nothing is written before it is held.
+    def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        """The journal of a fresh run, whose directory is held as by `lock`; nothing is written before it is held.
+
+        Args:
+            config: written beside the journal.
+            observe: receives `Journaled` after each event of the journal.
 
         Raises:
-            BonsaiError: it cannot be made, holds something already, or another process has it.
+            BonsaiError: the directory cannot be made, holds something already, or another process has it.
         """
-        directory = cls(path)
-        directory.refuse_occupied()
-        with directory._making():
-            path.mkdir(parents=True, exist_ok=True)
-        with directory.lock():
-            directory.refuse_occupied()  # by what another process wrote before it let go
-            with directory._making():
-                write_whole(directory.config_path, config.to_yaml().encode())
-            yield directory
+        self.refuse_occupied()
+        with self._making():
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock():
+            self.refuse_occupied()  # by what another process wrote before it released the directory
+            with self._making():
+                write_whole(self.config_path, config.to_yaml().encode())
+            with self._journal(observe) as journal:
+                yield journal
+
+    @contextmanager
+    def reopen(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        """The journal of a run that was begun earlier, whose directory is held as by `lock`.
+
+        Args:
+            observe: receives `Journaled` after each new event of the journal.
+
+        Raises:
+            BonsaiError: another process has the directory, or the journal cannot be read.
+        """
+        with self.lock(), self._journal(observe) as journal:
+            yield journal
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -126,11 +127,6 @@ class RunDirectory:
             why = os.strerror(errno.EACCES if existing.is_dir() else errno.ENOTDIR)
             raise BonsaiError(f"Cannot make the run directory {self.path}: {why}: {existing}. Choose another --out.")
 
-    def config(self) -> RunConfig:
-        """The resolved configuration, with `out` set to where it lies now."""
-        values = read_recipe(self.config_path)
-        return RunConfig.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process; the operating system lets go of it when the process dies.
@@ -162,59 +158,12 @@ class RunDirectory:
                 f"make room or mend the permissions, then: bonsai resume {self.path}"
             ) from error
 
-    def journal(self, *, on_append: Callable[[str, int], None] | None = None) -> Journal:
-        """The run's journal."""
-        return Journal(self.journal_path, on_append=on_append)
-
-    def save_arrays(self, round_number: int, name: str, **arrays: NDArray[Any]) -> str:
-        """Write arrays of a round atomically and return their sha256, to be journaled."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
-        path = self.array_path(round_number, name)
-        with self.writing(str(path)):
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-    def load_array(
-        self, round_number: int, name: str, array: str, sha256: str, *, kind: type[np.generic], length: int
-    ) -> NDArray[Any]:
-        """One of a round's arrays, which has one dimension.
-
-        Args:
-            sha256: of the file, as the journal has it.
-
-        Raises:
-            BonsaiError: the file is missing, is not what the journal says, or holds no such array.
-        """
-        path = self.array_path(round_number, name)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BonsaiError(f"Cannot read {path}: {error.strerror}. The run cannot be resumed without it.") from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise BonsaiError(
-                f"{path} is not what the journal recorded; the run cannot be resumed with it. Put back a good copy, or "
-                f"start a new run with another --out."
-            )
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                found: NDArray[Any] = arrays[array]
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
-            raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
-        if found.dtype != kind or found.shape != (length,):
-            raise BonsaiError(
-                f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
-                f"belongs to another model, and the run cannot be resumed with it."
-            )
-        return found
-
     def array_path(self, round_number: int, name: str) -> Path:
-        """Where a round's arrays lie."""
+        """Where a round's arrays are stored."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
 
     def tensor_path(self, round_number: int, name: str) -> Path:
-        """Where a folder of a round's tensors lies."""
+        """Where a folder of a round's tensors is stored."""
         return self.path / f"round-{round_number:03d}" / name
 
     def read_report(self) -> Mapping[str, Any]:
@@ -235,6 +184,16 @@ class RunDirectory:
     def remove_temporaries(self) -> None:
         """Clear what a killed process of this run left half-written."""
         self.NAMES.remove_temporaries(self.path)
+
+    def _read_config(self, schema: type[Config]) -> Config:
+        values = read_recipe(self.config_path)
+        return schema.from_mapping({**values, "out": str(self.path)}, str(self.config_path))
+
+    @contextmanager
+    def _journal(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
+        journal = Journal(self.journal_path, on_append=lambda key, count: observe(Journaled(key, count)))
+        with closing(journal):
+            yield journal
 
     @contextmanager
     def _making(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,17 +28,50 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    with whole_file(path) as partial, partial.open("xb") as file:  # never into what somebody else put there
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file, which takes the place of `path` when the block ends well; see `write_whole`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     partial = partial_of(path)
+    partial.unlink(missing_ok=True)
     try:
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:  # never into what somebody else put there
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        _sync(partial)
         partial.replace(path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of `path` when the block ends well.
+
+    A kill leaves what was there before, or nothing, or the whole folder; at worst a hidden sibling, which the next
+    call removes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial, previous = (path.with_name(f".{path.name}.{what}") for what in ("partial", "previous"))
+    _remove(partial, previous)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in filter(Path.is_file, partial.rglob("*")):
+            _sync(file)
+        # A folder with content cannot be replaced, only moved out of the way.
+        if path.exists():
+            path.replace(previous)
+        partial.replace(path)
+    finally:
+        _remove(partial, previous)
 
 
 def refuse_other_than_file(path: Path) -> None:
@@ -84,6 +118,16 @@ def held(path: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         file.release()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(*folders: Path) -> None:
+    for folder in filter(Path.exists, folders):
+        shutil.rmtree(folder)
 
 
 def _refuse(path: Path, wanted: str) -> None:

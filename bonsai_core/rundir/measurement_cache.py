@@ -20,27 +20,28 @@ from safetensors.numpy import save
 
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import write_whole
+from bonsai_core.rundir.digests import arrays_digest
+from bonsai_core.rundir.files import write_whole
 
 DIGEST = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Shared:
+class Cached:
     """Arrays that were computed once.
 
     Attributes:
         seconds: time it took, in whichever run it was.
-        found: whether another run had computed them.
+        hit: whether another run had computed them.
     """
 
     arrays: Arrays
     seconds: float
-    found: bool
+    hit: bool
 
 
-class SharedMeasurements:
+class MeasurementCache:
     """Arrays by what they were computed from; runs that share them must not run at the same time.
 
     Args:
@@ -50,38 +51,32 @@ class SharedMeasurements:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def once(self, origin: Mapping[str, Any], compute: Callable[[], Arrays]) -> Shared:
-        """The arrays computed from `origin`.
+    def once(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Cached:
+        """The arrays computed from what `key` describes.
 
         Args:
-            origin: everything that decides the result, as plain data; arrays in it count by their content.
+            key: everything that decides the result, as plain data; arrays in it count by their content.
 
         Raises:
             BonsaiError: what was computed cannot be written.
         """
-        text = json.dumps(origin, sort_keys=True, default=_digest)
+        text = json.dumps(key, sort_keys=True, default=lambda array: arrays_digest({"": array}))
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
         kept = _read(path)
         if kept is not None:
-            return Shared(kept, float(kept.pop("seconds")[0]), True)
-        fresh = once(None, None, compute)
-        arrays = {name: np.ascontiguousarray(array) for name, array in fresh.arrays.items()}
+            return Cached(kept, float(kept.pop("seconds")[0]), True)
+        start = time.perf_counter()
+        fresh = compute()
+        seconds = time.perf_counter() - start
+        arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
         try:
-            _write(path, {**arrays, "seconds": np.array([fresh.seconds])})
+            _write(path, {**arrays, "seconds": np.array([seconds])})
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
                 f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
                 f"then give the same command again."
             ) from error
-        return fresh
-
-
-def once(shared: SharedMeasurements | None, origin: Mapping[str, Any] | None, compute: Callable[[], Arrays]) -> Shared:
-    """As `SharedMeasurements.once`; without it, or without an `origin` that runs have in common, simply computed."""
-    if shared is not None and origin is not None:
-        return shared.once(origin, compute)
-    start = time.perf_counter()
-    return Shared(compute(), time.perf_counter() - start, False)
+        return Cached(fresh, seconds, False)
 
 
 def code_of(component: Component) -> str:
@@ -105,7 +100,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
-            whole = (file.metadata() or {}).get(DIGEST) == _digest_of(arrays)
+            whole = (file.metadata() or {}).get(DIGEST) == arrays_digest(arrays)
     except (FileNotFoundError, SafetensorError):
         return None
     return arrays if whole else None
@@ -113,13 +108,4 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(dict(arrays), {DIGEST: _digest_of(arrays)}))
-
-
-def _digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    text = "".join(f"{name} {_digest(array)}\n" for name, array in sorted(arrays.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+    write_whole(path, save(dict(arrays), {DIGEST: arrays_digest(arrays)}))

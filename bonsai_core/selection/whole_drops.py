@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, SampleRequest
 from bonsai_core.selection.rules import Rules
-from bonsai_core.selection.select import mean_prior
+from bonsai_core.selection.wholes import mean_prior
 from bonsai_core.units import Whole
 
 WHOLES_STREAM = 3
@@ -42,17 +42,19 @@ class WholeDrops:
     def of(cls, request: SampleRequest, rules: Rules, seed: tuple[int, int]) -> tuple[SampleRequest, WholeDrops]:
         """The drops of a round, and what is left to the sampler: half of what goes, where both take part."""
         wholes, alive_U, table = rules.wholes(request.table), request.alive_U, request.table
-        alive = [whole for whole in wholes if alive_U[whole.units].any()]
+        alive = [_Candidate.of(whole, request) for whole in wholes if alive_U[whole.units].any()]
         leaving_U = alive_U & rules.may_leave(table)
-        shared = any(site.kind in rules.units and site.kind != "layer" for site in table)
+        shared = any(rules.divides(site) for site in table)
         share = request.drop_fraction / 2 if shared else request.drop_fraction
         goal = share * int(table.cost_U[leaving_U].sum())
-        drawn = [whole for group in _alike(alive) for whole in _window(group, request, goal, alive)]
+        total = sum(candidate.cost for candidate in alive)
+        drawn = [candidate for group in _alike(alive) for candidate in _window(group, 2 * goal, total)]
         if len(drawn) < 2 or goal == 0:
             return request, cls(wholes, (), alive_U, 0, seed)
-        count = round(goal / float(np.mean([_cost(whole, request) for whole in drawn])))
+        count = round(goal / float(np.mean([candidate.cost for candidate in drawn])))
         count = min(max(1, count), len(drawn) // 2)
-        return replace(request, drop_fraction=share), cls(wholes, drawn, alive_U, count, seed)
+        whole_drops = cls(wholes, [candidate.whole for candidate in drawn], alive_U, count, seed)
+        return replace(request, drop_fraction=share), whole_drops
 
     def dropped_from(self, keep_MU: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
         """Keep vectors of the sub-models from number `first` of the round on, with their wholes dropped."""
@@ -80,38 +82,49 @@ class WholeDrops:
         return left_U
 
     def _at_turn(self, turn: int) -> Whole:
-        """The whole whose turn it is: one permutation of all that are drawn behind the other."""
+        """The whole whose turn it is: permutations of all that are drawn, consecutively."""
         block, position = divmod(turn, len(self.drawn))
         order = np.random.default_rng([*self.seed, WHOLES_STREAM, block]).permutation(len(self.drawn))
         return self.drawn[int(order[position])]
 
 
-def _alike(wholes: Sequence[Whole]) -> list[list[Whole]]:
+@dataclass(frozen=True)
+class _Candidate:
+    """A whole of which something is left.
+
+    Attributes:
+        cost: parameters that its living units free.
+        prior: their mean prior.
+    """
+
+    whole: Whole
+    cost: int
+    prior: float
+
+    @classmethod
+    def of(cls, whole: Whole, request: SampleRequest) -> _Candidate:
+        units = whole.units[request.alive_U[whole.units]]
+        return cls(whole, request.table.params_of(units), mean_prior(request.table, units, request.prior_U))
+
+
+def _alike(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
     """Layers, attentions and MLPs, whose priors cannot be compared with each other's."""
-    groups: dict[str, list[Whole]] = {}
-    for whole in wholes:
-        groups.setdefault("layer" if whole.kind == "layer" else whole.name.rpartition(".")[2], []).append(whole)
+    groups: dict[str, list[_Candidate]] = {}
+    for candidate in candidates:
+        whole = candidate.whole
+        groups.setdefault("layer" if whole.is_layer else whole.name.rpartition(".")[2], []).append(candidate)
     return list(groups.values())
 
 
-def _window(group: Sequence[Whole], request: SampleRequest, goal: float, everyone: Sequence[Whole]) -> list[Whole]:
-    """The least of a group by mean prior: twice its share of the goal, or two; all if the prior tells none apart."""
-    table, living_U = request.table, request.alive_U
-    scores = [mean_prior(table, whole.units[living_U[whole.units]], request.prior_U) for whole in group]
-    if len(set(scores)) <= 1:
-        return list(group)
-    of_group, of_all = (sum(_cost(whole, request) for whole in wholes) for wholes in (group, everyone))
-    window: list[Whole] = []
-    for index in np.argsort(scores, kind="stable"):
-        if len(window) >= 2 and sum(_cost(whole, request) for whole in window) >= 2 * goal * of_group / of_all:
+def _window(group: list[_Candidate], goal: float, total: int) -> list[_Candidate]:
+    """The lowest of a group by prior: its share of the goal, or two; all if the prior tells none apart."""
+    if len({candidate.prior for candidate in group}) <= 1:
+        return group
+    of_group, cost = sum(candidate.cost for candidate in group), 0
+    window: list[_Candidate] = []
+    for candidate in sorted(group, key=lambda candidate: candidate.prior):
+        if len(window) >= 2 and cost >= goal * of_group / total:
             break
-        window.append(group[int(index)])
+        window.append(candidate)
+        cost += candidate.cost
     return window
-
-
-def _cost(whole: Whole, request: SampleRequest) -> int:
-    """Parameters that a whole's living units free."""
-    table, living = request.table, whole.units[request.alive_U[whole.units]]
-    rest = sum(table.sites[site].rest_params for site in np.unique(table.site_U[living]))
-    cost: int = int(table.cost_U[living].sum()) + rest
-    return cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bonsai_core.sources.choices import Question, describe_rows, draw_questions, read_rows
 from bonsai_core.sources.demo import demo_model_dir
-from bonsai_core.sources.load import NAMED, absolute_names, load_evaluation_text, load_metric_text, load_text
+from bonsai_core.sources.load import NAMED, load_evaluation_text, load_metric_text, load_text, with_absolute_paths
 from bonsai_core.sources.stored import user_path
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.tokens import tokenize
@@ -14,7 +14,6 @@ __all__ = [
     "NAMED",
     "Question",
     "Text",
-    "absolute_names",
     "demo_model_dir",
     "describe_rows",
     "draw_questions",
@@ -28,4 +27,5 @@ __all__ = [
     "training_windows",
     "user_path",
     "windows_of",
+    "with_absolute_paths",
 ]

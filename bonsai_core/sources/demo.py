@@ -24,6 +24,7 @@ import platformdirs
 from filelock import FileLock
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.rundir import whole_folder
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_ID = f"HuggingFaceTB/{MODEL_NAME}"
@@ -83,17 +84,12 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def _make(checkpoint: Path, cache: Path, progress: Callable[[str], None]) -> None:
     """Fetch, convert, and move into place in one step, so that nobody ever sees half a checkpoint."""
-    work = cache / f"{MODEL_NAME}.partial"
-    shutil.rmtree(work, ignore_errors=True)  # what a killed process left; the lock is ours
-    work.mkdir()
-    try:
-        gguf = _find_gguf(cache, work, progress)
+    with whole_folder(checkpoint) as partial:
+        download = partial / "download"
+        gguf = _find_gguf(cache, download, progress)
         progress(f"Converting {MODEL_NAME} to a checkpoint in {checkpoint} (once, about 20 seconds)")
-        _convert(gguf, work / "checkpoint")
-        shutil.rmtree(checkpoint, ignore_errors=True)  # present only if files were deleted from it
-        (work / "checkpoint").replace(checkpoint)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _convert(gguf, partial)
+        shutil.rmtree(download, ignore_errors=True)  # missing where the file is installed
 
 
 def _find_gguf(cache: Path, work: Path, progress: Callable[[str], None]) -> Path:

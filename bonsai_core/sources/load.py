@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import TypeVar
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
 from bonsai_core.sources.files import is_path, read_file
@@ -14,6 +16,7 @@ from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Part, Text, divide
 
 NAMED = ("builtin", "c4", "wikitext2")
+Config = TypeVar("Config", bound=SharedSettings)
 
 
 def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int = 0) -> tuple[Text, Text]:
@@ -69,10 +72,15 @@ def load_metric_text(dataset: str) -> Text:
     return _load(dataset, "calibration", hold_out=False)[0]
 
 
-def absolute_names(names: Mapping[str, str | None]) -> dict[str, str]:
-    """Of what is named, all that lies in files and folders here, by absolute paths."""
-    found = {key: user_path(name) for key, name in names.items() if name is not None and name not in ("demo", *NAMED)}
-    return {key: str(path.resolve()) for key, path in found.items() if exists(path)}
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration, with files and folders named so that a resume from elsewhere finds them.
+
+    Raises:
+        BonsaiError: a name in it is one that no file can have.
+    """
+    names = {field: getattr(config, field) for field in config.PATHS}
+    paths = {field: user_path(name) for field, name in names.items() if name not in (None, "demo", *NAMED)}
+    return config.model_copy(update={field: str(path.resolve()) for field, path in paths.items() if exists(path)})
 
 
 def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> tuple[Text, Iterable[int] | None]:

@@ -6,12 +6,13 @@ Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
+from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.tokens import sampled, tokenize
 
@@ -141,19 +142,10 @@ def _begun(windows_NL: NDArray[np.int64], start: int | None) -> NDArray[np.int64
     return windows_NL if start is None else np.insert(windows_NL, 0, start, axis=1)
 
 
-class EvaluationSettings(Protocol):
-    """Settings, of a run, an adaptation or an evaluation, that say how much text perplexity is measured on."""
-
-    @property
-    def eval_samples(self) -> int: ...
-    @property
-    def eval_sequence_length(self) -> int: ...
-
-
 def evaluation_windows(
     text: Text,
     tokenizer: PreTrainedTokenizerBase,
-    config: EvaluationSettings,
+    config: SharedSettings,
     warn: Callable[[str], None],
     start: int | None,
 ) -> NDArray[np.int64]:

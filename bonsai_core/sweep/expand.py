@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bonsai_core.config import RunConfig, read_recipe
+from bonsai_core.config import RunConfig
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.errors import BonsaiError, shortened
+from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
-from bonsai_core.settings.names import checked_name
 from bonsai_core.sweep.quantities import describe, show_setting
 from bonsai_core.sweep.spec import Grid, SweepSpec
 
@@ -75,8 +75,7 @@ def _expanded(settings: Mapping[str, Any], folder: Path, registry: Registry) -> 
     recipe = rest.pop("config", None)
     if recipe is None:
         return rest
-    path = folder / checked_name(str(recipe), "recipe")
-    return {**(read_recipe(path) if path.is_file() else registry.recipe(str(recipe))), **rest}
+    return {**recipe_settings(str(recipe), registry, folder=folder), **rest}
 
 
 def _points(grid: Grid) -> list[dict[str, Any]]:

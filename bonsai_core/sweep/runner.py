@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.engine import SharedMeasurements, resume, run
-from bonsai_core.engine.setup import with_absolute_paths
+from bonsai_core.engine import MeasurementCache, run
+from bonsai_core.engine.lifecycle import resume
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
 from bonsai_core.rundir.files import refuse_other_than_folder
+from bonsai_core.sources import with_absolute_paths
 from bonsai_core.sweep.expand import SweepRun
 
 LOCK_NAME = ".lock"
@@ -77,13 +78,13 @@ def run_sweep(
     with _lock(directory):
         for each in runs:
             _refuse_other_settings(each, directory)
-        shared = SharedMeasurements(directory / "shared")
+        cache = MeasurementCache(directory / "shared")
         outcomes = []
         for number, each in enumerate(runs, 1):
             outcome = _finished(each, directory)
             if outcome is None:
                 listener.started(number, each)
-                outcome = _computed(each, directory, registry, shared)
+                outcome = _computed(each, directory, registry, cache)
                 free_cache()  # the next model needs the memory
             if outcome.report and not keep_models:
                 files = RunDirectory(directory / each.name)
@@ -103,14 +104,14 @@ def state(run: SweepRun, directory: Path) -> str:
     return "started" if files.config_path.is_file() else "to do"
 
 
-def _computed(run_: SweepRun, directory: Path, registry: Registry, shared: SharedMeasurements) -> Outcome:
+def _computed(run_: SweepRun, directory: Path, registry: Registry, cache: MeasurementCache) -> Outcome:
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
             # The settings are those of the sweep's file, see `_refuse_other_settings`; so is the trust.
-            result = resume(path, trust_remote_code=True, registry=registry, shared=shared)
+            result = resume(path, trust_remote_code=True, registry=registry, cache=cache)
         else:
-            result = run(run_.config.model_copy(update={"out": path}), registry=registry, shared=shared)
+            result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
     except BonsaiError as error:
         return Outcome(run_, error=str(error))

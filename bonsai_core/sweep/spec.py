@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from bonsai_core.config import read_recipe
 from bonsai_core.errors import BonsaiError, UnknownNameError, shown
+from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.settings.schema import Schema, faults_told, where
 from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES

@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Compensator, Removal, Repair
+from bonsai_core.contracts import (
+    Compensator,
+    InputCompensator,
+    Removal,
+    Repair,
+    Statistic,
+    TextCompensator,
+    WeightCompensator,
+)
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
 
 ROUNDING = 1e-5
@@ -78,13 +86,17 @@ class CompensatorContract(ComponentContract[Compensator]):
     def test_what_it_is_given_is_not_changed(self) -> None:
         inputs, weight, keep = _example(12, 4)
         compensator = self.make()
-        removal = _removal(compensator, [inputs], weight, keep)
-        before = inputs.clone(), weight.clone(), keep.clone(), removal.total.clone()
-        with torch.inference_mode():
-            compensator.repair(removal)
-        now = inputs, weight, keep, removal.total
-        for name, tensor, then in zip(("inputs", "weight", "keep", "total"), now, before, strict=True):
-            assert torch.equal(tensor, then), f"{name} was changed in place"
+        given = {"inputs": inputs, "weight": weight, "keep": keep}
+        before = {name: tensor.clone() for name, tensor in given.items()}
+        if isinstance(compensator, TextCompensator):
+            statistic = _statistic(compensator, [inputs])
+            given["total"], before["total"] = statistic.total, statistic.total.clone()
+            with torch.inference_mode():
+                compensator.repair(Removal(weight, keep), statistic)
+        else:
+            repaired(compensator, [inputs], weight, keep)
+        for name, tensor in given.items():
+            assert torch.equal(tensor, before[name]), f"{name} was changed in place"
 
     def test_no_global_rng_is_read(self) -> None:
         def all_numbers() -> NDArray[np.float64]:
@@ -96,18 +108,22 @@ class CompensatorContract(ComponentContract[Compensator]):
 
 def repaired(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor, keep: Tensor) -> Repair:
     """The repair, computed as the engine does: from statistics summed over batches."""
+    removal = Removal(weight, keep)
     with torch.inference_mode():
-        return compensator.repair(_removal(compensator, batches, weight, keep))
+        if isinstance(compensator, TextCompensator):
+            return compensator.repair(removal, _statistic(compensator, batches))
+        kinds = "inherit WeightCompensator, InputCompensator or MomentCompensator"
+        assert isinstance(compensator, WeightCompensator), kinds
+        return compensator.repair(removal)
 
 
-def _removal(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor, keep: Tensor) -> Removal:
-    if compensator.watches == "moments":
-        total = second_moments(batches)
-    elif compensator.repairs:
+def _statistic(compensator: TextCompensator, batches: Sequence[Tensor]) -> Statistic:
+    """What the compensator receives for batches of inputs, [tokens, units, channels]."""
+    if isinstance(compensator, InputCompensator):
         total = torch.stack([compensator.accumulate(batch).double() for batch in batches]).sum(dim=0)
     else:
-        total = torch.zeros(weight.shape[1])
-    return Removal(weight, keep, total, sum(len(batch) for batch in batches))
+        total = second_moments(batches)
+    return Statistic(total, sum(len(batch) for batch in batches))
 
 
 def _given(repair: Repair) -> dict[str, Tensor]:

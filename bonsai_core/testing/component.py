@@ -91,6 +91,6 @@ def _same_states(a: tuple[Any, Any, torch.Tensor], b: tuple[Any, Any, torch.Tens
 
 
 def second_moments(batches: Sequence[Tensor]) -> Tensor:
-    """What those that watch ``moments`` are given for inputs [tokens, units, channels] and hidden states of size 1."""
+    """What a `MomentPrior` receives for inputs [tokens, units, channels] and hidden states of size 1."""
     rows = torch.cat([batch.flatten(1) for batch in batches])
     return rows.T @ rows

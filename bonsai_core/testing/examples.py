@@ -24,7 +24,5 @@ def example_table(
         if layers_leave:
             sites.append(Site(f"layers.{layer}", layer, "layer", first, 1, FIXED_PARAMS, 0))
             first += 1
-    decoder = (
-        sum(site.num_units * site.unit_params for site in sites if site.kind != "layer") + num_layers * FIXED_PARAMS
-    )
+    decoder = num_layers * (num_groups * GROUP_PARAMS + width * CHANNEL_PARAMS + FIXED_PARAMS)
     return UnitTable(tuple(sites), decoder, decoder + EMBEDDINGS)

@@ -18,7 +18,7 @@ from bonsai_core.model.recognition.laws import (
     num_params,
     slicing_mismatch,
 )
-from bonsai_core.model.structure.unit_table import site_kinds
+from bonsai_core.model.sites.table import site_kinds
 from bonsai_core.model.subject import Subject
 from bonsai_core.selection.rules import Rules
 from bonsai_core.units import Site, UnitKind, UnitTable
@@ -134,7 +134,7 @@ def _without_first(table: UnitTable, site: Site) -> NDArray[np.bool_]:
     """A keep vector that drops the first unit of a site; where a whole layer is the unit, all of it."""
     keep_U = table.keep_all()
     keep_U[site.first] = False
-    if site.kind == "layer":
+    if site.leaves_with_layer:
         _drop_layer(table, site.layer, keep_U)
     return keep_U
 

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Prior, SiteView
+from bonsai_core.contracts import InputPrior, LayerPrior, Prior, SiteView, Statistic, TextPrior, WeightPrior
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
 
 ROUNDING = 1e-5
 FLOAT16_MAX = 65504.0
 TOKENS, OUT = 96, 10
+SEED = 7
 
 
 class PriorContract(ComponentContract[Prior]):
@@ -69,13 +70,16 @@ class PriorContract(ComponentContract[Prior]):
         prior = self.make()
         inputs, weight = _example(12, 4)
         inputs_before, weight_before = inputs.clone(), weight.clone()
-        view = _view(prior, [inputs], weight, np.arange(12))
-        total_before = None if view.total is None else view.total.clone()
-        prior.score(view)
+        view = SiteView(weight, np.arange(12), SEED)
+        if isinstance(prior, TextPrior):
+            statistic = _statistic(prior, [inputs], units=12)
+            total_before = statistic.total.clone()
+            prior.score(view, statistic)
+            assert torch.equal(statistic.total, total_before), "score() changed the total in place"
+        else:
+            _score(prior, view, [inputs])
         assert torch.equal(inputs, inputs_before), "accumulate() changed its inputs in place"
         assert torch.equal(weight, weight_before), "score() changed the weight in place"
-        if view.total is not None and total_before is not None:
-            assert torch.equal(view.total, total_before), "score() changed the total in place"
 
 
 def score(
@@ -84,28 +88,34 @@ def score(
     """The prior's scores, computed as the engine does: statistics summed over batches in float64."""
     ids = np.arange(weight.shape[1]) if unit_ids is None else unit_ids
     with torch.inference_mode():
-        return prior.score(_view(prior, batches, weight, ids)).cpu().double().numpy()
+        return _score(prior, SiteView(weight, ids, SEED), batches).cpu().double().numpy()
 
 
-def _view(prior: Prior, batches: Sequence[Tensor], weight: Tensor, unit_ids: NDArray[np.int64]) -> SiteView:
-    total = None
-    if prior.watches == "moments":
-        total = second_moments(batches)
-    elif prior.needs_data:
-        parts = [_accumulated(prior, batch).double() for batch in batches]
+def _score(prior: Prior, view: SiteView, batches: Sequence[Tensor]) -> Tensor:
+    if isinstance(prior, TextPrior):
+        return prior.score(view, _statistic(prior, batches, units=view.weight.shape[1]))
+    assert isinstance(prior, WeightPrior), "inherit WeightPrior, InputPrior, LayerPrior or MomentPrior"
+    return prior.score(view)
+
+
+def _statistic(prior: TextPrior, batches: Sequence[Tensor], units: int) -> Statistic:
+    """What the prior receives for batches of inputs, [tokens, units, channels]."""
+    num_tokens = sum(len(batch) for batch in batches)
+    if isinstance(prior, InputPrior):
+        parts = [prior.accumulate(batch).double() for batch in batches]
         for part in parts:
-            leads = prior.watches == "layers" or part.shape[0] == weight.shape[1]
-            assert leads, f"accumulate() must lead with units; it gave {tuple(part.shape)}"
-        total = torch.stack(parts).sum(dim=0)
-    return SiteView(weight, total, sum(len(batch) for batch in batches), unit_ids, seed=7)
+            assert part.shape[0] == units, f"accumulate() must lead with units; it gave {tuple(part.shape)}"
+    elif isinstance(prior, LayerPrior):
+        parts = [prior.accumulate(*_layer_states(batch)).double() for batch in batches]
+    else:
+        return Statistic(second_moments(batches), num_tokens)
+    return Statistic(torch.stack(parts).sum(dim=0), num_tokens)
 
 
-def _accumulated(prior: Prior, inputs: Tensor) -> Tensor:
-    """What a prior accumulates over one batch; for one that watches layers, the inputs stand for hidden states."""
-    if prior.watches == "sites":
-        return prior.accumulate(inputs)
+def _layer_states(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states before and after a layer, [tokens, hidden], for which the inputs stand in."""
     before = inputs.flatten(1)
-    return prior.accumulate_layer(before, before + before.abs().sqrt())
+    return before, before + before.abs().sqrt()
 
 
 def _example(units: int, channels: int) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 
 WARM_UP = 1
 
@@ -29,21 +32,33 @@ def peak_bytes(device: torch.device) -> int:
     return int(peak if psutil.MACOS else peak * 1024)
 
 
+def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
+    """Medians [sides, times], the sides taking turns, so that a machine whose speed changes is fair to all of them.
+
+    Args:
+        sides: each does its work once and returns the times that it took, in seconds, equally many for all.
+        repeats: how often each is timed, after a warm-up.
+    """
+    seconds_RST = np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)
+    medians: NDArray[np.float64] = np.median(seconds_RST[WARM_UP:], axis=0)
+    return medians
+
+
 def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> tuple[float, float]:
     """Median seconds of a forward pass over one sequence of `num_tokens`, the two models taking turns."""
     device = next(first.parameters()).device
     ids = torch.zeros((1, num_tokens), dtype=torch.long, device=device)
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(WARM_UP + repeats):
-        for model, column in zip((first, second), times, strict=True):
-            synchronize(device)
-            start = time.perf_counter()
-            with torch.inference_mode():
-                model(input_ids=ids, use_cache=False)
-            synchronize(device)
-            if turn >= WARM_UP:
-                column.append(time.perf_counter() - start)
-    return float(np.median(times[0])), float(np.median(times[1]))
+
+    def forward(model: Any) -> tuple[float]:
+        synchronize(device)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model(input_ids=ids, use_cache=False)
+        synchronize(device)
+        return (time.perf_counter() - start,)
+
+    first_s, second_s = median_seconds([partial(forward, first), partial(forward, second)], repeats)[:, 0].tolist()
+    return first_s, second_s
 
 
 def synchronize(device: torch.device) -> None:

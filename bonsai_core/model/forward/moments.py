@@ -29,7 +29,7 @@ def collect_moments(
     keep_U: NDArray[np.bool_],
     found: Callable[[Site, Tensor], None],
 ) -> None:
-    """Second moments of the sub-model under `keep_U`, as `SiteView.total` has them for priors that watch them.
+    """Second moments of the sub-model under `keep_U`, as `MomentPrior` describes them.
 
     Those of one layer stand in memory at a time: channels squared per site, in float32.
 
@@ -90,14 +90,7 @@ def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list
     finally:
         for handle in handles:
             handle.remove()
-    return [_symmetric(site, totals[site.name]) for site in sites]
-
-
-def _symmetric(site: Site, lower: Tensor) -> Tensor:
-    """From the lower triangle. What experts put out points where it likes: none can stand in for another."""
-    if site.in_mixture:
-        return lower.diagonal().diag()
-    return lower.tril_() + lower.tril(-1).T
+    return [subject.moments(site, totals[site.name]) for site in sites]
 
 
 def _add_lower(total: Tensor, rows: Tensor) -> None:

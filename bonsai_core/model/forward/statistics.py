@@ -11,7 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import Compensator, Prior, Removal, Repair, SiteView
+from bonsai_core.contracts import (
+    Compensator,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    Prior,
+    Removal,
+    Repair,
+    SiteView,
+    Statistic,
+    TextCompensator,
+    TextPrior,
+    WeightCompensator,
+    WeightPrior,
+)
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.subject import Subject
@@ -31,7 +45,7 @@ def score_units(
     """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
 
     Args:
-        totals: by site name, what the prior watches; empty if it needs no data.
+        totals: by site name, what the prior reads of the text; not looked at if it needs none.
         num_tokens: tokens behind them.
 
     Raises:
@@ -42,9 +56,14 @@ def score_units(
         ids = np.flatnonzero(keep_U[site.units]) + site.first
         if not len(ids):
             continue
-        view = SiteView(subject.unit_weight(site, keep_U), totals.get(site.name), num_tokens, ids, seed)
+        view = SiteView(subject.unit_weight(site, keep_U), ids, seed)
         with torch.inference_mode():
-            score = prior.score(view).cpu().double().numpy()
+            if isinstance(prior, TextPrior):
+                score_T = prior.score(view, Statistic(totals[site.name], num_tokens))
+            else:
+                assert isinstance(prior, WeightPrior)  # the registry admits no others
+                score_T = prior.score(view)
+        score = score_T.cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
             raise BonsaiError(
                 f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; "
@@ -57,7 +76,7 @@ def score_units(
 def site_repair(
     subject: Subject,
     compensator: Compensator,
-    total: Tensor,
+    totals: Mapping[str, Tensor],
     num_tokens: int,
     site: Site,
     alive_U: NDArray[np.bool_],
@@ -65,13 +84,22 @@ def site_repair(
 ) -> Repair:
     """What a site gets for losing every unit that is alive but not kept.
 
+    Args:
+        totals: by site name, what the compensator reads of the text; not looked at if it needs none.
+        num_tokens: tokens behind them.
+
     Raises:
         BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
     """
     weight = subject.unit_weight(site, alive_U)
     keep = torch.from_numpy(keep_U[site.units][alive_U[site.units]]).to(weight.device)
+    removal = Removal(weight, keep)
     with torch.inference_mode():
-        repair = compensator.repair(Removal(weight, keep, total, num_tokens))
+        if isinstance(compensator, TextCompensator):
+            repair = compensator.repair(removal, Statistic(totals[site.name], num_tokens))
+        else:
+            assert isinstance(compensator, WeightCompensator)  # the registry admits no others
+            repair = compensator.repair(removal)
     wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
     for what, shape in wanted.items():
         found = getattr(repair, what)
@@ -86,30 +114,32 @@ def site_repair(
 def input_totals(
     subject: Subject,
     passes: Passes,
-    observer: Prior | Compensator,
+    reader: InputPrior | LayerPrior | InputCompensator,
     windows_NT: NDArray[np.int64],
     keep_U: NDArray[np.bool_],
 ) -> dict[str, Tensor]:
-    """Per site, the sum over all tokens of what the observer accumulates under `keep_U`, of the units kept."""
+    """Per site, the sum over all tokens of what `reader` accumulates under `keep_U`, of the units kept."""
     totals: dict[str, Tensor] = {}
     batch: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
-    with subject.masked(keep_U), _watching(subject, observer, batch):
+    with subject.masked(keep_U), _watching(subject, reader, batch):
         for _ in passes.batches(windows_NT):
             for name, statistic in batch.items():
                 totals[name] = totals[name] + statistic if name in totals else statistic
-    if observer.watches == "layers":
+    if isinstance(reader, LayerPrior):
         return totals
     there = {name: total.to(subject.device) for name, total in totals.items()}
     return {site.name: subject.select_alive(site, keep_U, there[site.name], dim=0) for site in subject.sites_present()}
 
 
 @contextmanager
-def _watching(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> Iterator[None]:
+def _watching(
+    subject: Subject, reader: InputPrior | LayerPrior | InputCompensator, into: dict[str, Tensor]
+) -> Iterator[None]:
     """Hooks by which every forward pass leaves each site's statistic in `into`."""
-    if isinstance(observer, Prior) and observer.watches == "layers":
-        handles = _watch_layers(subject, observer, into)
+    if isinstance(reader, LayerPrior):
+        handles = _watch_layers(subject, reader, into)
     else:
-        handles = _watch_inputs(subject, observer, into)
+        handles = _watch_inputs(subject, reader, into)
     try:
         yield
     finally:
@@ -117,7 +147,7 @@ def _watching(subject: Subject, observer: Prior | Compensator, into: dict[str, T
             handle.remove()
 
 
-def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[str, Tensor]) -> list[Any]:
+def _watch_inputs(subject: Subject, reader: InputPrior | InputCompensator, into: dict[str, Tensor]) -> list[Any]:
     """From what each output projection reads; in the widest float of the device."""
 
     def watch(site: Site) -> Any:
@@ -126,22 +156,22 @@ def _watch_inputs(subject: Subject, observer: Prior | Compensator, into: dict[st
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = read(args)
             by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
-            into[site.name] = observer.accumulate(by_unit).to(_wide(subject))
+            into[site.name] = reader.accumulate(by_unit).to(_wide(subject))
 
         return module.register_forward_pre_hook(hook)
 
     return [watch(site) for site in subject.sites_present()]
 
 
-def _watch_layers(subject: Subject, prior: Prior, into: dict[str, Tensor]) -> list[Any]:
+def _watch_layers(subject: Subject, prior: LayerPrior, into: dict[str, Tensor]) -> list[Any]:
     """From the hidden states before and after each layer; all sites of a layer get its statistic."""
 
     def watch(names: list[str]) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
-            flat = (states.float().reshape(-1, states.shape[-1]) for states in (before, after))
-            statistic = prior.accumulate_layer(*flat).to(_wide(subject))
+            flat = [states.float().reshape(-1, states.shape[-1]) for states in (before, after)]
+            statistic = prior.accumulate(*flat).to(_wide(subject))
             into.update(dict.fromkeys(names, statistic))
 
         return hook

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import weakref
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from safetensors import SafetensorError
 
 from bonsai_core.checkpoint.parent import VOCABULARIES
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.loading.checked_config import checked_config
-from bonsai_core.model.loading.lookup import find_source, loading_error, register_checkpoints
+from bonsai_core.model.loading.lookup import find_source, loading_error, register_own
 from bonsai_core.model.storage.devices import (
     DeviceMap,
     LoadIn,
@@ -129,8 +127,8 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     found = find_source(source)
-    register_checkpoints(of=found)  # or the tokenizer of a pruned checkpoint asks about its modeling file
     try:
+        register_own(found)  # or the tokenizer of a pruned checkpoint asks about its modeling file
         return AutoTokenizer.from_pretrained(found, trust_remote_code=trust_remote_code or None)
     except Exception as error:  # of code that reads whatever its files say
         lacking = [package for package in ("sentencepiece", "google.protobuf") if not _installed(package)]
@@ -153,12 +151,3 @@ def _installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # of a parent
         return False
-
-
-def fingerprint(model: CausalLM) -> str:
-    """sha256 over names, shapes, types and the first values of all parameters: tells two parents apart, cheaply."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode() + head)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.model.loading.provenance import find_origin
-from bonsai_core.model.structure.unit_table import find_family
+from bonsai_core.model.loading.provenance import find_provenance
+from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sources import demo_model_dir, user_path
 
@@ -33,7 +34,7 @@ def find_source(name: str) -> str:
     """
     if name == "demo":
         return str(demo_model_dir())
-    path = user_path(find_origin(name).source)
+    path = user_path(find_provenance(name).source)
     if path.is_dir():
         _check_directory(path)
         return str(path)
@@ -52,36 +53,56 @@ def model_config(source: str, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoConfig
 
-    register_checkpoints(of=source)
     try:
+        register_own(source)
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
     except Exception as error:  # of the configuration's own code, which computes with whatever config.json says
         raise loading_error(source, error) from error
 
 
-def declared_family(config: Any) -> Family | None:
-    """The family of a dense or pruned model, by its configuration, if one is declared."""
-    return find_family(Registry().families(), "auto", config)
+def declared_family(config: Any, registry: Registry, slicer: str | None, warn: Callable[[str], None]) -> Family | None:
+    """The family that is declared for a dense or pruned model; None where there is none.
+
+    Args:
+        slicer: what the run that pruned it, or will prune it, goes by; None where no run is known.
+        warn: is notified where nobody declares that one.
+    """
+    families = registry.families()
+    try:
+        return find_family(families, slicer or "auto", config)
+    except UnknownNameError as error:
+        warn(f"The model was pruned with a plugin that is not here, and its model type decides instead. {error}")
+        return find_family(families, "auto", config)
 
 
-def register_checkpoints(registry: Registry | None = None, *, of: str | None = None) -> None:
+def register_checkpoints(registry: Registry | None = None) -> None:
     """Teach transformers' auto classes the free-shape checkpoints of every declared family.
 
     Args:
         registry: the plugins; None loads all installed ones.
-        of: a directory with such a checkpoint, whose family may have been recognised; it is made known too.
     """
     families = (registry or Registry()).families()
-    model_types = {model_type for family in families for model_type in family.model_types}
-    if of is not None:
-        with suppress(OSError, ValueError, TypeError, AttributeError, LookupError):  # told when it is loaded
-            saved = json.loads((user_path(of) / "config.json").read_text(encoding="utf-8"))["model_type"]
-            if saved.startswith(PREFIX):
-                model_types.add(saved.removeprefix(PREFIX))
-    for model_type in sorted(model_types):
-        # One plugin's model type that this transformers lacks stops nobody else's.
-        with suppress(UnknownNameError):
-            register([model_type])
+    for model_type in sorted({model_type for family in families for model_type in family.model_types}):
+        _register(model_type)
+
+
+def register_own(source: str) -> None:
+    """The same for what one directory or Hugging Face id holds, of whatever family, declared or not.
+
+    Raises:
+        OSError: its configuration cannot be read.
+    """
+    from transformers import PreTrainedConfig
+
+    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    if isinstance(model_type, str) and model_type.startswith(PREFIX):
+        _register(model_type.removeprefix(PREFIX))
+
+
+def _register(model_type: str) -> None:
+    # One plugin's model type that this transformers lacks stops nobody else's.
+    with suppress(UnknownNameError):
+        register([model_type])
 
 
 def loading_error(what: str, error: Exception) -> BonsaiError:

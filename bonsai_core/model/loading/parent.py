@@ -15,10 +15,11 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files
 from bonsai_core.model.loading.load import load_checked
 from bonsai_core.model.loading.lookup import find_source, model_config
-from bonsai_core.model.loading.provenance import find_origin
+from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.recognition.recognise import recognise
+from bonsai_core.model.sites.table import unit_table
 from bonsai_core.model.storage.devices import Placement
-from bonsai_core.model.structure.unit_table import find_family, unit_table
+from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.units import UnitTable
 
@@ -67,7 +68,7 @@ def find_parent(
     source = find_source(name)
     config = model_config(source, trust_remote_code)
     if stock_class(type(config)) is not type(config):
-        base = find_origin(name).dense
+        base = find_provenance(name).dense
         raise BonsaiError(
             f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model"
             f"{f', {base},' if base else ''} with a larger --sparsity instead."

@@ -20,7 +20,7 @@ CONFIG_NAMES = ("config.yaml", "adapt.yaml")
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """A checkpoint that was found by the name of a model.
 
     Attributes:
@@ -54,7 +54,7 @@ class Origin:
         return [number for number in numbers if kept.get(f"layers.{number}") != []]
 
 
-def find_origin(name: str) -> Origin:
+def find_provenance(name: str) -> Provenance:
     """Look a model up by what users call it: a run directory means the checkpoint in it.
 
     Raises:
@@ -65,9 +65,9 @@ def find_origin(name: str) -> Origin:
     if any((path / config).is_file() for config in CONFIG_NAMES):
         if not directory.model_path.is_dir():
             raise BonsaiError(f"The run {name} has no model yet; continue it with: bonsai resume {name}")
-        return Origin(str(directory.model_path), path, _metadata(directory.model_path))
+        return Provenance(str(directory.model_path), path, _metadata(directory.model_path))
     in_run = any((path.parent / config).is_file() for config in CONFIG_NAMES) and path.name == directory.model_path.name
-    return Origin(name, path.parent if in_run else None, _metadata(path))
+    return Provenance(name, path.parent if in_run else None, _metadata(path))
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:

@@ -1,44 +1,72 @@
-"""The widths of a mixture's experts: all experts of a layer lose as many channels, each its own least."""
+"""Channels of a mixture's experts as units: all experts of a layer lose equally many, each its own weakest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import ExpertsSite
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.sites.mixture import Mixture
 from bonsai_core.model.storage.offloaded import changed, fetched
+from bonsai_core.model.storage.storage import Storage
+from bonsai_core.model.structure.channels import numbers_of
+from bonsai_core.model.structure.declared import declared_count, declared_module
+from bonsai_core.model.structure.layers import DecoderLayer
+from bonsai_core.units import Site, SiteKind
 from bonsai_core.upstream import gated, is_offloaded
 
 
+@final
 class ExpertWidths(Mixture):
-    """The channels of one decoder layer's experts, which lie in one parameter and so are equally many.
+    """A unit is one channel of every expert; the experts of a layer are one parameter, so their widths are equal.
 
-    A unit is one channel of every expert. Channels are put together by rank: the first unit has each expert's strongest
-    channel, as the norms of the weights into and out of it say; their numbers in different experts mean nothing.
+    Channels are put together by rank: the first unit has each expert's strongest channel, as the norms of the weights
+    into and out of it say; their numbers in different experts mean nothing.
 
     Legend for array shapes: E = experts, C = channels of one, T = tokens, K = experts that a token is sent to.
     """
 
-    def __init__(self, layer: nn.Module, declared: ExpertsSite, load: Callable[[str], Tensor]) -> None:
-        super().__init__(layer, declared, load)
-        self.parameters = tuple(f"{declared.module}.{name}" for name in declared.weights)
-        *self._inputs, self._output = self.parameters
+    kind: ClassVar[SiteKind] = "expert_width"
+
+    def __init__(self, site: Site, layer: DecoderLayer, family: Family, config: Any, storage: Storage) -> None:
+        super().__init__(site, layer, family, config, storage)
+        *self._inputs, self._output = self._parameters()
         self._rank_EC = self._strength().argsort(dim=-1, descending=True, stable=True)
 
+    @classmethod
+    def declare(cls, layer: DecoderLayer, first: int, family: Family, config: Any) -> Site:
+        declared = cls.declared(family)
+        width, price = declared_count(config, declared.width_field, family), 0
+        for name, dim in zip(declared.weights, (1, 2), strict=True):
+            weight = getattr(declared_module(layer.module, declared.module, family), name, None)
+            if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or weight.shape[dim] % width:
+                raise BonsaiError(
+                    f"{declared.module}.{name} is no parameter of experts with {width} channels; the family "
+                    f"{family.name!r} does not fit."
+                )
+            price += weight.numel() // width
+        name = f"layers.{layer.number}.{cls.kind}"
+        return Site(name, layer.number, cls.kind, first, width, price, 1, minimum=1)
+
+    @classmethod
+    def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
+        return {cls.declared(family).width_field: count}
+
     @contextmanager
-    def without(self, stay: Tensor) -> Iterator[None]:
+    def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
         """What the other units put out is multiplied by zeros."""
-        gone = torch.ones(self._rank_EC.shape[1], dtype=torch.bool).index_fill(0, stay, False)
-        weight = self._layer.get_parameter(self._output).detach()
-        columns = self._rank_EC[:, gone][:, None].expand(-1, weight.shape[1], -1)
-        if is_offloaded(self.module):
+        weight = self.layer.module.get_parameter(self._output).detach()
+        columns = self._rank_EC[:, numbers_of(~keep)][:, None].expand(-1, weight.shape[1], -1)
+        if is_offloaded(self.experts):
             name = self._output.rpartition(".")[2]
-            with changed(self.module, name, lambda whole: whole.scatter(-1, columns.to(whole.device), 0)):
+            with changed(self.experts, name, lambda whole: whole.scatter(-1, columns.to(whole.device), 0)):
                 yield
             return
         columns = columns.to(weight.device)
@@ -49,36 +77,39 @@ class ExpertWidths(Mixture):
         finally:
             weight.scatter_(-1, columns, before)
 
-    def cut(self, parameter: str, whole: Tensor, stay: Tensor) -> Tensor:
-        """What stays lies in the order of ranks."""
-        channels_ES = self._rank_EC[:, stay].to(whole.device)
-        dim = 2 if parameter == self._output else 1
+    def _parameters(self) -> tuple[str, ...]:
+        declared = self.declared(self.family)
+        return tuple(f"{declared.module}.{name}" for name in declared.weights)
+
+    def _without(self, path: str, whole: Tensor, kept: Tensor) -> Tensor:
+        """The channels kept, in the order of their ranks."""
+        channels_ES = self._rank_EC[:, kept].to(whole.device)
+        dim = 2 if path == self._output else 1
         blocks = [_take(block, channels_ES, dim) for block in torch.split(whole, self._rank_EC.shape[1], dim)]
         return torch.cat(blocks, dim=dim)
 
-    def slice(self, stay: Tensor) -> None:
-        super().slice(stay)
-        self.module.intermediate_dim = len(stay)
-        self._rank_EC = torch.arange(len(stay), device=self._rank_EC.device).expand(len(self._rank_EC), -1)
+    def _resize(self, count: int) -> None:
+        self.experts.intermediate_dim = count
+        self._rank_EC = torch.arange(count, device=self._rank_EC.device).expand(len(self._rank_EC), -1)
 
-    def weight(self) -> Tensor:
+    def _weight(self) -> Tensor:
         """The experts' output projections, root mean squares over experts."""
-        weight = self._load(self._output).detach()
+        weight = self.storage.parameter(self.layer, self._output)
         squares = torch.zeros(weight.shape[1:], device=weight.device)
         for expert, rank in zip(weight, self._rank_EC, strict=True):
             squares += expert[:, rank].float().square()
         return (squares / len(weight)).sqrt()[..., None]
 
-    def use(self, args: tuple[Any, ...]) -> Tensor:
+    def _use(self, args: tuple[Any, ...]) -> Tensor:
         """The norm over the experts that a token is sent to, of their channels' values times their weights."""
         hidden, chosen_TK, weights_TK = args
         squares = hidden.new_zeros((len(hidden), self._rank_EC.shape[1]), dtype=torch.float32)
         ranks_EC = self._rank_EC.to(hidden.device)
         (into,) = self._inputs
-        weight = fetched(self.module, into.rpartition(".")[2])
+        weight = fetched(self.experts, into.rpartition(".")[2])
         for number in chosen_TK.unique().tolist():
             token, place = torch.where(chosen_TK == number)
-            inner = gated(self.module, nn.functional.linear(hidden[token], weight[number]))
+            inner = gated(self.experts, nn.functional.linear(hidden[token], weight[number]))
             value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
             squares.index_add_(0, token, value.float().square())
         size: Tensor = squares.sqrt().to(hidden.dtype)
@@ -86,12 +117,12 @@ class ExpertWidths(Mixture):
 
     def _strength(self) -> Tensor:
         """Of every channel of every expert, [E, C]: the product of the norms of its rows and its column."""
-        output = self._load(self._output).detach()
+        output = self.storage.parameter(self.layer, self._output)
         strength = torch.stack([expert.float().norm(dim=0) for expert in output])
         num_channels = output.shape[-1]
         del output
         for path in self._inputs:
-            for block in torch.split(self._load(path).detach(), num_channels, 1):
+            for block in torch.split(self.storage.parameter(self.layer, path), num_channels, 1):
                 strength *= torch.stack([expert.float().norm(dim=1) for expert in block])
         return strength
 

@@ -1,68 +1,100 @@
-"""Experts of a mixture as units: sub-models that lack some, what each is used for, and their removal."""
+"""Experts of a mixture as units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import ExpertsSite
+from bonsai_core.contracts import Family
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.sites.mixture import Mixture
 from bonsai_core.model.storage.offloaded import changed
+from bonsai_core.model.structure.channels import numbers_of
+from bonsai_core.model.structure.declared import declared_count, declared_module
+from bonsai_core.model.structure.layers import DecoderLayer
+from bonsai_core.units import Site, SiteKind
 
 
+@final
 class Experts(Mixture):
-    """Units are experts, each with its row of the router that chooses among them."""
+    """A unit is an expert, with its row of the router that chooses among them."""
 
-    def __init__(self, layer: nn.Module, declared: ExpertsSite, load: Callable[[str], Tensor]) -> None:
-        super().__init__(layer, declared, load)
-        of_router = (f"{declared.router}.{name}" for name in declared.router_weights)
-        self.parameters = (*(f"{declared.module}.{name}" for name in declared.weights), *of_router)
+    kind: ClassVar[SiteKind] = "experts"
+
+    @classmethod
+    def declare(cls, layer: DecoderLayer, first: int, family: Family, config: Any) -> Site:
+        declared = cls.declared(family)
+        count, price = declared_count(config, declared.count_field, family), 0
+        for module, names in ((declared.module, declared.weights), (declared.router, declared.router_weights)):
+            for name in names:
+                weight = getattr(declared_module(layer.module, module, family), name, None)
+                if not isinstance(weight, nn.Parameter) or len(weight) != count:
+                    raise BonsaiError(
+                        f"{module}.{name} is no parameter of {count} experts; the family {family.name!r} does not fit."
+                    )
+                price += weight.numel() // count
+        minimum = declared_count(config, declared.per_token_field, family)
+        name = f"layers.{layer.number}.{cls.kind}"
+        return Site(name, layer.number, cls.kind, first, count, price, 1, minimum=minimum)
+
+    @classmethod
+    def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
+        return {cls.declared(family).count_field: count}
 
     @contextmanager
-    def without(self, stay: Tensor) -> Iterator[None]:
-        """Tokens are sent to the experts that stay."""
-        router = self._layer.get_submodule(self._declared.router)
+    def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
+        """Tokens are sent to the experts that are kept."""
+        declared, kept = self.declared(self.family), numbers_of(keep)
+        router = self.layer.module.get_submodule(declared.router)
         with ExitStack() as stack:
-            stack.callback(router.register_forward_hook(_renumber(stay)).remove)
-            for name in self._declared.router_weights:
-                stack.enter_context(changed(router, name, partial(_of, stay)))
+            stack.callback(router.register_forward_hook(_renumber(kept)).remove)
+            for name in declared.router_weights:
+                stack.enter_context(changed(router, name, partial(_rows, kept)))
             yield
 
-    def cut(self, parameter: str, whole: Tensor, stay: Tensor) -> Tensor:
-        return _of(stay, whole)
+    def _parameters(self) -> tuple[str, ...]:
+        declared = self.declared(self.family)
+        of_router = (f"{declared.router}.{name}" for name in declared.router_weights)
+        return (*(f"{declared.module}.{name}" for name in declared.weights), *of_router)
 
-    def slice(self, stay: Tensor) -> None:
-        super().slice(stay)
-        for path in (self._declared.module, self._declared.router):
-            holder: Any = self._layer.get_submodule(path)
-            holder.num_experts = len(stay)
+    def _without(self, path: str, whole: Tensor, kept: Tensor) -> Tensor:
+        return _rows(kept, whole)
 
-    def weight(self) -> Tensor:
+    def _resize(self, count: int) -> None:
+        declared = self.declared(self.family)
+        for path in (declared.module, declared.router):
+            holder: Any = self.layer.module.get_submodule(path)
+            holder.num_experts = count
+
+    def _weight(self) -> Tensor:
         """Norms of the rows of each expert's output projection."""
-        projection = self._load(f"{self._declared.module}.{self._declared.weights[-1]}").detach()
+        declared = self.declared(self.family)
+        projection = self.storage.parameter(self.layer, f"{declared.module}.{declared.weights[-1]}")
         return torch.stack([expert.float().norm(dim=-1) for expert in projection], dim=1)[..., None]
 
-    def use(self, args: tuple[Any, ...]) -> Tensor:
+    def _use(self, args: tuple[Any, ...]) -> Tensor:
         """The weight that each expert gets."""
         hidden, chosen, weights = args
-        used: Tensor = weights.new_zeros(len(weights), self.module.num_experts).scatter_(1, chosen, weights)
+        used: Tensor = weights.new_zeros(len(weights), self.experts.num_experts).scatter_(1, chosen, weights)
         return used.to(hidden.dtype)
 
 
-def _of(stay: Tensor, weight: Tensor) -> Tensor:
-    return weight.index_select(0, stay.to(weight.device))
+def _rows(kept: Tensor, weight: Tensor) -> Tensor:
+    return weight.index_select(0, kept.to(weight.device))
 
 
-def _renumber(stay: Tensor) -> Any:
-    """Turns numbers among those that stay, which the router returns, into numbers among all."""
+def _renumber(kept: Tensor) -> Any:
+    """Turns numbers among the experts kept, which the router returns, into numbers among all."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> tuple[Any, ...]:
         logits, weights, chosen = output
-        return logits, weights, stay.to(chosen.device)[chosen]
+        return logits, weights, kept.to(chosen.device)[chosen]
 
     return hook

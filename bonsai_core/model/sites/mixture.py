@@ -1,67 +1,91 @@
-"""What a mixture of experts is to the engine, whatever its units are."""
+"""Sites whose units are those of a mixture of experts."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import ExpertsSite
+from bonsai_core.contracts import ExpertsSite, Family
+from bonsai_core.model.sites.model_site import ModelSite, Reader
 from bonsai_core.model.storage.memory import release
+from bonsai_core.model.storage.storage import Storage
+from bonsai_core.model.structure.channels import numbers_of, select_units
+from bonsai_core.model.structure.layers import DecoderLayer
+from bonsai_core.units import Site
 
 
-class Mixture(ABC):
-    """The experts of one decoder layer, of which units can leave.
-
-    Args:
-        layer: the decoder layer.
-        declared: where the experts are.
-        load: gives a parameter by its name in the layer, wherever it lies.
+class Mixture(ModelSite):
+    """The experts of one decoder layer. Without an output projection of its own, a unit counts as one channel.
 
     Attributes:
-        module: the experts.
-        parameters: names, in the layer, of the parameters that lose something with every unit.
+        experts: the module of the experts.
     """
 
-    parameters: tuple[str, ...]
-
-    def __init__(self, layer: nn.Module, declared: ExpertsSite, load: Callable[[str], Tensor]) -> None:
-        self.module: Any = layer.get_submodule(declared.module)
-        self._layer = layer
-        self._declared = declared
-        self._load = load
+    def __init__(self, site: Site, layer: DecoderLayer, family: Family, config: Any, storage: Storage) -> None:
+        super().__init__(site, layer, family, config, storage)
+        self.experts: Any = layer.module.get_submodule(self.declared(family).module)
 
     @abstractmethod
-    def without(self, stay: Tensor) -> AbstractContextManager[None]:
-        """The layer as it is with only some of its units; no trace stays.
-
-        Args:
-            stay: numbers of those units that stay, int64.
-        """
+    def _parameters(self) -> tuple[str, ...]:
+        """Names, in the layer, of the parameters that lose something with every unit."""
 
     @abstractmethod
-    def cut(self, parameter: str, whole: Tensor, stay: Tensor) -> Tensor:
-        """What the units that stay have of one of the `parameters`."""
+    def _without(self, path: str, whole: Tensor, kept: Tensor) -> Tensor:
+        """What the units kept, by their numbers, have of such a parameter."""
 
     @abstractmethod
-    def weight(self) -> Tensor:
-        """How strong each unit's output is, float32 [hidden, units, 1].
-
-        Taken for a site's output projection, with `use` for its input, a unit counts as one channel.
-        """
+    def _resize(self, count: int) -> None:
+        """Have the modules compute with this many units, once their parameters have them."""
 
     @abstractmethod
-    def use(self, args: tuple[Any, ...]) -> Tensor:
+    def _weight(self) -> Tensor:
+        """How strong each unit's output is, float32 [hidden, units, 1]."""
+
+    @abstractmethod
+    def _use(self, args: tuple[Any, ...]) -> Tensor:
         """From what the experts are called with: how much of each unit every token gets, [tokens, units]."""
 
-    def slice(self, stay: Tensor) -> None:
-        """Remove all other units, in place, one parameter at a time."""
-        for path in self.parameters:
-            parent, _, name = path.rpartition(".")
-            whole = self._layer.get_parameter(path)
-            small = nn.Parameter(self.cut(path, whole.detach(), stay), whole.requires_grad)
-            setattr(self._layer.get_submodule(parent), name, small)
+    @classmethod
+    def is_in(cls, layer: nn.Module, family: Family) -> bool:
+        return has_experts(layer, family)
+
+    @classmethod
+    def declared(cls, family: Family) -> ExpertsSite:
+        """Where a family has its experts."""
+        assert family.experts is not None
+        return family.experts
+
+    def slice(self, keep: NDArray[np.bool_], position: int) -> None:
+        kept = numbers_of(keep)
+        for path in self._parameters():
+            holder, _, name = path.rpartition(".")
+            whole = self.layer.module.get_parameter(path)
+            small = nn.Parameter(self._without(path, whole.detach(), kept), whole.requires_grad)
+            setattr(self.layer.module.get_submodule(holder), name, small)
             release(whole.data)
+        self._resize(len(kept))
+
+    def reads(self) -> Reader:
+        return self.experts, self._use
+
+    def unit_weight(self, keep: NDArray[np.bool_]) -> Tensor:
+        return select_units(self._weight(), keep, dim=1)
+
+    def moments(self, lower: Tensor) -> Tensor:
+        """The diagonal: experts' outputs point in different directions, so that no unit can replace another."""
+        return lower.diagonal().diag()
+
+    def cuts(self, path: str, keep: NDArray[np.bool_]) -> bool:
+        return path in self._parameters()
+
+    def cut(self, path: str, keep: NDArray[np.bool_]) -> Tensor | None:
+        return self._without(path, self.storage.parameter(self.layer, path), numbers_of(keep))
+
+
+def has_experts(layer: nn.Module, family: Family) -> bool:
+    """Whether a layer has a mixture of experts in place of the MLP."""
+    return family.experts is not None and any(name == family.experts.module for name, _ in layer.named_modules())

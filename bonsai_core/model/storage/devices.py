@@ -6,32 +6,18 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 from bonsai_core.errors import BonsaiError, shortened, shown
 from bonsai_core.model.causal_lm import CausalLM
+from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import memory_limits
 from bonsai_core.upstream import quiet_products
 
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
-
-
-class LoadSettings(Protocol):
-    """Settings, of a run or an evaluation, that say how a model is loaded; see `load_model`."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def load_in(self) -> LoadIn: ...
-    @property
-    def device_map(self) -> DeviceMap: ...
-    @property
-    def max_memory(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Placement:
     max_memory: str | None = None
 
     @classmethod
-    def of(cls, config: LoadSettings) -> Placement:
+    def of(cls, config: LoadingSettings) -> Placement:
         """As configured."""
         return cls(config.dtype, config.device, config.load_in, config.device_map, config.max_memory)
 

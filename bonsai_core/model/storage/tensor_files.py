@@ -43,6 +43,14 @@ class TensorFiles:
         given = {"weight": repair.weight, "bias": repair.bias}
         self.save(name, **{key: tensor.to(dtype) for key, tensor in given.items() if tensor is not None})
 
+    def load_repair(self, name: str, device: torch.device) -> Repair:
+        """A repair as it was written, on a device.
+
+        Raises:
+            DamagedError: the file is not what was saved.
+        """
+        return Repair(**self.load(name, device))
+
     def load(self, name: str, device: torch.device) -> Mapping[str, Tensor]:
         """The tensors of a name, on a device.
 

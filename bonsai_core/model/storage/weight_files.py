@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from torch import Tensor
 from bonsai_core.checkpoint.conversion import stored_tensors
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, read_index
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.storage.fingerprint import FIRST_VALUES, weights_fingerprint
 from bonsai_core.model.storage.tied import under_both_names
-
-FIRST_VALUES = 256
 
 
 class WeightFiles:
@@ -94,14 +93,13 @@ class WeightFiles:
         return sum(file.stat().st_size for file in set(self._file.values()))
 
     def fingerprint(self) -> str:
-        """sha256 over names, shapes, types and the first values of all tensors: tells two parents apart, cheaply."""
-        lines: dict[str, bytes] = {}
+        """That of all tensors in the files, by their names there; see `weights_fingerprint`."""
+        weights = []
         for name, part in self._slices():
             shape = tuple(part.get_shape())
-            first = part[:1] if shape else part[...]
-            values = first.flatten()[:FIRST_VALUES].float().numpy().tobytes()
-            lines[name] = f"{name} {shape} {first.dtype}".encode() + values
-        return hashlib.sha256(b"".join(lines[name] for name in sorted(lines))).hexdigest()
+            row = part[:1] if shape else part[...]
+            weights.append((name, shape, row.flatten()[:FIRST_VALUES].clone()))  # a row may be a whole matrix
+        return weights_fingerprint(sorted(weights, key=itemgetter(0)))
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Compensator, Removal, Repair
+from bonsai_core import InputCompensator, Removal, Repair, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Bias(Compensator):
+class Bias(InputCompensator):
     """Adds the mean contribution of the removed units to the output projection's bias.
 
     An et al. 2023 (FLAP), arXiv:2312.11983, eq. 4. The checkpoint gets a bias on every output projection: `hidden size`
@@ -23,7 +23,6 @@ class Bias(Compensator):
     def accumulate(self, inputs: Tensor) -> Tensor:
         return inputs.sum(dim=0)
 
-    def repair(self, removal: Removal) -> Repair:
-        mean = removal.total / removal.num_tokens
+    def repair(self, removal: Removal, statistic: Statistic) -> Repair:
         gone = ~removal.keep
-        return Repair(bias=removal.weight[:, gone].flatten(1) @ mean[gone].flatten().to(removal.weight.dtype))
+        return Repair(bias=removal.weight[:, gone].flatten(1) @ statistic.mean[gone].flatten().to(removal.weight.dtype))

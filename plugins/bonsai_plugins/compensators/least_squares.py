@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from bonsai_core import Compensator, Removal, Repair
+from bonsai_core import MomentCompensator, Removal, Repair, Statistic
 from bonsai_plugins.second_moments import cholesky, damped
 
 
-class LeastSquares(Compensator):
+class LeastSquares(MomentCompensator):
     """Re-fits the kept columns of the output projection, so that its output on calibration text stays.
 
     With H the second moments of its input, K the kept and D the removed channels,
@@ -20,15 +20,14 @@ class LeastSquares(Compensator):
     """
 
     name: ClassVar[str] = "least_squares"
-    watches: ClassVar[Literal["inputs", "moments"]] = "moments"
     changes_weights: ClassVar[bool] = True
     damping: float = Field(1e-3, gt=0, description="Relative to the mean square of the input's channels.")
 
-    def repair(self, removal: Removal) -> Repair:
+    def repair(self, removal: Removal, statistic: Statistic) -> Repair:
         if removal.keep.all() or not removal.keep.any():
             return Repair()
         channels = removal.weight.shape[-1]
-        moments = damped(removal.total, self.damping)
+        moments = damped(statistic.total, self.damping)
         kept = removal.keep.repeat_interleave(channels).to(moments.device)
         weight = removal.weight.flatten(1).to(moments)
         explained = moments[kept][:, ~kept].cholesky_solve(cholesky(moments[kept][:, kept]))  # [kept, removed]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bonsai_core import Compensator, Removal, Repair
+from bonsai_core import Removal, Repair, WeightCompensator
 
 
-class NoRepair(Compensator):
+class NoRepair(WeightCompensator):
     """What is kept stays as it is, as in the paper."""
 
     name: ClassVar[str] = "none"
-    repairs: ClassVar[bool] = False
 
     def repair(self, removal: Removal) -> Repair:
         return Repair()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Prior, SiteView
+from bonsai_core import InputPrior, SiteView, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Activation(Prior):
+class Activation(InputPrior):
     """Mean |input| of the output projection, over tokens and a unit's channels.
 
     The activation-magnitude prior of Dery et al. 2024, arXiv:2402.05406, section 3.2.
@@ -21,6 +21,5 @@ class Activation(Prior):
     def accumulate(self, inputs: Tensor) -> Tensor:
         return inputs.abs().sum(dim=0)
 
-    def score(self, site: SiteView) -> Tensor:
-        assert site.total is not None
-        return (site.total / site.num_tokens).mean(dim=-1)
+    def score(self, site: SiteView, statistic: Statistic) -> Tensor:
+        return statistic.mean.mean(dim=-1)

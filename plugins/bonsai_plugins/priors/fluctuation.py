@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bonsai_core import Prior, SiteView
+from bonsai_core import InputPrior, SiteView, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Fluctuation(Prior):
+class Fluctuation(InputPrior):
     """Variance of the input over tokens times the squared norm of the weights that read it (FLAP's WIFV).
 
     A unit that hardly fluctuates can be replaced by its mean, which is what the compensator `bias` does.
@@ -32,9 +32,8 @@ class Fluctuation(Prior):
 
         return stack([inputs.sum(dim=0), inputs.square().sum(dim=0)], dim=1)  # [units, 2, channels]
 
-    def score(self, site: SiteView) -> Tensor:
-        assert site.total is not None
-        mean, mean_square = (site.total / site.num_tokens).unbind(dim=1)
+    def score(self, site: SiteView, statistic: Statistic) -> Tensor:
+        mean, mean_square = statistic.mean.unbind(dim=1)
         variance = (mean_square - mean.square()).clamp(min=0)
         channel = variance * site.weight.square().sum(dim=0)
         return _standardised(channel) if self.standardised else channel.mean(dim=-1)

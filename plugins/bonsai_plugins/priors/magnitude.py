@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bonsai_core import Prior, SiteView
+from bonsai_core import SiteView, WeightPrior
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Magnitude(Prior):
+class Magnitude(WeightPrior):
     """Mean |weight| of the columns of the output projection that read a unit; needs no data.
 
     Structured magnitude pruning in the form of Li et al. 2016, arXiv:1608.08710 (sum of absolute weights of a
@@ -18,7 +18,6 @@ class Magnitude(Prior):
     """
 
     name: ClassVar[str] = "magnitude"
-    needs_data: ClassVar[bool] = False
 
     def score(self, site: SiteView) -> Tensor:
         return site.weight.abs().mean(dim=(0, 2))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bonsai_core import Prior, SiteView
+from bonsai_core import MomentPrior, SiteView, Statistic
 from bonsai_plugins.second_moments import cholesky, damped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class OptimalBrainSurgeon(Prior):
+class OptimalBrainSurgeon(MomentPrior):
     """Squared error of the output that a unit's removal leaves behind once the others are re-fitted to make up for it.
 
     Units go greedily, the cheapest first: with H the damped second moments of the site's input, removing the channels G
@@ -23,17 +23,15 @@ class OptimalBrainSurgeon(Prior):
     """
 
     name: ClassVar[str] = "obs"
-    watches: ClassVar[Literal["sites", "layers", "moments"]] = "moments"
     damping: float = Field(1e-3, gt=0, description="Relative to the mean square of the input's channels.")
     steps: int = Field(32, ge=1, description="Units go in so many steps; fewer are faster, more are greedier.")
 
-    def score(self, site: SiteView) -> Tensor:
+    def score(self, site: SiteView, statistic: Statistic) -> Tensor:
         import torch
 
-        assert site.total is not None
         units, channels = site.weight.shape[1:]
         # The factor needs float64; its condition is the root of the moments', so the rest does not.
-        inverse = torch.cholesky_inverse(cholesky(damped(site.total, self.damping)).float())
+        inverse = torch.cholesky_inverse(cholesky(damped(statistic.total, self.damping)).float())
         weight = site.weight.flatten(1).T.contiguous().to(inverse.device)  # [channels of all units, out]
         left = torch.arange(units, device=weight.device)
         score = torch.zeros(units, dtype=inverse.dtype, device=weight.device)
@@ -47,7 +45,7 @@ class OptimalBrainSurgeon(Prior):
             largest = torch.maximum(largest, error[gone].max())
             weight, inverse = _without(weight, inverse, _channels(gone, channels), _channels(stay, channels))
             left = left[stay]
-        return score / site.num_tokens
+        return score / statistic.num_tokens
 
 
 def _error_of_each(weight: Tensor, inverse: Tensor, channels: int) -> Tensor:

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bonsai_core import Prior, SiteView
+from bonsai_core import SiteView, WeightPrior
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Random(Prior):
+class Random(WeightPrior):
     """Uniform noise per unit; the same seed gives a unit the same score wherever it stands."""
 
     name: ClassVar[str] = "random"
-    needs_data: ClassVar[bool] = False
 
     def score(self, site: SiteView) -> Tensor:
         noise = np.random.default_rng(site.seed).random(int(site.unit_ids.max()) + 1)

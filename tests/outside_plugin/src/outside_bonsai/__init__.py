@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bonsai_core import Estimator, Fit, Measurements, Prior, SiteView, hookimpl
+from bonsai_core import Estimator, Fit, Measurements, Prior, SiteView, WeightPrior, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Magnitude(Prior):
+class Magnitude(WeightPrior):
     """Norm of the weights that read a unit."""
 
     name: ClassVar[str] = "outside-magnitude"
-    needs_data: ClassVar[bool] = False
 
     def score(self, site: SiteView) -> Tensor:
         return site.weight.square().sum(dim=(0, 2)).sqrt()

@@ -1,0 +1,95 @@
+"""The checkpoint of an adapted model: room for it, how it is written, and whether it is what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bonsai_core.adaptation.job import AdaptJob
+from bonsai_core.checkpoint import checkpoint_directory, weight_bytes
+from bonsai_core.events import Stage
+from bonsai_core.model.loading.lookup import find_source
+from bonsai_core.model.loading.saved import verify_saved
+from bonsai_core.model.storage.devices import Placement
+from bonsai_core.model.storage.memory import free_cache
+from bonsai_core.rundir import check_disk
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.versions import versions
+
+DISK_MARGIN = 1.1
+
+
+def check_room(path: Path, job: AdaptJob) -> None:
+    """Refuse before the work starts if what it writes would not fit: checkpoint, two states, teacher.
+
+    Raises:
+        BonsaiError: there is too little room.
+    """
+    source = Path(find_source(job.provenance.source))
+    size = weight_bytes(source) if source.is_dir() else 0
+    in_float32 = size * torch.float32.itemsize // (job.model_config.dtype or torch.float32).itemsize
+    state = {"full": 3 * in_float32, "lora": in_float32, "scales": 0}[job.config.method]
+    check_disk(path, int(DISK_MARGIN * (size + 2 * state + job.scratch_bytes())))
+
+
+def is_saved(ledger: Ledger) -> bool:
+    """Whether the checkpoint is there as it was saved: it may have been deleted, or cut short by a power cut."""
+    saved = ledger.journal.get("save")
+    return saved is not None and _is_whole(saved, ledger)
+
+
+def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
+    """Write the checkpoint.
+
+    Raises:
+        BonsaiError: it cannot be written.
+    """
+    path = ledger.directory.model_path
+    metadata = {
+        **job.provenance.metadata,
+        "adaptation": {
+            "of": job.config.model,
+            "teacher": job.teacher,
+            "config": job.config.decisive(),
+            "versions": versions(),
+        },
+    }
+
+    def write() -> Payload:
+        with (
+            ledger.directory.writing(f"the checkpoint {path}"),
+            checkpoint_directory(path, model, job.tokenizer, metadata, job.parent_files) as partial,
+        ):
+            model.save_pretrained(partial)
+        return {"bytes": weight_bytes(path), "parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+    ledger.begin(Stage.SAVE, "checkpoint")
+    ledger.once(Step("save"), write, holds=lambda saved: _is_whole(saved, ledger))
+
+
+def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
+    """Open the checkpoint as its users will: it has to be the model that was adapted.
+
+    Args:
+        again: it was written again, so that an earlier look at it does not count.
+
+    Raises:
+        BonsaiError: it cannot be loaded, or is not the model that was adapted.
+    """
+    ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
+    free_cache()
+    path, config = ledger.directory.model_path, job.config
+    window_T, placement = job.evaluation_NL[0], Placement(device=config.device)
+
+    def verified() -> Payload:
+        loss = ledger.journal["loss"]["loss"]
+        return verify_saved(path, window_T, loss, placement, trust_remote_code=config.trust_remote_code)
+
+    ledger.once(Step("verify"), verified, holds=lambda _: not again)
+
+
+def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+    return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))

@@ -1,0 +1,79 @@
+"""From an open adaptation to a better checkpoint and its report: everything that the ledger does not hold yet."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from bonsai_core.adaptation.checkpoint import is_saved, save, verify
+from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core.adaptation.distillation import prepare_teacher
+from bonsai_core.adaptation.job import AdaptJob
+from bonsai_core.adaptation.report import build_adapt_report, draw_curve
+from bonsai_core.adaptation.student import adapted_student
+from bonsai_core.events import AdaptationFinished, AdaptationStarted
+from bonsai_core.rundir import refuse_changes
+from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.versions import versions
+
+
+def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[str, Any]:
+    """Do what is left to do; returns the report.
+
+    Raises:
+        BonsaiError: something is not as it was when the adaptation began, cannot be written, or fails.
+    """
+    _announce(job, ledger)
+    _check_identity(job, ledger)
+    saved = is_saved(ledger)
+    if saved:
+        ledger.skip(job.forward_tokens)
+    else:
+        _adapt(job, directory, ledger)
+    verify(job, ledger, again=not saved)
+    report = build_adapt_report(ledger.journal, job)
+    directory.write_report(report)
+    with directory.writing(f"the picture {directory.curve_path}"):
+        draw_curve(report, directory.curve_path)
+    shutil.rmtree(directory.teacher_path, ignore_errors=True)
+    directory.state_path.unlink(missing_ok=True)
+    ledger.notify(AdaptationFinished(directory.path))
+    return report
+
+
+def _announce(job: AdaptJob, ledger: Ledger) -> None:
+    config = job.config
+    ledger.notify(
+        AdaptationStarted(
+            ledger.directory.path,
+            config.model,
+            config.method,
+            job.teacher,
+            job.schedule.steps,
+            job.tokens,
+            job.forward_tokens,
+        )
+    )
+
+
+def _check_identity(job: AdaptJob, ledger: Ledger) -> None:
+    """Refuse to go on with other settings, texts or a teacher than the adaptation was begun with."""
+    identity: dict[str, Any] = {
+        "text": job.texts[0].describe(),
+        "evaluation": job.texts[1].describe(),
+        "teacher": {"model": job.teacher},
+        "passes": {"precision": job.precision},
+        "config": job.config.decisive(),
+    }
+    started = ledger.once(Step("adapt"), lambda: {**identity, "versions": versions()})
+    for what, now in identity.items():
+        refuse_changes(what, started[what], now)
+    if started["versions"] != versions():
+        ledger.warn(f"Started with {started['versions']}, resumed with {versions()}.")
+
+
+def _adapt(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> None:
+    """Train the student and save it; neither it nor its teacher is held in memory afterwards."""
+    teacher = prepare_teacher(job, directory, ledger)
+    save(job, adapted_student(job, teacher, directory, ledger), ledger)

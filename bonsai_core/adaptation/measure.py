@@ -1,0 +1,50 @@
+"""What an adaptation measures of the models that it loads: perplexity, and whether they are still the same."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bonsai_core.adaptation.job import AdaptJob
+from bonsai_core.events import TokensDone
+from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.storage.fingerprint import fingerprint
+from bonsai_core.rundir import refuse_changes
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger, Step
+
+EVALUATION_BATCH = 8
+
+
+def passes_over(model: Any, ledger: Ledger) -> Passes:
+    """Forward passes that observers hear of."""
+    return Passes(model, EVALUATION_BATCH, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens)))
+
+
+def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float | None:
+    """Perplexity on the evaluation windows; None where it is not finite.
+
+    Args:
+        of: ``teacher``, ``adapted``, or the number of a step.
+    """
+
+    def compute() -> Payload:
+        value = passes.perplexity(job.evaluation_NL)
+        return {"perplexity": value if math.isfinite(value) else None}
+
+    step = Step(f"evaluate/{of}", tokens=job.evaluation_NL.size)
+    value: float | None = ledger.once(step, compute)["perplexity"]
+    return value
+
+
+def check_weights(what: str, model: Any, ledger: Ledger) -> None:
+    """Refuse to go on with other weights than the adaptation was begun with.
+
+    Args:
+        what: ``model`` or ``teacher``.
+
+    Raises:
+        BonsaiError: they have changed.
+    """
+    now = fingerprint(model)
+    refuse_changes(what, ledger.once(Step(f"{what}-weights"), lambda: {"sha256": now})["sha256"], now)

@@ -1,0 +1,186 @@
+"""The sub-models of one round: drawn, and measured with forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bonsai_core.contracts import Draw, SampleRequest
+from bonsai_core.engine.estimate import Measured, evidence
+from bonsai_core.engine.job import Job
+from bonsai_core.engine.repairs import Repairs
+from bonsai_core.engine.rounds import Round, Stream
+from bonsai_core.errors import BonsaiError
+from bonsai_core.events import Stage, SubmodelMeasured
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.rundir.measurement_cache import Arrays, code_of
+from bonsai_core.selection.whole_drops import WholeDrops
+
+
+def measure(
+    job: Job, round: Round, request: SampleRequest, drops: WholeDrops, repairs: Repairs, ledger: Ledger
+) -> Measured:
+    """Draw and measure the sub-models of a round, all at once or as a sequential sampler asks for them.
+
+    Args:
+        request: what the sampler is asked for.
+        drops: which wholes sub-models lose besides.
+
+    Raises:
+        BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
+    """
+    methods, total, num_tokens = job.methods, request.num_submodels, round.measured.data.num_tokens
+    ledger.begin(Stage.MEASURE, f"{total} sub-models by {methods.metric.name}", round.number)
+    cache_key = _cache_key(job, round, request) if ledger.shares else None
+    keep_MU = np.zeros((0, len(request.table)), dtype=bool)
+    group_M, value_M = np.zeros(0, dtype=np.int64), np.zeros(0)
+    dropped_U = np.zeros(len(request.table), dtype=bool)
+    repaired, settled = False, False
+    while len(keep_MU) < total and not settled:
+        draw = _draw(job, round, request, num_drawn=len(keep_MU))
+        if len(draw.keep_MU) == 0:  # settled, unless there are wholes that have not had their turn
+            draw = drops.remaining(len(keep_MU), total)
+        settled = len(draw.keep_MU) == 0
+        drawn_MU = drops.dropped_from(draw.keep_MU, len(keep_MU))
+        dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
+        if len(keep_MU) == 0:  # for all of the round, or those of one draw could not be compared with another's
+            repaired = _prepare_repairs(job, round, drawn_MU, repairs, ledger)
+        for index, keep_U in enumerate(drawn_MU, start=len(keep_MU)):
+            value = _value(job, round, index, keep_U, repairs if repaired else None, cache_key, ledger)
+            ledger.notify(SubmodelMeasured(round.number, index, total, methods.metric.name, value))
+            value_M = np.append(value_M, np.nan if value is None else value)
+        group_M = np.concatenate([group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0)])
+        keep_MU = np.concatenate([keep_MU, drawn_MU])
+        if not settled and len(keep_MU) < total:
+            so_far = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
+            found = evidence(methods.estimator, request, so_far)
+            request = replace(request, num_submodels=total - len(keep_MU), evidence=found)
+    ledger.skip((total - len(keep_MU)) * num_tokens)
+    measured = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
+    _check_finite(job, round, measured, ledger)
+    return measured
+
+
+def _draw(job: Job, round: Round, request: SampleRequest, num_drawn: int) -> Draw:
+    """The sampler's next draw, checked."""
+    # Drawn by number, so that a resumed run draws the same; the first draw's stream has no number of its own.
+    rng = round.rng(Stream.SAMPLER, *([num_drawn] if num_drawn else []))
+    sampler = job.methods.sampler
+    draw = sampler.sample(request, rng)
+    _check_draw(sampler.name, draw, request, may_be_fewer=sampler.sequential)
+    return draw
+
+
+def _value(
+    job: Job,
+    round: Round,
+    index: int,
+    keep_U: NDArray[np.bool_],
+    repairs: Repairs | None,
+    cache_key: Mapping[str, Any] | None,
+    ledger: Ledger,
+) -> float | None:
+    """The metric's value of one sub-model, with repairs where there are some; None where it is not finite."""
+    num_tokens = round.measured.data.num_tokens
+
+    def compute() -> Arrays:
+        sub_model = job.subject.masked(keep_U) if repairs is None else repairs.applied(keep_U)
+        with sub_model, torch.no_grad():
+            return {"value": np.array([job.methods.metric.measure(round.measured.probe(job))])}
+
+    def measured() -> Payload:
+        key = {**cache_key, "keep": keep_U, "repaired": repairs is not None} if cache_key else None
+        value = float(ledger.shared(key, num_tokens, compute)["value"][0])
+        return {"value": value if np.isfinite(value) else None}
+
+    value: float | None = ledger.once(round.step(f"submodel-{index}", num_tokens), measured)["value"]
+    return value
+
+
+def _prepare_repairs(job: Job, round: Round, keep_MU: NDArray[np.bool_], repairs: Repairs, ledger: Ledger) -> bool:
+    """Whether the round's sub-models are measured as repaired; if so, the repairs of the first draw are ready."""
+    if not job.methods.compensator.repairs:
+        return False
+    measured = all(round.step(f"submodel-{index}") in ledger for index in range(len(keep_MU)))
+    prepared = ledger.once(
+        round.step("submodel-repairs"), lambda: {"repaired": repairs.prepare(keep_MU)}, holds=lambda _: measured
+    )
+    return bool(prepared["repaired"])
+
+
+def _cache_key(job: Job, round: Round, request: SampleRequest) -> Mapping[str, Any] | None:
+    """What decides the values of the dense model's sub-models; None where they are not comparable between runs."""
+    metric, compensator = job.methods.metric, job.methods.compensator
+    if not request.alive_U.all() or metric.reads == "nothing":
+        return None
+    repair = {
+        "compensator": job.config.compensator.model_dump(),
+        "code": code_of(compensator),
+        "windows": round.prior_NT,
+    }
+    return {
+        **job.cache_key,
+        "metric": job.config.metric.model_dump(),
+        "code": code_of(metric),
+        "data": round.measured.data.sha256,
+        "repair": repair if compensator.repairs else None,
+    }
+
+
+def _finite(
+    job: Job,
+    keep_MU: NDArray[np.bool_],
+    dropped_U: NDArray[np.bool_],
+    group_M: NDArray[np.int64],
+    value_M: NDArray[np.float64],
+    repaired: bool,
+) -> Measured:
+    finite_M = np.isfinite(value_M)
+    utility_M = np.array([job.methods.metric.utility(float(value)) for value in value_M[finite_M]])
+    return Measured(keep_MU[finite_M], dropped_U.copy(), utility_M, group_M[finite_M], int((~finite_M).sum()), repaired)
+
+
+def _check_finite(job: Job, round: Round, measured: Measured, ledger: Ledger) -> None:
+    metric = job.methods.metric.name
+    dropped, total = measured.num_dropped, measured.num_dropped + len(measured.keep_MU)
+    if dropped > total / 2:
+        raise BonsaiError(
+            f"In round {round.number} the metric {metric!r} was not finite for {dropped} of {total} sub-models. "
+            f"Try --dtype float32 or bfloat16, a smaller --round-fraction, or another --metric."
+        )
+    if dropped:
+        ledger.warn(f"{dropped} of {total} sub-models gave no finite {metric} and were left out.")
+
+
+def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: bool) -> None:
+    wanted = (request.num_submodels, len(request.table))
+    shape = draw.keep_MU.shape
+    fits = (
+        len(shape) == 2 and shape[1] == wanted[1] and (shape[0] == wanted[0] or (may_be_fewer and shape[0] < wanted[0]))
+    )
+    grouped = draw.group_M.shape == shape[:1]
+    if not fits or not grouped or draw.keep_MU.dtype != bool or not _keeps_enough(draw, request):
+        raise BonsaiError(
+            f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
+            f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `minimum_S`, and have "
+            f"a group for each; it returned "
+            f"{draw.keep_MU.dtype} {shape} and "
+            f"{draw.group_M.shape} groups."
+        )
+
+
+def _keeps_enough(draw: Draw, request: SampleRequest) -> bool:
+    """Whether no dead unit is kept, and every site keeps what it must."""
+    if draw.keep_MU[:, ~request.alive_U].any():
+        return False
+    for site, minimum in zip(request.table, request.minimum_S, strict=True):
+        alive = int(request.alive_U[site.units].sum())
+        if (draw.keep_MU[:, site.units].sum(axis=1) < min(int(minimum), alive)).any():
+            return False
+    return True

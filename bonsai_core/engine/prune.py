@@ -1,0 +1,91 @@
+"""Algorithm 1 of Bonsai on one page: Dery et al. 2024, "Everybody Prune Now", arXiv:2402.05406.
+
+In each round, until the target size p is reached, with the paper's names:
+
+    rho   <- prior(M)                     a cheap score per unit                               `score`
+    m_i   ~  S(rho), i = 1..M             sub-models that lack units of low prior             `measure`
+    U_i   <- U(M | m_i)                   each measured with forward passes                   `measure`
+    beta  <- argmin |U - beta' m|         importances, by regression                          `estimate`
+    M     <- M without the lowest beta    exactly as much as the round's target asks for      `select`
+
+What we add: a search around the regression's answer (`refine`), and a repair of what is kept (`settle`).
+
+Legend for array shapes: U units, M sub-models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.engine.estimate import Estimate, estimate, estimate_by_prior
+from bonsai_core.engine.job import Job
+from bonsai_core.engine.measure import measure
+from bonsai_core.engine.repairs import Repairs
+from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
+from bonsai_core.engine.score import score
+from bonsai_core.engine.search import refine
+from bonsai_core.engine.settle import settle
+from bonsai_core.events import Stage
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.rundir.measurement_cache import Arrays
+from bonsai_core.selection.problem import SelectionProblem
+from bonsai_core.selection.select import select
+from bonsai_core.selection.whole_drops import WholeDrops
+
+
+def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
+    """Remove units round by round until the job's sparsity is reached.
+
+    Returns:
+        The units kept, bool [U]; the model has no others where it is sliced in place.
+    """
+    keep_U = job.table.keep_all()
+    for round in plan_rounds(job, ledger):
+        alive_U = keep_U
+        with Repairs.of_round(job, round, alive_U, ledger) as repairs:
+
+            def decide(round: Round = round, alive_U: NDArray[np.bool_] = alive_U) -> tuple[Payload, Arrays]:
+                return next_keep(job, round, alive_U, repairs, ledger)
+
+            selection, keep_U = ledger.once_with_array(
+                round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
+            )
+            settle(job, round, selection, keep_U, repairs, ledger)
+    return keep_U
+
+
+def next_keep(
+    job: Job, round: Round, alive_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
+) -> tuple[Payload, Arrays]:
+    """What a round decides: numbers for the report, importances, and the units kept."""
+    methods = job.methods
+    prior_U = score(job, round, alive_U, repairs.statistics, ledger)
+    request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
+    if not methods.measured:
+        fitted = estimate_by_prior(methods.estimator, request)
+    elif request.drop_fraction == 0:  # larger units than were needed have left, up to this round's target
+        ledger.skip(job.plan.submodel_tokens)
+        fitted = Estimate.nothing(request)
+    else:
+        measured = measure(job, round, request, drops, repairs, ledger)
+        fitted = estimate(methods.estimator, request, measured, ledger.warn)
+    ledger.begin(Stage.SELECT, "selection", round.number)
+    whole_W = drops.importance(fitted.importance_U)
+    problem = SelectionProblem(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    keep_U = select(problem)
+    details = dict(fitted.details)
+    if round.search is not None and request.drop_fraction > 0:
+        keep_U, found = refine(job, round, request, drops, fitted.unit_importance_U, keep_U, repairs, ledger)
+        details |= found
+    numbers = {
+        "kendall_tau": fitted.kendall_tau,
+        "details": details,
+        "submodels": fitted.num_submodels,
+        "dropped_submodels": fitted.num_dropped,
+        "repaired_submodels": fitted.repaired,
+        "sparsity": job.table.sparsity(keep_U),
+        "units_removed": int((alive_U & ~keep_U).sum()),
+    }
+    return numbers, {"importance_U": fitted.unit_importance_U, "keep_U": keep_U}

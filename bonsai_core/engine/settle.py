@@ -1,0 +1,73 @@
+"""What a round ends with: the model repaired, then sliced, then compared with the dense one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import DenseTokens, token_kl
+from bonsai_core.engine.evaluate import perplexity
+from bonsai_core.engine.job import Job
+from bonsai_core.engine.repairs import Repairs
+from bonsai_core.engine.rounds import Round, Sample
+from bonsai_core.events import RoundFinished, Stage
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger
+
+
+def settle(
+    job: Job, round: Round, selection: Payload, keep_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
+) -> None:
+    """Bring the model to where the round leaves it. Nothing else slices it.
+
+    Args:
+        selection: numbers of what the round decided, for observers.
+        keep_U: the units it keeps, bool [U].
+    """
+    if job.methods.compensator.repairs:
+        repairs.apply_for_good(keep_U)
+    if job.slices_after(round.number):
+        job.subject.slice(keep_U)
+        if round.last and job.methods.compensator.adds_bias:
+            job.subject.complete_biases()
+    with job.subject.masked(keep_U):
+        held_out_kl = _divergence(job, round, ledger)
+        after = None
+        if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
+            ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
+            after = perplexity(job, round.step("evaluate", job.evaluation_NT.size), ledger)
+    sparsity, tau, removed = (selection[name] for name in ("sparsity", "kendall_tau", "units_removed"))
+    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, after, held_out_kl))
+
+
+def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
+    """KL to the dense model on text that nothing is chosen by; None where there is none.
+
+    Beside it the ledger gets that on the text which sub-models are measured on: the gap between them is what was fitted
+    to the sample.
+    """
+    held_out, measured = round.held_out, round.measured
+    if held_out is None:
+        return None
+
+    def measure() -> Payload:
+        found = {"held_out": _kl(job, held_out)}
+        return {**found, "measured": _kl(job, measured)} if measured.dense is not None else found
+
+    step = round.step("divergence", job.plan.divergence_tokens)
+    value: float | None = ledger.once(step, measure)["held_out"]
+    return value
+
+
+def _kl(job: Job, sample: Sample) -> float | None:
+    """Mean KL to the dense model in nats per token; None where it is not finite."""
+
+    def per_token(logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
+        assert dense is not None
+        return token_kl(logits, dense)
+
+    mean = job.passes.token_mean(per_token, sample.data.windows_NT, sample.dense)
+    return mean if math.isfinite(mean) else None

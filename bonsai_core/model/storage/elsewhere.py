@@ -1,0 +1,132 @@
+"""Weights that cannot be changed where they are: quantised, or in part on the CPU or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bonsai_core.contracts import Family, Repair
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.storage.storage import OutputRepair, Storage
+from bonsai_core.model.storage.weight_files import WeightFiles
+from bonsai_core.model.structure.channels import by_unit
+from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
+
+
+@dataclass(frozen=True)
+class AppliedRepair:
+    """The repair of a site, which its output projection does not hold but a hook applies.
+
+    Attributes:
+        keep: units that it is for, bool [units]; all others are gone.
+        weight: [out, units kept, channels]; None where the parent's stays.
+        bias: what is added to the output, [out]; None for nothing.
+    """
+
+    keep: NDArray[np.bool_]
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+@final
+class Elsewhere(Storage):
+    """The model runs as it was loaded, and hooks apply repairs; nothing is sliced before the checkpoint is written.
+
+    Weights are read from the parent's files in full precision, one at a time.
+
+    Args:
+        model: a transformers causal LM.
+        family: how it is built.
+        files: its weights on disk.
+
+    Raises:
+        BonsaiError: transformers divides tensors of the files, so that weights cannot be written back one by one.
+    """
+
+    def __init__(self, model: Any, family: Family, files: WeightFiles) -> None:
+        divided = sorted(name for name in model.state_dict() if name in files and files.num_elements(name) is None)
+        if divided:
+            raise BonsaiError(
+                f"transformers divides tensors of this model's files ({divided[0]} is a part of one), so it cannot be "
+                f"sliced from file to file. Give no --device-map and no --load-in."
+            )
+        self._layers = family.layers
+        self._files = files
+        self._applied: dict[str, AppliedRepair] = {}
+
+    @property
+    def files(self) -> WeightFiles:
+        return self._files
+
+    @property
+    def home(self) -> torch.device:
+        return torch.device("cpu")
+
+    def dtype_of(self, output: OutputProjection) -> torch.dtype:
+        return self._files.dtype
+
+    def find(self, layer: DecoderLayer, path: str) -> Tensor | None:
+        name = f"{self._layers}.{layer.number}.{path}"
+        return self._files.load(name) if name in self._files else None
+
+    def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
+        applied = self._applied.get(output.site.name)
+        if applied is not None and applied.weight is not None:
+            return applied.weight, applied.keep
+        return by_unit(self.parameter(output.layer, f"{output.path}.weight"), output.site), None
+
+    def added_bias(self, output: OutputProjection) -> Tensor | None:
+        applied = self._applied.get(output.site.name)
+        return None if applied is None else applied.bias
+
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
+        before = self._applied.get(output.site.name)
+        biases = [bias for bias in (before.bias if before else None, repair.bias) if bias is not None]
+        bias = sum(biases[1:], biases[0]) if biases else None
+        if before is None or repair.weight is not None:
+            self._applied[output.site.name] = AppliedRepair(keep.copy(), repair.weight, bias)
+        else:
+            self._applied[output.site.name] = replace(before, bias=bias)
+
+    @contextmanager
+    def repaired(self, repairs: Iterable[OutputRepair]) -> Iterator[None]:
+        before = dict(self._applied)
+        try:
+            for output, keep, repair in repairs:
+                self.repair(output, keep, repair)
+            yield
+        finally:
+            self._applied = before
+
+    @contextmanager
+    def applied(self, outputs: Iterable[OutputProjection]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for output in outputs:
+                if output.site.name in self._applied:
+                    hook = self._hook(output, self._applied[output.site.name])
+                    stack.callback(output.linear.register_forward_hook(hook).remove)
+            yield
+
+    def fingerprint(self) -> str:
+        return self._files.fingerprint()
+
+    def _hook(self, output: OutputProjection, applied: AppliedRepair) -> Any:
+        keep, site = torch.from_numpy(applied.keep), output.site
+        own_bias = self.find(output.layer, f"{output.path}.bias")
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], found: Tensor) -> Tensor:
+            if applied.weight is not None:
+                inputs = by_unit(args[0], site)[..., keep.to(args[0].device), :].flatten(-2)
+                found = functional.linear(inputs, applied.weight.flatten(1).to(inputs))
+                found = found if own_bias is None else found + own_bias.to(found)
+            return found if applied.bias is None else found + applied.bias.to(found)
+
+        return hook

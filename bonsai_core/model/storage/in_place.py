@@ -1,0 +1,86 @@
+"""Weights that the model holds in full precision, where they can be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bonsai_core.contracts import Repair
+from bonsai_core.model.storage.devices import input_device
+from bonsai_core.model.storage.fingerprint import fingerprint
+from bonsai_core.model.storage.storage import OutputRepair, Storage
+from bonsai_core.model.structure.channels import by_unit, in_model_order
+from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
+
+
+@final
+class InPlace(Storage):
+    """Repairs are written into the weights.
+
+    Args:
+        model: a transformers causal LM.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def files(self) -> None:
+        return None
+
+    @property
+    def home(self) -> torch.device:
+        return input_device(self._model)
+
+    def dtype_of(self, output: OutputProjection) -> torch.dtype:
+        return output.linear.weight.dtype
+
+    def find(self, layer: DecoderLayer, path: str) -> Tensor | None:
+        holder, _, name = path.rpartition(".")
+        found: Tensor | None = getattr(layer.module.get_submodule(holder), name, None)
+        return None if found is None else found.detach()
+
+    def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
+        return by_unit(output.linear.weight.detach(), output.site), None
+
+    def added_bias(self, output: OutputProjection) -> Tensor | None:
+        return None
+
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
+        linear, num_runs = output.linear, output.site.runs
+        if repair.weight is not None:
+            kept = torch.from_numpy(keep).to(linear.weight.device)
+            runs = linear.weight.data.view(len(linear.weight), num_runs, len(keep), -1)
+            new = in_model_order(repair.weight, output.site).view(len(runs), num_runs, int(keep.sum()), -1)
+            runs[:, :, kept] = new.to(runs.device, runs.dtype)
+        if repair.bias is not None:
+            change = repair.bias.to(linear.weight.device).float()
+            before = linear.bias.detach().float() if linear.bias is not None else 0
+            linear.bias = nn.Parameter((change + before).to(linear.weight.dtype), linear.weight.requires_grad)
+
+    @contextmanager
+    def repaired(self, repairs: Iterable[OutputRepair]) -> Iterator[None]:
+        before: list[tuple[nn.Linear, Any, Any]] = []
+        try:
+            for output, keep, repair in repairs:
+                linear = output.linear
+                before.append((linear, linear.weight, linear.bias))
+                if repair.weight is not None:
+                    linear.weight = nn.Parameter(linear.weight.detach().clone(), linear.weight.requires_grad)
+                self.repair(output, keep, repair)
+            yield
+        finally:
+            for linear, weight, bias in before:
+                linear.weight, linear.bias = weight, bias
+
+    def applied(self, outputs: Iterable[OutputProjection]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._model)

@@ -1,0 +1,79 @@
+"""Where a model's weights are stored, and what that means for reading and repairing them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import Repair
+from bonsai_core.model.storage.weight_files import WeightFiles
+from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
+
+OutputRepair = tuple[OutputProjection, NDArray[np.bool_], Repair]
+"""An output projection, which of the units that it has are kept, bool [units], and the repair that it gets for it."""
+
+
+class Storage(ABC):
+    """One place for weights. Sites say which weights units have, storages how to get at them and how to change them."""
+
+    @property
+    @abstractmethod
+    def files(self) -> WeightFiles | None:
+        """The files that weights are read from, where they cannot be changed; None where the model holds them."""
+
+    @property
+    @abstractmethod
+    def home(self) -> torch.device:
+        """Where new weights are put."""
+
+    @abstractmethod
+    def dtype_of(self, output: OutputProjection) -> torch.dtype:
+        """The type of new weights."""
+
+    @abstractmethod
+    def find(self, layer: DecoderLayer, path: str) -> Tensor | None:
+        """A parameter in full precision, by its name in a layer; None where there is none."""
+
+    def parameter(self, layer: DecoderLayer, path: str) -> Tensor:
+        """A parameter that is known to be there."""
+        found = self.find(layer, path)
+        assert found is not None, f"{path} is in no file"
+        return found
+
+    @abstractmethod
+    def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
+        """An output projection's weight with what it was repaired to, [out, units, channels], in any type.
+
+        Returns:
+            The weight, and which of the units that the model has it is for, bool [units]; None for all of them.
+        """
+
+    @abstractmethod
+    def added_bias(self, output: OutputProjection) -> Tensor | None:
+        """What repairs add to an output projection's bias that is not in its weights, [out]; None for nothing."""
+
+    @abstractmethod
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
+        """Apply a repair for good.
+
+        Args:
+            keep: the units kept of those that the model has, bool [units]; the others stay as they are.
+        """
+
+    @abstractmethod
+    def repaired(self, repairs: Iterable[OutputRepair]) -> AbstractContextManager[None]:
+        """The model with repairs, which are taken one at a time; no trace stays."""
+
+    @abstractmethod
+    def applied(self, outputs: Iterable[OutputProjection]) -> AbstractContextManager[None]:
+        """Forward passes with those repairs of output projections that the weights do not hold; no trace stays."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Tells two dense models apart, cheaply: sha256, hexadecimal."""

@@ -1,0 +1,184 @@
+"""The ledger: what a run has found out, in order and durable, and what it tells its observers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
+from bonsai_core.rundir.arrays import load_array, save_arrays
+from bonsai_core.rundir.directory import JournaledDirectory
+from bonsai_core.rundir.journal import Journal, Payload
+from bonsai_core.rundir.measurement_cache import Arrays, MeasurementCache
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a run finds out once.
+
+    Attributes:
+        name: unique in its round, or in the run where it belongs to no round.
+        round: number of its round, from 1; 0 for none.
+        tokens: tokens of the forward passes that it takes; they count as replayed where nothing is computed.
+    """
+
+    name: str
+    round: int = 0
+    tokens: int = 0
+
+    @property
+    def key(self) -> str:
+        """Its key in the journal."""
+        return f"round-{self.round}/{self.name}" if self.round else self.name
+
+
+class Ledger:
+    """Computes steps that the run has not finished, and remembers the others.
+
+    Steps are pure: they return what they find. The ledger makes it durable, times it without the steps inside of it,
+    counts the tokens that a resumed or a cached step does not compute again, and notifies observers.
+
+    Args:
+        directory: of the run, which the process has locked.
+        journal: the directory's, open.
+        observe: receives every event.
+        cache: measurements of the dense model that several runs have in common; None: nothing is shared.
+    """
+
+    def __init__(
+        self,
+        directory: JournaledDirectory,
+        journal: Journal,
+        observe: Callable[[Event], None],
+        cache: MeasurementCache | None = None,
+    ) -> None:
+        self.directory = directory
+        self.journal = journal
+        self.notify = observe
+        self._cache = cache
+        self._nested_s = [0.0]  # of each step at work, the innermost last: seconds that the steps inside it took
+
+    def __contains__(self, step: Step) -> bool:
+        return step.key in self.journal
+
+    @property
+    def shares(self) -> bool:
+        """Whether measurements of the dense model are shared with other runs."""
+        return self._cache is not None
+
+    def begin(self, stage: Stage, text: str, round_number: int = 0) -> None:
+        """Tell observers what comes next."""
+        self.notify(StageStarted(stage, round_number, text))
+
+    def warn(self, text: str) -> None:
+        """Tell observers what the user should know."""
+        self.notify(Warned(text))
+
+    def skip(self, tokens: int) -> None:
+        """Count tokens that do not go through the model after all."""
+        if tokens:
+            self.notify(TokensDone(tokens, replayed=True))
+
+    def once(
+        self, step: Step, compute: Callable[[], Payload], *, holds: Callable[[Payload], bool] = lambda payload: True
+    ) -> Payload:
+        """What a step found, computed unless it is in the journal.
+
+        Args:
+            holds: whether what the step left behind, such as a checkpoint, is still as its payload says. If not, it is
+                computed again; the first payload stays.
+
+        Raises:
+            BonsaiError: the journal cannot be written.
+        """
+        found = self.journal.get(step.key)
+        if found is not None and holds(found):
+            self.skip(step.tokens)
+            return found
+        payload, elapsed_s = self._timed(compute)
+        if found is None:
+            self.journal.append(step.key, payload, elapsed_s)
+        return self.journal[step.key]
+
+    def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
+        """Keep what a step found that was timed by whoever made it; if it was made before, the first payload stays.
+
+        Raises:
+            BonsaiError: the journal cannot be written.
+        """
+        if step not in self:
+            self.journal.append(step.key, payload, elapsed_s)
+
+    def once_with_array(
+        self,
+        step: Step,
+        compute: Callable[[], tuple[Payload, Arrays]],
+        *,
+        name: str,
+        kind: type[np.generic],
+        length: int,
+    ) -> tuple[Payload, NDArray[Any]]:
+        """As `once`, of a step that finds arrays too, which are kept in the run directory.
+
+        Args:
+            name: of the array that is wanted, which has one dimension.
+            kind: its type.
+            length: how many numbers it has.
+
+        Returns:
+            The payload, and the wanted array.
+
+        Raises:
+            BonsaiError: as for `once`, or the array of a finished step is gone or not what was written.
+        """
+        computed: Arrays = {}
+        path = self.directory.array_path(step.round, step.name)
+
+        def save() -> Payload:
+            nonlocal computed
+            payload, computed = compute()
+            with self.directory.writing(str(path)):
+                return {**payload, "sha256": save_arrays(path, computed)}
+
+        payload = self.once(step, save)
+        if name in computed:
+            return payload, computed[name]
+        sha256 = payload["sha256"]
+        return payload, load_array(path, name, sha256, kind=kind, length=length)
+
+    def shared(self, cache_key: Mapping[str, Any] | None, tokens: int, compute: Callable[[], Arrays]) -> Arrays:
+        """Arrays that another run may have measured of the same dense model.
+
+        Args:
+            cache_key: everything that decides them, as plain data; None where no other run can have them.
+            tokens: as for `Step`.
+
+        Raises:
+            BonsaiError: the cache cannot be written.
+        """
+        if self._cache is None or cache_key is None:
+            return compute()
+        cached = self._cache.once(cache_key, compute)
+        if cached.hit:
+            self.skip(tokens)
+            self._nested_s[-1] -= cached.seconds  # the step around it counts them as if it had taken them
+        return cached.arrays
+
+    def _timed(self, compute: Callable[[], Result]) -> tuple[Result, float]:
+        """What `compute` returns, and the seconds it took without the steps inside of it."""
+        self._nested_s.append(0.0)
+        start = time.perf_counter()
+        try:
+            result = compute()
+        finally:
+            elapsed_s = time.perf_counter() - start
+            nested_s = self._nested_s.pop()
+            self._nested_s[-1] += elapsed_s
+        return result, max(0.0, elapsed_s - nested_s)

@@ -1,0 +1,88 @@
+"""The settings that runs, adaptations and evaluations share, and how all settings are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError
+
+from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
+from bonsai_core.settings.schema import Schema, faults_told, where
+from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed
+
+
+class SharedSettings(Schema):
+    """Base of configurations. The field descriptions are the command line's help.
+
+    Attributes:
+        PATHS: fields that may name a file or a folder.
+        NOT_DECISIVE: fields that do not change the result by more than rounding.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    NOT_DECISIVE: ClassVar[frozenset[str]] = frozenset({"out"})
+
+    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
+    eval_sequence_length: Length = Field(
+        512, description="Tokens per evaluation window; a perplexity without it means nothing."
+    )
+    seed: Seed = Field(0, description="Seed of every random draw.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
+    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str) -> Self:
+        """A configuration from parsed YAML or options.
+
+        Raises:
+            BonsaiError: a field is unknown or has a bad value; `source` says where it was set.
+        """
+
+        def described(row: Any, words: str) -> str:
+            if row["type"] == "extra_forbidden":
+                return str(UnknownNameError("setting", where(row), cls.model_fields))
+            return f"{where(row)}: {words}" if row["loc"] else words
+
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BonsaiError(f"{shortened(source)}: {faults_told(error, described)}") from None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """All settings in the order in which people read them: a configuration's own, then the shared ones."""
+        return sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
+
+    def decisive(self) -> dict[str, Any]:
+        """All settings that decide the result, as plain data."""
+        return self._plain(but=self.NOT_DECISIVE)
+
+    def to_yaml(self) -> str:
+        """The configuration as a recipe that reproduces it."""
+        return yaml.safe_dump(self._plain(), sort_keys=False)
+
+    def _plain(self, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name in self.names() if name not in but}
+
+
+class LoadingSettings(SharedSettings):
+    """Base of configurations that also say in what type, and on which devices, models are held."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the weights; auto is the checkpoint's own."
+    )
+    load_in: Literal["full", "8bit", "4bit"] = Field(
+        "full", description="Quantise the model while it is measured (bitsandbytes); what is saved is not quantised."
+    )
+    device_map: Literal["none", "auto"] = Field(
+        "none", description="auto: spread the model over GPU, CPU and disk while it is measured (accelerate)."
+    )
+    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether weights cannot be changed in memory, because they are quantised or elsewhere."""
+        return self.load_in != "full" or self.device_map == "auto"
