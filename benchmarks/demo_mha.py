@@ -55,7 +55,7 @@ def multi_head_llama(grouped: LlamaForCausalLM) -> LlamaForCausalLM:
 
 def _repeated(weight: Tensor, groups: int, times: int) -> nn.Parameter:
     """[groups * head_dim, hidden] -> [groups * times * head_dim, hidden]: every head `times` times in a row."""
-    heads = weight.unflatten(0, (groups, -1))
+    heads = weight.view(groups, -1, weight.shape[1])
     return nn.Parameter(heads.repeat_interleave(times, dim=0).flatten(0, 1), requires_grad=False)
 
 

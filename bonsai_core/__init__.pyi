@@ -54,4 +54,5 @@ from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.units import Site as Site
 from bonsai_core.units import UnitTable as UnitTable
 
+__all__: list[str]
 __version__: str

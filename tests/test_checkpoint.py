@@ -30,7 +30,7 @@ from transformers import (
 from bonsai_core import Family
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP, check_uniform, register, save_checkpoint
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.model.recognition.laws import with_cache
+from bonsai_core.upstream import cache_argument
 
 HIDDEN, HEADS, HEAD_DIM, VOCAB, WIDTH = 32, 4, 8, 64, 48
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
@@ -167,7 +167,7 @@ def decode_loop(model: Any) -> Tensor:
     cache = StaticCache(config=model.config, max_cache_len=32)
     text, step = PROMPT, PROMPT
     for _ in range(6):
-        step = model(step, use_cache=True, **with_cache(model, cache)).logits[:, -1:].argmax(-1)
+        step = model(step, use_cache=True, **cache_argument(model, cache)).logits[:, -1:].argmax(-1)
         text = torch.cat([text, step], dim=1)
     assert cache.get_seq_length() == text.shape[1] - 1
     return text
@@ -231,7 +231,7 @@ class TestFree:
     def test_compiles_in_one_piece(self, tmp_path: Path) -> None:
         save(pico("llama", 2), tmp_path / "model", RAGGED)
         loaded = load(tmp_path / "model")
-        compiled = torch.compile(loaded, backend="eager", fullgraph=True)
+        compiled: Any = torch.compile(loaded, backend="eager", fullgraph=True)
         with torch.no_grad():
             assert torch.equal(compiled(PROMPT).logits, loaded(PROMPT).logits)
 

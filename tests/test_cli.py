@@ -30,7 +30,7 @@ def execute(*command: str, cwd: Path | None = None, **environment: str) -> subpr
 
 
 def bonsai(*words: str, **environment: str) -> str:
-    done = execute(BONSAI, *words, **environment)
+    done = execute(BONSAI, *words, cwd=None, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

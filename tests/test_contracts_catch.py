@@ -97,7 +97,7 @@ class Careless(Sampler):
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         keep_MU = np.random.random((request.num_submodels, len(request.table))) < 0.5
-        return Draw(keep_MU, np.zeros(request.num_submodels))
+        return Draw(keep_MU, np.zeros(request.num_submodels, dtype=np.int64))
 
 
 class UpsideDown(TokenMetric):
@@ -169,4 +169,4 @@ def test_a_family_with_key_and_query_swapped_fails(registry: Registry) -> None:
             return PICOS[1].build()
 
     with pytest.raises(BonsaiError, match=r"k_proj has 16 rows, which are not 2 units of 16.*'llama' does not fit"):
-        Row().test_masked_equals_sliced()
+        Row().test_masked_equals_sliced_and_costs_are_exact()

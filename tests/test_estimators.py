@@ -69,6 +69,7 @@ def test_bayes_is_the_dense_computation(registry: Registry, num_pairs: int, num_
     share_U = (1 / np.bincount(which_U.ravel()))[which_U.ravel()] * utility_size / feature_size
     atol = 1e-4 * np.abs(dense.coef_).max() * utility_size / feature_size
     np.testing.assert_allclose(fit.importance_U, dense.coef_[which_U.ravel()] * share_U, rtol=0, atol=atol)
+    assert fit.spread_U is not None
     np.testing.assert_allclose(fit.spread_U, np.sqrt(np.diag(dense.sigma_))[which_U.ravel()] * share_U, rtol=1e-4)
     # And the posterior by its textbook formula, at the sizes that the fit reports.
     precision, prior_precision = fit.details["noise"] ** -2, fit.details["prior_spread"] ** -2
@@ -96,7 +97,7 @@ def test_a_narrow_window_is_judged_as_fairly_as_a_wide_one(registry: Registry, n
             keep_MS[:, site_U], utility_M, np.arange(24) // 2, prior_U, site_U, cost_U.astype(np.int64)
         )
         effect = np.bincount(site_U, make(registry, name).fit(measurements).importance_U)
-        found.append(tau(effect, effect_S))
+        found.append(tau(effect.astype(np.float64), effect_S))
     assert np.mean(found) > 0.35, found
 
 
@@ -134,7 +135,7 @@ def test_hierarchical_recovers_sites_from_few_sub_models(registry: Registry) -> 
         measurements = experiment(site_shares(8, rng), truth_U, prior_U, rng)
         for name, found in tau_of.items():
             importance_U = make(registry, name).fit(measurements).importance_U
-            found.append(tau(np.bincount(SITE_U, importance_U), price_S))
+            found.append(tau(np.bincount(SITE_U, importance_U).astype(np.float64), price_S))
     assert np.mean(tau_of["hierarchical"]) > np.mean(tau_of["ridge"]) + 0.05, tau_of
     assert np.mean(tau_of["hierarchical"]) > 0.5, tau_of
 

@@ -35,10 +35,9 @@ from bonsai_core.cli.main import cli
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.speed import Generations, generation_memory, generation_seconds
 from bonsai_core.events import EvaluationStarted, Event, TokensDone, Warned
-from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.sources import draw_questions, read_rows
 
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "What is a list?", "choices": ["a sequence", "a number of small dogs"], "gold": 0},
     {"question": "What is a set?", "choices": ["a number", "a collection", "a dog"], "gold": 1},
     {"question": "What is an int?", "choices": ["a sequence", "a number", "a dog"], "gold": 1},
@@ -108,14 +107,23 @@ def test_where_none_is_known_it_says_so(small_run: RunConfig, pico_directory: Pa
 
 
 def test_logits_that_the_model_makes_otherwise_are_refused(
-    small_run: RunConfig, pico_directory: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: RunConfig, pico_directory: Path, tmp_path: Path
 ) -> None:
-    def other(self: Head, hidden: torch.Tensor) -> torch.Tensor:
-        return 2 * self.projection(hidden).float()
+    shutil.copytree(pico_directory, tmp_path / "doubled")
+    code = """from transformers import LlamaForCausalLM
 
-    monkeypatch.setattr(Head, "logits", other)
+class Doubled(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = 2 * output.logits
+        return output
+"""
+    (tmp_path / "doubled" / "modeling_doubled.py").write_text(code)
+    config = json.loads((tmp_path / "doubled" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_doubled.Doubled"}
+    (tmp_path / "doubled" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BonsaiError, match="does something to its logits"):
-        measured(small_run, [pico_directory])
+        measured(small_run, [tmp_path / "doubled"], trust_remote_code=True)
 
 
 def test_weights_of_different_types_are_told(small_run: RunConfig, pico_directory: Path, tmp_path: Path) -> None:
@@ -280,7 +288,7 @@ class TestSpeed:
 
     def test_time_to_the_first_token_is_told_from_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = SimpleNamespace(now=100.0)
-        monkeypatch.setattr("bonsai_core.evaluation.speed.time.perf_counter", lambda: clock.now)
+        monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
 
         def wait(first: bool) -> None:
             clock.now += 8.0 if first else 2.0

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, RunConfig, load_model, run
 from bonsai_core.model.subject import Subject
+from bonsai_core.units import UnitKind
 
-UNITS = ("expert_width",)
+UNITS: tuple[UnitKind, ...] = ("expert_width",)
 
 
 def subject_of(registry: Registry, pico: Pico) -> Subject:
@@ -26,7 +27,8 @@ def ranked(experts: Any, number: int) -> torch.Tensor:
     """An expert's channels, the strongest first."""
     gate, up = experts.gate_up_proj[number].chunk(2)
     strength = gate.norm(dim=1) * up.norm(dim=1) * experts.down_proj[number].norm(dim=0)
-    return strength.argsort(descending=True)
+    ranks: torch.Tensor = strength.argsort(descending=True)
+    return ranks
 
 
 def widths_of(subject: Subject) -> list[Any]:
@@ -67,6 +69,7 @@ def test_slicing_twice_equals_slicing_once(registry: Registry, pico: Pico) -> No
 def test_priors_see_the_channels_values_times_the_experts_weights(registry: Registry, pico: Pico) -> None:
     subject = subject_of(registry, pico)
     site = widths_of(subject)[-1]
+    experts: Any
     experts, use = subject.reads(site)
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(5, experts.hidden_dim, generator=rng)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-import bonsai_core.model.forward.passes
 from bonsai_core import (
     BonsaiError,
     Compensator,
@@ -37,12 +36,13 @@ from bonsai_core.config import Choice
 from bonsai_core.model.forward.moments import collect_moments
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
-from bonsai_core.model.recognition.laws import logits, with_cache
+from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
 from bonsai_core.units import Site
+from bonsai_core.upstream import cache_argument
 
 NEW_TOKENS = 8
 
@@ -59,11 +59,11 @@ def windows(num_windows: int = 5, sequence_length: int = 12) -> NDArray[np.int64
     return np.random.default_rng(0).integers(VOCABULARY, size=(num_windows, sequence_length))
 
 
-def quiet(model: Any, batch_size: int = 4) -> Passes:
+def quiet(model: Any, batch_size: int = 4, **settings: Any) -> Passes:
     def refuse(text: str) -> None:
         raise AssertionError(text)
 
-    return Passes(model, batch_size, on_warning=refuse)
+    return Passes(model, batch_size, on_warning=refuse, **settings)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def generated(model: Any, cache: str) -> Tensor:
     text, piece = prompt, prompt
     with torch.inference_mode():
         for _ in range(NEW_TOKENS):
-            piece = model(input_ids=piece, use_cache=True, **with_cache(model, past)).logits[:, -1:].argmax(dim=-1)
+            piece = model(input_ids=piece, use_cache=True, **cache_argument(model, past)).logits[:, -1:].argmax(dim=-1)
             text = torch.cat([text, piece], dim=1)
     return text
 
@@ -278,9 +278,7 @@ def test_the_dense_model_has_no_divergence_from_itself(model: Any, kl: TokenMetr
     assert passes.token_mean(kl.per_token, windows(), passes.dense_reference(windows())) == pytest.approx(0, abs=1e-6)
 
 
-def test_kl_in_chunks_equals_the_plain_formula(
-    model: Any, kl: TokenMetric, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kl_in_chunks_equals_the_plain_formula(model: Any, kl: TokenMetric, registry: Registry) -> None:
     subject = Subject(model, registry.family("llama"))
     keep_U = keep_vectors(subject.table)[0]
     ids = torch.from_numpy(windows())
@@ -290,8 +288,7 @@ def test_kl_in_chunks_equals_the_plain_formula(
             result: Tensor = model(input_ids=ids).logits[:, :-1].double().log_softmax(dim=-1)
         return result
 
-    monkeypatch.setattr(bonsai_core.model.forward.passes, "CHUNK_LOGITS", 3 * VOCABULARY)
-    dense, passes = log_probabilities(), quiet(model)
+    dense, passes = log_probabilities(), quiet(model, chunk_logits=3 * VOCABULARY)
     reference = passes.dense_reference(windows())
     with subject.masked(keep_U):
         pruned, measured = log_probabilities(), passes.token_mean(kl.per_token, windows(), reference)
@@ -312,13 +309,10 @@ def test_the_batch_size_does_not_change_perplexity(model: Any, batch_size: int) 
     assert quiet(model, batch_size).perplexity(windows()) == pytest.approx(whole, rel=1e-5)
 
 
-def test_a_whole_vocabulary_of_logits_stands_for_few_tokens_at_once(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_vocabulary_of_logits_is_made_for_few_tokens_at_once(model: Any) -> None:
     seen: list[tuple[int, int]] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    monkeypatch.setattr(bonsai_core.model.forward.passes, "CHUNK_LOGITS", 4 * VOCABULARY)
-    quiet(model).perplexity(windows())
+    quiet(model, chunk_logits=4 * VOCABULARY).perplexity(windows())
     assert sum(rows for rows, _ in seen) == windows()[:, 1:].size
     assert max(rows * vocabulary for rows, vocabulary in seen) == 4 * VOCABULARY
 
@@ -430,7 +424,8 @@ def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]
         handle.remove()
     kept = torch.from_numpy(np.repeat(keep_U[site.units], site.unit_channels))
     rows = seen["x"][..., kept].double().flatten(end_dim=-2) / seen["h"].double().norm(dim=-1).flatten()[:, None]
-    return rows.T @ rows
+    moments: Tensor = rows.T @ rows
+    return moments
 
 
 BY_GROUP, BY_HEAD = ("layer",), ("query", "layer")

@@ -33,7 +33,6 @@ from bonsai_core import (
     hookimpl,
     load_model,
     resume,
-    resume_adaptation,
     run,
 )
 from bonsai_core.engine.repairs import Repairs
@@ -303,9 +302,9 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
     kept = (out / "model" / "model.safetensors").read_bytes()
     other_weights(out / "model")
     with pytest.raises(BonsaiError, match="is not the model that was measured"):
-        resume_adaptation(out)
+        resume(out)
     (out / "model" / "model.safetensors").write_bytes(kept)
-    assert resume_adaptation(out).report["verified"]["loaded"].keys() == {
+    assert resume(out).report["verified"]["loaded"].keys() == {
         "bonsai-prune installed",
         "trust_remote_code=True",
     }
@@ -313,7 +312,7 @@ def test_an_adapted_checkpoint_is_opened_again_too(small_run: RunConfig, tmp_pat
     registry = Registry()
     registry.register(Tamperer(out / "model", other_weights), "the tamperer")
     with pytest.raises(BonsaiError, match="is not the model that was measured"):
-        resume_adaptation(out, registry=registry)
+        resume(out, registry=registry)
 
 
 def test_a_model_on_disk_in_half_precision_is_opened_so(small_run: RunConfig, tmp_path: Path) -> None:
@@ -343,6 +342,7 @@ def test_tokens_beyond_the_embeddings_are_refused_by_name(
     questions.write_text(json.dumps({"question": "Which <tool>?", "choices": ["a", "b"], "gold": 0}) + "\n")
     out, plain = tmp_path / "out", {"dataset": small_run.dataset, "eval_dataset": small_run.eval_dataset}
     base = {**small_run.model_dump(), "model": str(model), "out": out}
+    settings: dict[str, Any]
     for settings in (
         {"dataset": str(text)},
         {"eval_dataset": str(text)},

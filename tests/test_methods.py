@@ -24,7 +24,7 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.sources import draw_questions, read_rows
 
 RECIPES = [offer.name for offer in Registry().offers("recipe")]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "What does a tree have?", "choices": ["leaves", "wheels", "a long keyboard"], "gold": 0},
     {"question": "What is cut?", "choices": ["water", "a branch"], "gold": 1},
     {"question": "Which one is a number?", "choices": ["seven", "green", "slowly", "of"], "gold": 0},
@@ -166,6 +166,7 @@ def test_repaired_sub_models_are_worth_what_repair_makes_of_them(
     for compensator in ("none", "least_squares"):
         config = settings(small_run, tmp_path / compensator, compensator=compensator, prior="wanda")
         run(config, registry=registry)
+        assert config.out is not None
         with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
             rows = dict(database.execute("SELECT key, payload FROM events"))
         values.append([json.loads(rows[f"round-1/submodel-{index}"])["value"] for index in range(config.submodels)])
@@ -204,7 +205,7 @@ def test_choices_are_scored_as_by_hand(
                 expected = sum(float(log_p[t - 1, ids[t]]) for t in range(question.num_given[choice], len(ids)))
                 assert found.log_likelihood[choice] == pytest.approx(expected, rel=1e-5)
             text = job.tokenizer.decode(question.sequences[0][question.num_given[0] :])
-            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}  # type: ignore[union-attr]
+            assert text.strip() in {choice for row in QUESTIONS for choice in row["choices"]}
 
 
 @pytest.mark.parametrize("measures", ["likelihood", "accuracy"])
@@ -316,12 +317,12 @@ def test_fresh_draws_take_other_windows_in_every_round(
         open_job(settings(small_run, tmp_path, resample=resample, prior_samples=4), registry, print)
         for resample in ("common", "fresh")
     )
-    np.testing.assert_array_equal(common.prior_windows(1), common.prior_windows(2))
-    np.testing.assert_array_equal(common.prior_windows(1), fresh.prior_windows(1))
-    first, second = ({tuple(row) for row in fresh.prior_windows(number).tolist()} for number in (1, 2))
+    assert len(common.calibration.prior_RNT) == len(common.calibration.data) == 1
+    np.testing.assert_array_equal(common.calibration.prior_RNT[0], fresh.calibration.prior_RNT[0])
+    first, second = ({tuple(row) for row in windows_NT.tolist()} for windows_NT in fresh.calibration.prior_RNT)
     assert len(first) == len(second) == 4
     assert not first & second
-    assert fresh.data_of(1).sha256 != fresh.data_of(2).sha256
+    assert fresh.calibration.data[0].sha256 != fresh.calibration.data[1].sha256
 
 
 def test_what_is_chosen_by_is_text_of_its_own(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_files_are_the_same_bytes_and_keys_the_parents(
 
 def test_the_adapted_checkpoint_has_them_too(small_run: RunConfig, parent: Path, tmp_path: Path) -> None:
     pruned(small_run, parent, tmp_path / "run", units=("mlp",))
-    settings = {"steps": 1, "batch_size": 1, "sequence_length": 16, "evaluations": 1, "teacher": "none"}
-    result = adapt(AdaptConfig(model=str(tmp_path / "run"), out=tmp_path / "adapted", **settings))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"steps": 1, "batch_size": 1, "sequence_length": 16, "evaluations": 1, "teacher": "none"}
+    result = adapt(AdaptConfig(model=str(tmp_path / "run"), out=tmp_path / "adapted", **settings))
     check_kept(parent, result.model_path)
     of_run, adapted = (read(path / "config.json") for path in (tmp_path / "run" / "model", result.model_path))
     assert adapted == of_run

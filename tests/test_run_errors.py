@@ -346,8 +346,9 @@ def test_two_processes_never_work_on_one_run(finished: Path, registry: Registry)
         "import sys; from pathlib import Path; from bonsai_core.rundir import RunDirectory\n"
         "with RunDirectory.open(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", hold, str(finished)], **pipes) as other:
+    command = [sys.executable, "-c", hold, str(finished)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         assert "Another process is working on" in not_resumed(finished, registry)
         other.kill()

@@ -124,6 +124,7 @@ def config(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Ru
 def whole(config: RunConfig, registry: Registry) -> dict[str, Any]:
     """A run that was never killed."""
     run(config, registry=registry)
+    assert config.out is not None
     return contents(config.out)
 
 
@@ -148,11 +149,11 @@ def test_the_same_seed_gives_the_same_run_whatever_the_global_generators(
 ) -> None:
     torch.manual_seed(123)
     np.random.seed(123)
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    states = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist()
     run(elsewhere(config, tmp_path / "again"), registry=registry)
     assert contents(tmp_path / "again") == whole
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.random.get_state()[1].tolist() == states[1]
+    assert np.random.get_state(legacy=False)["state"]["key"].tolist() == states[1]
 
 
 def test_the_same_seed_gives_the_same_run_in_another_process(
@@ -179,6 +180,7 @@ def test_killed_at_any_event_it_resumes_to_the_same_bytes(
 
 
 def test_the_events_are_all_there_are(config: RunConfig, whole: dict[str, Any]) -> None:
+    assert config.out is not None
     with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
         keys = [key for (key,) in database.execute("SELECT key FROM events ORDER BY number")]
     assert keys == EVENTS
@@ -243,6 +245,7 @@ def test_a_lost_checkpoint_is_written_again(
 
 
 def test_a_finished_run_is_returned_as_it_is(config: RunConfig, whole: dict[str, Any], registry: Registry) -> None:
+    assert config.out is not None
     before = json.loads((config.out / "report.json").read_text(encoding="utf-8"))
     assert resume(config.out, registry=registry).report == before
 

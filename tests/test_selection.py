@@ -75,9 +75,9 @@ def test_any_budget_is_met_and_the_rules_are_kept(seed: int) -> None:
     table = example_table(num_layers=3, num_groups=int(rng.integers(1, 6)), width=int(rng.integers(8, 40)))
     rules = Rules(
         rank=("importance", "density")[seed % 2],
-        round_to=multiples((1, 4, 7, {"attention": 2, "mlp": 3})[seed % 4]),
-        min_units=minimums(({"mlp": 5}, 0, 1, 2)[seed % 4]),
-        max_fraction=fractions((1.0, 0.6, {"attention": 0.5})[seed // 2 % 3]),
+        round_to=(multiples(1), multiples(4), multiples(7), multiples({"attention": 2, "mlp": 3}))[seed % 4],
+        min_units=(minimums({"mlp": 5}), minimums(0), minimums(1), minimums(2))[seed % 4],
+        max_fraction=(fractions(1.0), fractions(0.6), fractions({"attention": 0.5}))[seed // 2 % 3],
         protect=frozenset([1] if seed % 5 == 0 else []),
     )
     alive_U = rng.random(len(table)) < 0.9
@@ -314,7 +314,7 @@ def test_wholes_go_whole_and_the_budget_is_met(seed: int) -> None:
 def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> None:
     table = example_table(layers_leave=True)
     rules = Rules(units=("attention", "mlp", "layer"), rank="density")
-    worth_U = 1.0 * table.cost_U
+    worth_U = table.cost_U.astype(np.float64)
     for site in table:
         if site.layer == 2:
             worth_U[site.units] *= 0.9
@@ -335,7 +335,7 @@ def test_a_layer_goes_when_its_parameters_are_worth_less_than_single_units() -> 
 def test_units_that_went_with_their_layer_do_not_end_it_again() -> None:
     table = example_table(num_layers=3, layers_leave=True)
     rules = Rules(units=("attention", "mlp", "layer"), rank="density")
-    importance_U = 10.0 * table.cost_U
+    importance_U = 10 * table.cost_U.astype(np.float64)
     gone = sum(site.num_units * site.unit_params for site in table if site.layer == 0)
     for site in table:
         if site.layer == 0:
@@ -361,7 +361,8 @@ def test_what_goes_of_a_whole_is_taken_off_its_importance() -> None:
 
 def test_an_impossible_number_of_layers_says_what_is_possible() -> None:
     table = example_table(layers_leave=True)
-    most = table.wholes(("layer",))[0].units
+    kinds: tuple[UnitKind, ...] = ("layer",)
+    most = table.wholes(kinds)[0].units
     largest = 2 * int(table.cost_U[most].sum()) / table.decoder_params
     with pytest.raises(BonsaiError, match=rf"--units layer.*--max-fraction layer=0\.5.*at most {largest:.4f}"):
         choose(table, 0.9, units=("layer",), max_fraction=fractions({"layer": 0.5}))
@@ -453,7 +454,8 @@ def plainly_selected(posed: SelectionProblem) -> NDArray[np.bool_] | None:
     """One block after another: always the lowest of all that could be next. None where the target is out of reach."""
     table, wholes, keep_U = posed.table, posed.rules.wholes(posed.table), posed.alive_U.copy()
     importance_W = np.full(len(wholes), np.nan) if posed.whole_importance_W is None else posed.whole_importance_W.copy()
-    chains, too_big, worth = plain_chains(posed), [], 0.0
+    chains, worth = plain_chains(posed), 0.0
+    too_big: list[Any] = []
     missing, ended, ended_U = posed.params_to_remove, np.inf, keep_U
     while missing > 0:
         heads = [chain[0] for chain in chains if chain and keep_U[chain[0].units].all()]
@@ -491,12 +493,13 @@ def test_many_blocks_at_once_leave_as_they_do_one_after_another(seed: int) -> No
         units=units,
         rank=("importance", "density")[seed // 2 % 2],
         round_to=multiples((1, 1, 3, 8)[rng.integers(4)]),
-        min_units=minimums((1, 0, {"mlp": 7})[rng.integers(3)]),
-        max_fraction=fractions((1.0, 0.7, {"layer": 0.5})[rng.integers(3)]),
+        min_units=(minimums(1), minimums(0), minimums({"mlp": 7}))[rng.integers(3)],
+        max_fraction=(fractions(1.0), fractions(0.7), fractions({"layer": 0.5}))[rng.integers(3)],
         shapes=("free", "uniform")[seed % 6 == 0],
     )
     uniform = rules.shapes == "uniform"
-    importance_U = (rng.normal(size=len(table)), rng.integers(0, 3, len(table)) * 1.0)[seed % 3 == 0]
+    normal_U, few_U = rng.standard_normal(len(table)), rng.integers(0, 3, len(table)).astype(np.float64)
+    importance_U: NDArray[np.float64] = few_U if seed % 3 == 0 else normal_U
     whole_W = np.array([importance_U[whole.units].sum() for whole in rules.wholes(table)]) * rng.choice([0.0, 0.5, 1.0])
     whole_W[rng.random(len(whole_W)) < 0.3] = np.nan
     importance_U[rng.random(len(table)) < rng.choice([0.0, 0.3, 1.0])] = np.nan

@@ -108,21 +108,23 @@ def token_losses(
     *,
     lm_weight: float = 1.0,
     kl_weight: float = 1.0,
+    chunk_logits: int = CHUNK_LOGITS,
 ) -> TokenLosses:
     """Mean language-model loss, mean KL divergence and their weighted sum, from the student's last hidden states.
 
-    Logits are made for a chunk of tokens at a time, as many as make 32 MiB in float32 whatever the vocabulary, and the
-    gradient is computed while they are there, so that they never all stand in memory and are made only once.
+    Logits are made for a chunk of tokens at a time, and the gradient is computed while they are there, so that they are
+    never all held in memory and are made only once.
 
     Args:
         head: the student's.
         targets_T: the tokens that come next.
         teacher: at the same tokens; None: the divergence is 0.
+        chunk_logits: logits that are made at once, 32 MiB in float32 by default, whatever the vocabulary.
     """
     parameters = [parameter for parameter in head.projection.parameters() if parameter.requires_grad]
     weights = (lm_weight, kl_weight)
     losses: tuple[Tensor, Tensor, Tensor] = _WhileLogitsAreThere.apply(  # type: ignore[no-untyped-call]
-        head, targets_T, teacher, weights, hidden_TH, *parameters
+        head, targets_T, teacher, weights, max(1, chunk_logits // head.vocabulary), hidden_TH, *parameters
     )
     return TokenLosses(*losses)
 
@@ -137,15 +139,16 @@ class _WhileLogitsAreThere(torch.autograd.Function):
         targets_T: Tensor,
         teacher: Teacher | None,
         weights: tuple[float, float],
+        chunk_tokens: int,
         hidden_TH: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        size, count = max(1, CHUNK_LOGITS // head.vocabulary), len(hidden_TH)
+        count = len(hidden_TH)
         sums = torch.zeros(3, dtype=torch.float64 if hidden_TH.device.type == "cpu" else torch.float32)
         sums = sums.to(hidden_TH.device)
         slope_TH, slopes = torch.empty_like(hidden_TH), [torch.zeros_like(parameter) for parameter in parameters]
-        for first in range(0, count, size):
-            rows = slice(first, first + size)
+        for first in range(0, count, chunk_tokens):
+            rows = slice(first, first + chunk_tokens)
             with torch.enable_grad():
                 hidden = hidden_TH[rows].detach().requires_grad_()
                 lm, kl = _chunk(head, hidden, targets_T[rows], teacher.rows(rows) if teacher is not None else None)
@@ -162,7 +165,7 @@ class _WhileLogitsAreThere(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor, *others: Tensor) -> Any:
-        return (None, None, None, None, *(slope.to(saved.dtype) * saved for saved in ctx.saved_tensors))
+        return (None, None, None, None, None, *(slope.to(saved.dtype) * saved for saved in ctx.saved_tensors))
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

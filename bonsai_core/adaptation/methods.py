@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
+from bonsai_core.upstream import peft_warnings_ignored
 
 
 def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module:
@@ -43,10 +43,7 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
     else:
         outputs = _output_projections(model, family)
         adapters = IA3Config(target_modules=outputs, feedforward_modules=outputs, task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.24 by an old name, and has patterns for experts that some models do not need.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=RuntimeWarning, message="The following (rank|alpha)_pattern")
+    with torch.random.fork_rng(), peft_warnings_ignored():
         torch.manual_seed(config.seed)
         return get_peft_model(model, adapters)  # type: ignore[no-any-return]
 

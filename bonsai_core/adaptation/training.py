@@ -23,6 +23,7 @@ from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import out_of_memory
+from bonsai_core.upstream import average_over_passes, checkpointing, use_one_gpu
 
 LOWEST_RATE = 0.1
 """Where the cosine ends, as a share of the highest learning rate."""
@@ -102,7 +103,7 @@ def train(
         per_device_train_batch_size=config.windows_per_pass,
         gradient_accumulation_steps=config.batch_size // config.windows_per_pass,
         max_grad_norm=config.max_grad_norm,
-        **_checkpointing(config),
+        **checkpointing(config.gradient_checkpointing),
         use_cpu=_device(model).type == "cpu",
         seed=config.seed,
         save_strategy="no",
@@ -112,7 +113,7 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=_device(model).type == "cuda",
     )
-    arguments._n_gpu = 1  # or the Trainer would put the model into DataParallel, past which the loss goes
+    use_one_gpu(arguments)
     watch = _Watch(first, parameters, optimizer, config, state_path, on_step)
     uses_cache = causal_lm(model).config.use_cache  # the Trainer switches it off in what will be saved
     trainer = _Trainer(
@@ -152,7 +153,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         watch: _Watch,
         first: int,
     ) -> None:
-        self.loss_is_scaled_for_ga = False  # a mean over the windows of one pass
+        average_over_passes(self)  # the loss is a mean over the windows of one pass
         self._config = config
         self._teacher = teacher
         self._layers = layers
@@ -194,8 +195,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 compared_with = [*(after[layer + 1] for layer in self._layers[:-1]), after[-1]]
                 hidden = hidden_loss(output.hidden_states[1:], compared_with)
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
-        weights = {"lm_weight": self._config.lm_weight, "kl_weight": self._config.kl_weight}
-        return token_losses(self._head, states_TH, ids_NL[:, 1:].flatten(), teacher, **weights), hidden
+        config = self._config
+        tokens = token_losses(
+            self._head,
+            states_TH,
+            ids_NL[:, 1:].flatten(),
+            teacher,
+            lm_weight=config.lm_weight,
+            kl_weight=config.kl_weight,
+        )
+        return tokens, hidden
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -245,14 +254,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             save_state(self._state_path, number, self._parameters, self._optimizer)
             self._saved = time.monotonic()
             self._saving = self._saved - now
-
-
-def _checkpointing(config: AdaptConfig) -> dict[str, Any]:
-    """The Trainer's settings for it, by the name that its version has for them."""
-    name = "activation_checkpointing"  # since transformers 5.24
-    if name not in TrainingArguments.__dataclass_fields__:
-        name = "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if config.gradient_checkpointing else {}
 
 
 def _device(model: nn.Module) -> torch.device:

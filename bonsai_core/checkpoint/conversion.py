@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-    revert_weight_conversion,
-)
+
+from bonsai_core.upstream import converted, stored_names
 
 
 @dataclass
-class Origin:
+class StoredTensors:
     """Tensors on disk that one of the model is made of.
 
     Attributes:
@@ -28,7 +20,7 @@ class Origin:
         pieces: their names by the converter's patterns, in order.
     """
 
-    converter: WeightConverter | None = None
+    converter: Any = None
     pieces: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -48,39 +40,22 @@ class Origin:
         """
         if self.converter is None:
             return load(*self.names())
-        converter = deepcopy(self.converter)  # it gathers what it is given
-        for pattern, names in self.pieces.items():
-            for name in names:
-                converter.add_tensor(target, name, pattern, partial(load, name))
-        made = converter.convert(target, model=model, config=model.config)[target]
-        tensor: Tensor = made[0] if isinstance(made, list) else made
-        return tensor
+        return converted(self.converter, target, self.pieces, model, load)
 
 
-def origins(model: Any, on_disk: Iterable[str]) -> dict[str, Origin]:
+def stored_tensors(model: Any, on_disk: Iterable[str]) -> dict[str, StoredTensors]:
     """What each tensor of a model is made of when it is loaded, by its name.
 
     Args:
         model: in transformers' own layout; it may be on the meta device.
         on_disk: names of the tensors in its files.
     """
-    mapping = get_model_conversion_mapping(model)
-    renamings = [change for change in mapping if isinstance(change, WeightRenaming)]
-    converters = [change for change in mapping if isinstance(change, WeightConverter)]
-    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    present = model.state_dict()
-    found: dict[str, Origin] = {}
-    for name in sorted(on_disk, key=dot_natural_key):
-        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, present)
-        if pattern is None:
-            found[target] = Origin(pieces={"": [name]})
+    found: dict[str, StoredTensors] = {}
+    for name, target, converter, pattern in stored_names(model, on_disk):
+        if converter is None:
+            found[target] = StoredTensors(pieces={"": [name]})
             continue
-        first, *others = by_pattern[pattern].target_patterns
+        first, *others = converter.target_patterns
         for made in (target, *(target.replace(first, other) for other in others)):
-            found.setdefault(made, Origin(by_pattern[pattern])).pieces.setdefault(pattern, []).append(name)
+            found.setdefault(made, StoredTensors(converter)).pieces.setdefault(pattern, []).append(name)
     return found
-
-
-def as_stored(model: Any, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """What `save_pretrained` writes for a tensor of a model that `origins` knows all tensors of."""
-    return list(revert_weight_conversion(model, {name: tensor}).items())

@@ -90,10 +90,10 @@ def _spelled(rope: Mapping[str, Any], names: tuple[str, str], rest: Mapping[str,
 
 def _moved(rope: Mapping[str, Any]) -> dict[str, Any]:
     """The same with other bases."""
-    return {
-        key: _moved(value) if isinstance(value, dict) else value + PROBE if key == "rope_theta" else value
-        for key, value in rope.items()
-    }
+    moved: dict[str, Any] = {key: _moved(value) if isinstance(value, dict) else value for key, value in rope.items()}
+    if moved.get("rope_theta") is not None:  # transformers 5.14 writes none beside those of two kinds of layer
+        moved["rope_theta"] += PROBE
+    return moved
 
 
 def _plain(rope: Any) -> Any:

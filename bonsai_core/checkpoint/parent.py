@@ -12,6 +12,7 @@ from typing import Any
 
 from bonsai_core.checkpoint.older_readers import older_tokenizer, with_older_keys
 from bonsai_core.errors import BonsaiError
+from bonsai_core.upstream import save_own_code, set_origin_name
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -146,17 +147,14 @@ def _check_link(file: Path) -> None:
 def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
     """Make sure that the tokenizer's files stand for the tokenizer in use, in every reader."""
     from transformers import AutoTokenizer
-    from transformers.dynamic_module_utils import custom_object_save
 
     file = checkpoint / TOKENIZER
     values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     settled = older_tokenizer(values, tokenizer.model_input_names)
-    if getattr(tokenizer, "_auto_class", None) is not None:
-        custom_object_save(tokenizer, checkpoint)
-    else:
+    if not save_own_code(tokenizer, checkpoint):
         # transformers chooses the class by what is declared, by the model type, and by the name of a repository.
         nameless = copy.copy(config)
-        nameless._name_or_path = ""
+        set_origin_name(nameless, "")
         try:
             chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
         except (OSError, ValueError, ImportError, KeyError) as error:

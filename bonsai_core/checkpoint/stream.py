@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.dynamic_module_utils import custom_object_save
 
-from bonsai_core.checkpoint.conversion import as_stored
 from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.save import checkpoint_directory
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME
 from bonsai_core.errors import BonsaiError
+from bonsai_core.upstream import as_stored, save_own_code
 
 SHARD_BYTES = 2_000_000_000
 
@@ -28,6 +27,7 @@ def save_streamed(
     provenance: Mapping[str, object],
     tensor_of: Callable[[str], Tensor | None],
     parent: ParentFiles | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Save a model that has no memory of its own, shard by shard; at most one shard is held.
 
@@ -35,19 +35,20 @@ def save_streamed(
         model: as `empty_model` makes it.
         tokenizer, directory, provenance, parent: as for `save_checkpoint`.
         tensor_of: the tensor of a name in the model; None where there is none.
+        shard_bytes: maximum size of a file, unless one tensor is larger.
 
     Raises:
         BonsaiError: a tensor is missing, or does not have the model's shape.
     """
     with checkpoint_directory(directory, model, tokenizer, provenance, parent) as partial:
-        _write_model(model, partial, tensor_of)
+        _write_model(model, partial, tensor_of, shard_bytes)
 
 
-def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor | None]) -> None:
+def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor | None], shard_bytes: int) -> None:
     if hasattr(model, "save_code"):
         model.save_code(directory)
-    elif model._auto_class is not None:  # its code came with the parent
-        custom_object_save(model, directory, config=model.config)
+    else:
+        save_own_code(model, directory, model.config)
     shard: dict[str, Tensor] = {}
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
@@ -56,7 +57,7 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
     for in_model, parameter in (dict(model.named_parameters()) | buffers).items():
         for name, tensor in as_stored(model, in_model, _checked(in_model, tensor_of(in_model), parameter.shape)):
-            if shard and size + tensor.nbytes > SHARD_BYTES:
+            if shard and size + tensor.nbytes > shard_bytes:
                 shards.append(_write(shard, directory, len(shards)))
                 shard, size = {}, 0
             # A part of another tensor would keep all of it in memory.

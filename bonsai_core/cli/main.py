@@ -263,18 +263,18 @@ def _show_dry_run(configuration: Any) -> None:
     console = Console()
     with installed().observed_by(_WarningsAlone(), "the dry run"):
         found = _engine().dry_run(configuration, registry=installed())
-    plan, table = found.job.plan, found.job.subject.table
+    table = found.table
     console.print(unit_view(table))
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
-        f"({configuration.sparsity * table.decoder_params:,.0f}) in {len(plan.targets)} rounds; "
-        f"{plan.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
+        f"({configuration.sparsity * table.decoder_params:,.0f}) in {found.num_rounds} rounds; "
+        f"{found.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
         highlight=False,
     )
     if found.adaptation is not None:
         console.print(
-            f"Would then adapt it ({found.adaptation.config.method}) in {found.adaptation.schedule.steps:,} steps on "
-            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation_seconds)} here.",
+            f"Would then adapt it ({found.adaptation.method}) in {found.adaptation.steps:,} steps on "
+            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation.seconds)} here.",
             highlight=False,
         )
     console.print("Nothing was written.")

@@ -6,14 +6,30 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_core.adaptation.curriculum import Curriculum
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
-from bonsai_core.engine.job import Job
 from bonsai_core.engine.setup import open_job
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
 from bonsai_core.sources import with_absolute_paths
+from bonsai_core.units import UnitTable
+
+
+@dataclass(frozen=True)
+class DryAdaptation:
+    """What an adaptation would do.
+
+    Attributes:
+        method: what it trains.
+        steps: of the optimiser.
+        tokens: to train on.
+        seconds: rough time of its passes.
+    """
+
+    method: str
+    steps: int
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -21,16 +37,18 @@ class DryRun:
     """What a run would do.
 
     Attributes:
-        job: what it would work with.
-        seconds: rough time of the forward passes.
+        table: what can be removed.
+        num_rounds: rounds until the sparsity is reached.
+        forward_tokens: tokens to put through the model.
+        seconds: rough time of these forward passes.
         adaptation: what follows the run, if anything.
-        adaptation_seconds: rough time of its passes.
     """
 
-    job: Job
+    table: UnitTable
+    num_rounds: int
+    forward_tokens: int
     seconds: float
-    adaptation: Curriculum | None
-    adaptation_seconds: float
+    adaptation: DryAdaptation | None
 
 
 def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
@@ -48,5 +66,9 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     start = time.perf_counter()
     job.passes.perplexity(batch)
     per_token = (time.perf_counter() - start) / batch.size
-    later = adaptation.forward_tokens if adaptation else 0
-    return DryRun(job, per_token * job.plan.forward_tokens, adaptation, per_token * later)
+    follows = None
+    if adaptation is not None:
+        seconds = per_token * adaptation.forward_tokens
+        follows = DryAdaptation(adaptation.config.method, adaptation.schedule.steps, adaptation.tokens, seconds)
+    tokens = job.plan.forward_tokens
+    return DryRun(job.table, len(job.plan.targets), tokens, per_token * tokens, follows)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.selection.blocks import SiteBlock, WholeBlock
+from bonsai_core.selection.blocks import Block, SiteBlock, WholeBlock
 from bonsai_core.selection.chains import removal_chains
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.wholes import Remainders
@@ -102,7 +102,7 @@ class _Selection:
         self._wholes.lose_whole(whole)
         self._open_C &= ~self._wholes.owned_chains(whole)
 
-    def _remove(self, block: SiteBlock | WholeBlock) -> None:
+    def _remove(self, block: Block) -> None:
         self._keep_U[block.units] = False
         self._missing -= block.cost
         self._worth += block.worth
@@ -119,7 +119,7 @@ class _Selection:
     def _remove_last(self) -> None:
         """All that fits has left: the cheapest block that does not fit ends it."""
         too_big = [block for block in self._too_big if self._keep_U[block.units].all()]
-        left: list[SiteBlock | WholeBlock] = [*too_big, *self._wholes.blocks()]
+        left: list[Block] = [*too_big, *self._wholes.blocks()]
         if not left:
             problem = self._problem
             raise BonsaiError(

@@ -99,31 +99,32 @@ class Remainders:
 
     def _rivals(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.int64]:
         """Wholes that might leave before one of some blocks, by bounds: those of the others cannot get low enough."""
-        loss, highest = self._loss_B[blocks], self._value_B[blocks].max(initial=-np.inf)
-        cost_W = self._cost_W - self._taken(blocks, self._chains.cost_B[blocks])
-        size_W = self._size_W - self._taken(blocks, self._chains.size_B[blocks])
-        terms_W = np.abs(self._importance_W) + self._taken(blocks, np.abs(loss))
-        lowest_W = self._importance_W - self._taken(blocks, np.maximum(loss, 0.0)) - ROUNDING * terms_W
+        chain_n, loss = self._chains.chain_B[blocks], self._loss_B[blocks]
+        cost_W = self._cost_W - self._taken(chain_n, self._chains.cost_B[blocks])
+        size_W = self._size_W - self._taken(chain_n, self._chains.size_B[blocks])
+        terms_W = np.abs(self._importance_W) + self._taken(chain_n, np.abs(loss))
+        lowest_W = self._importance_W - self._taken(chain_n, np.maximum(loss, 0.0)) - ROUNDING * terms_W
         before_W, after_W = (self._cost_W, cost_W) if self._by_cost else (self._size_W, size_W)
         value_W = lowest_W / np.maximum(np.where(lowest_W < 0, after_W, before_W), 1)
+        highest = self._value_B[blocks].max(initial=-np.inf)
         return np.flatnonzero(self._allowed_W & (self._size_W > 0) & (cost_W <= missing) & (value_W <= highest))
 
     def lose(self, blocks: NDArray[np.int64]) -> None:
         """Blocks of single units have left, in this order."""
         chains, chain_n = self._chains, self._chains.chain_B[blocks]
-        size_W = self._taken(blocks, chains.size_B[blocks])
+        size_W = self._taken(chain_n, chains.size_B[blocks])
         self._size_W -= size_W
         self._scored_W -= size_W
-        self._cost_W -= self._taken(blocks, chains.cost_B[blocks])
-        self._prior_W -= self._taken(blocks, chains.prior_B[blocks])
+        self._cost_W -= self._taken(chain_n, chains.cost_B[blocks])
+        self._prior_W -= self._taken(chain_n, chains.prior_B[blocks])
         for number in np.flatnonzero((size_W > 0) & ~np.isnan(self._importance_W)):
             losses = self._loss_B[blocks[self._owns_WC[number, chain_n]]]
             left = np.subtract.accumulate(np.concatenate([self._importance_W[[number]], losses]))
             self._importance_W[number] = left[-1]
 
-    def _taken(self, blocks: NDArray[np.int64], value_n: NDArray[Number]) -> NDArray[Number]:
-        """The sum over the blocks of each whole, [W]."""
-        value_C = np.bincount(self._chains.chain_B[blocks], weights=value_n, minlength=self._owns_WC.shape[1])
+    def _taken(self, chain_n: NDArray[np.int64], value_n: NDArray[Number]) -> NDArray[Number]:
+        """The sum over each whole's part of some blocks, [W]."""
+        value_C = np.bincount(chain_n, weights=value_n, minlength=self._owns_WC.shape[1])
         return (self._owns_WC @ value_C).astype(value_n.dtype)
 
     def lose_whole(self, gone: WholeBlock) -> None:

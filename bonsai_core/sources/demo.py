@@ -183,6 +183,8 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from bonsai_core.upstream import set_origin_name
+
     # transformers draws three progress bars here, one of them (5.23) past its own switch for them.
     with contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -193,8 +195,7 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
             dtype=torch.float32,
         )
         # The GGUF file names a training run and has no limit for the tokenizer.
-        model.config._name_or_path = MODEL_ID
-        del model.config._model_name_or_path
+        set_origin_name(model.config, MODEL_ID)
         tokenizer.model_max_length = CONTEXT_LENGTH
         tokenizer.save_pretrained(checkpoint)
         model.save_pretrained(checkpoint)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.storage.devices import input_device
+from bonsai_core.upstream import map_tensors
 
 MASK_DIMENSIONS = 4
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -48,7 +48,7 @@ class LayerByLayer:
 
         def run(rows: slice) -> Tensor:
             hidden_NTH = self._hidden_NTH[rows]
-            positional, named = tree_map(lambda value: _for_batch(value, len(hidden_NTH)), (args, kwargs))
+            positional, named = map_tensors(lambda value: _for_batch(value, len(hidden_NTH)), (args, kwargs))
             output = self._layers[index](hidden_NTH, *positional, **named)
             hidden: Tensor = output[0] if isinstance(output, tuple) else output
             return hidden

@@ -56,6 +56,7 @@ class Passes:
         batch_size: windows per forward pass, to begin with.
         on_warning: told when the batch had to be halved.
         on_tokens: told how many tokens went through.
+        chunk_logits: logits that are made at once.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Passes:
         batch_size: int,
         on_warning: Callable[[str], None],
         on_tokens: Callable[[int], None] | None = None,
+        chunk_logits: int = CHUNK_LOGITS,
     ) -> None:
         self.model = model
         self.batch_size = batch_size
         self._warn = on_warning
         self._count = on_tokens
         self._head = Head(model)
+        self._chunk_tokens = max(1, chunk_logits // self._head.vocabulary)
 
     def dense_reference(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         """What has to be remembered of the model as it stands, to compare sub-models with it on the same windows."""
@@ -126,24 +129,21 @@ class Passes:
         targets = torch.from_numpy(sequence[num_given:]).to(hidden.device)
         predicting = hidden[num_given - 1 : len(sequence) - 1]
         with torch.inference_mode():
-            chunks = zip(self.logits(predicting), torch.split(targets, self._chunk_tokens()), strict=True)
+            chunks = zip(self.logits(predicting), torch.split(targets, self._chunk_tokens), strict=True)
             return -sum(float(token_nll(logits, ids).cpu().double().sum()) for logits, ids in chunks)
 
     def logits(self, hidden: Tensor) -> Iterator[Tensor]:
         """float32 [tokens, vocabulary] of last hidden states [tokens, hidden], a chunk of tokens at a time."""
-        return (self._head.logits(rows) for rows in torch.split(hidden, self._chunk_tokens()))
+        return (self._head.logits(rows) for rows in torch.split(hidden, self._chunk_tokens))
 
     def _predictions(self, windows_NT: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """(last hidden states [tokens, hidden], next tokens [tokens]) of all predicted tokens, in chunks, in order."""
         for start, hidden in self.batches(windows_NT):
             targets = torch.from_numpy(windows_NT[start : start + len(hidden), 1:]).to(hidden.device)
             rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-            for first in range(0, len(rows), self._chunk_tokens()):
-                chunk = slice(first, first + self._chunk_tokens())
+            for first in range(0, len(rows), self._chunk_tokens):
+                chunk = slice(first, first + self._chunk_tokens)
                 yield rows[chunk], targets.reshape(-1)[chunk]
-
-    def _chunk_tokens(self) -> int:
-        return max(1, CHUNK_LOGITS // self._head.vocabulary)
 
     def batches(
         self, windows_NT: NDArray[np.int64], lengths_N: NDArray[np.int64] | None = None

@@ -12,9 +12,9 @@ import torch
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights, read_index
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.lookup import find_source, loading_error, model_config
-from bonsai_core.model.storage.tied import tied_pairs
 from bonsai_core.model.storage.weight_check import check_weights
 from bonsai_core.model.storage.weight_files import WeightFiles
+from bonsai_core.upstream import tied_pairs
 
 
 def checked_config(source: str, trust_remote_code: bool, warn: Callable[[str], None]) -> Any:

@@ -25,10 +25,10 @@ from bonsai_core.model.storage.devices import (
     find_device,
     loading_options,
     remove_offloaded,
-    use_general_kernels,
 )
 from bonsai_core.model.storage.offloaded import name_tied_weights
 from bonsai_core.model.storage.weight_check import listed
+from bonsai_core.upstream import use_general_kernels
 
 
 def load_model(

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.sites.mixture import Mixture
-from bonsai_core.model.storage.offloaded import changed, fetched, is_offloaded
+from bonsai_core.model.storage.offloaded import changed, fetched
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import numbers_of
 from bonsai_core.model.structure.declared import declared_count, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer
 from bonsai_core.units import Site, SiteKind
+from bonsai_core.upstream import gated, is_offloaded
 
 
 @final
@@ -108,7 +109,7 @@ class ExpertWidths(Mixture):
         weight = fetched(self.experts, into.rpartition(".")[2])
         for number in chosen_TK.unique().tolist():
             token, place = torch.where(chosen_TK == number)
-            inner = self.experts._apply_gate(nn.functional.linear(hidden[token], weight[number]))
+            inner = gated(self.experts, nn.functional.linear(hidden[token], weight[number]))
             value = inner[:, ranks_EC[number]] * weights_TK[token, place, None]
             squares.index_add_(0, token, value.float().square())
         size: Tensor = squares.sqrt().to(hidden.dtype)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from bonsai_core.errors import BonsaiError, shortened, shown
 from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import memory_limits
+from bonsai_core.upstream import quiet_products
 
-PACKED_ROWS, PACKED_COLUMNS = 32, 64
 LoadIn = Literal["full", "8bit", "4bit"]
 DeviceMap = Literal["none", "auto"]
 
@@ -77,8 +74,7 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
             )
         from transformers import BitsAndBytesConfig
 
-        # It tells at every call of every linear that inputs of 8 bit products become float16.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        quiet_products()
         default = "bfloat16" if place.type == "cuda" else "float32"
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=load_in == "8bit",
@@ -97,15 +93,6 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
             "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
         }
     return options
-
-
-def use_general_kernels(model: nn.Module) -> None:
-    """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel (0.50), which asserts even ones."""
-    linears: Iterable[Any] = (module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
-    for module in linears:
-        if module.support_avx512bf16_for_cpu:
-            even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
-            module.support_avx512bf16_for_cpu = even
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:

@@ -7,12 +7,11 @@ import ctypes
 import gc
 import mmap
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bonsai_core.model.storage.offloaded import is_offloaded
+from bonsai_core.upstream import is_offloaded, set_offloaded_weights
 
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 4 * 1024 * 1024
@@ -37,9 +36,9 @@ def drop_weights(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.device.type != "meta":
             parameter.data = parameter.data.new_empty(0)
-    offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
-    for module in offloaded:
-        module._hf_hook.weights_map = None  # what it has on the CPU or on disk
+    for module in model.modules():
+        if is_offloaded(module):
+            set_offloaded_weights(module, None)  # what it has on the CPU or on disk
     _empty_cache()
 
 

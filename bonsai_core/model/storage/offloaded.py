@@ -6,51 +6,52 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
 
 from bonsai_core.model.storage.tied import under_both_names
+from bonsai_core.upstream import (
+    execution_device,
+    is_offloaded,
+    offload_index,
+    offloaded_weights,
+    set_offloaded_weights,
+)
 
 
-def is_offloaded(module: nn.Module) -> bool:
-    """Whether a module has its own weights only while it runs."""
-    offloaded: bool = has_offloaded_params(module)
-    return offloaded
-
-
-def fetched(module: Any, name: str) -> Tensor:
+def fetched(module: nn.Module, name: str) -> Tensor:
     """A weight as the module has it while it runs, where it runs."""
-    weight: Tensor = getattr(module, name).detach()
     if is_offloaded(module):
-        weight = module._hf_hook.weights_map[name].to(module._hf_hook.execution_device)
-    return weight
+        return offloaded_weights(module)[name].to(execution_device(module))
+    weight: Tensor = getattr(module, name)
+    return weight.detach()
 
 
 def name_tied_weights(model: Any) -> None:
     """Have tied weights found on disk by either of their names: accelerate (1.15) knows the one that files have."""
-    offloaded: list[Any] = [module for module in model.modules() if is_offloaded(module)]
-    for module in offloaded:
-        under_both_names(model, module._hf_hook.weights_map.dataset.index)
+    for module in model.modules():
+        if is_offloaded(module):
+            under_both_names(model, offload_index(module))
 
 
 @contextmanager
-def changed(module: Any, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def changed(module: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """A module with another weight, where it has it only while it runs too; no trace stays.
 
     Args:
         name: of the weight.
         change: from the weight that it has to the one that it gets.
     """
-    before, hook = getattr(module, name), module._hf_hook if is_offloaded(module) else None
+    before: nn.Parameter = getattr(module, name)
+    source = offloaded_weights(module) if is_offloaded(module) else None
     setattr(module, name, nn.Parameter(change(before.detach()), before.requires_grad))
-    if hook is not None:
-        source, hook.weights_map = hook.weights_map, _Changed(hook.weights_map, name, change)
+    if source is not None:
+        set_offloaded_weights(module, _Changed(source, name, change))
     try:
         yield
     finally:
         setattr(module, name, before)
-        if hook is not None:
-            hook.weights_map = source
+        if source is not None:
+            set_offloaded_weights(module, source)
 
 
 class _Changed(Mapping[str, Tensor]):

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any, TypeVar
 
+from bonsai_core.upstream import tied_pairs
+
 Item = TypeVar("Item")
-
-
-def tied_pairs(model: Any) -> list[tuple[str, str]]:
-    """The names of weights that the model has as one."""
-    return list((getattr(model, "all_tied_weights_keys", None) or {}).items())
 
 
 def under_both_names(model: Any, stored: MutableMapping[str, Item]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.storage.weight_files import WeightFiles
+from bonsai_core.upstream import may_be_left_over, may_be_missing
 
 NAMED = 5
 """Weights that a message names; the others are counted."""
@@ -35,8 +36,8 @@ def check_weights(source: str, model: Any, files: WeightFiles, warn: Callable[[s
             configuration gives none; the message names them.
     """
     present = model.state_dict()
-    missing = [name for name in _missing(model, files) if not _matches(name, model._keys_to_ignore_on_load_missing)]
-    ignored = (*(model._keys_to_ignore_on_load_unexpected or ()), *BUFFERS)
+    missing = [name for name in _missing(model, files) if not _matches(name, may_be_missing(model))]
+    ignored = (*may_be_left_over(model), *BUFFERS)
     unexpected = [name for name in files if name not in present and not _matches(name, ignored)]
     if missing:
         prefix = _common_prefix(unexpected, present, model.base_model_prefix)
@@ -124,8 +125,8 @@ def _strip(prefix: str) -> str:
     )
 
 
-def _matches(name: str, patterns: Iterable[str] | None) -> bool:
-    return any(re.search(pattern, name) for pattern in patterns or ())
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def listed(names: list[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bonsai_core.checkpoint.conversion import origins
+from bonsai_core.checkpoint.conversion import stored_tensors
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, read_index
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.storage.fingerprint import FIRST_VALUES, weights_fingerprint
@@ -49,15 +49,15 @@ class WeightFiles:
         except (OSError, SafetensorError, ValueError) as error:
             raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
         self._model = model
-        self._origins = origins(model, self._file)
-        under_both_names(model, self._origins)
+        self._stored = stored_tensors(model, self._file)
+        under_both_names(model, self._stored)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._origins
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
         """The names in the model that the tensors in the files stand for; the model may not have all of them."""
-        return iter(self._origins)
+        return iter(self._stored)
 
     def load(self, name: str) -> Tensor:
         """A weight by its name in the model, on the CPU, made as transformers makes it.
@@ -65,23 +65,23 @@ class WeightFiles:
         Raises:
             BonsaiError: it cannot be read.
         """
-        return self._origins[name].tensor(name, self._model, self._read)
+        return self._stored[name].tensor(name, self._model, self._read)
 
     def same(self, one: str, other: str) -> bool:
         """Whether two weights that are to be one are so in the files: one is left out, or they are equal."""
-        if one not in self or other not in self or self._origins[one] is self._origins[other]:
+        if one not in self or other not in self or self._stored[one] is self._stored[other]:
             return True
         return self.shape(one) == self.shape(other) and torch.equal(self.load(one), self.load(other))
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a weight by its name in the model; None where it is not a tensor of the files as it is."""
-        origin = self._origins[name]
-        return self._shapes[origin.names()[0]] if origin.converter is None else None
+        stored = self._stored[name]
+        return self._shapes[stored.names()[0]] if stored.converter is None else None
 
     def num_elements(self, name: str) -> int | None:
         """Numbers in all tensors that a weight is made of; None where others are made of them too."""
-        origin = self._origins[name]
-        return None if origin.divided else sum(math.prod(self._shapes[on_disk]) for on_disk in origin.names())
+        stored = self._stored[name]
+        return None if stored.divided else sum(math.prod(self._shapes[on_disk]) for on_disk in stored.names())
 
     @cached_property
     def dtype(self) -> torch.dtype:
