@@ -9,15 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.shared import LoadingSettings
-from bonsai_core.settings.types import (
-    MOST,
-    SMALLEST_STEP,
-    ByKind,
-    Length,
-    NotNegative,
-    Positive,
-    names_split,
-)
+from bonsai_core.settings.types import MOST, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
@@ -56,8 +48,7 @@ class RunConfig(LoadingSettings):
         "NAME[config]:split#column.",
     )
     eval_dataset: Usable[str] | None = Field(
-        None,
-        description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth.",
+        None, description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth."
     )
     metric_dataset: Usable[str] | None = Field(
         None,
@@ -121,15 +112,13 @@ class RunConfig(LoadingSettings):
         "sub-layers go (free shapes only).",
     )
     max_fraction: ByKind[Annotated[float, Field(gt=0, le=1)]] = Field(
-        1.0,
-        description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers).",
+        1.0, description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers)."
     )
     protect: Annotated[tuple[int, ...], BeforeValidator(names_split)] = Field(
         (), description="Layers that stay whole, as 0,1,-1 (shapes free, or units layer)."
     )
     shapes: Literal["free", "uniform"] = Field(
-        "free",
-        description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint.",
+        "free", description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint."
     )
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
     adapt: Usable[str] | None = Field(

@@ -144,13 +144,6 @@ def checkpoint_directory(
 def _values(config: Any) -> dict[str, Any]:
     """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
     values: dict[str, Any] = config.to_dict()
-    for name in (
-        "model_type",
-        "architectures",
-        "auto_map",
-        "per_layer_config",
-        "bonsai_family",
-        "quantization_config",
-    ):
+    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family", "quantization_config"):
         values.pop(name, None)
     return values

