@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.shared import LoadingSettings
-from bonsai_core.settings.types import MOST, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
+from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
@@ -76,24 +76,24 @@ class RunConfig(LoadingSettings):
         0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
     min_rounds: Annotated[int, Field(gt=0, le=round(1 / SMALLEST_STEP))] = Field(
-        1, description="At least so many rounds, of equal steps where --round-fraction has fewer."
+        1, description="Minimum number of rounds, of equal steps where --round-fraction gives fewer."
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
     samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(
-        64, description="Calibration windows for the prior and the compensator, others than the samples."
+        64, description="Calibration windows for the prior and the compensator, not among the samples."
     )
     held_out_samples: NotNegative = Field(
-        8, description="Calibration windows that nothing is chosen by: KL on them is reported after each round."
+        8, description="Calibration windows that decide nothing: KL on them is reported after each round."
     )
     search: NotNegative = Field(
-        0, description="Generations of swaps between sites that are tried, by measuring, after each regression."
+        0, description="Generations of swaps between sites that are tried, and measured, after each regression."
     )
-    search_samples: Annotated[int, Field(ge=4, le=MOST)] = Field(
+    search_samples: Annotated[int, Field(ge=4, le=MAX_COUNT)] = Field(
         8, description="Calibration windows, of their own, that swaps are measured on."
     )
     resample: Literal["common", "fresh"] = Field(
-        "common", description="common: the same calibration draw in every round; fresh: another one in each."
+        "common", description="common: the same calibration draw in every round; fresh: a new one in each."
     )
     sequence_length: Length = Field(256, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
@@ -159,7 +159,7 @@ class RunConfig(LoadingSettings):
 
     @property
     def saved_as(self) -> Literal["free", "uniform"]:
-        """The shapes of the checkpoint: where only whole layers leave, all those left are of the stock model's."""
+        """The shapes of the checkpoint: where only whole layers leave, the others are those of the stock model."""
         return "uniform" if self.units == ("layer",) else self.shapes
 
     @property

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.printing import name, plain
+from bonsai_core.cli.printing import name, number_table, plain, ratio
 from bonsai_core.cli.progress import ProgressObserver
 from bonsai_core.evaluation.compare import evaluate
 from bonsai_core.evaluation.config import EvalConfig
@@ -27,32 +26,24 @@ def evaluate_with_progress(config: EvalConfig, registry: Registry) -> dict[str, 
         return evaluate(config, registry=registry)
 
 
-def evaluation_view(found: Mapping[str, Any]) -> RenderableType:
+def evaluation_view(results: Mapping[str, Any]) -> RenderableType:
     """Everything in one table."""
-    models, text = found["models"], found["text"]
+    models, device = results["models"], results["device"]
     names = [f"{model['model']} (dense)" if model["dense"] else model["model"] for model in models]
     changes = len(models) == 2 and models[0]["dense"]
-    table = Table("", box=None, header_style="bold")
-    for heading in [*map(name, names), *[plain("change")] * changes]:
-        table.add_column(heading)
+    table = number_table("", *map(name, names), *["change"] * changes)
     for column in table.columns[1:]:
-        column.justify = "right"
         column.overflow = "fold"
-    for label, show, change in _rows(models, text):
+    for label, show, change in _rows(models, results["text"]):
         cells = [show(model) for model in models]
-        table.add_row(name(label), *map(plain, cells), *([change(models[0], models[1])] if changes else []))
-    notes = [Text("± one standard error; changes of accuracy are paired")] if found["tasks"] else []
+        table.add_row(name(label), *map(plain, cells), *([change(*models)] if changes else []))
+    notes = [Text("± one standard error; changes of accuracy are paired")] if results["tasks"] else []
     if any("speed" in model for model in models):
-        how = "taking turns" if found["taking_turns"] else "one after the other"
-        notes.append(
-            Text(f"timed on {found['device']}, {how}; peak memory while generating, {_memory_of(found['device'])}")
-        )
+        how = "taking turns" if results["taking_turns"] else "one after the other"
+        owners = {"cuda": "the GPUs", "mps": "the GPU"}
+        owner = owners.get(device.partition(":")[0], "the whole process")
+        notes.append(Text(f"timed on {device}, {how}; peak memory while generating, of {owner}"))
     return Group(table, *notes)
-
-
-def _memory_of(device: str) -> str:
-    """Whose memory it is."""
-    return {"cuda": "of the GPUs", "mps": "of the GPU"}.get(device.partition(":")[0], "of the whole process")
 
 
 def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
@@ -79,7 +70,7 @@ def _number(label: str, value: Callable[[Model], Any], style: str, none: str = "
         return none if value(model) is None else style.format(value(model))
 
     def change(before: Model, after: Model) -> str:
-        return f"x {value(after) / value(before):.2f}" if value(before) and value(after) is not None else ""
+        return ratio(value(before), value(after))
 
     return label, show, change
 
@@ -95,8 +86,8 @@ def _accuracy(label: str, task: str, name: str) -> Row:
     return label, show, change
 
 
-def _with_error(share: float, error: float | None, style: str) -> str:
-    return style.format(100 * share) + (f" ± {100 * error:.1f}" if error is not None else "")
+def _with_error(fraction: float, error: float | None, style: str) -> str:
+    return style.format(100 * fraction) + (f" ± {100 * error:.1f}" if error is not None else "")
 
 
 def _harness(task: str, metric: str) -> Row:

@@ -1,11 +1,12 @@
 """Options of `bonsai run`: the fields of RunConfig, then the fields of the chosen plugins, all validated by pydantic.
 
-Parsing has two phases, because which options exist depends on which plugins are chosen: first the plugin names are
-looked up in the arguments, the environment and the recipe; then each chosen plugin's fields are added.
+Parsing has two phases, because the chosen plugins decide which options exist: first their names are looked up in the
+arguments, the environment and the recipe; then each chosen plugin's fields are added.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,13 +15,12 @@ from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import Choice, RunConfig
-from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.recipes import recipe_settings
@@ -39,7 +39,7 @@ ALIASES = {"method": ("recover",)}
 
 @cache
 def installed() -> Registry:
-    """The installed plugins, looked for once per process."""
+    """The installed plugins, loaded once per process."""
     return Registry()
 
 
@@ -47,7 +47,7 @@ class SettingsCommand(click.RichCommand):
     """A command with an option per setting and per option of the chosen plugins.
 
     Args:
-        fields: names of the configuration's fields to offer; None: all that are no arguments of the command.
+        fields: names of the configuration's fields to offer; None: all but the command's arguments.
         schema: the configuration.
     """
 
@@ -88,14 +88,16 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     """
     given = {name: value for name, value in values.items() if value is not None}
     merged = recipe_settings(recipe, installed()) if recipe is not None else {}
-    options = {name: value for name, value in given.items() if "__" in name}
-    merged.update(
-        {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
-    )
-    for name, text in options.items():
-        kind, option = name.split("__", 1)
-        chosen = _choice(kind, merged)
-        merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
+    for name, value in given.items():
+        # A plugin that the recipe chose already keeps its options.
+        same = name in COMPONENTS and name in merged and _choice(name, merged).name == value
+        if "__" not in name and not same:
+            merged[name] = value
+    for name, text in given.items():
+        if "__" in name:
+            kind, option = name.split("__", 1)
+            chosen = _choice(kind, merged)
+            merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
     return RunConfig.from_mapping(merged, "settings")
 
 
@@ -110,17 +112,8 @@ def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
     return AdaptConfig.from_mapping({**merged, **given}, "settings")
 
 
-def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
-    """Whether the recipe already chose this plugin, so that its options there stay."""
-    return name in COMPONENTS and name in merged and _choice(name, merged).name == value
-
-
 def _choice(kind: str, values: dict[str, Any]) -> Choice:
-    """The plugin that a recipe chooses, or the default.
-
-    Raises:
-        BonsaiError: what stands there names no plugin.
-    """
+    """The plugin that a recipe chooses, or the default."""
     try:
         return Choice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
     except ValidationError:
@@ -150,7 +143,7 @@ def _field_option(name: str, schema: type[SharedSettings]) -> click.RichOption:
         envvar=f"{ENVIRONMENT[schema]}{name.upper()}",
         metavar=None if is_flag else _metavar(name, field),
         help=_help(field),
-        shell_complete=_complete_names if name in KINDS else None,
+        shell_complete=(lambda context, parameter, start: _offered(name, start)) if name in KINDS else None,
         panel="Plugins" if name in KINDS else "Settings",
     )
 
@@ -169,42 +162,40 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
             continue  # reported by the engine, with what is available
         item = offers[name]
         assert isinstance(item, type)
-        options += [_plugin_option(kind, item, option) for option in item.model_fields]
+        options += [
+            click.RichOption(
+                [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
+                default=None,
+                envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
+                metavar=_metavar(option, field),
+                help=_help(field),
+                panel=f"Options of the {kind} {name}",
+            )
+            for option, field in item.model_fields.items()
+        ]
     return options
-
-
-def _plugin_option(kind: str, item: type[Component], option: str) -> click.RichOption:
-    field = item.model_fields[option]
-    return click.RichOption(
-        [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
-        default=None,
-        envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
-        metavar=_metavar(option, field),
-        help=_help(field),
-        panel=f"Options of the {kind} {item.name}",
-    )
 
 
 def _value_of(name: str, args: list[str]) -> str | None:
     """The value that arguments or environment give an option, before real parsing."""
-    found = os.environ.get(f"BONSAI_{name.upper()}")
+    value = os.environ.get(f"BONSAI_{name.upper()}")
     flag = f"--{name}"
-    for position, word in enumerate(args):
+    for word, after in itertools.zip_longest(args, args[1:]):
         if word.startswith(flag + "="):
-            found = word.split("=", 1)[1]
-        elif word == flag and position + 1 < len(args):
-            found = args[position + 1]
-    return found
+            value = word.split("=", 1)[1]
+        elif word == flag and after is not None:
+            value = after
+    return value
 
 
 def _help(field: FieldInfo) -> str:
     default = field.default
     if default in (None, (), PydanticUndefined):
         return field.description or ""
-    shown = default.name if isinstance(default, BaseModel) and isinstance(default, Choice) else default
-    if isinstance(shown, tuple):
-        shown = ",".join(map(str, shown))
-    return f"{field.description or ''} [default: {shown}]".strip()
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    words = default.name if isinstance(default, Choice) else default
+    return f"{field.description or ''} [default: {words}]".strip()
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
@@ -219,10 +210,6 @@ def _metavar(name: str, field: FieldInfo) -> str:
     if name in KINDS:
         return "NAME"
     return {int: "N", float: "X"}.get(annotation, "TEXT") if isinstance(annotation, type) else "VALUE"
-
-
-def _complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return _offered(parameter.name or "", incomplete)
 
 
 def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:

@@ -69,7 +69,7 @@ def open_job(
     check_tokens(parent.config, tokenizer, (*calibration.token_ids(), evaluation_NT))
     longest = max(config.sequence_length, config.eval_sequence_length)
     check_positions(parent.config, parent.family, longest, warn)
-    if config.frozen:
+    if config.weights_elsewhere:
         table = table_of(parent, config)
         if config.load_in != "full":
             _tell_of_experts(table, config.load_in, warn)

@@ -6,7 +6,6 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ LARGEST_BUBBLE = 800.0
 WHISKER_GAP = 5.0
 """Points between the whiskers of neighbouring lines, which would hide each other."""
 WIDE_GRID = 8.0
-"""A grid's values that span this factor lie on a logarithmic axis."""
+"""A grid's values that span this factor have a logarithmic axis."""
 Looks = Mapping[str, tuple[str, str]]
 """Colour and marker of every arm, the same in all plots of a sweep."""
 
@@ -191,7 +190,7 @@ def _bubbles(plot: Bubbles, groups: Sequence[Group], looks: Looks) -> tuple[Figu
 
 
 def _key(area: Quantity, sizes: Sequence[float], groups: Sequence[Group]) -> str:
-    """What the areas and the words inside the bubbles mean."""
+    """The meaning of the areas, and of the words inside the bubbles."""
     name, _, unit = area.label.partition(", ")
     span = " to ".join(dict.fromkeys(area.style.format(end) for end in (min(sizes), max(sizes)))) if sizes else ""
     settings = dict.fromkeys(name.replace("_", " ") for group in groups for name in group.point)
@@ -200,11 +199,11 @@ def _key(area: Quantity, sizes: Sequence[float], groups: Sequence[Group]) -> str
 
 
 def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None]:
-    """Set the axis up for a quantity or a setting; returns where every group lies, None without that setting."""
+    """Set the axis up for a quantity or a setting; returns where every group is on it, None without that setting."""
     if name in QUANTITIES:
-        found = _heights(QUANTITIES[name], name, groups)[0]
-        plotting.scale_axis(axes, "x", found, False, QUANTITIES[name].label, pad=0.05)
-        return [*found]
+        means = _heights(QUANTITIES[name], name, groups)[0]
+        plotting.scale_axis(axes, "x", means, False, QUANTITIES[name].label, pad=0.05)
+        return [*means]
     values = [group.point[name] for group in groups if name in group.point]
     label = name.replace("_", " ")
     if not values or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
@@ -220,12 +219,12 @@ def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None
 
 
 def _heights(quantity: Quantity, name: str, groups: Sequence[Group]) -> tuple[list[float], list[float], list[float]]:
-    """Mean, lowest and highest of every group, as drawn; a group without numbers lies at NaN."""
+    """Mean, lowest and highest of every group, as drawn; NaN for a group without numbers."""
 
     def drawn(value: float | None) -> float:
         return float("nan") if value is None else value * quantity.scale
 
-    stats: list[Any] = [group.stat(name) for group in groups]
+    stats = [group.stat(name) for group in groups]
     return [drawn(s.mean) for s in stats], [drawn(s.low) for s in stats], [drawn(s.high) for s in stats]
 
 
