@@ -1,4 +1,4 @@
-"""What an evaluation measures, of what, and how."""
+"""The settings of an evaluation: which models, measured on what, and how."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EvalConfig(LoadingSettings):
         "lm-evaluation-harness by name (bonsai-prune[lm-eval]).",
     )
     limit: Positive | None = Field(
-        None, description="So many questions of each task, drawn at random from a file. Left out: all."
+        None, description="Number of questions of each task, drawn at random from a file. Left out: all."
     )
     include_path: Usable[str] | None = Field(
         None, description="Folder with YAML files of your own tasks for the harness."

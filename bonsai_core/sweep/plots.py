@@ -108,7 +108,7 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
     return figure, axes
 
 
-def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
+def _bars(plot: Bars, groups: Sequence[Group], arm_looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
     quantity = QUANTITIES[plot.y]
     figure, axes = plotting.empty(plot.title or quantity.label, height=1.6 + 0.48 * max(2, len(groups)), pad=26)
     mean, low, high = _heights(quantity, plot.y, groups)
@@ -116,23 +116,13 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
     log = plotting.is_log(everything, plot.log_y)
     floor = 0.8 * min(everything) if log else 0.0
     for i, group in enumerate(groups):
-        colour, _ = looks[group.arm]
+        colour, _ = arm_looks[group.arm]
         values = [value * quantity.scale for value in group.stat(plot.y).finite]
         axes.barh(i, mean[i] - floor, left=floor, height=0.62, color=colour, zorder=2)
         if len(values) > 1:
             axes.scatter(values, [i] * len(values), s=26, color=INK, edgecolors=PAPER, linewidths=0.8, zorder=3)
-        axes.annotate(
-            quantity.show(group.stat(plot.y).mean),
-            xy=(max(high[i], 0.0), i),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            fontweight="bold",
-            fontsize=9,
-            path_effects=HALO,
-            zorder=4,
-        )
+        looks = {"va": "center", "color": INK, "fontweight": "bold", "path_effects": HALO, "zorder": 4}
+        plotting.write(axes, quantity.show(group.stat(plot.y).mean), (9, 0), xy=(max(high[i], 0.0), i), **looks)
     axes.set_yticks(range(len(groups)), [textwrap.fill(str(group), 30) for group in groups])
     axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -144,16 +134,8 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
         axes.set_xlim(floor if log else lowest - room * (lowest < 0), right)
     if dense is not None and groups:
         axes.axvline(dense, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.4, zorder=3)
-        axes.annotate(
-            f"dense, {quantity.show(dense)}",
-            xy=(dense, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            color=FAINT,
-            fontsize=9,
-        )
+        place = {"xy": (dense, 1), "xycoords": ("data", "axes fraction")}
+        plotting.write(axes, f"dense, {quantity.show(dense)}", (0, 5), **place, ha="center", color=FAINT)
     return figure, axes
 
 
