@@ -13,8 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bonsai_core import EvalConfig, Registry, RunConfig, evaluate, hookimpl
-from bonsai_core.contracts import Family
+from bonsai_core import EvalConfig, Family, Registry, RunConfig, evaluate, hookimpl
 from bonsai_core.events import Event
 from bonsai_core.model.structure.declared import find_family
 from bonsai_core.sources import load_text

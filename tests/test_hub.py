@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core import BonsaiError
 from bonsai_core.sources import Text, load_evaluation_text, load_metric_text, load_text, tokenize
 
 Write = Callable[..., None]

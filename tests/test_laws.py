@@ -30,6 +30,7 @@ from bonsai_core import (
     Prior,
     Registry,
     Repair,
+    Site,
     TokenMetric,
 )
 from bonsai_core.config import Choice
@@ -41,7 +42,6 @@ from bonsai_core.model.storage.memory import release
 from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.subject import Subject
 from bonsai_core.testing.family import keep_vectors
-from bonsai_core.units import Site
 from bonsai_core.upstream import cache_argument
 
 NEW_TOKENS = 8
