@@ -43,13 +43,13 @@ def check(wanted: str, folder: Path, arguments: list[str]) -> bool:
     python = Path(paths["scripts"]) / "python"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}", "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--upgrade", "--ignore-installed", "--no-deps", wanted], check=True
+        [str(python), "-m", "pip", "install", "-q", "--upgrade", "--ignore-installed", "--no-deps", wanted], check=True
     )
     # What the release wants in other versions; what is there and fits stays.
     subprocess.run([python, "-m", "pip", "install", "-q", wanted], check=True)
     subprocess.run([python, "-c", "import transformers; print('transformers', transformers.__version__)"], check=True)
     files = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
-    tests = [python, "-m", "pytest", "-q", "-W", IGNORED, *files, *arguments]
+    tests = [str(python), "-m", "pytest", "-q", "-W", IGNORED, *files, *arguments]
     return subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
