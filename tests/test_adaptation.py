@@ -83,7 +83,7 @@ def head_and_states(bias: bool) -> tuple[Head, torch.Tensor, torch.Tensor]:
     linear = nn.Linear(HIDDEN, VOCABULARY, bias)
     for parameter in linear.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    model = SimpleNamespace(config=SimpleNamespace(), get_output_embeddings=lambda: linear)
+    model: Any = SimpleNamespace(config=SimpleNamespace(), get_output_embeddings=lambda: linear)
     hidden = torch.randn(TOKENS, HIDDEN, generator=generator, requires_grad=True)
     return Head(model), hidden, torch.randint(VOCABULARY, (TOKENS,), generator=generator)
 
@@ -172,7 +172,9 @@ class TestTeacher:
         chosen = torch.tensor([3, 1])
         found = stored.tokens(chosen, torch.device("cpu"))
         with torch.no_grad():
-            logits = passes.model(torch.from_numpy(windows[[3, 1]])).logits[:, :-1].flatten(0, 1)
+            logits = (
+                passes.model(input_ids=torch.from_numpy(windows[[3, 1]]), use_cache=False).logits[:, :-1].flatten(0, 1)
+            )
         expected = TopTokens.of(logits, TOP)
         assert torch.equal(found.ids, expected.ids)
         torch.testing.assert_close(found.log_p, expected.log_p, rtol=1e-3, atol=1e-3)

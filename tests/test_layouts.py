@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import HEADS, Pico
 from layouts import decoder_parameters, laid_out_as
-from transformers import PreTrainedTokenizerFast
+from transformers import Qwen2Tokenizer
 
 from bonsai_core import Registry, RunConfig, run
 from bonsai_core.model.recognition.laws import logits
@@ -30,12 +30,11 @@ def test_other_layouts_are_pruned_alike(
     units: tuple[str, ...],
     groups: int,
     small_run: RunConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    pico_directory: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # transformers would read these files with the tokenizer class of Qwen2, which splits text otherwise.
-    monkeypatch.setattr("bonsai_core.engine.setup.load_tokenizer", lambda *_, **__: tokenizer)
+    # transformers reads the files of a Qwen2 model with this class, which splits text otherwise than others do.
+    tokenizer = Qwen2Tokenizer.from_pretrained(pico_directory)
     llama = Pico("llama", groups).build()
     found = []
     for name, model in (("llama", llama), (model_type, laid_out_as(model_type, llama))):

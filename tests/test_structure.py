@@ -46,8 +46,9 @@ LAYERS = [
 ]
 PUBLIC_MODULES = ["bonsai_core.events", "bonsai_core.testing"]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# The same within `model`; `subject` and `pruned_files` are modules beside the rooms.
+# The same within `model`; `causal_lm`, `subject` and `pruned_files` are modules beside the rooms.
 MODEL_ROOMS = [
+    {"causal_lm"},
     {"structure"},
     {"storage"},
     {"sites"},

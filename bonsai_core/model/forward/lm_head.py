@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
+
+from bonsai_core.model.causal_lm import CausalLM
 
 
 class Head:
@@ -14,7 +14,7 @@ class Head:
         model: a transformers causal LM.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.projection: nn.Linear = model.get_output_embeddings()
         self._scaling = float(getattr(model.config, "logits_scaling", None) or 1.0)  # Granite
         self._scaling /= float(getattr(model.config, "logit_scale", None) or 1.0)  # Cohere

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from bonsai_core.contracts import Answers, DenseTokens
 from bonsai_core.contracts.metric import PerToken, perplexity_of, token_nll
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.sources import Question
@@ -61,7 +62,7 @@ class Passes:
 
     def __init__(
         self,
-        model: Any,
+        model: CausalLM,
         batch_size: int,
         on_warning: Callable[[str], None],
         on_tokens: Callable[[int], None] | None = None,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME, PREFIX
 from bonsai_core.contracts.metric import token_nll
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.checked_config import checked_config
 from bonsai_core.model.loading.load import load_checked, load_with
@@ -33,7 +34,7 @@ MASKED_FACTOR = 10
 """Where a mask was measured and smaller matrices are loaded, sums are taken in another order."""
 
 
-def measured_loss(model: Any, window_T: NDArray[np.int64]) -> dict[str, float | None]:
+def measured_loss(model: CausalLM, window_T: NDArray[np.int64]) -> dict[str, float | None]:
     """``loss``: mean negative log-likelihood of a window's tokens, nats; None where it is not finite.
 
     Args:

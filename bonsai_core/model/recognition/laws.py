@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site, UnitTable
@@ -48,7 +49,7 @@ def family_mismatch(model: Any, family: Family) -> str | None:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def head_mismatch(model: Any, tolerance: float = TOLERANCE) -> str | None:
+def head_mismatch(model: CausalLM, tolerance: float = TOLERANCE) -> str | None:
     """Whether `Head` knows what the model makes of its last hidden states."""
     with torch.inference_mode():
         hidden = model.base_model(input_ids=few_tokens(model), use_cache=False).last_hidden_state
@@ -90,7 +91,7 @@ def slicing_mismatch(subject: Subject, keep_U: NDArray[np.bool_], tolerance: flo
     return None if freed == priced else f"slicing freed {freed} parameters instead of {priced}"
 
 
-def logits(model: Any) -> Tensor:
+def logits(model: CausalLM) -> Tensor:
     """Logits [batch, tokens, vocabulary] of a few fixed tokens, all at once."""
     with torch.inference_mode():
         result: Tensor = model(input_ids=few_tokens(model), use_cache=False).logits
@@ -110,13 +111,13 @@ def logits_with_cache(model: Any) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def few_tokens(model: Any) -> Tensor:
+def few_tokens(model: CausalLM) -> Tensor:
     """The tokens that laws are checked on, int64 [batch, tokens]."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=generator)
 
 
-def num_params(model: Any) -> int:
+def num_params(model: CausalLM) -> int:
     """Parameters of a model, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from bonsai_core.errors import BonsaiError, shortened, shown
+from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import memory_limits
 from bonsai_core.upstream import quiet_products
@@ -101,11 +102,10 @@ def remove_offloaded(options: dict[str, Any]) -> None:
         shutil.rmtree(options["offload_folder"], ignore_errors=True)
 
 
-def input_device(model: Any) -> torch.device:
+def input_device(model: CausalLM) -> torch.device:
     """Where a model's inputs go: weights may be elsewhere until they are needed."""
     placed = getattr(model, "hf_device_map", None)
     if not placed:
-        device: torch.device = next(model.parameters()).device
-        return device
+        return next(model.parameters()).device
     first = next((where for where in placed.values() if where not in ("cpu", "disk")), "cpu")
     return torch.device(first)
