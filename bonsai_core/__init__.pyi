@@ -39,6 +39,7 @@ from bonsai_core.contracts import WeightPrior as WeightPrior
 from bonsai_core.contracts import perplexity_of as perplexity_of
 from bonsai_core.contracts import token_kl as token_kl
 from bonsai_core.contracts import token_nll as token_nll
+from bonsai_core.engine import DryAdaptation as DryAdaptation
 from bonsai_core.engine import DryRun as DryRun
 from bonsai_core.engine import RunResult as RunResult
 from bonsai_core.engine import dry_run as dry_run
