@@ -52,6 +52,7 @@ from bonsai_core.hookspecs import hookimpl as hookimpl
 from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
 from bonsai_core.registry.registry import Registry as Registry
+from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
 from bonsai_core.units import Site as Site
 from bonsai_core.units import UnitTable as UnitTable
 

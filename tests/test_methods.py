@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from bonsai_core import (
     BonsaiError,
     Compensator,
+    MeasurementCache,
     Registry,
     Removal,
     Repair,
@@ -27,7 +28,6 @@ from bonsai_core import (
     resume,
     run,
 )
-from bonsai_core.engine import MeasurementCache
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import open_job
