@@ -326,6 +326,12 @@ def test_what_is_lost_is_made_again(pruned: Path, registry: Registry, tmp_path: 
     assert files_of(resume(tmp_path / "stopped", registry=registry)) == expected
 
 
+def test_an_adaptation_is_resumed_without_a_metric(pruned: Path, registry: Registry, tmp_path: Path) -> None:
+    directory = adapt(configured(pruned, tmp_path / "out", steps=1), registry=registry).directory
+    with pytest.raises(BonsaiError, match="is an adaptation, which measures no sub-models: resume it without a metric"):
+        resume(directory, registry=registry, metric=lambda model, tokenizer: 0.0)
+
+
 @pytest.mark.parametrize("step", [None, 1, 4, 6])
 def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path, step: int | None) -> None:
     if step is None:

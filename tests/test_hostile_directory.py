@@ -18,15 +18,13 @@ from conftest import StoppedError, Stopper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core import BonsaiError, MeasurementCache, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import Journal, held
+from bonsai_core.rundir import Journal, RunDirectory, held
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
@@ -375,19 +373,19 @@ def test_what_a_teacher_said_counts_only_where_it_is_whole(
     def stored() -> StoredTeacher:
         return StoredTeacher(tmp_path / "teacher", (3, 15, 5), 512)
 
-    journal = Journal(tmp_path / "journal.sqlite")
-    ledger = Ledger(AdaptDirectory(tmp_path), journal, print)
-    stored().compute(passes, windows, ledger)
-    assert stored().complete
+    directory = RunDirectory(tmp_path)
     file = tmp_path / "teacher" / name
-    expected = file.read_bytes()
-    file.write_bytes(damage(expected))
-    again = stored()
-    assert not again.complete
-    again.compute(passes, windows, ledger)
+    with directory.reopen(print) as journal:
+        ledger = Ledger(directory, journal, print)
+        stored().compute(passes, windows, ledger)
+        assert stored().complete
+        expected = file.read_bytes()
+        file.write_bytes(damage(expected))
+        again = stored()
+        assert not again.complete
+        again.compute(passes, windows, ledger)
     assert file.read_bytes() == expected
     assert stored().complete
-    journal.close()
 
 
 @pytest.mark.parametrize("count", ["7", "[]", '{"windows": 10}', '{"windows": -1, "sha256": ""}', "[" * 100_000])

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,8 +14,20 @@ import torch
 from conftest import measured
 from transformers import AutoModelForCausalLM
 
-from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
-from bonsai_core.engine import MeasurementCache
+from bonsai_core import (
+    BonsaiError,
+    Compensator,
+    MeasurementCache,
+    Registry,
+    Removal,
+    Repair,
+    RunConfig,
+    WeightCompensator,
+    hookimpl,
+    load_model,
+    resume,
+    run,
+)
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import open_job
@@ -121,6 +133,40 @@ def test_bias_repair_replaces_units_by_their_mean(small_run: RunConfig, registry
         change[name] = float((dense - pruned).norm() / dense.norm())
     assert change["none"] > 0.01
     assert change["bias"] < 1e-4
+
+
+class Rescaled(WeightCompensator):
+    """Scales what is kept up to the size of what there was."""
+
+    name: ClassVar[str] = "rescaled"
+    changes_weights: ClassVar[bool] = True
+
+    def repair(self, removal: Removal) -> Repair:
+        kept = removal.weight[:, removal.keep]
+        return Repair(weight=kept * (removal.weight.norm() / kept.norm()) if len(kept[0]) else kept)
+
+
+class WeightsAlone:
+    """A plugin with a compensator that reads no text."""
+
+    @hookimpl
+    def bonsai_compensators(self) -> list[type[Compensator]]:
+        return [Rescaled]
+
+
+def test_a_compensator_of_weights_alone_needs_no_pass(small_run: RunConfig, tmp_path: Path) -> None:
+    perplexities: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    for name in ("none", "rescaled"):
+        registry, counter = Registry(), Counter()
+        registry.register(WeightsAlone(), "a notebook")
+        registry.register(counter, "a test")
+        config = settings(small_run, tmp_path / name, prior="magnitude", compensator=name)
+        result = run(config, registry=registry)
+        perplexities[name], tokens[name] = result.report["perplexity"]["pruned"], counter.live
+        assert measured(small_run, result.directory)["perplexity"] == pytest.approx(perplexities[name], rel=1e-4)
+    assert perplexities["rescaled"] != perplexities["none"]
+    assert tokens["rescaled"] == tokens["none"]
 
 
 def test_least_squares_brings_the_model_closer_to_the_dense_one(

@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import Listener
 
 from bonsai_core import BonsaiError, Registry
 from bonsai_core.cli.settings import installed
 from bonsai_core.config import Choice
+from bonsai_core.events import Warned
 from bonsai_core.registry.registry import KINDS
 
 PRIOR = """
@@ -169,6 +171,17 @@ def test_a_fault_of_a_plugin_registered_by_hand_is_raised_at_once() -> None:
 def test_an_option_of_a_wrong_type_is_refused_by_its_full_name(registry: Registry) -> None:
     with pytest.raises(BonsaiError, match=r"estimator.folds of 'ridge': .*integer.*got 'x'"):
         registry.create("estimator", Choice(name="ridge", options={"folds": "x"}))
+
+
+def test_an_observer_listens_only_while_it_is_asked_to() -> None:
+    registry, listener = Registry(points=[]), Listener()
+    registry.observe(Warned("before"))
+    with registry.observed_by(listener, "a test"):
+        registry.observe(Warned("within"))
+    registry.observe(Warned("after"))
+    with registry.observed_by(listener, "a test"):
+        registry.observe(Warned("again"))
+    assert listener.events == [Warned("within"), Warned("again")]
 
 
 # The core knows no plugin by name

@@ -177,7 +177,7 @@ def test_limits_that_let_nothing_of_a_kind_leave_are_told_of(
     values = {**small_run.model_dump(), "sparsity": 0.05, **limits}
     open_job(RunConfig.from_mapping(values, "settings"), registry, events.append)
     warned = [event.text for event in events if isinstance(event, Warned)]
-    assert [text for text in warned if f"No unit of the kind {kind} can leave with units=" in text]
+    assert [text for text in warned if f"No unit of the kind {kind} can leave with --units " in text]
 
 
 @pytest.mark.parametrize("damage", ["weights", "config"])

@@ -147,6 +147,19 @@ def test_limits_are_for_all_kinds_or_for_those_named() -> None:
     assert list(Rules(round_to=multiples({"attention": 4})).counts_below(attention, 6)) == [4]
 
 
+def test_limits_are_described_as_users_type_them() -> None:
+    assert Rules().describe() == "--units attention,mlp,experts --min-units 1 --round-to 1 --shapes free"
+    rules = Rules(
+        units=("mlp", "layer"),
+        min_units=minimums({"mlp": 200, "layer": 3}),
+        round_to=multiples(64),
+        max_fraction=fractions(0.5),
+        protect=frozenset([3, 0]),
+    )
+    limits = "--min-units mlp=200,layer=3 --round-to 64 --max-fraction 0.5 --protect 0,3"
+    assert rules.describe() == f"--units mlp,layer {limits} --shapes free"
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_equal_costs_lose_exactly_the_least_important_units(seed: int) -> None:
     table = mlp_only(7, 5, 6)

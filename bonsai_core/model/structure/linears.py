@@ -21,8 +21,8 @@ class LinearLayout:
             several: all units' first blocks, then all units' second blocks, ...
         dim: 0 for projections into the site, 1 for its output projection.
         runs: all this is repeated this many times; a block is a unit's share of one run.
-        rest: rows behind all of them that belong to no unit.
-        tail: rows behind each run that belong to no unit.
+        rest: rows after all of them that belong to no unit.
+        tail: rows after each run that belong to no unit.
     """
 
     path: str
