@@ -102,7 +102,7 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
 
 
 def train(config: Any, text: str, seconds: float, directory: Path) -> None:
-    """Next-token training from scratch, for so many seconds; model and tokenizer are saved."""
+    """Next-token training from scratch, for a number of seconds; model and tokenizer are saved."""
     tokenizer = _tokenizer(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     torch.manual_seed(0)

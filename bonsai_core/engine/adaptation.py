@@ -33,7 +33,7 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
 
 
 def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Curriculum:
-    """What the adaptation will do, found and checked on the dense model, so that nothing fails once it is pruned.
+    """What the adaptation will do, checked on the dense model, so that nothing fails once it is pruned.
 
     Raises:
         BonsaiError: something is missing, or does not fit the model.

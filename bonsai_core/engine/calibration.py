@@ -126,7 +126,7 @@ def _windows(
 
 
 def _parts(drawn_RNT: NDArray[np.int64], wanted: list[int]) -> list[NDArray[np.int64]]:
-    """Consecutive parts of so many windows; where there are too few, they overlap rather than stay empty."""
+    """Consecutive parts with these numbers of windows; where there are too few, they overlap rather than stay empty."""
     available, start, parts = drawn_RNT.shape[1], 0, []
     for size in wanted:
         first = max(0, min(start, available - size))

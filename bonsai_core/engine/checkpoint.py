@@ -91,7 +91,7 @@ def latencies(job: Job) -> dict[str, Any]:
     if config.weights_elsewhere:
         return {"skipped": "the dense model does not stand in memory as it is"}
     if free_bytes(job.subject.device) < LATENCY_HEADROOM * job.dense_bytes:
-        return {"skipped": "not enough free memory to hold the dense model beside the pruned one"}
+        return {"skipped": "not enough free memory to hold both the dense and the pruned model"}
     dense = load_parent(job.parent, config, lambda text: None)
     num_tokens = job.evaluation_NT.shape[1]
     dense_s, pruned_s = side_by_side(dense, job.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)

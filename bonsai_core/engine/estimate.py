@@ -39,8 +39,8 @@ class Estimate:
     """What a round knows of its units.
 
     Attributes:
-        importance_U: float64 [U], larger means keep; NaN where nothing was found out. That of a unit that left only
-            with a whole is a share of the whole's.
+        importance_U: float64 [U], larger means keep; NaN where nothing is known. That of a unit that left only with
+            a whole is a share of the whole's.
         unit_importance_U: the same without such shares, which say nothing of one unit.
         kendall_tau: rank correlation of predicted and measured utilities, out of fold; None where there is none.
         details: what the estimator reports.
@@ -108,7 +108,7 @@ def estimate_by_prior(estimator: Estimator, request: SampleRequest) -> Estimate:
 
 
 def evidence(estimator: Estimator, request: SampleRequest, measured: Measured) -> Evidence | None:
-    """What the measurements so far say to a sequential sampler; None while nothing can be told from them."""
+    """What the measurements so far say to a sequential sampler; None while they tell no units apart."""
     fitted = _fit(estimator, request, measured)
     if fitted is None:
         return None

@@ -29,7 +29,7 @@ def perplexity(job: Job, step: Step, ledger: Ledger, cache_key: Mapping[str, Any
         return {"perplexity": np.array([job.passes.perplexity(windows_NT)])}
 
     def compute() -> Payload:
-        value = float(ledger.shared(cache_key, windows_NT.size, measure)["perplexity"][0])
+        value = float(ledger.cached(cache_key, windows_NT.size, measure)["perplexity"][0])
         return {
             "perplexity": value if math.isfinite(value) else None,
             "windows": len(windows_NT),
@@ -42,7 +42,7 @@ def perplexity(job: Job, step: Step, ledger: Ledger, cache_key: Mapping[str, Any
 
 def dense_perplexity(job: Job, ledger: Ledger) -> float | None:
     """Perplexity of the dense model, which the job's model still is; None where it is not finite."""
-    cache_key = {**job.cache_key, "perplexity": job.evaluation_NT} if ledger.shares else None
+    cache_key = {**job.cache_key, "perplexity": job.evaluation_NT} if ledger.has_cache else None
     return perplexity(job, Step("evaluate/dense", tokens=job.evaluation_NT.size), ledger, cache_key)
 
 
@@ -53,6 +53,6 @@ def dense_side(job: Job, windows_NT: NDArray[np.int64], ledger: Ledger) -> Dense
         side = job.passes.dense_reference(windows_NT)
         return {name: tensor.cpu().numpy() for name, tensor in side._asdict().items()}
 
-    cache_key = {**job.cache_key, "dense side": windows_NT} if ledger.shares else None
-    arrays = ledger.shared(cache_key, windows_NT.size, compute)
+    cache_key = {**job.cache_key, "dense side": windows_NT} if ledger.has_cache else None
+    arrays = ledger.cached(cache_key, windows_NT.size, compute)
     return DenseSide(**{name: torch.from_numpy(array).to(job.subject.device) for name, array in arrays.items()})

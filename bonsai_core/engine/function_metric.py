@@ -29,6 +29,6 @@ class FunctionMetric(Metric):
 
 
 def choice_of(function: ModelFunction) -> Choice:
-    """What the configuration says of a function: its name, so that a resumed run can be held against it."""
+    """What the configuration says of a function: its name, which a resumed run is compared with."""
     where = getattr(function, "__module__", "?")
     return Choice(name=f"{PREFIX}{where}.{getattr(function, '__qualname__', type(function).__qualname__)}")

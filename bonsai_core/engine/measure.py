@@ -37,7 +37,7 @@ def measure(
     """
     methods, total, num_tokens = job.methods, request.num_submodels, round.measured.data.num_tokens
     ledger.begin(Stage.MEASURE, f"{total} sub-models by {methods.metric.name}", round.number)
-    cache_key = _cache_key(job, round, request) if ledger.shares else None
+    cache_key = _cache_key(job, round, request) if ledger.has_cache else None
     keep_MU = np.zeros((0, len(request.table)), dtype=bool)
     group_M, value_M = np.zeros(0, dtype=np.int64), np.zeros(0)
     dropped_U = np.zeros(len(request.table), dtype=bool)
@@ -59,8 +59,8 @@ def measure(
         keep_MU = np.concatenate([keep_MU, drawn_MU])
         if not settled and len(keep_MU) < total:
             so_far = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
-            found = evidence(methods.estimator, request, so_far)
-            request = replace(request, num_submodels=total - len(keep_MU), evidence=found)
+            known = evidence(methods.estimator, request, so_far)
+            request = replace(request, num_submodels=total - len(keep_MU), evidence=known)
     ledger.skip((total - len(keep_MU)) * num_tokens)
     measured = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
     _check_finite(job, round, measured, ledger)
@@ -96,7 +96,7 @@ def _value(
 
     def measured() -> Payload:
         key = {**cache_key, "keep": keep_U, "repaired": repairs is not None} if cache_key else None
-        value = float(ledger.shared(key, num_tokens, compute)["value"][0])
+        value = float(ledger.cached(key, num_tokens, compute)["value"][0])
         return {"value": value if np.isfinite(value) else None}
 
     value: float | None = ledger.once(round.step(f"submodel-{index}", num_tokens), measured)["value"]

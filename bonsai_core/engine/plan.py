@@ -13,7 +13,7 @@ from bonsai_core.config import RunConfig
 OFFSPRING, FINALISTS = 8, 2
 """Of the search: swaps tried in a generation, and how many of them are measured on all of its windows."""
 FIRST_HEAT = 4
-"""All are measured on one of so many parts of the windows."""
+"""All swaps are measured on this fraction of the windows: 1 / 4."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
     return (*((i + 1) * step for i in range(num_rounds - 1)), config.sparsity)
 
 
-def make_plan(config: RunConfig, work: TokenBudget) -> Plan:
+def make_plan(config: RunConfig, budget: TokenBudget) -> Plan:
     """The plan of a run over so much data."""
     targets = round_targets(config)
-    submodel_tokens = work.submodel + work.search
-    prune_tokens = work.statistics + submodel_tokens
-    between = (len(targets) - 1) * work.evaluation if config.eval_rounds else 0
-    rounds = len(targets) * (prune_tokens + work.divergence)
-    forward_tokens = rounds + between + work.dense + 2 * work.evaluation
-    return Plan(targets, prune_tokens, submodel_tokens, work.dense, work.divergence, forward_tokens)
+    submodel_tokens = budget.submodel + budget.search
+    prune_tokens = budget.statistics + submodel_tokens
+    between = (len(targets) - 1) * budget.evaluation if config.eval_rounds else 0
+    rounds = len(targets) * (prune_tokens + budget.divergence)
+    forward_tokens = rounds + between + budget.dense + 2 * budget.evaluation
+    return Plan(targets, prune_tokens, submodel_tokens, budget.dense, budget.divergence, forward_tokens)
 
 
 def search_tokens(generations: int, windows_NT: NDArray[np.int64]) -> int:

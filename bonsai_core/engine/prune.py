@@ -15,6 +15,8 @@ Legend for array shapes: U units, M sub-models.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,10 +47,7 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     for round in plan_rounds(job, ledger):
         alive_U = keep_U
         with Repairs.of_round(job, round, alive_U, ledger) as repairs:
-
-            def decide(round: Round = round, alive_U: NDArray[np.bool_] = alive_U) -> tuple[Payload, Arrays]:
-                return next_keep(job, round, alive_U, repairs, ledger)
-
+            decide = partial(next_keep, job, round, alive_U, repairs, ledger)
             selection, keep_U = ledger.once_with_array(
                 round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
             )
@@ -77,9 +76,9 @@ def next_keep(
     keep_U = select(problem)
     details = dict(fitted.details)
     if round.search is not None and request.drop_fraction > 0:
-        keep_U, found = refine(job, round, request, drops, fitted.unit_importance_U, keep_U, repairs, ledger)
-        details |= found
-    numbers = {
+        keep_U, numbers = refine(job, round, request, drops, fitted.unit_importance_U, keep_U, repairs, ledger)
+        details |= numbers
+    summary = {
         "kendall_tau": fitted.kendall_tau,
         "details": details,
         "submodels": fitted.num_submodels,
@@ -88,4 +87,4 @@ def next_keep(
         "sparsity": job.table.sparsity(keep_U),
         "units_removed": int((alive_U & ~keep_U).sum()),
     }
-    return numbers, {"importance_U": fitted.unit_importance_U, "keep_U": keep_U}
+    return summary, {"importance_U": fitted.unit_importance_U, "keep_U": keep_U}

@@ -1,4 +1,4 @@
-"""What a round's prior and compensator are told: totals over the prior's windows, in as few passes as it takes."""
+"""What a round's prior and compensator receive: totals over the prior's windows, in as few passes as it takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RoundStatistics:
         job: the run's.
         windows_NT: the prior's windows, int64 [windows, sequence].
         alive_U: the units alive, bool [U].
-        files: where second moments lie.
+        files: where second moments are stored.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ def _samples(job: Job, ledger: Ledger) -> tuple[list[Sample], list[Sample], Samp
 
     if needs_dense:
         ledger.begin(Stage.DENSE, "the dense model on the calibration text")
-        # What is found stays in memory, so that every process computes it; the ledger has the time it took.
+        # The sides stay in memory, so every process computes them; the ledger has the time that took.
         ledger.once(Step("dense"), compare, holds=lambda _: False)
     else:
         compare()

@@ -1,4 +1,4 @@
-"""Where a run's checkpoint will load, told before the run starts."""
+"""Where a run's checkpoint will load, known before the run starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def runtimes(config: RunConfig, parent_config: Any) -> str:
     return PATTERNED if _pattern_at_risk(config, parent_config) else STOCK
 
 
-def tell_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str], None]) -> None:
+def warn_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str], None]) -> None:
     """Warn where leaving layers would mislead runtimes that take the kind of a layer from its number."""
     pattern = _pattern_at_risk(config, parent_config)
     if not pattern:
@@ -33,7 +33,7 @@ def tell_of_pattern(config: RunConfig, parent_config: Any, warn: Callable[[str],
     periods = {_period(values) for values in pattern.values()}
     whole = f", or {max(periods)} consecutive ones at once" if len(periods) == 1 and max(periods) < number else ""
     warn(
-        f"The layers of this model are not all of one kind ({', '.join(pattern)}), and those behind a layer that "
+        f"The layers of this model are not all of one kind ({', '.join(pattern)}), and those after a layer that "
         f"leaves move up. config.json will say which kind each of them is, and transformers 4.57 and newer read that. "
         f"Runtimes that tell the kind from a layer's number (llama.cpp and others do for some families) will "
         f"compute something else without an error, unless the layers that leave are the last ones{whole}: "

@@ -28,7 +28,7 @@ def score(
         return {"prior_U": score_units(job.subject, prior, totals, num_tokens, alive_U, round.prior_seed)}
 
     cache_key = None
-    if ledger.shares and alive_U.all():
+    if ledger.has_cache and alive_U.all():
         cache_key = {
             **job.cache_key,
             "prior": job.config.prior.model_dump(),
@@ -38,7 +38,7 @@ def score(
         }
 
     def scored() -> tuple[Payload, Arrays]:
-        return {}, ledger.shared(cache_key, tokens, compute)
+        return {}, ledger.cached(cache_key, tokens, compute)
 
     ledger.begin(Stage.PRIOR, f"prior {prior.name}", round.number)
     step = round.step("prior", tokens)

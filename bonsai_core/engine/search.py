@@ -67,9 +67,9 @@ def refine(
         offspring = [swaps.propose(best_U, int(rng.integers(1, MOST_SWAPS + 1)), rng) for _ in range(OFFSPRING)]
         heats = [utility(f"{generation}-{index}", child_U, little) for index, child_U in enumerate(offspring)]
         for index in np.argsort(heats, kind="stable")[::-1][:FINALISTS]:
-            found = utility(f"{generation}-{index}-final", offspring[index], everything)
-            if found > best:
-                best_U, best, improved = offspring[index], found, improved + 1
+            reached = utility(f"{generation}-{index}-final", offspring[index], everything)
+            if reached > best:
+                best_U, best, improved = offspring[index], reached, improved + 1
         repairs.keep_only(best_U)
     numbers = {"search_start": start, "search_end": best, "search_improved": improved}
     return best_U, {name: None if np.isinf(number) else number for name, number in numbers.items()}

@@ -54,8 +54,10 @@ def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
         return None
 
     def measure() -> Payload:
-        found = {"held_out": _kl(job, held_out)}
-        return {**found, "measured": _kl(job, measured)} if measured.dense is not None else found
+        divergence = {"held_out": _kl(job, held_out)}
+        if measured.dense is not None:
+            divergence["measured"] = _kl(job, measured)
+        return divergence
 
     step = round.step("divergence", job.plan.divergence_tokens)
     value: float | None = ledger.once(step, measure)["held_out"]

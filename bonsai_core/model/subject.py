@@ -195,7 +195,7 @@ class Subject:
         return found
 
     def _remove_layers(self, gone: Collection[int]) -> None:
-        """Remove whole layers; those behind them move up, in the key-value cache and in the configuration too."""
+        """Remove whole layers; those after them move up, in the key-value cache and in the configuration too."""
         if not gone:
             return
         layers = decoder_layers(self.model, self.family)

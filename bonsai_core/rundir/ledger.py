@@ -69,7 +69,7 @@ class Ledger:
         return step.key in self.journal
 
     @property
-    def shares(self) -> bool:
+    def has_cache(self) -> bool:
         """Whether measurements of the dense model are shared with other runs."""
         return self._cache is not None
 
@@ -153,7 +153,7 @@ class Ledger:
         sha256 = payload["sha256"]
         return payload, load_array(path, name, sha256, kind=kind, length=length)
 
-    def shared(self, cache_key: Mapping[str, Any] | None, tokens: int, compute: Callable[[], Arrays]) -> Arrays:
+    def cached(self, cache_key: Mapping[str, Any] | None, tokens: int, compute: Callable[[], Arrays]) -> Arrays:
         """Arrays that another run may have measured of the same dense model.
 
         Args:
@@ -165,11 +165,11 @@ class Ledger:
         """
         if self._cache is None or cache_key is None:
             return compute()
-        cached = self._cache.once(cache_key, compute)
-        if cached.hit:
+        measured = self._cache.once(cache_key, compute)
+        if measured.hit:
             self.skip(tokens)
-            self._nested_s[-1] -= cached.seconds  # the step around it counts them as if it had taken them
-        return cached.arrays
+            self._nested_s[-1] -= measured.seconds  # the step around it counts them as if it had taken them
+        return measured.arrays
 
     def _timed(self, compute: Callable[[], Result]) -> tuple[Result, float]:
         """What `compute` returns, and the seconds it took without the steps inside of it."""

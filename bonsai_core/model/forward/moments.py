@@ -17,9 +17,9 @@ from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
 CHUNK_ROWS = 2048
-"""So many tokens stand in float32 at once."""
+"""At most this many tokens are held in float32 at once."""
 BLOCK = 384
-"""Products are symmetric: above the diagonal blocks of so many channels they are not computed."""
+"""Products are symmetric: above the diagonal blocks of this many channels they are not computed."""
 
 
 def collect_moments(
@@ -31,10 +31,10 @@ def collect_moments(
 ) -> None:
     """Second moments of the sub-model under `keep_U`, as `MomentPrior` describes them.
 
-    Those of one layer stand in memory at a time: channels squared per site, in float32.
+    Those of one layer are held in memory at a time: channels squared per site, in float32.
 
     Args:
-        found: told each site's moments [channels, channels] of the units kept, in the order of the layers.
+        found: receives each site's moments [channels, channels] of the units kept, in the order of the layers.
 
     Raises:
         BonsaiError: a site reads numbers that are not finite.
@@ -94,7 +94,7 @@ def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list
 
 
 def _add_lower(total: Tensor, rows: Tensor) -> None:
-    """Add rows' @ rows [channels, channels] to `total`, as far as it lies on or below the diagonal."""
+    """Add rows' @ rows [channels, channels] to `total`, as far as it is on or below the diagonal."""
     for start in range(0, len(total), BLOCK):
         end = start + BLOCK
         total[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])

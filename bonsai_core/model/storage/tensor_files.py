@@ -1,4 +1,4 @@
-"""Tensors too large to stand in memory together: a folder with one safetensors file per name."""
+"""Tensors too large to be held in memory together: a folder with one safetensors file per name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TensorFiles:
 
     Args:
         folder: made when something is saved.
-        writing: turns what a full disk raises into a message; told what is written.
+        writing: turns what a full disk raises into a message; receives what is written.
     """
 
     def __init__(self, folder: Path, writing: Callable[[str], AbstractContextManager[None]]) -> None:
@@ -70,7 +70,7 @@ class TensorFiles:
         return total.hexdigest()
 
     def remove_all_but(self, names: Collection[str]) -> None:
-        """Take all others away."""
+        """Delete all others."""
         for path in self.folder.glob("*.safetensors"):
             if path.name.removesuffix(".safetensors") not in names:
                 path.unlink()
@@ -80,7 +80,7 @@ class TensorFiles:
         return TensorFiles(self.folder / name, self._writing)
 
     def remove(self) -> None:
-        """Take the folder away."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
