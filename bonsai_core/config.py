@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
+from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
-class Choice(BaseModel):
+class PluginChoice(BaseModel):
     """A plugin by name, with its options; written ``ridge`` or ``{name: ridge, folds: 10}``."""
 
     model_config = ConfigDict(frozen=True)
@@ -55,12 +55,14 @@ class RunConfig(LoadingSettings):
         description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
         "questions. Left out: the calibration text.",
     )
-    prior: Choice = Field(Choice(name="obs"), description="Cheap score per unit.")
-    sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
-    metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
-    estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
-    compensator: Choice = Field(
-        Choice(name="least_squares"), description="Repair of what is kept, after every removal."
+    prior: PluginChoice = Field(PluginChoice(name="obs"), description="Cheap score per unit.")
+    sampler: PluginChoice = Field(PluginChoice(name="antithetic"), description="Which sub-models are measured.")
+    metric: PluginChoice = Field(PluginChoice(name="kl"), description="How a sub-model is measured.")
+    estimator: PluginChoice = Field(
+        PluginChoice(name="ridge"), description="Regression from measurements to importances."
+    )
+    compensator: PluginChoice = Field(
+        PluginChoice(name="least_squares"), description="Repair of what is kept, after every removal."
     )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     units: Annotated[tuple[UnitKind, ...], BeforeValidator(names_split), Field(min_length=1)] = Field(

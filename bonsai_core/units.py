@@ -66,7 +66,7 @@ class Site:
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
         unit_channels: input channels of the output projection that one unit owns.
-        runs: a unit's channels do not lie side by side but in so many runs, the same channels of each KV group.
+        stretches: a unit's channels are in this many consecutive stretches, the same channels of each KV group.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
         minimum: units without which the layer does not run: experts that every token is sent to.
     """
@@ -80,7 +80,7 @@ class Site:
     unit_channels: int
     rest_params: int = 0
     minimum: int = 0
-    runs: int = 1
+    stretches: int = 1
 
     @property
     def has_output(self) -> bool:

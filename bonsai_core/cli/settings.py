@@ -20,16 +20,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.config import Choice, RunConfig
+from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
-from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.settings.strict_yaml import parse
 
-ENVIRONMENT: dict[type[SharedSettings], str] = {
+ENVIRONMENT: dict[type[CommonSettings], str] = {
     RunConfig: "BONSAI_",
     AdaptConfig: "BONSAI_ADAPT_",
     EvalConfig: "BONSAI_",
@@ -52,7 +52,7 @@ class SettingsCommand(click.RichCommand):
     """
 
     def __init__(
-        self, *args: Any, fields: Sequence[str] | None = None, schema: type[SharedSettings] = RunConfig, **kwargs: Any
+        self, *args: Any, fields: Sequence[str] | None = None, schema: type[CommonSettings] = RunConfig, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
@@ -112,10 +112,10 @@ def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
     return AdaptConfig.from_mapping({**merged, **given}, "settings")
 
 
-def _choice(kind: str, values: dict[str, Any]) -> Choice:
+def _choice(kind: str, values: dict[str, Any]) -> PluginChoice:
     """The plugin that a recipe chooses, or the default."""
     try:
-        return Choice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
+        return PluginChoice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
     except ValidationError:
         raise BonsaiError(
             f"{kind}: {shown(values[kind])} chooses no plugin. Write a name, or name and options: "
@@ -123,7 +123,7 @@ def _choice(kind: str, values: dict[str, Any]) -> Choice:
         ) from None
 
 
-def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
+def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
     try:
         return text if field.annotation is str else parse(text)
@@ -133,7 +133,7 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _field_option(name: str, schema: type[SharedSettings]) -> click.RichOption:
+def _field_option(name: str, schema: type[CommonSettings]) -> click.RichOption:
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool
@@ -194,7 +194,7 @@ def _help(field: FieldInfo) -> str:
         return field.description or ""
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    words = default.name if isinstance(default, Choice) else default
+    words = default.name if isinstance(default, PluginChoice) else default
     return f"{field.description or ''} [default: {words}]".strip()
 
 

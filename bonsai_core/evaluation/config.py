@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
+from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import Positive, names_split
 
 if TYPE_CHECKING:

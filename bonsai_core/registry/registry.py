@@ -14,7 +14,7 @@ import pluggy
 from pydantic import ValidationError
 
 from bonsai_core import hookspecs
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import (
     Component,
     Estimator,
@@ -120,7 +120,7 @@ class Registry:
         assert isinstance(item, type)
         return item
 
-    def create(self, kind: str, choice: Choice) -> Component:
+    def create(self, kind: str, choice: PluginChoice) -> Component:
         """A component with the chosen options.
 
         Raises:

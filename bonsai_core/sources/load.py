@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
 from bonsai_core.sources.files import is_path, read_file
@@ -16,7 +16,7 @@ from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Purpose, Text, divide
 
 NAMED = ("builtin", "c4", "wikitext2")
-Config = TypeVar("Config", bound=SharedSettings)
+Config = TypeVar("Config", bound=CommonSettings)
 
 
 def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int = 0) -> tuple[Text, Text]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.tokens import sampled, tokenize
 
@@ -144,7 +144,7 @@ def _starting_with(start: int | None, windows_NL: NDArray[np.int64]) -> NDArray[
 def evaluation_windows(
     text: Text,
     tokenizer: PreTrainedTokenizerBase,
-    config: SharedSettings,
+    config: CommonSettings,
     warn: Callable[[str], None],
     start: int | None,
 ) -> NDArray[np.int64]:

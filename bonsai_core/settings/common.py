@@ -13,7 +13,7 @@ from bonsai_core.settings.schema import Schema, describe_faults, where
 from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed
 
 
-class SharedSettings(Schema):
+class CommonSettings(Schema):
     """Base of configurations. The field descriptions are the command line's help.
 
     Attributes:
@@ -68,7 +68,7 @@ class SharedSettings(Schema):
         return {name: values[name] for name in self.names()}
 
 
-class LoadingSettings(SharedSettings):
+class LoadingSettings(CommonSettings):
     """Base of configurations that also choose the type of the weights, and the devices that they are on."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
