@@ -22,14 +22,10 @@ UnitKind = Literal["attention", "query", "mlp", "experts", "expert_width", "subl
 class KindOfSite:
     """What holds for all sites of a kind in every model; `model.sites` has what they are physically.
 
-    Attributes:
-        has_output: there is an output projection that reads the units' channels.
-        in_mixture: the units are those of a mixture of experts.
-        leaves_with_layer: the units leave only with all of their layer, and priors do not score them.
+    Attributes (those that a `Site` has too are explained there):
         replaces: the kind whose parameters this kind divides into units in another way.
         multiple: numbers of units are multiples of this, unless the user names the kind.
         follows_round_to: they are multiples of a `round_to` that names no kind, too.
-        limited_by_stock: the stock class of a family accepts only some numbers of units.
     """
 
     has_output: bool = False

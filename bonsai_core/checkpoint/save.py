@@ -87,7 +87,9 @@ def empty_model(
     Args:
         config: of the dense model, but with the number of layers that are left.
     """
-    values = _values(config)
+    values = config.to_dict()
+    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family", "quantization_config"):
+        values.pop(name, None)  # they belong to the class, or to an earlier checkpoint
     if len(per_layer) != config.num_hidden_layers:
         raise ValueError(f"per_layer has {len(per_layer)} layers, the model {config.num_hidden_layers}.")
     config_class = stock_class(type(config))
@@ -137,11 +139,3 @@ def checkpoint_directory(
         provenance_path.write_text(metadata, encoding="utf-8")
         for file in filter(Path.is_file, partial.rglob("*")):
             shutil.copymode(provenance_path, file)  # safetensors (0.8) makes its files unreadable for others
-
-
-def _values(config: Any) -> dict[str, Any]:
-    """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
-    values: dict[str, Any] = config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family", "quantization_config"):
-        values.pop(name, None)
-    return values

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -26,6 +26,7 @@ from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.events import Event, Warned
 from bonsai_core.registry.registry import KINDS
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
@@ -37,14 +38,15 @@ def cli() -> None:
     """Make language models smaller and faster by structured pruning, with forward passes only."""
 
 
+def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
+    """The option for a recipe of a run or (``adaptation``) of an adaptation."""
+    help_ = f"Recipe with any of these settings: a YAML file, or a name that `bonsai plugins {kind}` lists."
+    complete = complete_recipes(kind)
+    return click.option("--config", metavar="RECIPE", envvar=envvar, shell_complete=complete, help=help_)
+
+
 @cli.command(cls=SettingsCommand)
-@click.option(
-    "--config",
-    metavar="RECIPE",
-    envvar="BONSAI_CONFIG",
-    shell_complete=complete_recipes("recipe"),
-    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins recipe` lists.",
-)
+@recipe_option("recipe", "BONSAI_CONFIG")
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
 def run(config: str | None, dry_run: bool, **values: Any) -> None:
     """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
@@ -57,13 +59,7 @@ def run(config: str | None, dry_run: bool, **values: Any) -> None:
 
 @cli.command(cls=SettingsCommand, schema=AdaptConfig)
 @click.argument("model")
-@click.option(
-    "--config",
-    metavar="RECIPE",
-    envvar="BONSAI_ADAPT_CONFIG",
-    shell_complete=complete_recipes("adaptation"),
-    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins adaptation` lists.",
-)
+@recipe_option("adaptation", "BONSAI_ADAPT_CONFIG")
 def adapt(config: str | None, **values: Any) -> None:
     """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
 
@@ -86,7 +82,7 @@ def resume(run: Path, trust_remote_code: bool) -> None:
 @click.argument("run", type=PathName())
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
-    """Show what a RUN, or an adaptation, found."""
+    """Show the report of a RUN, or of an adaptation."""
     from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view

@@ -22,18 +22,12 @@ from pydantic_core import PydanticUndefined
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
 from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.strict_yaml import parse
 
-ENVIRONMENT: dict[type[CommonSettings], str] = {
-    RunConfig: "BONSAI_",
-    AdaptConfig: "BONSAI_ADAPT_",
-    EvalConfig: "BONSAI_",
-}
 ALIASES = {"method": ("recover",)}
 
 
@@ -137,10 +131,11 @@ def _field_option(name: str, schema: type[CommonSettings]) -> click.RichOption:
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool
+    prefix = "BONSAI_ADAPT_" if schema is AdaptConfig else "BONSAI_"
     return click.RichOption(
         [*(f"{flag}/--no-{flag[2:]}" if is_flag else flag for flag in flags), name],
         default=None,
-        envvar=f"{ENVIRONMENT[schema]}{name.upper()}",
+        envvar=f"{prefix}{name.upper()}",
         metavar=None if is_flag else _metavar(name, field),
         help=_help(field),
         shell_complete=(lambda context, parameter, start: _offered(name, start)) if name in KINDS else None,
@@ -214,9 +209,8 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Named recipes of a kind, then files."""
-    return lambda context, parameter, incomplete: [*_offered(kind, incomplete), CompletionItem(incomplete, type="file")]
+    return lambda context, parameter, start: [*_offered(kind, start), CompletionItem(start, type="file")]
 
 
-def _offered(kind: str, incomplete: str) -> list[CompletionItem]:
-    offers = installed().offers(kind)
-    return [CompletionItem(o.name, help=o.summary) for o in offers if o.name.startswith(incomplete)]
+def _offered(kind: str, start: str) -> list[CompletionItem]:
+    return [CompletionItem(o.name, help=o.summary) for o in installed().offers(kind) if o.name.startswith(start)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +68,10 @@ def find_candidates(
         windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)
         questions = {}
         for task, own in rows.items():
-            number = config.limit or len(own)
-            draw = partial(draw_questions, num_questions=number, seed=config.seed, draw=0, warn=warn_once, start=start)
-            questions[task] = draw(own, tokenizer)
+            number, seed = config.limit or len(own), config.seed
+            questions[task] = draw_questions(
+                own, tokenizer, num_questions=number, seed=seed, draw=0, warn=warn_once, start=start
+            )
         check_positions(own_config, family, config.eval_sequence_length, warn)
         candidate = Candidate(name, source, own_config, is_dense, tokenizer, windows_NL, questions)
         check_tokens(own_config, tokenizer, candidate.token_ids())

@@ -26,7 +26,7 @@ class Schema(BaseModel):
     def _numbers_are_numbers(cls, values: Any) -> Any:
         given = values if isinstance(values, dict) else {}
         for name, field in cls.model_fields.items():
-            if _holds_truth(given.get(name)) and _only_numbers(field.annotation):
+            if _has_booleans(given.get(name)) and _only_numbers(field.annotation):
                 raise ValueError(f"{name} takes numbers, and true or false is not one (got {shown(given[name])})")
         return values
 
@@ -52,7 +52,7 @@ def _in_words(row: Any) -> str:
     return f"{message} (got {shown(row['input'])})." if row["loc"] else f"{message}."
 
 
-def _holds_truth(value: Any) -> bool:
+def _has_booleans(value: Any) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
     return any(isinstance(part, bool) for part in parts)
 

@@ -51,10 +51,10 @@ def json_rows(file: File, shape: str) -> Iterator[JsonRow]:
 
 
 def parse(content: str, where: str, shape: str) -> Mapping[str, Any]:
-    """The object that a line holds.
+    """The object on a line.
 
     Raises:
-        BonsaiError: it holds none.
+        BonsaiError: there is none.
     """
     try:
         value = json.loads(content)

@@ -130,7 +130,7 @@ class Text:
     def _places_of(self, wanted: str) -> Iterator[int]:
         content, offset = "", 0
         for piece in self.pieces:
-            keep = max(0, len(content) - len(wanted) + 1)  # before it, nothing begins that has not been found
+            keep = max(0, len(content) - len(wanted) + 1)  # all places before it have been searched
             content, offset = content[keep:] + piece.read(), offset + keep
             at = content.find(wanted)
             while at >= 0:

@@ -19,7 +19,7 @@ from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.quantities import describe, show_setting
-from bonsai_core.sweep.spec import Grid, SweepSpec
+from bonsai_core.sweep.spec import SweepSpec
 
 LONGEST_NAME = 100
 DEFAULTS: Mapping[str, Any] = {"latency": False}
@@ -54,7 +54,9 @@ def expand(spec: SweepSpec, file: Path, registry: Registry, overrides: Mapping[s
         base = {**DEFAULTS, **_expanded(spec.base, file.parent, registry), **overrides}
     runs = []
     for seed, (name, arm) in itertools.product(spec.seeds, spec.arms.items()):
-        for point in _points(spec.grid if arm.grid is None else arm.grid):
+        grid = spec.grid if arm.grid is None else arm.grid
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
             with _located(f"The sweep {file}, {describe(name, point, seed)}"):
                 own = {**_expanded(arm.settings, file.parent, registry), **_expanded(point, file.parent, registry)}
                 config = RunConfig.from_mapping({**base, **own, "seed": seed, "out": None}, "settings")
@@ -72,10 +74,6 @@ def _expanded(settings: Mapping[str, Any], folder: Path, registry: Registry) -> 
     if recipe is None:
         return rest
     return {**recipe_settings(str(recipe), registry, folder=folder), **rest}
-
-
-def _points(grid: Grid) -> list[dict[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 @contextmanager

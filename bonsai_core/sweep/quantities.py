@@ -1,4 +1,4 @@
-"""The quantities that a sweep's rows hold: what they are called, and how their numbers are written."""
+"""The quantities in a sweep's rows: their labels, and how their numbers are written."""
 
 from __future__ import annotations
 

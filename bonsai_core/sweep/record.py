@@ -43,7 +43,7 @@ class Results:
     rows: Sequence[Row]
 
     def provenance(self) -> list[tuple[str, str]]:
-        """What the numbers stand with, as (name, text)."""
+        """How the numbers were made, as (name, text)."""
         gpu = f", {self.hardware['gpu']}" if self.hardware["gpu"] else ""
         return [
             ("Command", self.command),
