@@ -53,7 +53,7 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
     others = [name for name in config.tasks if name not in names]
     files = {Path(name).stem: name for name in names}
     if len(files) < len(names):
-        raise BonsaiError(f"--tasks {','.join(names)}: files must have different names.")
+        raise BonsaiError(f"--tasks {','.join(names)}: two files of the same name. Rename one of them.")
     rows = {task: read_rows(name) for task, name in files.items()}
     harness = Harness(others, config.include_path) if others else None
     text = load_evaluation_text(config.dataset)

@@ -10,8 +10,8 @@ from functools import partial
 from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.rows import MESSAGES, TEXT, document, json_rows, parse
 from bonsai_core.sources.sniff import refuse_nul
-from bonsai_core.sources.stored import File, Line, exists, find_file, read_lines, user_path, with_line_ends
-from bonsai_core.sources.text import PIECE, Piece, Text, paragraph_starts
+from bonsai_core.sources.stored import File, Line, Stored, exists, find_file, read_lines, user_path, with_line_ends
+from bonsai_core.sources.text import PIECE, Held, Text, paragraph_starts
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
 _PACKED_SUFFIXES = {".parquet", ".gz", ".zst", ".zip", ".xz", ".bz2"}
@@ -44,7 +44,7 @@ def read_file(name: str) -> tuple[Text, Iterable[int]]:
         text = _plain(file)
         starts = paragraph_starts(text.pieces)
     if not text.is_large:
-        text = replace(text, pieces=tuple(Piece.of(piece.read()) for piece in text.pieces))
+        text = replace(text, pieces=tuple(Held(piece.read()) for piece in text.pieces))
     return text, starts
 
 
@@ -54,7 +54,7 @@ class _Pieces:
     def __init__(self, file: File, decode: Callable[[bytes], str]) -> None:
         self._file = file
         self._decode = decode
-        self._pieces: list[Piece] = []
+        self._pieces: list[Stored] = []
         self._start = self._end = self._num_characters = 0  # of the piece that is being built
         self._num_nul = 0
         self._blank = True
@@ -85,8 +85,8 @@ class _Pieces:
         return text
 
     def _close(self) -> None:
-        file, decode, start, size = self._file, self._decode, self._start, self._end - self._start
-        self._pieces.append(Piece(self._num_characters, lambda: decode(file.read(start, size))))
+        size = self._end - self._start
+        self._pieces.append(Stored(self._file, self._start, size, self._num_characters, self._decode))
         self._num_characters = 0
 
 

@@ -6,7 +6,7 @@ import codecs
 import difflib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -68,11 +68,21 @@ class File:
             raise BonsaiError(f"{self.name!r} has changed while it was being read. Start again.")
         return file
 
-    def read(self, start: int, num_bytes: int) -> bytes:
-        """Some consecutive bytes; errors as for `open`."""
-        with self.open() as file:
-            file.seek(start)
-            return file.read(num_bytes)
+
+@dataclass(frozen=True)
+class Stored:
+    """A piece of a file, `num_bytes` from byte `start` on; `decode` makes characters of them."""
+
+    file: File
+    start: int
+    num_bytes: int
+    num_characters: int
+    decode: Callable[[bytes], str]
+
+    def read(self) -> str:
+        with self.file.open() as file:
+            file.seek(self.start)
+            return self.decode(file.read(self.num_bytes))
 
 
 class Line(NamedTuple):

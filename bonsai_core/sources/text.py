@@ -9,10 +9,10 @@ import hashlib
 import itertools
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 from bonsai_core.errors import BonsaiError
 
@@ -27,21 +27,43 @@ LARGE = 2**22
 whose tokenisation fast tokenizers take half a gigabyte."""
 
 
+class Piece(Protocol):
+    """Consecutive characters of a text, wherever they are."""
+
+    @property
+    def num_characters(self) -> int: ...
+
+    def read(self) -> str: ...
+
+
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive characters of a text, in memory or wherever `read` gets them from."""
+class Held:
+    """A piece in memory."""
 
-    num_characters: int
-    read: Callable[[], str]
+    content: str
 
-    @classmethod
-    def of(cls, content: str) -> Piece:
-        """A piece in memory."""
-        return cls(len(content), lambda: content)
+    @property
+    def num_characters(self) -> int:
+        return len(self.content)
 
-    def clipped(self, start: int, stop: int) -> Piece:
-        """The characters from `start` to before `stop`."""
-        return Piece(stop - start, lambda: self.read()[start:stop])
+    def read(self) -> str:
+        return self.content
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Some consecutive characters of a piece."""
+
+    piece: Piece
+    start: int
+    stop: int
+
+    @property
+    def num_characters(self) -> int:
+        return self.stop - self.start
+
+    def read(self) -> str:
+        return self.piece.read()[self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -110,7 +132,7 @@ class Text:
             size = piece.num_characters
             first, last = max(start - offset, 0), min(stop - offset, size)
             if first < last:
-                pieces.append(piece if last - first == size else piece.clipped(first, last))
+                pieces.append(piece if last - first == size else Clipped(piece, first, last))
             offset += size
         return replace(self, split=split, pieces=tuple(pieces))
 
@@ -168,10 +190,10 @@ def divide(text: Text, starts: Iterable[int]) -> tuple[Text, Text]:
     return text.section(0, cut, "head"), text.section(cut, text.num_characters, "tail")
 
 
-def _cut(content: str) -> Iterator[Piece]:
+def _cut(content: str) -> Iterator[Held]:
     """Pieces of a text; each ends with the first line that makes it long enough."""
     start = 0
     while start < len(content):
         stop = content.find("\n", start + PIECE - 1) + 1 or len(content)
-        yield Piece.of(content[start:stop])
+        yield Held(content[start:stop])
         start = stop
