@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, JournaledDirectory, Names
+from bonsai_core.rundir import ADAPT_REPORT, CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory, Names
 
 
 @final
@@ -21,7 +21,7 @@ class AdaptDirectory(JournaledDirectory):
     """
 
     CONFIG_NAME = "adapt.yaml"
-    REPORT = AdaptReport
+    REPORT = ADAPT_REPORT
     NAMES = Names(
         files=(r"(adapt\.yaml|state\.safetensors)(\.partial)?", r"curve\.(svg|png)", *COMMON_FILES),
         folders=("model", *CHECKPOINT_TEMPORARIES, "teacher"),

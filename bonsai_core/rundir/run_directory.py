@@ -8,7 +8,7 @@ from typing import final
 from bonsai_core.config import RunConfig
 from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import RunReport
+from bonsai_core.rundir.reports import RUN_REPORT
 
 
 @final
@@ -20,7 +20,7 @@ class RunDirectory(JournaledDirectory):
     """
 
     CONFIG_NAME = "config.yaml"
-    REPORT = RunReport
+    REPORT = RUN_REPORT
     NAMES = Names(
         files=(r"config\.yaml(\.partial)?", *COMMON_FILES),
         folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
