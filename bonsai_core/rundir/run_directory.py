@@ -13,11 +13,7 @@ from bonsai_core.rundir.reports import RUN_REPORT
 
 @final
 class RunDirectory(JournaledDirectory):
-    """One run's files. See the module `bonsai_core.rundir` for what they are.
-
-    Args:
-        path: the directory; it may be a link itself.
-    """
+    """One run's files."""
 
     CONFIG_NAME = "config.yaml"
     REPORT = RUN_REPORT
@@ -34,7 +30,6 @@ class RunDirectory(JournaledDirectory):
     )
 
     def config(self) -> RunConfig:
-        """The resolved configuration, with `out` set to where it is stored now."""
         return self._read_config(RunConfig)
 
     @property
