@@ -15,9 +15,6 @@ class AdaptDirectory(JournaledDirectory):
 
     Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
     saved state, and the curve as SVG and PNG.
-
-    Args:
-        path: the directory.
     """
 
     CONFIG_NAME = "adapt.yaml"
@@ -33,7 +30,6 @@ class AdaptDirectory(JournaledDirectory):
     )
 
     def config(self) -> AdaptConfig:
-        """The resolved configuration, with `out` set to where it is stored now."""
         return self._read_config(AdaptConfig)
 
     @property
