@@ -132,10 +132,9 @@ def plan_curriculum(
             find_source(teacher)
         except BonsaiError as error:
             raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
-        if config.teacher_top_k >= student.vocab_size:
-            raise BonsaiError(
-                f"--teacher-top-k {config.teacher_top_k} must be below the vocabulary, {student.vocab_size:,}; 0 takes all."
-            )
+        k, vocabulary = config.teacher_top_k, student.vocab_size
+        if k >= vocabulary:
+            raise BonsaiError(f"--teacher-top-k {k} is not below the vocabulary of {vocabulary:,}; 0 stores all.")
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     dataset = config.dataset or run_texts[0]
     eval_dataset = config.eval_dataset or (None if config.dataset else run_texts[1])
