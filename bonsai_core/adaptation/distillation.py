@@ -1,4 +1,4 @@
-"""The teacher of an adaptation, loaded, checked, and where that is asked for stored."""
+"""The teacher of an adaptation: loaded, checked, and stored if the settings say so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKED_CHARACTERS = 2000
 
 
 def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> StoredTeacher | Any | None:
-    """What the student is distilled from; a teacher whose tokens are stored is no longer in memory afterwards.
+    """What the student is distilled from; a teacher whose predictions are stored is not kept in memory.
 
     Raises:
         BonsaiError: it cannot be loaded, has changed, or has other tokens than the student.

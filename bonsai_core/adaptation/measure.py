@@ -1,4 +1,4 @@
-"""What an adaptation measures of the models that it loads: perplexity, and whether they are still the same."""
+"""What an adaptation measures of the models that it loads: perplexity, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVALUATION_BATCH = 8
 
 
 def passes_over(model: Any, ledger: Ledger) -> Passes:
-    """Forward passes that observers hear of."""
+    """Forward passes whose tokens observers are notified of."""
     return Passes(model, EVALUATION_BATCH, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens)))
 
 

@@ -2,7 +2,7 @@
 
 A prior's base class says what it needs: `WeightPrior`, `InputPrior`, `LayerPrior` or `MomentPrior`. In every round the
 engine scores each site once. Scores are float [units], finite and non-negative; larger means keep. They are compared
-within a site; how sites compare is the estimator's business.
+within a site; comparing sites is the estimator's task.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteView:
-    """What a prior sees of one site, already shaped per unit, so that one prior serves every architecture.
+    """What a prior sees of one site, shaped per unit, so that one prior serves every architecture.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
         unit_ids: the units' numbers in the unit table, int64 [units]; they never change during a run.
-        seed: for priors that draw; the same for every site of a round.
+        seed: for random priors; the same for every site of a round.
     """
 
     weight: Tensor
@@ -49,16 +49,11 @@ class WeightPrior(Prior):
 
 
 class TextPrior(Prior):
-    """Scores from what calibration text shows; what it looks at, the three kinds below say. Inherit one of those."""
+    """Scores from a statistic of calibration text. Inherit one of the three kinds below, not this."""
 
     @abstractmethod
     def score(self, site: SiteView, statistic: Statistic) -> Tensor:
-        """The units' scores, float [units].
-
-        Args:
-            site: the site.
-            statistic: what the calibration text showed of it.
-        """
+        """The units' scores, float [units]."""
 
 
 class InputPrior(TextPrior):
@@ -96,6 +91,6 @@ class MomentPrior(TextPrior):
 
     The statistic's total is the sum over tokens of x x' / |h|^2, float32 [channels of all units, the same]: x is what
     the output projection reads, h the token's hidden state behind the layer. The norms that follow divide by |h|, so an
-    error counts as it is felt, and tokens with massive activations do not drown out the others. The engine collects the
-    moments a layer at a time and keeps them on disk.
+    error counts as much as it matters, and tokens with massive activations do not drown out the others. The engine
+    collects the moments a layer at a time and stores them on disk.
     """

@@ -128,7 +128,9 @@ def resume(
 def _check_identity(job: Job, journal: Journal, registry: Registry) -> None:
     """Refuse to continue with another text or model than the run was started with."""
     identity = job.identity()
-    started = journal.once("run", lambda: {**identity, "versions": versions()})
+    if "run" not in journal:
+        journal.append("run", {**identity, "versions": versions()})
+    started = journal["run"]
     for what in ("calibration", "evaluation", "model", "measured_on"):
         refuse_changes(what, started.get(what, {}), identity.get(what, {}))
     if started["versions"] != versions():

@@ -54,9 +54,7 @@ def open_job(
 
     methods = choose_methods(config, registry, function)
     find_device(config.device)
-    parent = find_parent(
-        config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code, warn=warn
-    )
+    parent = find_parent(config, registry, warn=warn)
     if parent.family.name == RECOGNISED:
         warn(
             f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "

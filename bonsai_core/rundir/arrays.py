@@ -1,4 +1,4 @@
-"""Arrays of a round in one file, whose digest the journal has."""
+"""Arrays of a round in one file, whose digest is in the journal."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def load_array(path: Path, array: str, sha256: str, *, kind: type[np.generic], l
 
     Args:
         array: its name.
-        sha256: of the file, as the journal has it.
+        sha256: of the file, from the journal.
 
     Raises:
-        BonsaiError: the file is missing, is not what the journal says, or holds no such array.
+        BonsaiError: the file is missing, is not what was journaled, or holds no such array.
     """
     try:
         data = path.read_bytes()
@@ -51,12 +51,12 @@ def load_array(path: Path, array: str, sha256: str, *, kind: type[np.generic], l
         )
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found: NDArray[Any] = arrays[array]
+            values: NDArray[Any] = arrays[array]
     except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
         raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
-    if found.dtype != kind or found.shape != (length,):
+    if values.dtype != kind or values.shape != (length,):
         raise BonsaiError(
-            f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
+            f"{array} in {path} has {values.dtype} {values.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
             f"belongs to another model, and the run cannot be resumed with it."
         )
-    return found
+    return values

@@ -33,10 +33,8 @@ Config = TypeVar("Config", bound=CommonSettings)
 class JournaledDirectory(ABC):
     """The files of a run or an adaptation.
 
-    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone.
-
-    Args:
-        path: the directory; it may be a link itself.
+    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone. The directory
+    itself may be a link.
     """
 
     CONFIG_NAME: ClassVar[str]
@@ -57,10 +55,10 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def begin(self, config: CommonSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
-        """The journal of a fresh run, whose directory is held as by `lock`; nothing is written before it is held.
+        """The journal of a new run. The directory is locked as by `lock`, before anything is written.
 
         Args:
-            config: written beside the journal.
+            config: is written beside the journal.
             observe: receives `Journaled` after each event of the journal.
 
         Raises:
@@ -78,10 +76,7 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def reopen(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
-        """The journal of a run that was begun earlier, whose directory is held as by `lock`.
-
-        Args:
-            observe: receives `Journaled` after each new event of the journal.
+        """The journal of a run that was begun earlier; as `begin` otherwise.
 
         Raises:
             BonsaiError: another process has the directory, or the journal cannot be read.
@@ -99,9 +94,7 @@ class JournaledDirectory(ABC):
         directory = cls(Path(checked_name(str(path), "run directory")))
         cls.NAMES.refuse_links(path)
         if not directory.config_path.is_file():
-            near = (
-                sorted(p.parent.name for p in path.parent.glob(f"*/{cls.CONFIG_NAME}")) if path.parent.is_dir() else []
-            )
+            near = sorted(config.parent.name for config in path.parent.glob(f"*/{cls.CONFIG_NAME}"))
             listing = f" Runs beside it: {', '.join(near)}." if near else ""
             raise BonsaiError(f"{path} holds no run: there is no {cls.CONFIG_NAME} in it.{listing}")
         return directory
@@ -129,10 +122,10 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for this process; the operating system lets go of it when the process dies.
+        """Lock the directory for this process; the operating system unlocks it when the process dies.
 
         Raises:
-            BonsaiError: another process holds it.
+            BonsaiError: another process has locked it.
         """
         taken = (
             f"Another process is working on {self.path}. Wait for it, or end it and then: bonsai resume {self.path}; "
@@ -145,7 +138,7 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turn what a full or unwritable disk raises into a message that says how to go on.
+        """Turn the errors of a full or read-only disk into a message that says how to go on.
 
         Raises:
             BonsaiError: `what` could not be written.
@@ -159,11 +152,11 @@ class JournaledDirectory(ABC):
             ) from error
 
     def array_path(self, round_number: int, name: str) -> Path:
-        """Where a round's arrays are stored."""
+        """The file of some of a round's arrays."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
 
     def tensor_path(self, round_number: int, name: str) -> Path:
-        """Where a folder of a round's tensors is stored."""
+        """The folder of some of a round's tensors."""
         return self.path / f"round-{round_number:03d}" / name
 
     def read_report(self) -> Mapping[str, Any]:
@@ -182,7 +175,7 @@ class JournaledDirectory(ABC):
             write_whole(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
-        """Clear what a killed process of this run left half-written."""
+        """Remove what a killed process of this run left half-written."""
         self.NAMES.remove_temporaries(self.path)
 
     def _read_config(self, schema: type[Config]) -> Config:

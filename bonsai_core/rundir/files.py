@@ -14,16 +14,16 @@ from filelock import FileLock, Timeout
 from bonsai_core.errors import BonsaiError
 
 PARTIAL = ".partial"
-"""What the name of a file ends in while it is being written."""
+"""Suffix of a file that is being written."""
 
 
 def partial_of(path: Path) -> Path:
-    """Where a file is written before it takes its name."""
+    """The name under which a file is written before it gets its own."""
     return path.with_name(path.name + PARTIAL)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a kill or a power cut leaves what was there before, or all of it.
+    """Write a file so that a kill or a power cut leaves the old contents or the new, never a part.
 
     Raises:
         OSError: it cannot be written.
@@ -34,7 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file, which takes the place of `path` when the block ends well; see `write_whole`.
+    """A file to write, which replaces `path` when the block ends without an error; see `write_whole`.
 
     Raises:
         OSError: it cannot be written.
@@ -51,10 +51,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `path` when the block ends well.
+    """A folder to write to, which replaces `path` when the block ends without an error.
 
-    A kill leaves what was there before, or nothing, or the whole folder; at worst a hidden sibling, which the next
-    call removes.
+    A kill leaves the old folder, none, or the whole new one; at worst a hidden sibling, which the next call removes.
 
     Raises:
         OSError: it cannot be written.
@@ -102,7 +101,7 @@ def refuse_other_than_folder(path: Path, *, inside: bool = False) -> None:
 
 @contextmanager
 def held(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file for this process; the operating system lets go of it when the process dies.
+    """Hold a lock file for this process; the operating system releases it when the process dies.
 
     Raises:
         BonsaiError: another process holds it; `taken` is the message.
@@ -143,5 +142,5 @@ def _refuse(path: Path, wanted: str) -> None:
             f"may lead out of it. Put what it points to in its place, or remove it."
         )
     if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
-        found = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
-        raise BonsaiError(f"{path} is {found}, where a {wanted} of a run is expected. Move it away.")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
+        raise BonsaiError(f"{path} is {kind}, where a {wanted} of a run is expected. Move it away.")

@@ -32,7 +32,7 @@ class Cached:
     """Arrays that were computed once.
 
     Attributes:
-        seconds: time it took, in whichever run it was.
+        seconds: time that this took, in whichever run.
         hit: whether another run had computed them.
     """
 
@@ -45,7 +45,7 @@ class MeasurementCache:
     """Arrays by what they were computed from; runs that share them must not run at the same time.
 
     Args:
-        directory: where the files go; made at the first one.
+        directory: of the files; made with the first one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -62,15 +62,17 @@ class MeasurementCache:
         """
         text = json.dumps(key, sort_keys=True, default=lambda array: arrays_digest({"": array}))
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-        kept = _read(path)
-        if kept is not None:
-            return Cached(kept, float(kept.pop("seconds")[0]), True)
+        stored = _read(path)
+        if stored is not None:
+            return Cached(stored, float(stored.pop("seconds")[0]), True)
         start = time.perf_counter()
         fresh = compute()
         seconds = time.perf_counter() - start
         arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
         try:
-            _write(path, {**arrays, "seconds": np.array([seconds])})
+            arrays["seconds"] = np.array([seconds])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, save(arrays, {DIGEST: arrays_digest(arrays)}))
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
                 f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
@@ -80,9 +82,9 @@ class MeasurementCache:
 
 
 def code_of(component: Component) -> str:
-    """Tells versions of a plugin's code apart: what an earlier version measured is not taken for a later one's.
+    """A digest of a plugin's code, so that a later version does not get what an earlier one measured.
 
-    Its own module counts, and those of its package that it takes something from.
+    It covers the plugin's own module, and those of its package that this one imports something from.
     """
     module = inspect.getmodule(type(component))
     package = getattr(module, "__name__", "").split(".")[0]
@@ -104,8 +106,3 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     except (FileNotFoundError, SafetensorError):
         return None
     return arrays if whole else None
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(dict(arrays), {DIGEST: arrays_digest(arrays)}))

@@ -57,7 +57,7 @@ class ComponentContract(ABC, Generic[C]):
 
 @contextmanager
 def global_rng_kept() -> Iterator[None]:
-    """While open, the global random number generators may be seeded; afterwards they are as before."""
+    """Restore the global random number generators after the block."""
     before = _states()
     try:
         yield
@@ -68,7 +68,7 @@ def global_rng_kept() -> Iterator[None]:
 
 
 def assert_no_global_rng(compute: Callable[[], NDArray[Any]]) -> None:
-    """`compute` gives the same whatever the global generators hold, and leaves them as they are."""
+    """`compute` returns the same for any state of the global generators, and does not change it."""
     results = []
     with global_rng_kept():
         for seed in (1, 2):
@@ -88,6 +88,15 @@ def _states() -> tuple[Any, Any, torch.Tensor]:
 def _same_states(a: tuple[Any, Any, torch.Tensor], b: tuple[Any, Any, torch.Tensor]) -> bool:
     numpy_same = all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
     return a[0] == b[0] and numpy_same and torch.equal(a[2], b[2])
+
+
+@contextmanager
+def unchanged(**tensors: Tensor) -> Iterator[None]:
+    """The block must not change these tensors."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    yield
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, before[name]), f"{name} was changed in place"
 
 
 def second_moments(batches: Sequence[Tensor]) -> Tensor:
