@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.engine.checkpoint import latencies, verify_checkpoint, write_checkpoint
-from bonsai_core.engine.evaluate import dense_perplexity, perplexity
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.perplexities import dense_perplexity, perplexity
 from bonsai_core.engine.prune import prune
 from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.errors import BonsaiError
@@ -40,7 +40,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
             ledger.directory.path,
             config.model,
             len(plan.targets),
-            config.submodels if job.methods.measured else 0,
+            config.submodels if job.methods.needs_submodels else 0,
             config.sparsity,
             plan.forward_tokens,
             runtimes(config, job.parent.config),

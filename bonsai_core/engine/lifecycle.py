@@ -9,8 +9,8 @@ from typing import Any
 
 from bonsai_core.adaptation.lifecycle import AdaptResult
 from bonsai_core.config import RunConfig
-from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.finish import finish
+from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.setup import open_job
@@ -83,7 +83,7 @@ def run(
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
 
-def resume(
+def resume_run(
     path: Path | str,
     *,
     trust_remote_code: bool = False,

@@ -29,7 +29,7 @@ PATTERNS_PER_SITE = 4
 
 
 class Repairs:
-    """Repairs of the model as a round finds it: of sub-models for a while, of what the round keeps for good.
+    """Repairs of the model as a round finds it: temporary ones for sub-models, permanent ones for what the round keeps.
 
     Args:
         job: the run's.
@@ -80,8 +80,8 @@ class Repairs:
             self.of(site, keep_U)
         return True
 
-    def apply_for_good(self, keep_U: NDArray[np.bool_]) -> None:
-        """Make up in the weights for what the round removes; from the run directory where that is computed already."""
+    def apply_permanently(self, keep_U: NDArray[np.bool_]) -> None:
+        """Apply the round's repair permanently; one already in the run directory is reused."""
         directory, number = self._ledger.directory, self._step.round
         files = TensorFiles(directory.tensor_path(number, "repair"), directory.writing)
 
@@ -123,7 +123,7 @@ class Repairs:
         return self._prepared.load_repair(name, self._subject.home)
 
     def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
-        """Free the room of all repairs but those under one keep vector."""
+        """Delete all prepared repairs except those of one keep vector."""
         self._prepared.remove_all_but({_name(site, keep_U) for site in self._sites()})
 
     def _write(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:

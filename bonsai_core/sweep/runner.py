@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import MeasurementCache, run
-from bonsai_core.engine.lifecycle import resume
+from bonsai_core.engine.lifecycle import resume_run
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
@@ -109,7 +109,7 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, cache: Measur
     try:
         if RunDirectory(path).config_path.is_file():
             # The settings are those of the sweep's file, see `_refuse_other_settings`; so is the trust.
-            result = resume(path, trust_remote_code=True, registry=registry, cache=cache)
+            result = resume_run(path, trust_remote_code=True, registry=registry, cache=cache)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
