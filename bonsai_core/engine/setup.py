@@ -109,8 +109,8 @@ def _warn_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]
     experts = sum(site.num_units * site.unit_params for site in table if site.in_mixture)
     if experts:
         warn(
-            f"--load-in {load_in} quantises linears only. The experts, {experts / table.total_params:.0%} of this model, are "
-            f"not linears and stay as they are. If it does not fit, give --device-map auto instead."
+            f"--load-in {load_in} quantises linears only. {experts / table.total_params:.0%} of this model are experts, "
+            "which are not linears and stay as they are. If it does not fit, give --device-map auto instead."
         )
 
 
