@@ -1,14 +1,14 @@
-"""Data sets of the Hugging Face hub."""
+"""Data sets of the Hugging Face hub: how they are named, and what is read of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.names import SYNTAX, DatasetName
 from bonsai_core.sources.rows import MESSAGES, TEXT, document
 from bonsai_core.sources.text import Purpose, Text, join
 
@@ -19,6 +19,37 @@ C4_SHARDS = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4
 # About two million tokens of English: more than any calibration set, and read in minutes from anywhere.
 HUB_CHARACTERS = 8_000_000
 _OFFLINE_HELP = "Without a network, --dataset builtin and --dataset PATH (.txt or .jsonl) work."
+SYNTAX = "NAME[config]:split#column"
+_PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<split>[\w.-]+))?(#(?P<column>.+))?")
+
+
+@dataclass(frozen=True)
+class DatasetName:
+    """What `NAME[config]:split#column` says, None where it says nothing; `name` is the hub id."""
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+    column: str | None = None
+
+    @classmethod
+    def of(cls, asked: str) -> DatasetName:
+        """Parse a name as a user writes it; `str` gives it back.
+
+        Raises:
+            BonsaiError: it is not written like that.
+        """
+        match = _PATTERN.fullmatch(asked)
+        if match is None:
+            raise BonsaiError(
+                f"Cannot read the data set's name {asked!r}. It is written {SYNTAX}, where each part but NAME can be "
+                f"left out, as in owner/name[en]:train#content."
+            )
+        return cls(**match.groupdict())
+
+    def __str__(self) -> str:
+        parts = (("[", self.config, "]"), (":", self.split, ""), ("#", self.column, ""))
+        return self.name + "".join(f"{left}{part}{right}" for left, part, right in parts if part is not None)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
 from bonsai_core.sources.files import is_path, read_file
-from bonsai_core.sources.names import DatasetName
 from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Purpose, Text, divide
 
@@ -93,7 +92,7 @@ def _load(name: str, purpose: Purpose, hold_out: bool, characters: int = 0) -> t
     if is_path(name):
         text, starts = read_file(name)
         return text, starts if hold_out else None
-    asked = DatasetName.of(name)
+    asked = hub.DatasetName.of(name)
     if asked.name != name and (asked.name in NAMED or is_path(asked.name)):
         raise BonsaiError(
             f"{name!r}: only data sets of the hub have configurations, splits and columns to name. Of a file, text is "

@@ -6,6 +6,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -85,20 +86,11 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
         x = [place for place, _ in members if place is not None]
         aside = (moving.index(text) - (len(moving) - 1) / 2) * WHISKER_GAP / 72 if whiskers else 0.0
         order = sorted(range(len(x)), key=x.__getitem__)
-        axes.errorbar(
-            [x[i] for i in order],
-            [mean[i] for i in order],
-            yerr=[[mean[i] - low[i] for i in order], [high[i] - mean[i] for i in order]],
-            color=colour,
-            marker=marker,
-            markersize=7,
-            markeredgecolor=PAPER,
-            linewidth=2,
-            elinewidth=1.4,
-            capsize=3.5,
-            linestyle=dash,
-            transform=axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans),
-        )
+        whisker = [[mean[i] - low[i] for i in order], [high[i] - mean[i] for i in order]]
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7, "markeredgecolor": PAPER}
+        style |= {"linestyle": dash, "linewidth": 2, "elinewidth": 1.4, "capsize": 3.5}
+        shifted = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+        axes.errorbar([x[i] for i in order], [mean[i] for i in order], yerr=whisker, transform=shifted, **style)
         ends.append((mean[order[-1]], text, colour))
     if dense is not None and groups:
         axes.axhline(dense, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.4)

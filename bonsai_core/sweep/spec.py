@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,10 +107,12 @@ class SweepSpec(Schema):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepSpec:
-        for place, names in self._settings_by_place():
-            for name, advice in RESERVED.items():
-                if name in names:
-                    raise ValueError(f"{place} sets {name}, which a sweep sets itself: {advice}")
+        places: list[tuple[str, Mapping[str, Any]]] = [("base", self.base), ("grid", self.grid)]
+        for name, arm in self.arms.items():
+            places += [(f"arm {shown(name)}", arm.settings), (f"the grid of arm {shown(name)}", arm.grid or {})]
+        for (place, settings), (name, advice) in itertools.product(places, RESERVED.items()):
+            if name in settings:
+                raise ValueError(f"{place} sets {name}, which a sweep sets itself: {advice}")
         self._refuse_too_many()
         grids = [self.grid, *(arm.grid or {} for arm in self.arms.values())]
         for grid in grids:
@@ -128,12 +131,6 @@ class SweepSpec(Schema):
         runs = len(self.seeds) * sum(math.prod(map(len, grid.values())) for grid in grids)
         if runs > MAX_RUNS:
             raise ValueError(f"{runs:,} runs, of all arms, grids and seeds; at most {MAX_RUNS:,}")
-
-    def _settings_by_place(self) -> list[tuple[str, Mapping[str, Any]]]:
-        places: list[tuple[str, Mapping[str, Any]]] = [("base", self.base), ("grid", self.grid)]
-        for name, arm in self.arms.items():
-            places += [(f"arm {shown(name)}", arm.settings), (f"the grid of arm {shown(name)}", arm.grid or {})]
-        return places
 
 
 def read_sweep(path: Path) -> SweepSpec:
