@@ -40,16 +40,14 @@ def check(wanted: str, folder: Path, arguments: list[str]) -> bool:
     venv.create(folder, symlinks=True)
     paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
     (Path(paths["purelib"]) / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    python = Path(paths["scripts"]) / "python"
+    python = str(Path(paths["scripts"]) / "python")
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "--upgrade", "--ignore-installed", "--no-deps", wanted], check=True
-    )
-    # What the release needs in other versions; packages that fit are not installed again.
-    subprocess.run([python, "-m", "pip", "install", "-q", wanted], check=True)
+    subprocess.run([*install, "--ignore-installed", "--no-deps", wanted], check=True)
+    subprocess.run([*install, wanted], check=True)  # what it needs in other versions
     subprocess.run([python, "-c", "import transformers; print('transformers', transformers.__version__)"], check=True)
     files = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
-    tests = [str(python), "-m", "pytest", "-q", "-W", IGNORED, *files, *arguments]
+    tests = [python, "-m", "pytest", "-q", "-W", IGNORED, *files, *arguments]
     return subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode == 0
 
 

@@ -39,6 +39,7 @@ from bonsai_core.contracts import WeightPrior as WeightPrior
 from bonsai_core.contracts import perplexity_of as perplexity_of
 from bonsai_core.contracts import token_kl as token_kl
 from bonsai_core.contracts import token_nll as token_nll
+from bonsai_core.engine import DryAdaptation as DryAdaptation
 from bonsai_core.engine import DryRun as DryRun
 from bonsai_core.engine import RunResult as RunResult
 from bonsai_core.engine import dry_run as dry_run
@@ -51,6 +52,7 @@ from bonsai_core.hookspecs import hookimpl as hookimpl
 from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
 from bonsai_core.registry.registry import Registry as Registry
+from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
 from bonsai_core.units import Site as Site
 from bonsai_core.units import UnitTable as UnitTable
 

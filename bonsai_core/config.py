@@ -7,21 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
+from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.shared import LoadingSettings
-from bonsai_core.settings.types import (
-    MOST,
-    SMALLEST_STEP,
-    ByKind,
-    Length,
-    NotNegative,
-    Positive,
-    names_split,
-)
+from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 
-class Choice(BaseModel):
+class PluginChoice(BaseModel):
     """A plugin by name, with its options; written ``ridge`` or ``{name: ridge, folds: 10}``."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,20 +48,21 @@ class RunConfig(LoadingSettings):
         "NAME[config]:split#column.",
     )
     eval_dataset: Usable[str] | None = Field(
-        None,
-        description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth.",
+        None, description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth."
     )
     metric_dataset: Usable[str] | None = Field(
         None,
         description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
         "questions. Left out: the calibration text.",
     )
-    prior: Choice = Field(Choice(name="obs"), description="Cheap score per unit.")
-    sampler: Choice = Field(Choice(name="antithetic"), description="Which sub-models are measured.")
-    metric: Choice = Field(Choice(name="kl"), description="How a sub-model is measured.")
-    estimator: Choice = Field(Choice(name="ridge"), description="Regression from measurements to importances.")
-    compensator: Choice = Field(
-        Choice(name="least_squares"), description="Repair of what is kept, after every removal."
+    prior: PluginChoice = Field(PluginChoice(name="obs"), description="Cheap score per unit.")
+    sampler: PluginChoice = Field(PluginChoice(name="antithetic"), description="Which sub-models are measured.")
+    metric: PluginChoice = Field(PluginChoice(name="kl"), description="How a sub-model is measured.")
+    estimator: PluginChoice = Field(
+        PluginChoice(name="ridge"), description="Regression from measurements to importances."
+    )
+    compensator: PluginChoice = Field(
+        PluginChoice(name="least_squares"), description="Repair of what is kept, after every removal."
     )
     slicer: str = Field("auto", description="Model family; auto takes it from the model's config.json.")
     units: Annotated[tuple[UnitKind, ...], BeforeValidator(names_split), Field(min_length=1)] = Field(
@@ -85,24 +78,24 @@ class RunConfig(LoadingSettings):
         0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
     )
     min_rounds: Annotated[int, Field(gt=0, le=round(1 / SMALLEST_STEP))] = Field(
-        1, description="At least so many rounds, of equal steps where --round-fraction has fewer."
+        1, description="Minimum number of rounds, of equal steps where --round-fraction gives fewer."
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
     samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
     prior_samples: Positive = Field(
-        64, description="Calibration windows for the prior and the compensator, others than the samples."
+        64, description="Calibration windows for the prior and the compensator, not among the samples."
     )
     held_out_samples: NotNegative = Field(
-        8, description="Calibration windows that nothing is chosen by: KL on them is reported after each round."
+        8, description="Calibration windows that decide nothing: KL on them is reported after each round."
     )
     search: NotNegative = Field(
-        0, description="Generations of swaps between sites that are tried, by measuring, after each regression."
+        0, description="Generations of swaps between sites that are tried, and measured, after each regression."
     )
-    search_samples: Annotated[int, Field(ge=4, le=MOST)] = Field(
+    search_samples: Annotated[int, Field(ge=4, le=MAX_COUNT)] = Field(
         8, description="Calibration windows, of their own, that swaps are measured on."
     )
     resample: Literal["common", "fresh"] = Field(
-        "common", description="common: the same calibration draw in every round; fresh: another one in each."
+        "common", description="common: the same calibration draw in every round; fresh: a new one in each."
     )
     sequence_length: Length = Field(256, description="Tokens per calibration window.")
     batch_size: Positive = Field(8, description="Windows per forward pass.")
@@ -121,15 +114,13 @@ class RunConfig(LoadingSettings):
         "sub-layers go (free shapes only).",
     )
     max_fraction: ByKind[Annotated[float, Field(gt=0, le=1)]] = Field(
-        1.0,
-        description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers).",
+        1.0, description="Share of its units that a site may lose, or attention=0.3,mlp=0.8,layer=0.2 (of all layers)."
     )
     protect: Annotated[tuple[int, ...], BeforeValidator(names_split)] = Field(
         (), description="Layers that stay whole, as 0,1,-1 (shapes free, or units layer)."
     )
     shapes: Literal["free", "uniform"] = Field(
-        "free",
-        description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint.",
+        "free", description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint."
     )
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
     adapt: Usable[str] | None = Field(
@@ -170,7 +161,7 @@ class RunConfig(LoadingSettings):
 
     @property
     def saved_as(self) -> Literal["free", "uniform"]:
-        """The shapes of the checkpoint: where only whole layers leave, all those left are of the stock model's."""
+        """The shapes of the checkpoint: where only whole layers leave, the others are those of the stock model."""
         return "uniform" if self.units == ("layer",) else self.shapes
 
     @property

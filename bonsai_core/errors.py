@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: each says what is wrong, what is available, what to do."""
+"""Errors for users: each says what is wrong, what is available, what to do."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-LONGEST_VALUE = 200
-"""Characters of a value that a message repeats."""
-LONGEST_MESSAGE = 8_000
-"""Characters of a whole message."""
+LONGEST_VALUE = 200  # characters of a value that a message repeats
+LONGEST_MESSAGE = 8_000  # characters
 
 
 class BonsaiError(Exception):
-    """Something the user can mend. The message is complete; the command line prints it without a traceback.
+    """Something that the user can fix. The message is complete; the command line prints it without a traceback.
 
     Args:
         message: what is wrong and what to do; of one longer than `LONGEST_MESSAGE`, the middle is left out.
@@ -24,16 +22,15 @@ class BonsaiError(Exception):
 
 
 class DamagedError(BonsaiError):
-    """A file that does not hold what was written to it, or was never ours."""
+    """A file's contents are not what was written to it, or it was never ours."""
 
 
 class UnknownNameError(BonsaiError):
     """A name that nothing is registered under.
 
     Args:
-        kind: what was being looked up, in the singular ("prior", "data set").
-        name: what was asked for.
-        available: every name that would have worked.
+        kind: of what was looked up, in the singular ("prior", "data set").
+        available: all names that would have worked.
         hint: one more sentence on what to do.
     """
 
@@ -59,7 +56,7 @@ def shortened(text: str, most: int = LONGEST_VALUE) -> str:
 
 
 class _Limits(reprlib.Repr):
-    """As `repr`, but neither long nor deep, and of whole numbers that Python refuses to write out too."""
+    """As `repr`, but neither long nor deep, and also for whole numbers that Python refuses to print."""
 
     def __init__(self) -> None:
         super().__init__()

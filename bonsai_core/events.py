@@ -1,7 +1,6 @@
 """What observers receive while a run, an adaptation or an evaluation goes on.
 
-A public module: a plugin's `bonsai_observe` may import it. Later versions may add events, and fields with defaults to
-those that there are.
+A public module: plugins may import it. Later versions may add events, and fields with defaults to existing ones.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """The configuration holds and the model is loaded. `forward_tokens` is the work ahead, resumed work included."""
+    """The settings are valid, the model is loaded. `forward_tokens`: those of the whole run, replayed ones too."""
 
     directory: Path
     model: str
@@ -51,7 +50,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage begins; `text` says it in words, and `round` is 0 outside of rounds."""
+    """A stage begins; `text` names it for people, and `round` is 0 outside of rounds."""
 
     stage: Stage
     round: int
@@ -113,14 +112,14 @@ class RunFinished(Event):
 
 @dataclass(frozen=True)
 class EvaluationStarted(Event):
-    """Models and texts are found; `forward_tokens` is the work ahead, without what is timed."""
+    """Models and texts are there; `forward_tokens` are those to come, without what is timed."""
 
     forward_tokens: int
 
 
 @dataclass(frozen=True)
 class AdaptationStarted(Event):
-    """The settings hold. `forward_tokens` is the work ahead; a training token counts as three, resumed ones too."""
+    """The settings are valid. `forward_tokens`: those of all steps, replayed ones too; a training token counts as 3."""
 
     directory: Path
     model: str

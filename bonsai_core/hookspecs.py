@@ -5,8 +5,9 @@ A plugin is a module (or any object) named by an entry point in the group ``bons
     [project.entry-points.bonsai]
     my_pruning_ideas = "my_package.plugin"
 
-and in it any of the hooks below, marked with ``@hookimpl`` (``from bonsai_core import hookimpl``). Hooks register
-classes; they never compute. A hook takes exactly the parameters named here, without defaults.
+and in it any of the hooks below, marked with ``@hookimpl`` (``from bonsai_core import hookimpl``). A hook takes exactly
+the parameters named here, without defaults. All but `bonsai_observe` register classes or declarations and never
+compute; they are called once, when plugins are loaded.
 """
 
 from __future__ import annotations
@@ -27,54 +28,42 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def bonsai_priors() -> Sequence[type[Prior]]:  # type: ignore[empty-body]
-    """Subclasses of `WeightPrior`, `InputPrior`, `LayerPrior` or `MomentPrior`: a cheap score per unit.
-
-    Called once, when plugins are loaded.
-    """
+    """Subclasses of `WeightPrior`, `InputPrior`, `LayerPrior` or `MomentPrior`: a cheap score per unit."""
 
 
 @hookspec
 def bonsai_samplers() -> Sequence[type[Sampler]]:  # type: ignore[empty-body]
-    """Subclasses of `Sampler`: which sub-models to measure. Called once, when plugins are loaded."""
+    """Subclasses of `Sampler`: which sub-models to measure."""
 
 
 @hookspec
 def bonsai_metrics() -> Sequence[type[Metric]]:  # type: ignore[empty-body]
-    """Subclasses of `Metric`, `TokenMetric` or `ChoiceMetric`: how good a sub-model is.
-
-    Called once, when plugins are loaded.
-    """
+    """Subclasses of `Metric`, `TokenMetric` or `ChoiceMetric`: how good a sub-model is."""
 
 
 @hookspec
 def bonsai_estimators() -> Sequence[type[Estimator]]:  # type: ignore[empty-body]
-    """Subclasses of `Estimator`: from measurements to importances. Called once, when plugins are loaded."""
+    """Subclasses of `Estimator`: from measurements to importances."""
 
 
 @hookspec
 def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
-    """Instances of `Family`: where a model family keeps its units. Called once, when plugins are loaded."""
+    """Instances of `Family`: where a model family keeps its units."""
 
 
 @hookspec
 def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
-    """Subclasses of `WeightCompensator`, `InputCompensator` or `MomentCompensator`: repair after removal.
-
-    Called once, when plugins are loaded.
-    """
+    """Subclasses of `WeightCompensator`, `InputCompensator` or `MomentCompensator`: repair after removal."""
 
 
 @hookspec
 def bonsai_recipes() -> Sequence[Recipe]:  # type: ignore[empty-body]
-    """Instances of `Recipe`: named settings for ``--config``. Called once, when plugins are loaded."""
+    """Instances of `Recipe`: named settings for ``--config``."""
 
 
 @hookspec
 def bonsai_adaptations() -> Sequence[Recipe]:  # type: ignore[empty-body]
-    """Instances of `Recipe`: named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``.
-
-    Called once, when plugins are loaded.
-    """
+    """Instances of `Recipe`: named settings for ``bonsai adapt --config`` and ``bonsai run --adapt``."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""The unit table: what can be removed from a model, numbered, with the exact price of each.
+"""The unit table: what can be removed from a model, numbered, with the exact cost of each.
 
 Shape legend used throughout the project: U units, M sub-models, S sites.
 """
@@ -20,16 +20,12 @@ UnitKind = Literal["attention", "query", "mlp", "experts", "expert_width", "subl
 
 @dataclass(frozen=True)
 class KindOfSite:
-    """What holds for all sites of a kind, whatever the model. What they are physically is said in `model.sites`.
+    """What holds for all sites of a kind in every model; `model.sites` has what they are physically.
 
-    Attributes:
-        has_output: there is an output projection that reads the units' channels.
-        in_mixture: the units are those of a mixture of experts.
-        leaves_with_layer: the units leave only with all of their layer, and priors do not score them.
-        replaces: the kind whose parameters are divided into units in another way where this kind is asked for.
+    Attributes (those that a `Site` has too are explained there):
+        replaces: the kind whose parameters this kind divides into units in another way.
         multiple: numbers of units are multiples of this, unless the user names the kind.
         follows_round_to: they are multiples of a `round_to` that names no kind, too.
-        limited_by_stock: the stock class of a family accepts only some numbers of units.
     """
 
     has_output: bool = False
@@ -59,15 +55,14 @@ class Site:
     Attributes:
         name: for people and for random streams, e.g. ``layers.3.attention``.
         layer: index of the decoder layer, from 0.
-        kind: ``attention`` (units are KV groups), ``query`` (units are query heads, one of every KV group together),
-            ``mlp`` (units are channels), ``experts`` (units are experts), ``expert_width`` (units are channels, one of
-            every expert together), or ``layer``: its one unit is what belongs to no other site of the layer, such as
-            norms. It leaves with all the others.
+        kind: ``attention`` (units are KV groups), ``query`` (one query head of every KV group together), ``mlp``
+            (channels), ``experts``, ``expert_width`` (one channel of every expert together), or ``layer``: its one
+            unit, such as norms, belongs to no other site of the layer, and leaves with all the others.
         first: number of the site's first unit in the table.
         num_units: units in the dense model.
         unit_params: parameters that removing one unit frees, exactly.
         unit_channels: input channels of the output projection that one unit owns.
-        runs: a unit's channels do not lie side by side but in so many runs, the same channels of each KV group.
+        stretches: a unit's channels are in this many consecutive stretches, the same channels of each KV group.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
         minimum: units without which the layer does not run: experts that every token is sent to.
     """
@@ -81,7 +76,7 @@ class Site:
     unit_channels: int
     rest_params: int = 0
     minimum: int = 0
-    runs: int = 1
+    stretches: int = 1
 
     @property
     def has_output(self) -> bool:
@@ -105,7 +100,7 @@ class Site:
 
     @property
     def units(self) -> slice:
-        """Where the site's units stand in any vector over units."""
+        """The positions of the site's units in any vector over units."""
         return slice(self.first, self.first + self.num_units)
 
 
@@ -127,7 +122,7 @@ class Whole:
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a layer rather than a sub-layer."""
+        """Whether it is a layer, not a sub-layer."""
         return self.kind == "layer"
 
 
@@ -163,16 +158,16 @@ class UnitTable:
 
     @cached_property
     def scored_U(self) -> NDArray[np.bool_]:
-        """Units that priors score, bool [U]: all but what belongs to layers alone."""
+        """Units that priors score, bool [U]: all but those that leave only with their layer."""
         return np.concatenate([np.full(s.num_units, not s.leaves_with_layer) for s in self.sites])
 
     @cached_property
     def layer_sites(self) -> dict[int, Site]:
-        """By layer, the site of what leaves only with the layer; empty where layers cannot leave."""
+        """By layer, the site whose unit leaves only with the layer; empty where layers cannot leave."""
         return {site.layer: site for site in self.sites if site.leaves_with_layer}
 
     def layer_stays(self, layer: int, keep_U: NDArray[np.bool_]) -> bool:
-        """Whether the keep vector leaves a layer in its place."""
+        """Whether the keep vector keeps a layer."""
         site = self.layer_sites.get(layer)
         return site is None or bool(keep_U[site.first])
 
@@ -194,7 +189,7 @@ class UnitTable:
         return np.ones(len(self), dtype=bool)
 
     def params_of(self, units: NDArray[np.int64]) -> int:
-        """Parameters that units free which leave together, the last ones of each of their sites."""
+        """Parameters that units free when they leave together and are the last of each of their sites."""
         rest: int = sum(self.sites[site].rest_params for site in np.flatnonzero(np.bincount(self.site_U[units])))
         return int(self.cost_U[units].sum()) + rest
 

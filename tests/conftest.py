@@ -91,7 +91,7 @@ class Pico:
         }
 
     def _falcon(self) -> dict[str, Any]:
-        """As Falcon-7B without an option; with `alibi` as Falcon-RW, which is no parallel block."""
+        """As Falcon-7B without an option; with `alibi` as Falcon-RW, which is not a parallel block."""
         return {
             "ffn_hidden_size": WIDTH,
             **({"num_kv_heads": self.num_key_value_heads} if self.num_key_value_heads > 1 else {}),
@@ -157,7 +157,7 @@ class StoppedError(Exception):
 
 
 class Stopper:
-    """Ends the work as soon as something is told."""
+    """Stops the process at an event."""
 
     def __init__(self, when: Any) -> None:
         self._when = when
@@ -169,7 +169,7 @@ class Stopper:
 
 
 class Listener:
-    """Remembers everything that is told."""
+    """Remembers all events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

@@ -98,7 +98,7 @@ def tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     extra = {"additional_special_tokens": ["<mark>"]}
-    # Version 4 adds token types unless it is told; version 5 does not.
+    # Version 4 adds token types unless it is asked not to; version 5 does not.
     names: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]} if IS_OLD else {}
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **extra, **names)
 

@@ -27,9 +27,9 @@ from transformers import (
     StaticCache,
 )
 
-from bonsai_core import Family
+from bonsai_core import BonsaiError, Family
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP, check_uniform, register, save_checkpoint
-from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.errors import UnknownNameError
 from bonsai_core.upstream import cache_argument
 
 HIDDEN, HEADS, HEAD_DIM, VOCAB, WIDTH = 32, 4, 8, 64, 48

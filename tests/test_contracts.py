@@ -10,7 +10,7 @@ import pytest
 from conftest import GROUPED, MIXTURES, PICOS, Pico, family_of
 
 from bonsai_core import ChoiceMetric, Component, Registry
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.testing import (
     ChoiceMetricContract,
     CompensatorContract,
@@ -80,7 +80,7 @@ def _cases() -> Iterator[Any]:
         for options in rows:
             label = "-".join([kind, name, *(f"{k}={v}" for k, v in options.items())])
             for law in _laws(contract):
-                choice = Choice(name=name, options=options)
+                choice = PluginChoice(name=name, options=options)
                 yield pytest.param(contract, registry.create(kind, choice), law, id=f"{label}-{law[5:]}")
 
 
@@ -130,7 +130,7 @@ def test_every_model_type_of_a_built_in_family_has_a_pico(registry: Registry) ->
 
 
 def test_antithetic_pairs_never_drop_a_unit_twice(registry: Registry) -> None:
-    sampler: Any = registry.create("sampler", Choice(name="antithetic"))
+    sampler: Any = registry.create("sampler", PluginChoice(name="antithetic"))
     for request in requests():
         draw = sampler.sample(request, np.random.default_rng(0))
         for group in np.unique(draw.group_M):

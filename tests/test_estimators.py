@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bonsai_core import Estimator, Measurements, Registry
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 
 NUM_SITES, PER_SITE = 10, 12
 NUM_UNITS = NUM_SITES * PER_SITE
@@ -18,7 +18,7 @@ SEEDS = range(6)
 
 
 def make(registry: Registry, name: str) -> Estimator:
-    estimator: Any = registry.create("estimator", Choice(name=name))
+    estimator: Any = registry.create("estimator", PluginChoice(name=name))
     return estimator  # type: ignore[no-any-return]
 
 

@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, run
+from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, register_checkpoints, run, token_kl, token_nll
 from bonsai_core.checkpoint import save_checkpoint
-from bonsai_core.contracts.metric import token_kl, token_nll
 from bonsai_core.engine.setup import open_job
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.loading.lookup import register_checkpoints
 from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.subject import Subject
 from bonsai_core.sources import draw_questions

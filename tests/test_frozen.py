@@ -28,11 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from bonsai_core import BonsaiError, Registry, RunConfig, resume, run
+from bonsai_core import BonsaiError, Registry, RunConfig, RunResult, load_model, resume, run
 from bonsai_core.checkpoint.stream import save_streamed
-from bonsai_core.engine.lifecycle import RunResult
 from bonsai_core.events import Journaled, Warned
-from bonsai_core.model.loading.load import load_model
 from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.sites.table import unit_table
 from bonsai_core.model.storage.elsewhere import Elsewhere

@@ -19,8 +19,7 @@ from conftest import StoppedError, Stopper
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bonsai_core import BonsaiError, EvalConfig, Registry, RunConfig, resume, run
-from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core import AdaptConfig, BonsaiError, EvalConfig, Registry, RunConfig, resume, run
 from bonsai_core.cli import settings as command_line
 from bonsai_core.cli.main import cli
 from bonsai_core.engine.methods import choose_methods

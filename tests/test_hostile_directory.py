@@ -18,10 +18,9 @@ from conftest import StoppedError, Stopper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, load_model, resume, run
+from bonsai_core import BonsaiError, MeasurementCache, Registry, RunConfig, hookimpl, load_model, resume, run
 from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
-from bonsai_core.engine import MeasurementCache
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core import BonsaiError
 from bonsai_core.sources import Text, load_evaluation_text, load_metric_text, load_text, tokenize
 
 Write = Callable[..., None]
@@ -35,7 +35,7 @@ def chat(number: int, role: str = "user") -> list[dict[str, str]]:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes `owner/NAME` with a file of rows per split, or per configuration and split; the hub is told of none."""
+    """Writes `owner/NAME` with a file of rows per split, or per configuration and split; the hub knows none of them."""
     hub = tmp_path / "hub"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for function in ("load_dataset", "get_dataset_config_names"):

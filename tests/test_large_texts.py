@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core import BonsaiError
 from bonsai_core.sources import (
     Text,
     load_evaluation_text,

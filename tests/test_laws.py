@@ -33,7 +33,7 @@ from bonsai_core import (
     Site,
     TokenMetric,
 )
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.model.forward.moments import collect_moments
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
@@ -73,7 +73,7 @@ def model() -> Any:
 
 @pytest.fixture
 def kl(registry: Registry) -> Any:
-    return registry.create("metric", Choice(name="kl"))
+    return registry.create("metric", PluginChoice(name="kl"))
 
 
 # Slicing
@@ -257,7 +257,7 @@ def scores_of(subject: Subject, passes: Passes, prior: Prior, keep_U: NDArray[np
 @pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence", "obs"])
 @pytest.mark.parametrize("pico", PICOS[:3], ids=str)
 def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pico: Pico, name: str) -> None:
-    prior: Any = registry.create("prior", Choice(name=name))
+    prior: Any = registry.create("prior", PluginChoice(name=name))
     masked, sliced = (subject_of(pico, registry, units=()) for _ in range(2))
     keep_U = keep_vectors(masked.table)[0]
     sliced.slice(keep_U)
@@ -351,7 +351,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any
 @pytest.mark.parametrize("name", ["wanda", "obs"])
 def test_running_out_of_memory_does_not_count_a_batch_twice_in_a_prior(registry: Registry, name: str) -> None:
     subject = subject_of(PICOS[1], registry)
-    prior: Any = registry.create("prior", Choice(name=name))
+    prior: Any = registry.create("prior", PluginChoice(name=name))
     keep_U = subject.table.keep_all()
     expected = scores_of(subject, quiet(subject.model), prior, keep_U)
     warnings: list[str] = []
@@ -462,7 +462,7 @@ def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
     site = subject.table.sites[1]
     keep_U = subject.table.keep_all()
     keep_U[site.first : site.first + 3] = False
-    compensator = registry.create("compensator", Choice(name="least_squares", options={"damping": 1e-9}))
+    compensator = registry.create("compensator", PluginChoice(name="least_squares", options={"damping": 1e-9}))
     weight = subject.output(site).weight.detach().double().numpy()
     rows = _rows(subject, site, ids_NT)
     expected = np.linalg.lstsq(rows[:, 3:], rows @ weight.T, rcond=None)[0].T
@@ -473,7 +473,7 @@ def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
 
 
 def _compensator(registry: Registry, name: str) -> Compensator:
-    compensator = registry.create("compensator", Choice(name=name))
+    compensator = registry.create("compensator", PluginChoice(name=name))
     assert isinstance(compensator, Compensator)
     return compensator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from bonsai_core import (
     BonsaiError,
     Compensator,
+    MeasurementCache,
     Registry,
     Removal,
     Repair,
@@ -27,12 +29,13 @@ from bonsai_core import (
     resume,
     run,
 )
-from bonsai_core.engine import MeasurementCache
-from bonsai_core.engine.job import Job
+from bonsai_core.engine.finish import finish
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, TokensDone, Warned
 from bonsai_core.model.forward.passes import Passes
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import draw_questions, read_rows
 
 RECIPES = [offer.name for offer in Registry().offers("recipe")]
@@ -510,18 +513,20 @@ def test_masking_to_the_end_is_slicing_between_rounds(
     small_run: RunConfig,
     registry: Registry,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     compensator: str,
     emptying: bool,
 ) -> None:
     emptied = {"sparsity": 0.8, "round_fraction": 0.4, "min_units": 0} if emptying else {}
     perplexities = []
     for name, slices in (("sliced", True), ("masked", False)):
-        monkeypatch.setattr(Job, "slices_between_rounds", slices)
         prior = "obs" if compensator == "least_squares" else "wanda"
         both = {"prior": prior, "compensator": compensator, "eval_rounds": True}
         config = settings(small_run, tmp_path / name, **both, **emptied)
-        report = run(config, registry=registry).report
+        job = replace(open_job(config, registry, print), slices_between_rounds=slices)
+        directory = RunDirectory(tmp_path / name)
+        with directory.begin(config, print) as journal:
+            journal.append("run", {**job.identity(), "versions": {}})
+            report = finish(job, Ledger(directory, journal, print))
         perplexities.append([report["rounds"][0]["perplexity"], report["perplexity"]["pruned"]])
     assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)
 

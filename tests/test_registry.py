@@ -14,7 +14,7 @@ from conftest import Listener
 
 from bonsai_core import BonsaiError, Registry
 from bonsai_core.cli.settings import installed
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.events import Warned
 from bonsai_core.registry.registry import KINDS
 
@@ -170,7 +170,7 @@ def test_a_fault_of_a_plugin_registered_by_hand_is_raised_at_once() -> None:
 
 def test_an_option_of_a_wrong_type_is_refused_by_its_full_name(registry: Registry) -> None:
     with pytest.raises(BonsaiError, match=r"estimator.folds of 'ridge': .*integer.*got 'x'"):
-        registry.create("estimator", Choice(name="ridge", options={"folds": "x"}))
+        registry.create("estimator", PluginChoice(name="ridge", options={"folds": "x"}))
 
 
 def test_an_observer_listens_only_while_it_is_asked_to() -> None:

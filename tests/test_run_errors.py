@@ -38,7 +38,7 @@ from bonsai_core import (
     run,
     token_nll,
 )
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent
@@ -161,7 +161,7 @@ def test_messages_repeat_little_of_what_they_are_about(registry: Registry) -> No
             RunConfig.from_mapping(values, "settings")
         assert len(str(caught.value)) < 10_000
     with pytest.raises(BonsaiError) as caught:
-        registry.create("prior", Choice(name="wanda", options={long: nested}))
+        registry.create("prior", PluginChoice(name="wanda", options={long: nested}))
     assert len(str(caught.value)) < 1_000
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bonsai_core import BonsaiError, UnitTable
+from bonsai_core import BonsaiError, Site, UnitTable
 from bonsai_core.selection.chains import removal_order
 from bonsai_core.selection.limits import fractions, minimums, multiples
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import select
 from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
-from bonsai_core.units import Site, UnitKind
+from bonsai_core.units import UnitKind
 
 
 def choose(

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bonsai_core.config import RunConfig
-from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core import BonsaiError, RunConfig
+from bonsai_core.errors import UnknownNameError
 from bonsai_core.sources import (
     Text,
     demo_model_dir,

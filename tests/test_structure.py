@@ -246,6 +246,14 @@ def test_the_guide_lists_what_is_public() -> None:
     assert written >= set(PUBLIC_MODULES)
 
 
+def test_the_guide_lists_the_rooms_from_the_ground_up() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| room | holds |")[1].split("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert {room for row in rows for room in row} == set(LEVEL)
+    levels = [LEVEL[room] for row in rows for room in row]
+    assert levels == sorted(levels)
+
+
 def test_every_hook_is_in_the_contributing_guide() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     specifications = [name for name in vars(hookspecs) if name.startswith("bonsai_")]

@@ -34,7 +34,7 @@ def drops_of(*, drop_fraction: float = 0.2, tied: bool = False, **rules: Any) ->
 
 
 def dropped(request: SampleRequest, drops: WholeDrops, count: int) -> list[set[int]]:
-    """The layers that each of so many sub-models loses, drawn in two lots."""
+    """The layers that each sub-model loses, drawn in two lots."""
     all_U = np.repeat(request.alive_U[None], count, axis=0)
     lots = [drops.dropped_from(all_U[: count // 2], 0), drops.dropped_from(all_U[count // 2 :], count // 2)]
     keep_MU = np.concatenate(lots)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.settings.types import Length, NotNegative, Positive
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ LARGEST_RANK = 16_384
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
-class AdaptConfig(SharedSettings):
+class AdaptConfig(CommonSettings):
     """Everything that decides the result of an adaptation. The field descriptions are the command line's help."""
 
     PATHS = ("model", "dataset", "eval_dataset", "teacher")

@@ -1,11 +1,11 @@
-"""Checkpoints: pruned models on disk, and how transformers gets them back.
+"""Checkpoints: pruned models on disk, and how transformers loads them.
 
-Uniform widths are stock checkpoints. Free widths keep each layer's sizes in config.json, and are loaded by
-classes made from the stock ones: those that `register` makes known, or, without Bonsai, those of the modeling
-file in the checkpoint. What pruning does not change is kept as the parent has it, for readers older than ours.
+Uniform widths are stock checkpoints. Free widths have each layer's sizes in config.json, and are loaded by classes made
+from the stock ones: those that `register` registers, or, without Bonsai, those of the modeling file in the checkpoint.
+What pruning does not change is kept as the parent has it, for older readers.
 """
 
-from bonsai_core.checkpoint.modeling_bonsai import EmptyAttention, EmptyMLP, ragged
+from bonsai_core.checkpoint.modeling_bonsai import EmptyAttention, EmptyMLP
 from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.register import register
 from bonsai_core.checkpoint.save import checkpoint_directory, empty_model, save_checkpoint
@@ -20,7 +20,6 @@ __all__ = [
     "check_uniform",
     "checkpoint_directory",
     "empty_model",
-    "ragged",
     "register",
     "save_checkpoint",
     "save_streamed",

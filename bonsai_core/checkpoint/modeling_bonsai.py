@@ -1,8 +1,8 @@
 """Causal language models whose decoder layers differ in width, built from transformers' own classes.
 
-This file imports torch and transformers only. Bonsai uses it as it is, and a copy of it, with the classes of one model
-family made at its end, lies in every checkpoint of the shapes `free`, so that transformers loads such a checkpoint
-where Bonsai is not installed (`trust_remote_code=True`).
+This file imports torch and transformers only. Bonsai uses it as it is. Every checkpoint of the shapes `free` has a
+copy of it, with the classes of one model family made at its end, so that transformers loads such a checkpoint where
+Bonsai is not installed (`trust_remote_code=True`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST
 FILE_NAME = "modeling_bonsai.py"
 PREFIX = "bonsai_"
 FAMILY_MARK = "# The model family of this checkpoint."
-# What a layer must take from the model's configuration at every call: users change it after the model is built.
-SHARED = ("_attn_implementation_internal", "_experts_implementation_internal")
+# What a layer must read from the model's configuration at every call: users change it after the model is built.
+MODEL_WIDE = ("_attn_implementation_internal", "_experts_implementation_internal")
 
 
 class EmptyAttention(nn.Module):
     """Stands in for an attention sub-layer that lost all its heads.
 
-    Cache lengths are read from one layer, most often the first, so an emptied layer has to go on counting tokens: it
-    writes one head of width 1 to its slot. Without it transformers 5.23 restarts positions at 0 in every step of static
-    caches and manual decode loops, without an error. Attention weights are None, so that `output_attentions` has no
-    entry for this layer.
+    Cache lengths are read from one layer, most often the first, so an emptied layer must go on counting tokens: it
+    writes one head of width 1 to its slot. Otherwise transformers 5.23 silently restarts positions at 0 in every step
+    of static caches and manual decode loops. Attention weights are None: `output_attentions` has no entry for this
+    layer.
 
     Args:
         layer_idx: the layer's slot in the cache.
@@ -92,18 +92,17 @@ class RaggedConfig:
 
     A layer without attention has 0 heads and 0 key/value heads; one without MLP has an intermediate size of 0.
     `bonsai_family` says how the family is built: the names of its layers, of their linears, and of the fields.
-    `added_biases` names the linears of a layer that have a bias which the stock model has not.
+    `added_biases` names the linears of a layer that have a bias unlike in the stock model.
     """
 
     allow_global_per_layer_attribute_access = True
 
     def __getattribute__(self, name: str) -> Any:
-        if name in SHARED:
+        if name in MODEL_WIDE:
             whole = super().__getattribute__("__dict__").get("_model_config")
             if whole is not None:
                 return getattr(whole, name)
-        # transformers 5.23 warns whenever such a field is read. Nothing of these models depends on the dense sizes,
-        # so the warning would only frighten users.
+        # transformers 5.23 warns whenever a dense size is read. Nothing in these models depends on one.
         return transformers.PreTrainedConfig._getattr_without_heterogeneous_validation(self, name)
 
     def validate_architecture(self) -> None:
@@ -122,7 +121,7 @@ class RaggedModel(transformers.PreTrainedModel):  # type: ignore[misc]  # transf
         self.post_init()
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, and this file goes along: what is fine-tuned and saved again still loads anywhere."""
+        """As in transformers, with this file: what is fine-tuned and saved again still loads anywhere."""
         self.save_code(Path(save_directory))
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -148,7 +147,7 @@ class RaggedModel(transformers.PreTrainedModel):  # type: ignore[misc]  # transf
             f"{config_class.__name__}, {cls.__name__} = ragged({stock[0]}, {stock[1]})\n"
         )
 
-    # transformers 5.23 decides the next two by reading the source file of the class; the answer lies in the stock one.
+    # transformers 5.23 decides the next two by reading the source file of the class; the stock one has the answer.
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return bool(cls.stock_class._can_set_attn_implementation())
@@ -202,7 +201,7 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
 
 
 def _shrink(layer: Any, config: Any, index: int) -> None:
-    """Replace the linears of a stock layer by smaller ones, and what has lost all of its units by a stand-in."""
+    """Replace the linears of a stock layer by smaller ones, and a sub-layer without units by a stand-in."""
     sizes, family = config.per_layer_config[index], config.bonsai_family
     attention, mlp = family["attention"], family["mlp"]
     if attention is not None:
@@ -237,7 +236,7 @@ def _shrink(layer: Any, config: Any, index: int) -> None:
     shares = dict.fromkeys([*mlp["inputs"], mlp["output"]], kept)
     output = _shrink_linears(layer, config, mlp["module"], shares, mlp["output"])
     if kept[0] == 0:
-        # Without a module of its own, the output projection's place is taken, and the others do nothing.
+        # Without a module of its own, it takes the output projection's place, and the other linears do nothing.
         for name in () if mlp["module"] else mlp["inputs"]:
             layer.set_submodule(name, nn.Identity())
         layer.set_submodule(mlp["module"] or mlp["output"], EmptyMLP(output.bias))
@@ -250,7 +249,7 @@ def _heads(config: Any, attention: Any) -> tuple[int, int]:
 
 
 def _shrink_experts(layer: Any, experts: Any, count: int, width: int) -> None:
-    """Leave so many experts of such a width in a layer, and as many outputs of its router."""
+    """Leave `count` experts of a width in a layer, and as many outputs of its router."""
     module, router = layer.get_submodule(experts["module"]), layer.get_submodule(experts["router"])
     dense, output = module.intermediate_dim, experts["weights"][-1]
     for holder, names in ((module, experts["weights"]), (router, experts["router_weights"])):
@@ -266,7 +265,7 @@ def _shrink_experts(layer: Any, experts: Any, count: int, width: int) -> None:
 
 
 def _shrink_linears(layer: Any, config: Any, module: str, shares: dict[str, tuple[int, int]], output: str) -> nn.Linear:
-    """Leave so many of so many equal pieces of a site's linears; the new output projection."""
+    """Leave a share, (units, of how many), of each of a site's linears; returns the new output projection."""
     for name, (units, of) in shares.items():
         path = f"{module}.{name}" if module else name
         linear: Any = layer.get_submodule(path)

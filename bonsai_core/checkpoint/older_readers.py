@@ -1,40 +1,34 @@
-"""What transformers 5 writes, in the spellings that version 4, and tools built on it, read."""
+"""What transformers 5 writes, in the spellings that version 4 and tools built on it read."""
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
 ROPE_NAMES = (("rope_theta", "partial_rotary_factor"), ("rotary_emb_base", "rotary_pct"))
-"""What configurations of version 4 call the base and the rotated fraction of a head; GPT-NeoX calls them otherwise."""
+"""Names in version 4 of the base and the rotated fraction of a head; the second pair is GPT-NeoX's."""
 UNSCALED = "default"
 BY_KIND = ("full_attention", "sliding_attention")
 PROBE = 1.0  # added to a base, to see whether a spelling of it is read
 
 
 def with_older_keys(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
-    """A configuration in both spellings, wherever two are known.
-
-    Args:
-        values: config.json, as transformers 5 writes it.
-        config_class: the class that reads it.
-    """
-    older = {
-        alias: values[name] for alias, name in getattr(config_class, "attribute_map", {}).items() if name in values
-    }
+    """A config.json of transformers 5, read by `config_class`, in both spellings wherever there are two."""
+    names = getattr(config_class, "attribute_map", {})
+    older = {alias: values[name] for alias, name in names.items() if name in values}
     if "dtype" in values:
         older["torch_dtype"] = values["dtype"]
     return older | _older_rope(values, config_class) | dict(values)
 
 
 def older_tokenizer(values: Mapping[str, Any], input_names: Sequence[str]) -> dict[str, Any]:
-    """A tokenizer_config.json with what only transformers 5 understands spelled as both versions do.
+    """A tokenizer_config.json with what only transformers 5 understands spelled so that both versions read it.
 
     Args:
-        input_names: what the tokenizer gives; version 4 would add token types to it, which decoders refuse.
+        input_names: the tokenizer's outputs; version 4 would add token types, which decoders refuse.
     """
     renamed = dict(values)
     if renamed.get("tokenizer_class") == "TokenizersBackend":
@@ -50,8 +44,8 @@ def older_tokenizer(values: Mapping[str, Any], input_names: Sequence[str]) -> di
 def _older_rope(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     """`rope_parameters` as version 4 spells them; nothing where no such spelling is known.
 
-    transformers 5 reads the old names too, so it is asked which of them it understands, with another base than the
-    true one: defaults would pass for having been read.
+    transformers 5 reads the old names too, so we try which of them it understands, with a base other than the true
+    one: a default would look as if it had been read.
     """
     rope = values.get("rope_parameters")
     if not rope:
@@ -60,8 +54,7 @@ def _older_rope(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     moved = _moved(rope)
     for names in ROPE_NAMES:
         try:
-            # What reading does to a dictionary, it does in place.
-            spelled = json.loads(json.dumps(rest | _spelled(moved, names, rest)))
+            spelled = copy.deepcopy(rest | _spelled(moved, names, rest))  # reading changes dictionaries in place
             read = config_class.from_dict(spelled).rope_parameters
         except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError):  # a class need not know it
             continue
@@ -89,7 +82,7 @@ def _spelled(rope: Mapping[str, Any], names: tuple[str, str], rest: Mapping[str,
 
 
 def _moved(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with other bases."""
+    """Rotary parameters with other bases."""
     moved: dict[str, Any] = {key: _moved(value) if isinstance(value, dict) else value for key, value in rope.items()}
     if moved.get("rope_theta") is not None:  # transformers 5.14 writes none beside those of two kinds of layer
         moved["rope_theta"] += PROBE
@@ -97,7 +90,5 @@ def _moved(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(rope: Any) -> Any:
-    """Without the old name of the type, which stays where it was read from."""
-    if not isinstance(rope, dict):
-        return rope
-    return {key: _plain(value) for key, value in rope.items() if key != "type"}
+    """Rotary parameters without the old name of the type, which stays in what was read."""
+    return {key: _plain(value) for key, value in rope.items() if key != "type"} if isinstance(rope, dict) else rope

@@ -1,4 +1,4 @@
-"""What a checkpoint takes over from its parent as it is: tokenizer, generation settings, keys of its configuration."""
+"""What a checkpoint has from its parent unchanged: tokenizer, generation settings, keys of its configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VOCABULARIES = (
     "sentencepiece.model",
     "sentencepiece.bpe.model",
 )
-"""Of which a tokenizer has at least one; patterns of names, like the next."""
+"""Patterns of file names, of which a tokenizer has at least one."""
 TOKENIZER_FILES = (
     TOKENIZER,
     *VOCABULARIES,
@@ -43,7 +43,7 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*.jinja",
     "merges.txt",
 )
-"""Those of the tokenizer's own class come on top."""
+"""Patterns of file names; those of the tokenizer's own class are added."""
 OF_THE_CHECKPOINT = {
     "model_type",
     "architectures",
@@ -62,8 +62,7 @@ class ParentFiles:
     """The files of a parent that do not change when it is pruned or trained.
 
     Attributes:
-        directory: where they are.
-        names: the tokenizer's, and generation_config.json if there is one, relative to it.
+        names: the tokenizer's, and generation_config.json if there is one, relative to the directory.
         own: its config.json.
         read: what transformers made of that.
     """
@@ -75,31 +74,23 @@ class ParentFiles:
 
     @classmethod
     def find(cls, directory: Path, config: Any, tokenizer: Any) -> ParentFiles:
-        """Those of a directory.
-
-        Args:
-            config: what transformers read from its config.json, as it was read.
-            tokenizer: what it loaded.
+        """Those of a directory, with the unchanged configuration and the tokenizer that transformers loaded from it.
 
         Raises:
-            BonsaiError: one of them is a link to something that is not such a file.
+            BonsaiError: one of them is a link to a file by another name.
         """
         patterns = [*tokenizer_patterns(tokenizer), GENERATION]
-        found = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
-        for file in found:
+        files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
+        for file in files:
             _check_link(file)
         own = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        return cls(directory, tuple(file.relative_to(directory).as_posix() for file in found), own, config.to_dict())
+        return cls(directory, tuple(file.relative_to(directory).as_posix() for file in files), own, config.to_dict())
 
     def complete(self, checkpoint: Path, config: Any, tokenizer: Any) -> None:
         """Give a checkpoint that transformers has written the parent's files and its configuration's keys.
 
-        Files are the same bytes, but for a tokenizer_config.json that older readers would not understand, or that
-        stands for another tokenizer beside the checkpoint's configuration.
-
-        Args:
-            config: the checkpoint's configuration.
-            tokenizer: the one in use.
+        Files are the same bytes, except a tokenizer_config.json that older readers would not understand, or that
+        means another tokenizer beside the checkpoint's configuration. `tokenizer` is the one in use.
         """
         written = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
         _write(checkpoint / CONFIG, dict(sorted(self._merged(written, config).items())))
@@ -130,11 +121,7 @@ def tokenizer_patterns(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _check_link(file: Path) -> None:
-    """Refuse a link to a file by another name, which may be anything, except in a hub's cache, which is made of such.
-
-    Raises:
-        BonsaiError: it is one.
-    """
+    """Refuse links to files by other names, which may be anything, except in a hub's cache, which consists of them."""
     target = file.resolve()
     cache = file.parent.resolve()
     blobs = [folder.parent / "blobs" for folder in cache.parents if folder.name == "snapshots"]
@@ -145,7 +132,7 @@ def _check_link(file: Path) -> None:
 
 
 def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
-    """Make sure that the tokenizer's files stand for the tokenizer in use, in every reader."""
+    """Make sure that every reader makes the tokenizer in use of the checkpoint's files."""
     from transformers import AutoTokenizer
 
     file = checkpoint / TOKENIZER
@@ -159,8 +146,8 @@ def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
             chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise BonsaiError(
-                f"The tokenizer's files that were found by their names are not all that it needs, so the checkpoint "
-                f"was not written: {error}"
+                f"The tokenizer needs other files than those with known names, so the checkpoint was not written: "
+                f"{error}"
             ) from error
         if chosen.__name__ != type(tokenizer).__name__:
             declared = settled | {"tokenizer_class": type(tokenizer).__name__}

@@ -1,4 +1,4 @@
-"""Teaches transformers the free-shape checkpoints, so that they load without remote code."""
+"""Registers free-shape checkpoints with transformers, so that they load without remote code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bonsai_core.errors import UnknownNameError
 def register(model_types: Iterable[str]) -> None:
     """Register the ragged classes of stock model types with transformers' auto classes; doing it again does nothing.
 
-    Registered classes go before a checkpoint's modeling file, also where `trust_remote_code=True` is passed
-    (transformers 5.23), and nobody is asked.
+    Registered classes override a checkpoint's modeling file without a question, also with `trust_remote_code=True`
+    (transformers 5.23).
 
     Args:
         model_types: stock `model_type` values, such as ``llama``.

@@ -1,4 +1,4 @@
-"""Writes a pruned model as a checkpoint that loads again: as a whole, or not at all."""
+"""Writes a pruned model as a checkpoint that loads again: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -41,18 +41,17 @@ def save_checkpoint(
 
     Args:
         model: a transformers causal LM whose linears are sliced; emptied sub-layers are `EmptyAttention` and
-            `EmptyMLP`, or MLPs of width 0. Its configuration still holds the dense sizes.
+            `EmptyMLP`, or MLPs of width 0. Its configuration still has the dense sizes.
         tokenizer: saved beside it; None saves none.
         directory: made, or replaced as a whole where it exists.
-        family: how the model is built.
         per_layer: the true sizes of every layer, under the names of the configuration's fields.
         shapes: ``uniform`` writes a stock checkpoint; ``free`` one with its own modeling file.
         provenance: written to bonsai.json; values that JSON knows.
-        added_biases: linears of every layer, by their names in it, that have got a bias which stock models lack.
-        parent: what the checkpoint takes over; None writes all of it anew.
+        added_biases: linears of every layer, by their names in it, with a bias that stock models lack.
+        parent: what the checkpoint has from it unchanged; None writes all anew.
 
     Returns:
-        How many parameters the saved model has.
+        The number of the saved model's parameters.
 
     Raises:
         BonsaiError: `shapes` is ``uniform`` and the sizes differ between layers or no stock model has them, or
@@ -62,7 +61,7 @@ def save_checkpoint(
     small = empty_model(
         model.config, stock_class(type(model)), family, per_layer, shapes, added_biases, model.generation_config
     )
-    # Linears of width 0 hold nothing; what is loaded has no module for them.
+    # The loaded model has no modules for linears of width 0.
     weights = {name: weight for name, weight in model.state_dict().items() if weight.numel()}
     try:
         small.load_state_dict(weights, assign=True)
@@ -83,13 +82,14 @@ def empty_model(
     added_biases: Sequence[str],
     generation_config: Any,
 ) -> Any:
-    """What loading a checkpoint will build, without memory; arguments as for `save_checkpoint`.
+    """The model that loading a checkpoint will build, on the meta device; arguments as for `save_checkpoint`.
 
     Args:
         config: of the dense model, but with the number of layers that are left.
-        model_class: its class in transformers.
     """
-    values = _values(config)
+    values = config.to_dict()
+    for name in ("model_type", "architectures", "auto_map", "per_layer_config", "bonsai_family", "quantization_config"):
+        values.pop(name, None)  # they belong to the class, or to an earlier checkpoint
     if len(per_layer) != config.num_hidden_layers:
         raise ValueError(f"per_layer has {len(per_layer)} layers, the model {config.num_hidden_layers}.")
     config_class = stock_class(type(config))
@@ -124,9 +124,9 @@ def empty_model(
 def checkpoint_directory(
     directory: Path, model: Any, tokenizer: Any, provenance: Mapping[str, object], parent: ParentFiles | None
 ) -> Iterator[Path]:
-    """Where to write a model, which becomes a checkpoint when the block ends well; arguments as for `save_checkpoint`.
+    """Where to write a model, which becomes a checkpoint when the block succeeds; arguments as for `save_checkpoint`.
 
-    Tokenizer and provenance are added, and what the model has from its parent.
+    Tokenizer, provenance and the parent's files are added.
     """
     metadata = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with whole_folder(directory) as partial:
@@ -138,19 +138,4 @@ def checkpoint_directory(
         provenance_path = partial / PROVENANCE_NAME
         provenance_path.write_text(metadata, encoding="utf-8")
         for file in filter(Path.is_file, partial.rglob("*")):
-            shutil.copymode(provenance_path, file)  # safetensors (0.8) lets nobody else read its files
-
-
-def _values(config: Any) -> dict[str, Any]:
-    """The dense configuration's fields, without what belongs to the class or to an earlier checkpoint."""
-    values: dict[str, Any] = config.to_dict()
-    for name in (
-        "model_type",
-        "architectures",
-        "auto_map",
-        "per_layer_config",
-        "bonsai_family",
-        "quantization_config",
-    ):
-        values.pop(name, None)
-    return values
+            shutil.copymode(provenance_path, file)  # safetensors (0.8) makes its files unreadable for others

@@ -35,7 +35,7 @@ def save_streamed(
         model: as `empty_model` makes it.
         tokenizer, directory, provenance, parent: as for `save_checkpoint`.
         tensor_of: the tensor of a name in the model; None where there is none.
-        shard_bytes: maximum size of a file, unless one tensor is larger.
+        shard_bytes: maximum size of a file, unless a single tensor is larger.
 
     Raises:
         BonsaiError: a tensor is missing, or does not have the model's shape.
@@ -60,7 +60,7 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
             if shard and size + tensor.nbytes > shard_bytes:
                 shards.append(_write(shard, directory, len(shards)))
                 shard, size = {}, 0
-            # A part of another tensor would keep all of it in memory.
+            # A view would keep the whole tensor in memory.
             part = tensor.untyped_storage().nbytes() > tensor.nbytes
             shard[name] = tensor.clone(memory_format=torch.contiguous_format) if part else tensor.contiguous()
             weight_map[name] = len(shards)
@@ -75,8 +75,8 @@ def _write_model(model: Any, directory: Path, tensor_of: Callable[[str], Tensor 
 
 def _checked(name: str, tensor: Tensor | None, shape: torch.Size) -> Tensor:
     if tensor is None or tensor.shape != shape:
-        found = "nothing" if tensor is None else f"{tuple(tensor.shape)}"
-        raise BonsaiError(f"The parent's files have {found} for {name}, which is {tuple(shape)} here.")
+        stored = "nothing" if tensor is None else f"{tuple(tensor.shape)}"
+        raise BonsaiError(f"The parent's files have {stored} for {name}, which is {tuple(shape)} here.")
     return tensor
 
 
@@ -87,15 +87,13 @@ def _write(shard: dict[str, Tensor], directory: Path, number: int) -> Path:
 
 
 def _name(shards: list[Path], weight_map: dict[str, int], total: int, directory: Path) -> None:
-    """Give the shards the names that transformers looks for, and write their index if there are several."""
+    """Rename the shards as transformers expects, and write their index if there are several."""
     if len(shards) == 1:
         shards[0].replace(directory / FILE_NAME)
         return
     names = [f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
     for shard, name in zip(shards, names, strict=True):
         shard.replace(directory / name)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": {name: names[number] for name, number in weight_map.items()},
-    }
+    files = {name: names[number] for name, number in weight_map.items()}
+    index = {"metadata": {"total_size": total}, "weight_map": files}
     (directory / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

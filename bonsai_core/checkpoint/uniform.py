@@ -18,7 +18,7 @@ def stock_class(ragged_or_stock: Any) -> Any:
 
 
 def under_own_names(config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes under the names that the configuration writes, where it knows a field by two."""
+    """Sizes under the names that the configuration writes, where a field has two."""
     names = getattr(config, "attribute_map", {})
     return {names.get(name, name): size for name, size in sizes.items()}
 
@@ -33,12 +33,7 @@ def set_head_dim(values: dict[str, Any], config: Any, config_class: Any) -> None
 
 
 def check_uniform(config: Any, sizes: Mapping[str, int], family: Family) -> None:
-    """Check that the stock configuration class takes these sizes in every layer.
-
-    Args:
-        config: the dense model's configuration.
-        sizes: the new values of its fields, all or some of them.
-        family: how the model is built.
+    """Check that the stock class accepts sizes in every layer: new values of some of the dense configuration's fields.
 
     Raises:
         BonsaiError: it refuses; the message lists the head counts that it accepts.
@@ -54,7 +49,7 @@ def check_uniform(config: Any, sizes: Mapping[str, int], family: Family) -> None
 
 
 def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | None:
-    """Why the stock class refuses, or None where it accepts."""
+    """Why the stock class refuses, or None if it accepts."""
     values = config.to_dict()
     values.pop("per_layer_config", None)
     set_head_dim(values, config, stock_class(type(config)))
@@ -65,7 +60,7 @@ def _refusal(config: Any, sizes: Mapping[str, int], family: Family) -> str | Non
     if attention is not None and attention.divides_hidden_size:
         heads = getattr(config, attention.heads_field)
         if sizes.get(attention.heads_field, heads) != heads:
-            return "the size of a head is hidden size / heads there, which would change it."
+            return "its head size is always hidden size / heads, which would change."
     try:
         stock_class(type(config)).from_dict(values | under_own_names(config, sizes))
     except (StrictDataclassError, ValueError) as error:
@@ -77,10 +72,9 @@ def _allowed_heads(config: Any, family: Family) -> str:
     attention = family.attention
     if attention is None:
         return ""
-    every = {groups: attention.sizes(config, groups) for groups in range(1, attention.groups(config) + 1)}
-    allowed = [
-        f"{sizes[attention.heads_field]} ({groups})"
-        for groups, sizes in every.items()
-        if _refusal(config, sizes, family) is None
-    ]
+    allowed = []
+    for groups in range(1, attention.groups(config) + 1):
+        sizes = attention.sizes(config, groups)
+        if _refusal(config, sizes, family) is None:
+            allowed.append(f"{sizes[attention.heads_field]} ({groups})")
     return f"Of whole KV groups it accepts these numbers of heads (and KV heads): {', '.join(allowed)}."

@@ -12,8 +12,8 @@ INDEX_NAME = "model.safetensors.index.json"
 def weight_bytes(directory: Path) -> int:
     """Size of the weight files that transformers loads from a directory: one, or those that the index names.
 
-    Other weights may be beside them, such as Mistral's `consolidated.safetensors`. What is missing counts nothing, and
-    so do all where the index cannot be read.
+    Other weights may be beside them, such as Mistral's `consolidated.safetensors`. Missing files count 0, and so do all
+    if the index cannot be read.
     """
     try:
         names = {FILE_NAME} if (directory / FILE_NAME).is_file() else {*read_index(directory / INDEX_NAME).values()}
@@ -29,14 +29,14 @@ def has_weights(directory: Path) -> bool:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """The file of every tensor by its name on disk, as an index says; it may name anything.
+    """The file of every tensor by its name on disk, as an index says, unchecked.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is not an index.
     """
-    found = json.loads(index.read_text(encoding="utf-8"))
-    named = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+    contents = json.loads(index.read_text(encoding="utf-8"))
+    files = contents.get("weight_map") if isinstance(contents, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise ValueError(f"{index.name} has no weight_map from names of tensors to names of files")
-    return named
+    return files

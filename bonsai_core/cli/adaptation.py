@@ -4,44 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.printing import name, plain
+from bonsai_core.cli.printing import name, number_table, plain, ratio
 from bonsai_core.cli.tables import BLOCKS, times, verified
 
 
 def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
-    return Group(_before_and_after(report), _losses(report), _cost(report), verified(report), _next_steps(directory))
+    next_steps = plain(
+        f"checkpoint {directory / 'model'}; report {directory / 'report.json'}; curve {directory / 'curve.svg'}\n"
+        f"beside the dense model: bonsai eval {directory}",
+        lines=True,
+    )
+    return Group(_before_and_after(report), _losses(report), _cost(report), verified(report), next_steps)
 
 
 def _before_and_after(report: Mapping[str, Any]) -> Table:
     names, values = ["pruned", "adapted"], [report["perplexity"]["before"], report["perplexity"]["after"]]
     if report["perplexity"]["teacher"] is not None:
         names, values = ["teacher", *names], [report["perplexity"]["teacher"], *values]
-    table = Table("", *names, "change", box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table("", *names, "change")
     text = report["evaluation"]
     shown = ["not finite" if value is None else f"{value:.2f}" for value in values]
-    before, after = values[-2:]
-    change = f"x {after / before:.2f}" if before and after is not None else ""
     what = f"perplexity ({text['name']}, {text['windows']} x {text['sequence_length']:,} tokens)"
-    table.add_row(name(what), *shown, change)
+    table.add_row(name(what), *shown, ratio(*values[-2:]))
     return table
 
 
 def _losses(report: Mapping[str, Any]) -> RenderableType:
-    """The loss over the steps, and what it is made of at the ends."""
+    """The loss over the steps, and its parts at the start and the end."""
     rows = report["losses"]
     size = max(1, len(rows) // 40)
-    means = [
-        sum(row["loss"] for row in rows[i : i + size]) / len(rows[i : i + size]) for i in range(0, len(rows), size)
-    ]
+    means = [fmean(row["loss"] for row in rows[i : i + size]) for i in range(0, len(rows), size)]
     low, high = min(means), max(means)
     heights = [(mean - low) / (high - low or 1) for mean in means]
     bars = "".join(BLOCKS[1 + round(height * (len(BLOCKS) - 2))] for height in heights)
@@ -57,12 +57,4 @@ def _cost(report: Mapping[str, Any]) -> Text:
         f"{report['steps']:,} steps, {report['tokens']:,} tokens ({report['epochs']:.1f} epochs); "
         f"{trained:,} numbers trained for {parameters:,} parameters\n"
         f"{times(report['seconds'])}; peak memory {report['memory']['peak_bytes'] / 1e6:,.0f} MB"
-    )
-
-
-def _next_steps(directory: Path) -> Text:
-    return plain(
-        f"checkpoint {directory / 'model'}; report {directory / 'report.json'}; curve {directory / 'curve.svg'}\n"
-        f"beside the dense model: bonsai eval {directory}",
-        lines=True,
     )

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -19,12 +19,14 @@ from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.cli.streams import write_anything
+from bonsai_core.config import RunConfig
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.events import Event, Warned
 from bonsai_core.registry.registry import KINDS
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
@@ -36,14 +38,15 @@ def cli() -> None:
     """Make language models smaller and faster by structured pruning, with forward passes only."""
 
 
+def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
+    """The option for a recipe of a run or (``adaptation``) of an adaptation."""
+    help_ = f"Recipe with any of these settings: a YAML file, or a name that `bonsai plugins {kind}` lists."
+    complete = complete_recipes(kind)
+    return click.option("--config", metavar="RECIPE", envvar=envvar, shell_complete=complete, help=help_)
+
+
 @cli.command(cls=SettingsCommand)
-@click.option(
-    "--config",
-    metavar="RECIPE",
-    envvar="BONSAI_CONFIG",
-    shell_complete=complete_recipes("recipe"),
-    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins recipe` lists.",
-)
+@recipe_option("recipe", "BONSAI_CONFIG")
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
 def run(config: str | None, dry_run: bool, **values: Any) -> None:
     """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
@@ -51,18 +54,12 @@ def run(config: str | None, dry_run: bool, **values: Any) -> None:
     if dry_run:
         _show_dry_run(configuration)
     else:
-        _watch(lambda: _engine().run(configuration, registry=installed()))
+        _watch(lambda: bonsai_core.run(configuration, registry=installed()))
 
 
 @cli.command(cls=SettingsCommand, schema=AdaptConfig)
 @click.argument("model")
-@click.option(
-    "--config",
-    metavar="RECIPE",
-    envvar="BONSAI_ADAPT_CONFIG",
-    shell_complete=complete_recipes("adaptation"),
-    help="Recipe with any of these settings: a YAML file, or a name that `bonsai plugins adaptation` lists.",
-)
+@recipe_option("adaptation", "BONSAI_ADAPT_CONFIG")
 def adapt(config: str | None, **values: Any) -> None:
     """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
 
@@ -70,7 +67,7 @@ def adapt(config: str | None, **values: Any) -> None:
     recipe, then BONSAI_ADAPT_* variables, then options.
     """
     configuration = adapt_settings(values, config)
-    _watch(lambda: _adaptation().adapt(configuration, registry=installed()))
+    _watch(lambda: bonsai_core.adapt(configuration, registry=installed()))
 
 
 @cli.command()
@@ -78,14 +75,14 @@ def adapt(config: str | None, **values: Any) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def resume(run: Path, trust_remote_code: bool) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
-    _watch(lambda: _engine().resume(run, trust_remote_code=trust_remote_code, registry=installed()))
+    _watch(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()))
 
 
 @cli.command()
 @click.argument("run", type=PathName())
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
 def report(run: Path, as_json: bool) -> None:
-    """Show what a RUN, or an adaptation, found."""
+    """Show the report of a RUN, or of an adaptation."""
     from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
@@ -93,13 +90,13 @@ def report(run: Path, as_json: bool) -> None:
 
     kind, view = (AdaptDirectory, adapt_view) if is_adaptation(run) else (RunDirectory, report_view)
     try:
-        found = kind.open(run).read_report()
+        contents = kind.open(run).read_report()
     except FileNotFoundError:
         raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}") from None
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(contents, indent=2))
     else:
-        Console().print(view(found, run))
+        Console().print(view(contents, run))
 
 
 @cli.command()
@@ -128,7 +125,7 @@ def families(markdown: bool) -> None:
 
 @cli.command(cls=SettingsCommand, fields=UNITS_FIELDS)
 def units(**values: Any) -> None:
-    """List what can be removed from a model, and what each piece weighs."""
+    """List what can be removed from a model, and how many parameters each unit has."""
     from bonsai_core.cli.tables import unit_view
     from bonsai_core.model.loading.parent import load_unit_table
 
@@ -152,11 +149,11 @@ def evaluate(as_json: bool, **values: Any) -> None:
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
-    found = evaluate_with_progress(configuration, installed())
+    results = evaluate_with_progress(configuration, installed())
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(results, indent=2))
     else:
-        Console().print(evaluation_view(found))
+        Console().print(evaluation_view(results))
 
 
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
@@ -167,20 +164,18 @@ def evaluate(as_json: bool, **values: Any) -> None:
 def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
     """Run a grid of settings with seeds, as FILE (YAML) says, then write a table and plots.
 
-    Settings given here go before those of the file's `base`. The same command again does what is missing.
+    Settings given here override those of the file's `base`. The same command again does what is missing.
     """
     _quiet()
     from bonsai_core.cli.sweep import show_sweep, sweep_and_report
 
     given = {name: value for name, value in values.items() if value is not None}
-    if dry_run:
-        show_sweep(file, out, seeds, given, installed())
-        return
-    sweep_and_report(file, out, seeds, given, installed())
+    command = show_sweep if dry_run else sweep_and_report
+    command(file, out, seeds, given, installed())
 
 
 def main() -> None:
-    """Entry point of the installed command: errors the user can mend come without a traceback."""
+    """Entry point of the installed command: errors that the user can fix come without a traceback."""
     write_anything()
     try:
         cli(standalone_mode=False)
@@ -189,12 +184,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
-    except PermissionError as error:  # of a folder that may not be looked into, wherever it is met
+    except PermissionError as error:  # anything may meet a folder that must not be read
         what = error.filename or "What was named"
-        _fail(f"{what} cannot be used: {error.strerror or error}. Mend its permissions, or name another.")
+        _fail(f"{what} cannot be used: {error.strerror or error}. Change its permissions, or name another.")
     except BonsaiError as error:
         _fail(str(error))
-    except Exception:  # a fault of ours, told in full; but some of its words may come from a stranger's files
+    except Exception:  # a fault of ours, shown in full; but some of its words may come from a stranger's files
         sys.stderr.write(visible(traceback.format_exc(), lines=True))
         _fail("This is a fault in Bonsai; please report it with what is above. What was measured so far is kept.")
 
@@ -204,22 +199,8 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _engine() -> Any:
-    _quiet()
-    from bonsai_core import engine
-
-    return engine
-
-
-def _adaptation() -> Any:
-    _quiet()
-    from bonsai_core.adaptation import lifecycle
-
-    return lifecycle
-
-
 def _quiet() -> None:
-    """One progress display is enough: bars and notices of libraries stay out of the terminal."""
+    """Keep the bars and notices of libraries out of the terminal: one progress display is enough."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
     from transformers.utils import logging as of_transformers
 
@@ -230,8 +211,8 @@ def _quiet() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _watch(work: Callable[[], Any]) -> None:
-    """Run with live progress, then show the report; on Ctrl-C say how to go on."""
+def _watch(job: Callable[[], Any]) -> None:
+    """Run with live progress, then show the report; on Ctrl-C say how to continue."""
     from bonsai_core.adaptation.directory import is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
@@ -242,7 +223,8 @@ def _watch(work: Callable[[], Any]) -> None:
     observer = ProgressObserver(console)
     try:
         with installed().observed_by(observer, "the progress display"), observer:
-            result = work()
+            _quiet()
+            result = job()
     except KeyboardInterrupt:
         if observer.directory is not None:
             message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
@@ -257,30 +239,29 @@ def _watch(work: Callable[[], Any]) -> None:
         console.print(adapt_view(result.adapted.report, result.adapted.directory))
 
 
-def _show_dry_run(configuration: Any) -> None:
+def _show_dry_run(configuration: RunConfig) -> None:
     from bonsai_core.cli.tables import unit_view
 
-    console = Console()
-    with installed().observed_by(_WarningsAlone(), "the dry run"):
-        found = _engine().dry_run(configuration, registry=installed())
-    table = found.table
+    _quiet()
+    console = Console(highlight=False)
+    with installed().observed_by(_PrintWarnings(), "the dry run"):
+        forecast = bonsai_core.dry_run(configuration, registry=installed())
+    table, adaptation = forecast.table, forecast.adaptation
     console.print(unit_view(table))
     console.print(
         f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
-        f"({configuration.sparsity * table.decoder_params:,.0f}) in {found.num_rounds} rounds; "
-        f"{found.forward_tokens:,} forward tokens, about {duration(found.seconds)} here.",
-        highlight=False,
+        f"({configuration.sparsity * table.decoder_params:,.0f}) in {forecast.num_rounds} rounds; "
+        f"{forecast.forward_tokens:,} forward tokens, about {duration(forecast.seconds)} here."
     )
-    if found.adaptation is not None:
+    if adaptation is not None:
         console.print(
-            f"Would then adapt it ({found.adaptation.method}) in {found.adaptation.steps:,} steps on "
-            f"{found.adaptation.tokens:,} tokens, about {duration(found.adaptation.seconds)} here.",
-            highlight=False,
+            f"Would then adapt it ({adaptation.method}) in {adaptation.steps:,} steps on "
+            f"{adaptation.tokens:,} tokens, about {duration(adaptation.seconds)} here."
         )
     console.print("Nothing was written.")
 
 
-class _WarningsAlone:
+class _PrintWarnings:
     @bonsai_core.hookimpl
     def bonsai_observe(self, event: Event) -> None:
         if isinstance(event, Warned):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.display.printable import visible
@@ -19,6 +20,19 @@ def plain(text: object, *, lines: bool = False) -> Text:
 def name(text: object) -> Text:
     """A name for a cell of a table, of bounded length."""
     return Text(visible(text, most=LONGEST_NAME))
+
+
+def number_table(*headings: str | Text) -> Table:
+    """An empty table with names in the first column and numbers in the others."""
+    table = Table(box=None, header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    return table
+
+
+def ratio(before: float | None, after: float | None) -> str:
+    """How many times a number is what it was; empty where one of them is not finite."""
+    return f"x {after / before:.2f}" if before and after is not None else ""
 
 
 def print_note(console: Console, text: str) -> None:

@@ -19,6 +19,7 @@ from bonsai_core.events import (
     Event,
     RoundFinished,
     RunStarted,
+    Stage,
     StageStarted,
     StepDone,
     SubmodelMeasured,
@@ -35,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A display for bars that tell by their field `left` how much time is left."""
+    """A display for bars whose field `left` says how much time is left."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -46,16 +47,12 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-UNCOUNTED = ("harness", "memory", "latency", "verify")
-"""Stages whose work is not counted in tokens."""
+UNCOUNTED = (Stage.HARNESS, Stage.MEMORY, Stage.LATENCY, Stage.VERIFY)
+"""Stages whose progress is not counted in tokens."""
 
 
 class RunBar:
-    """The bar of one run over its forward tokens: what it is doing, and how much time is left.
-
-    Args:
-        display: what it is a line of.
-    """
+    """A display's bar for one run over its forward tokens: what it is doing, and how much time is left."""
 
     def __init__(self, display: Progress) -> None:
         self.rounds = 0
@@ -93,7 +90,7 @@ class RunBar:
                 )
 
     def remove(self) -> None:
-        """Take the line away."""
+        """Remove the bar from the display."""
         self._display.remove_task(self._task)
 
     def _begin(self, forward_tokens: int) -> None:
@@ -102,7 +99,7 @@ class RunBar:
         self._display.update(self._task, completed=0, total=forward_tokens, left="")
 
     def _pause(self, uncounted: bool) -> None:
-        """Work that is not counted in tokens has no end that is known, and its time says nothing of the rest."""
+        """A stage that is not counted in tokens has no known end, and its time says nothing about the other stages."""
         now = time.monotonic()
         if self._paused_at is not None:
             self._start += now - self._paused_at
@@ -128,7 +125,7 @@ class ProgressObserver:
 
     Attributes:
         directory: the run directory, once the run has started.
-        safe: what is not lost when the user stops it.
+        safe: a sentence: what is not lost when the user stops it.
     """
 
     def __init__(self, console: Console) -> None:

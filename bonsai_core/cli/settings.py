@@ -1,11 +1,12 @@
 """Options of `bonsai run`: the fields of RunConfig, then the fields of the chosen plugins, all validated by pydantic.
 
-Parsing has two phases, because which options exist depends on which plugins are chosen: first the plugin names are
-looked up in the arguments, the environment and the recipe; then each chosen plugin's fields are added.
+Parsing has two phases, because the chosen plugins decide which options exist: first their names are looked up in the
+arguments, the environment and the recipe; then each chosen plugin's fields are added.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,32 +15,25 @@ from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.config import Choice, RunConfig
-from bonsai_core.contracts import Component
+from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
-from bonsai_core.settings.shared import SharedSettings
 from bonsai_core.settings.strict_yaml import parse
 
-ENVIRONMENT: dict[type[SharedSettings], str] = {
-    RunConfig: "BONSAI_",
-    AdaptConfig: "BONSAI_ADAPT_",
-    EvalConfig: "BONSAI_",
-}
 ALIASES = {"method": ("recover",)}
 
 
 @cache
 def installed() -> Registry:
-    """The installed plugins, looked for once per process."""
+    """The installed plugins, loaded once per process."""
     return Registry()
 
 
@@ -47,16 +41,12 @@ class SettingsCommand(click.RichCommand):
     """A command with an option per setting and per option of the chosen plugins.
 
     Args:
-        fields: names of the configuration's fields to offer; None: all that are no arguments of the command.
+        fields: names of the configuration's fields to offer; None: all but the command's arguments.
         schema: the configuration.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        fields: Sequence[str] | None = None,
-        schema: type[SharedSettings] = RunConfig,
-        **kwargs: Any,
+        self, *args: Any, fields: Sequence[str] | None = None, schema: type[CommonSettings] = RunConfig, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
@@ -92,14 +82,16 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     """
     given = {name: value for name, value in values.items() if value is not None}
     merged = recipe_settings(recipe, installed()) if recipe is not None else {}
-    options = {name: value for name, value in given.items() if "__" in name}
-    merged.update(
-        {name: value for name, value in given.items() if "__" not in name and not _same_plugin(merged, name, value)}
-    )
-    for name, text in options.items():
-        kind, option = name.split("__", 1)
-        chosen = _choice(kind, merged)
-        merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
+    for name, value in given.items():
+        # A plugin that the recipe chose already keeps its options.
+        same = name in COMPONENTS and name in merged and _choice(name, merged).name == value
+        if "__" not in name and not same:
+            merged[name] = value
+    for name, text in given.items():
+        if "__" in name:
+            kind, option = name.split("__", 1)
+            chosen = _choice(kind, merged)
+            merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
     return RunConfig.from_mapping(merged, "settings")
 
 
@@ -114,19 +106,10 @@ def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
     return AdaptConfig.from_mapping({**merged, **given}, "settings")
 
 
-def _same_plugin(merged: dict[str, Any], name: str, value: Any) -> bool:
-    """Whether the recipe already chose this plugin, so that its options there stay."""
-    return name in COMPONENTS and name in merged and _choice(name, merged).name == value
-
-
-def _choice(kind: str, values: dict[str, Any]) -> Choice:
-    """The plugin that a recipe chooses, or the default.
-
-    Raises:
-        BonsaiError: what stands there names no plugin.
-    """
+def _choice(kind: str, values: dict[str, Any]) -> PluginChoice:
+    """The plugin that a recipe chooses, or the default."""
     try:
-        return Choice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
+        return PluginChoice.model_validate(values.get(kind, RunConfig.model_fields[kind].default))
     except ValidationError:
         raise BonsaiError(
             f"{kind}: {shown(values[kind])} chooses no plugin. Write a name, or name and options: "
@@ -134,7 +117,7 @@ def _choice(kind: str, values: dict[str, Any]) -> Choice:
         ) from None
 
 
-def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
+def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
     field = installed().component_class(kind, chosen.name).model_fields[option]
     try:
         return text if field.annotation is str else parse(text)
@@ -144,17 +127,18 @@ def _parsed(chosen: Choice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _field_option(name: str, schema: type[SharedSettings]) -> click.RichOption:
+def _field_option(name: str, schema: type[CommonSettings]) -> click.RichOption:
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool
+    prefix = "BONSAI_ADAPT_" if schema is AdaptConfig else "BONSAI_"
     return click.RichOption(
         [*(f"{flag}/--no-{flag[2:]}" if is_flag else flag for flag in flags), name],
         default=None,
-        envvar=f"{ENVIRONMENT[schema]}{name.upper()}",
+        envvar=f"{prefix}{name.upper()}",
         metavar=None if is_flag else _metavar(name, field),
         help=_help(field),
-        shell_complete=_complete_names if name in KINDS else None,
+        shell_complete=(lambda context, parameter, start: _offered(name, start)) if name in KINDS else None,
         panel="Plugins" if name in KINDS else "Settings",
     )
 
@@ -173,42 +157,40 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
             continue  # reported by the engine, with what is available
         item = offers[name]
         assert isinstance(item, type)
-        options += [_plugin_option(kind, item, option) for option in item.model_fields]
+        options += [
+            click.RichOption(
+                [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
+                default=None,
+                envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
+                metavar=_metavar(option, field),
+                help=_help(field),
+                panel=f"Options of the {kind} {name}",
+            )
+            for option, field in item.model_fields.items()
+        ]
     return options
-
-
-def _plugin_option(kind: str, item: type[Component], option: str) -> click.RichOption:
-    field = item.model_fields[option]
-    return click.RichOption(
-        [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
-        default=None,
-        envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
-        metavar=_metavar(option, field),
-        help=_help(field),
-        panel=f"Options of the {kind} {item.name}",
-    )
 
 
 def _value_of(name: str, args: list[str]) -> str | None:
     """The value that arguments or environment give an option, before real parsing."""
-    found = os.environ.get(f"BONSAI_{name.upper()}")
+    value = os.environ.get(f"BONSAI_{name.upper()}")
     flag = f"--{name}"
-    for position, word in enumerate(args):
+    for word, after in itertools.zip_longest(args, args[1:]):
         if word.startswith(flag + "="):
-            found = word.split("=", 1)[1]
-        elif word == flag and position + 1 < len(args):
-            found = args[position + 1]
-    return found
+            value = word.split("=", 1)[1]
+        elif word == flag and after is not None:
+            value = after
+    return value
 
 
 def _help(field: FieldInfo) -> str:
     default = field.default
     if default in (None, (), PydanticUndefined):
         return field.description or ""
-    shown = default.name if isinstance(default, BaseModel) and isinstance(default, Choice) else default
-    if isinstance(shown, tuple):
-        shown = ",".join(map(str, shown))
-    return f"{field.description or ''} [default: {shown}]".strip()
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    words = default.name if isinstance(default, PluginChoice) else default
+    return f"{field.description or ''} [default: {words}]".strip()
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
@@ -225,18 +207,10 @@ def _metavar(name: str, field: FieldInfo) -> str:
     return {int: "N", float: "X"}.get(annotation, "TEXT") if isinstance(annotation, type) else "VALUE"
 
 
-def _complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return _offered(parameter.name or "", incomplete)
-
-
 def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Named recipes of a kind, then files."""
-    return lambda context, parameter, incomplete: [
-        *_offered(kind, incomplete),
-        CompletionItem(incomplete, type="file"),
-    ]
+    return lambda context, parameter, start: [*_offered(kind, start), CompletionItem(start, type="file")]
 
 
-def _offered(kind: str, incomplete: str) -> list[CompletionItem]:
-    offers = installed().offers(kind)
-    return [CompletionItem(o.name, help=o.summary) for o in offers if o.name.startswith(incomplete)]
+def _offered(kind: str, start: str) -> list[CompletionItem]:
+    return [CompletionItem(o.name, help=o.summary) for o in installed().offers(kind) if o.name.startswith(start)]

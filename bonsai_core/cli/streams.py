@@ -16,9 +16,9 @@ REPLACEMENTS = str.maketrans(
 
 
 def write_anything() -> None:
-    """Have characters that an encoding lacks replaced, where Python would raise.
+    """Replace characters that an encoding lacks, where Python would raise: a bar must not cost hours of measurement.
 
-    What was measured for hours is not lost for a bar of block characters; what has no likeness is written as ``\\xe9``.
+    What has no likeness in ASCII is written as ``\\xe9``.
     """
     codecs.register_error(ERRORS, _replaced)
     for stream in (sys.stdout, sys.stderr):

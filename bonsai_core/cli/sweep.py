@@ -33,18 +33,17 @@ from bonsai_core.sweep.spec import SweepSpec, read_sweep
 from bonsai_core.sweep.table import PER_SEED, cells
 
 MAY_WRAP = ("arm", PER_SEED)
-Given = Mapping[str, Any]
+Overrides = Mapping[str, Any]
 
 
-def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Given, registry: Registry) -> None:
+def sweep_and_report(file: Path, out: Path | None, seeds: str | None, overrides: Overrides, registry: Registry) -> None:
     """Run what is missing, then write and show the results; exit status 1 if a run failed.
 
     Raises:
         BonsaiError: the file or a setting in it is wrong, or the directory cannot be used.
     """
     console = Console()
-    spec, runs = _runs(file, seeds, given, registry)
-    directory = out or _default_directory(file)
+    spec, runs, directory = _sweep(file, out, seeds, overrides, registry)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _print(console, (visible(spec.title), "bold"), f": {len(runs)} runs, into {visible(directory)}")
     progress = SweepProgress(console, runs)
@@ -69,10 +68,9 @@ def sweep_and_report(file: Path, out: Path | None, seeds: str | None, given: Giv
         sys.exit(1)
 
 
-def show_sweep(file: Path, out: Path | None, seeds: str | None, given: Given, registry: Registry) -> None:
+def show_sweep(file: Path, out: Path | None, seeds: str | None, overrides: Overrides, registry: Registry) -> None:
     """List the runs of a sweep, checked, and how far each is."""
-    spec, runs = _runs(file, seeds, given, registry)
-    directory = out or _default_directory(file)
+    spec, runs, directory = _sweep(file, out, seeds, overrides, registry)
     settings = list(dict.fromkeys(setting for run in runs for setting in run.point))
     table = Table(box=None)
     for heading in ["arm", *(setting.replace("_", " ") for setting in settings), "seed", "state", "directory"]:
@@ -87,25 +85,21 @@ def show_sweep(file: Path, out: Path | None, seeds: str | None, given: Given, re
 
 def results_view(results: Results) -> Table:
     """The table of results."""
-    found = cells(results)
+    contents = cells(results)
     table = Table(box=None, header_style="bold")
-    for number, heading in enumerate(found.header):
+    for number, heading in enumerate(contents.header):
         table.add_column(
             plain(textwrap.fill(heading, 14), lines=True),
-            justify="left" if number < found.num_names else "right",
+            justify="left" if number < contents.num_names else "right",
             no_wrap=heading not in MAY_WRAP,  # rich would rather break numbers than sentences
         )
-    for row in found.rows:
+    for row in contents.rows:
         table.add_row(*map(name, row))
     return table
 
 
 class SweepProgress:
-    """An observer and listener: a bar over the runs, beneath it the bar of the run at work.
-
-    Args:
-        runs: all runs of the sweep, in their order.
-    """
+    """An observer and listener: a bar over all runs of a sweep, and beneath it the bar of the current run."""
 
     def __init__(self, console: Console, runs: Sequence[SweepRun]) -> None:
         self._console = console
@@ -116,7 +110,7 @@ class SweepProgress:
         self._number = 0
         self._start = 0.0
         self._seconds: dict[str, list[float]] = {}
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __enter__(self) -> SweepProgress:
         self._display.start()
@@ -126,13 +120,13 @@ class SweepProgress:
         self._display.stop()
 
     def started(self, number: int, run: SweepRun) -> None:
-        """Show which run is at work."""
+        """Show which run has started."""
         self._number, self._start = number, time.monotonic()
         self._display.update(self._task, description=visible(self._name(number, run)), left=self._left())
         self._bar = RunBar(self._display)
 
     def finished(self, number: int, outcome: Outcome) -> None:
-        """Print what a run found."""
+        """Print a run's result."""
         if self._bar is not None:
             self._bar.remove()
             self._bar = None
@@ -142,9 +136,9 @@ class SweepProgress:
             _print(self._console, f"{which}: ", ("failed", "red"), f": {visible(outcome.error, lines=True)}")
             return
         self._seconds.setdefault(_kind(outcome.run), []).append(outcome.seconds)
-        found = outcome.report["perplexity"]
-        pruned, dense = (QUANTITIES[MEASURED].show(found[which]) for which in ("pruned", "dense"))
-        how = "finished before" if outcome.found else duration(outcome.seconds)
+        perplexity = outcome.report["perplexity"]
+        pruned, dense = (QUANTITIES[MEASURED].show(perplexity[model]) for model in ("pruned", "dense"))
+        how = "finished before" if outcome.finished_before else duration(outcome.seconds)
         _print(self._console, f"{which}: perplexity {pruned} (dense {dense}), {how}")
 
     @hookimpl
@@ -153,15 +147,15 @@ class SweepProgress:
             self._bar.follow(event)
         if isinstance(event, TokensDone):
             self._display.update(self._task, left=self._left())
-        elif isinstance(event, Warned) and event.text not in self._told:
-            self._told.add(event.text)  # most runs of a sweep have the same to say
+        elif isinstance(event, Warned) and event.text not in self._printed:
+            self._printed.add(event.text)  # most runs of a sweep give the same warnings
             print_note(self._console, event.text)
 
     def _name(self, number: int, run: SweepRun) -> str:
         return f"run {number} of {len(self._runs)}: {run}"
 
     def _left(self) -> str:
-        """About how long the whole sweep still takes, by the runs of the same arm and point where there are any."""
+        """About how long the whole sweep still takes, by finished runs of the same arm and point where possible."""
         if not self._seconds:
             return ""
         mean = {kind: statistics.fmean(seconds) for kind, seconds in self._seconds.items()}
@@ -174,11 +168,14 @@ def _kind(run: SweepRun) -> str:
     return repr((run.arm, run.point))
 
 
-def _runs(file: Path, seeds: str | None, given: Given, registry: Registry) -> tuple[SweepSpec, list[SweepRun]]:
+def _sweep(
+    file: Path, out: Path | None, seeds: str | None, overrides: Overrides, registry: Registry
+) -> tuple[SweepSpec, list[SweepRun], Path]:
+    """What the file says, its runs, and the sweep's directory."""
     spec = read_sweep(file)
     if seeds is not None:
         spec = spec.model_copy(update={"seeds": _seeds(seeds)})
-    return spec, expand(spec, file, registry, given)
+    return spec, expand(spec, file, registry, overrides), out or Path("runs") / "sweeps" / file.stem
 
 
 def _seeds(text: str) -> list[int]:
@@ -191,10 +188,6 @@ def _seeds(text: str) -> list[int]:
             f"--seeds {shown(text)}: write different whole numbers with commas between them, as in 0,1,2."
         )
     return seeds
-
-
-def _default_directory(file: Path) -> Path:
-    return Path("runs") / "sweeps" / file.stem
 
 
 def _print(console: Console, *parts: str | tuple[str, str]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.printing import LONGEST_NAME, name, plain
+from bonsai_core.cli.printing import LONGEST_NAME, name, number_table, plain, ratio
 from bonsai_core.cli.progress import duration
 from bonsai_core.contracts import Family
 from bonsai_core.display.printable import visible
@@ -20,12 +20,9 @@ from bonsai_core.units import UnitTable
 
 Item = TypeVar("Item")
 BLOCKS = " ▁▂▃▄▅▆▇█"
-MOST_LAYERS = 200
-"""Layers that a line of bars shows."""
-MOST_KINDS = 12
-"""Kinds of unit that have a line of bars, and stages whose time is listed."""
-MOST_ROUNDS = 60
-"""Rounds that the table shows."""
+MAX_LAYERS = 200  # in a line of bars
+MAX_KINDS = 12  # of unit that have a line of bars, and of stage whose time is listed
+MAX_ROUNDS = 60  # in the table
 
 
 def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
@@ -36,7 +33,7 @@ def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
         _rounds(report),
         _cost(report),
         verified(report),
-        _next_steps(directory),
+        plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}"),
     )
 
 
@@ -60,9 +57,7 @@ def family_view(families: Sequence[Family]) -> Table:
 
 def unit_view(table: UnitTable) -> RenderableType:
     """The sites of a model and what their units cost."""
-    view = Table("site", "units", "parameters per unit", "share of the decoder", box=None, header_style="bold")
-    for column in view.columns[1:]:
-        column.justify = "right"
+    view = number_table("site", "units", "parameters per unit", "share of the decoder")
     for site in table:
         share = site.num_units * site.unit_params / table.decoder_params
         view.add_row(plain(site.name), f"{site.num_units:,}", f"{site.unit_params:,}", f"{share:.2%}")
@@ -71,9 +66,7 @@ def unit_view(table: UnitTable) -> RenderableType:
 
 
 def _before_and_after(report: Mapping[str, Any]) -> Table:
-    table = Table("", "dense", "pruned", "change", box=None, header_style="bold", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table("", "dense", "pruned", "change")
     ppl = report["perplexity"]
     what = f"perplexity ({ppl['text']['name']}, {ppl['windows']} x {ppl['sequence_length']:,} tokens)"
     _row(table, what, ppl["dense"], ppl["pruned"], "{:.2f}")
@@ -92,37 +85,32 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
 
 def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:
     shown = ["not finite" if value is None else style.format(value) for value in (dense, pruned)]
-    change = f"x {pruned / dense:.2f}" if dense and pruned is not None else ""
-    table.add_row(name(what), *shown, change)
+    table.add_row(name(what), *shown, ratio(dense, pruned))
 
 
 def _layers(report: Mapping[str, Any]) -> RenderableType:
     """One column per layer: how much of it was kept; blank where a layer has no such units."""
     layers = report["layers"]
     kinds = list(dict.fromkeys(kind for layer in layers for kind in layer))
-    lines = [Text("\n" + _bars(kind, layers), end="") for kind in kinds[:MOST_KINDS]]
-    if len(kinds) > MOST_KINDS:
-        lines.append(Text(f"\n... and {len(kinds) - MOST_KINDS:,} other kinds of unit", end=""))
+    lines = [Text("\n" + _bars(kind, layers), end="") for kind in kinds[:MAX_KINDS]]
+    if len(kinds) > MAX_KINDS:
+        lines.append(Text(f"\n... and {len(kinds) - MAX_KINDS:,} other kinds of unit", end=""))
     return Group(*lines, Text(""))
 
 
 def _bars(kind: str, layers: Sequence[Mapping[str, Any]]) -> str:
-    shares = [_share(layer.get(kind)) for layer in layers]
-    there = [share for share in shares if share is not None] or [0.0]
-    bars = [" " if share is None else BLOCKS[round(share * (len(BLOCKS) - 1))] for share in shares]
-    first, last, between = _ends(bars, MOST_LAYERS)
+    counts = [layer.get(kind) for layer in layers]
+    kept = [units["kept"] / units["dense"] if units and units["dense"] else None for units in counts]
+    known = [fraction for fraction in kept if fraction is not None] or [0.0]
+    bars = [" " if fraction is None else BLOCKS[round(fraction * (len(BLOCKS) - 1))] for fraction in kept]
+    first, last, between = _ends(bars, MAX_LAYERS)
     gap = f" ... {between:,} layers between ... " if between else ""
-    shown = f"{''.join(first)}{gap}{''.join(last)}   {min(there):.0%} to {max(there):.0%}, layer 0 first"
+    shown = f"{''.join(first)}{gap}{''.join(last)}   {min(known):.0%} to {max(known):.0%}, layer 0 first"
     return f"kept {visible(kind, most=LONGEST_NAME):<10} {shown}"
 
 
-def _share(units: Mapping[str, int] | None) -> float | None:
-    """How much of a layer's units of a kind were kept; None where it has none."""
-    return units["kept"] / units["dense"] if units and units["dense"] else None
-
-
 def _rounds(report: Mapping[str, Any]) -> RenderableType:
-    """A line per round; KL to the dense model and perplexity after it where they were measured."""
+    """A line per round, with KL to the dense model and perplexity where they were measured."""
     evaluated, compared = report["config"]["eval_rounds"], any("divergence" in row for row in report["rounds"])
     names = ["round", "sparsity", "units removed", "sub-models", "dropped", "repaired", "Kendall tau"]
     names += ["KL, measured on", "KL, held out"] if compared else []
@@ -130,16 +118,12 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     table = Table(*names, box=None, header_style="bold")
     for column in table.columns:
         column.justify = "right"
-    first, last, between = _ends(list(enumerate(report["rounds"], 1)), MOST_ROUNDS)
-    for number, row in first:
-        table.add_row(str(number), *_round(row, report, compared, evaluated))
-    if between:
-        table.add_row("...")
-    for number, row in last:
-        table.add_row(str(number), *_round(row, report, compared, evaluated))
-    if not between:
-        return table
-    return Group(table, Text(f"... {between:,} rounds between; bonsai report --json has all"))
+    rows = [[str(n), *_round(row, report, compared, evaluated)] for n, row in enumerate(report["rounds"], 1)]
+    first, last, between = _ends(rows, MAX_ROUNDS)
+    for row in [*first, *([["..."]] if between else []), *last]:
+        table.add_row(*row)
+    notes = [Text(f"... {between:,} rounds between; bonsai report --json has all")] if between else []
+    return Group(table, *notes)
 
 
 def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, evaluated: bool) -> list[str]:
@@ -155,11 +139,11 @@ def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, ev
     return cells
 
 
-def _ends(items: Sequence[Item], most: int) -> tuple[Sequence[Item], Sequence[Item], int]:
-    """The first and the last of items, and how many are between them; all are among the first if they are few."""
-    if len(items) <= most:
+def _ends(items: Sequence[Item], limit: int) -> tuple[Sequence[Item], Sequence[Item], int]:
+    """The first and the last items, and how many are between them; at most `limit` items are all the first."""
+    if len(items) <= limit:
         return items, [], 0
-    return items[: most // 2], items[-(most // 2) :], len(items) - most // 2 * 2
+    return items[: limit // 2], items[-(limit // 2) :], len(items) - limit // 2 * 2
 
 
 def _cost(report: Mapping[str, Any]) -> Text:
@@ -170,20 +154,16 @@ def _cost(report: Mapping[str, Any]) -> Text:
 def times(seconds: Mapping[str, float]) -> str:
     """The time it took, and in which stages."""
     stages = [f"{visible(stage, most=LONGEST_NAME)} {duration(s)}" for stage, s in seconds.items()]
-    if len(stages) > MOST_KINDS:
-        stages[MOST_KINDS:] = [f"{len(stages) - MOST_KINDS:,} other stages"]
+    if len(stages) > MAX_KINDS:
+        stages[MAX_KINDS:] = [f"{len(stages) - MAX_KINDS:,} other stages"]
     parts = f" ({', '.join(stages)})" if stages else ""
     return f"time {duration(sum(seconds.values()))}{parts}"
 
 
 def verified(report: Mapping[str, Any]) -> Text:
     """Whether the checkpoint was opened again, and how."""
-    found = report["verified"]
-    if "skipped" in found:
-        return plain(f"checkpoint not verified: {found['skipped']}")
-    ways = " and ".join(f"with {way}" for way in found["loaded"])
+    outcome = report["verified"]
+    if "skipped" in outcome:
+        return plain(f"checkpoint not verified: {outcome['skipped']}")
+    ways = " and ".join(f"with {way}" for way in outcome["loaded"])
     return plain(f"checkpoint verified: loaded {ways}, it has the loss that was measured")
-
-
-def _next_steps(directory: Path) -> Text:
-    return plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}")

@@ -1,4 +1,4 @@
-"""The look of all plots: one ink, one grid, colours that everybody tells apart; and how figures become files."""
+"""The look of all plots: one ink, one grid, colours that everybody can distinguish; and how figures become files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#3da5d9", "#6
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HALO = [withStroke(linewidth=3, foreground=PAPER)]
-LABEL_GAP = 13.0
-"""Points between the lines of neighbouring labels."""
-LOG_SPAN = 5.0
-"""Values that span more than this factor are drawn on a logarithmic axis."""
-MANY_DECADES = 300.0
-"""Beyond this span only whole decades are labelled."""
+LABEL_GAP = 13.0  # points between the lines of neighbouring labels
+LOG_SPAN = 5.0  # values that span more than this factor have a logarithmic axis
+MANY_DECADES = 300.0  # beyond this span only whole decades are labelled
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.6g}")
 
 
@@ -63,7 +60,6 @@ def empty(title: str, height: float = 4.2, pad: float = 14) -> tuple[Figure, Axe
 
 
 def name_axis(axes: Axes, which: str, label: str) -> None:
-    """Write what an axis shows."""
     axes.set(**{f"{which}label": visible(label, lines=True)})
     getattr(axes, f"{which}axis").label.set_color(FAINT)
 
@@ -81,7 +77,7 @@ def scale_axis(
 
     Args:
         which: ``x`` or ``y``.
-        values: what lies on it, as drawn.
+        values: those on it, as drawn.
         log: whether it is logarithmic, or ``auto``.
         pad: room on both sides of the values, as a fraction of their span; None leaves the limits alone.
     """
@@ -93,9 +89,8 @@ def scale_axis(
         axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=12))
         axis.set_minor_locator(NullLocator())
     else:
-        axis.set_major_locator(
-            MaxNLocator(6, steps=[1, 2, 5, 10], integer=all(value == round(value) for value in values))
-        )
+        whole = all(value == round(value) for value in values)
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole))
     axis.set_major_formatter(PLAIN)
     if values and pad is not None:
         getattr(axes, f"set_{which}lim")(*_limits(min(values), max(values), logarithmic, pad))
@@ -113,32 +108,23 @@ def _limits(low: float, high: float, log: bool, pad: float) -> tuple[float, floa
 def label_right(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write (y, text, colour) at the right edge, at its height or as near as the labels beside it allow."""
     ends = sorted(ends)
-    shifts = spread(heights_in_points(figure, axes, [y for y, _, _ in ends]), LABEL_GAP)
-    for (y, text, colour), shift in zip(ends, shifts, strict=True):
-        axes.annotate(
-            visible(text),
-            xy=(1, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(8, shift),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontweight="bold",
-            fontsize=9,
-        )
-
-
-def heights_in_points(figure: Figure, axes: Axes, heights: Sequence[float]) -> list[float]:
-    """Where heights lie on paper."""
     figure.draw_without_rendering()  # places the axes
     left = axes.get_xlim()[0]
-    return [float(axes.transData.transform((left, y))[1]) * 72.0 / figure.dpi for y in heights]
+    heights = [float(axes.transData.transform((left, y))[1]) * 72.0 / figure.dpi for y, _, _ in ends]  # points on paper
+    for (y, text, colour), shift in zip(ends, spread(heights, LABEL_GAP), strict=True):
+        place = {"xy": (1, y), "xycoords": ("axes fraction", "data")}
+        write(axes, visible(text), (8, shift), **place, color=colour, va="center", fontweight="bold")
+
+
+def write(axes: Axes, text: str, offset: tuple[float, float], **looks: Any) -> None:
+    """Write a text, `offset` points from the place that `xy` and `xycoords` among its looks name."""
+    axes.annotate(text, xytext=offset, textcoords="offset points", fontsize=9, **looks)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """How far to move each of ascending heights so that all lie `gap` apart, as little as possible.
+    """How far to move each of ascending heights so that all are `gap` apart, as little as possible.
 
-    Heights that are too near share a block; a block lies around the mean of its own (pool adjacent violators).
+    Heights that are too near share a block; a block is centred on the mean of its own (pool adjacent violators).
     """
     blocks: list[list[float]] = []
     for number, height in enumerate(heights):
@@ -151,17 +137,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def note(axes: Axes, text: str) -> None:
     """A remark beneath the axes."""
-    text = textwrap.fill(visible(text), 100)
-    axes.annotate(
-        text,
-        xy=(0, 0),
-        xycoords="axes fraction",
-        xytext=(0, -46 - 14 * axes.get_xlabel().count("\n")),
-        textcoords="offset points",
-        color=FAINT,
-        fontsize=9,
-        va="top",
-    )
+    offset = (0, -46 - 14 * axes.get_xlabel().count("\n"))
+    write(axes, textwrap.fill(visible(text), 100), offset, xy=(0, 0), xycoords="axes fraction", color=FAINT, va="top")
 
 
 def save(figure: Figure, stem: Path) -> str:

@@ -1,4 +1,4 @@
-"""Text that is not ours, made safe to show: what would steer a terminal, or hide, is spelled out."""
+"""Text that is not ours, made safe to show: characters that would steer a terminal, or hide, are spelled out."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ def visible(text: object, *, lines: bool = False, most: int | None = None) -> st
     """
     given = str(text)
     shown = given if most is None or len(given) <= most else f"{given[: most - 1]}…"
-    return "".join(
-        _escaped(c) if unicodedata.category(c) in STEERING and not (lines and c in LAYOUT) else c for c in shown
-    )
 
+    def harmless(c: str) -> bool:
+        return unicodedata.category(c) not in STEERING or (lines and c in LAYOUT)
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(c if harmless(c) else c.encode("unicode_escape").decode("ascii") for c in shown)

@@ -13,7 +13,7 @@ from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, refuse_changes
-from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources import with_absolute_paths
 
 
@@ -25,7 +25,7 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     """
     if config.adapt is None:
         return None
-    settings = {name: getattr(config, name) for name in SharedSettings.model_fields}
+    settings = {name: getattr(config, name) for name in CommonSettings.model_fields}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
     return AdaptConfig.from_mapping(
         {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt

@@ -88,7 +88,7 @@ def verify_checkpoint(job: Job, path: Path, loss: float | None) -> dict[str, Any
 def latencies(job: Job) -> dict[str, Any]:
     """Dense and pruned taking turns; left out where there is no room for both."""
     config = job.config
-    if config.frozen:
+    if config.weights_elsewhere:
         return {"skipped": "the dense model does not stand in memory as it is"}
     if free_bytes(job.subject.device) < LATENCY_HEADROOM * job.dense_bytes:
         return {"skipped": "not enough free memory to hold both the dense and the pruned model"}

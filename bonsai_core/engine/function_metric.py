@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import Metric, Probe
 
 ModelFunction = Callable[[Any, Any], float]
@@ -28,7 +28,7 @@ class FunctionMetric(Metric):
         return value
 
 
-def choice_of(function: ModelFunction) -> Choice:
+def choice_of(function: ModelFunction) -> PluginChoice:
     """What the configuration says of a function: its name, which a resumed run is compared with."""
     where = getattr(function, "__module__", "?")
-    return Choice(name=f"{PREFIX}{where}.{getattr(function, '__qualname__', type(function).__qualname__)}")
+    return PluginChoice(name=f"{PREFIX}{where}.{getattr(function, '__qualname__', type(function).__qualname__)}")

@@ -37,6 +37,7 @@ class Job:
         rules: what selection may remove.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
         passes: forward passes over the subject's model.
+        slices_between_rounds: whether a model that is sliced in place is so after every round, not only the last one.
     """
 
     config: RunConfig
@@ -51,6 +52,7 @@ class Job:
     rules: Rules
     dense_bytes: int
     passes: Passes
+    slices_between_rounds: bool
 
     @property
     def table(self) -> UnitTable:
@@ -94,15 +96,9 @@ class Job:
         return self.subject.storage.fingerprint()
 
     def slices_after(self, number: int) -> bool:
-        """Whether the units that round `number` (from 1) removes leave memory after it.
-
-        After the last round they do, where the model is sliced in place at all. Before, smaller matrices are faster
-        everywhere but on CUDA with unaligned widths, where masks do until then.
-        """
-        if not self.subject.in_place:
-            return False
+        """Whether the units that round `number` (from 1) removes leave memory after it."""
         is_last = number == len(self.plan.targets)
-        return is_last or self.subject.device.type != "cuda" or self.rules.multiple("mlp") % 64 == 0
+        return self.subject.in_place and (is_last or self.slices_between_rounds)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, as journaled at its start."""

@@ -1,4 +1,4 @@
-"""The models of an evaluation, found by their names, and what each is measured on."""
+"""The models of an evaluation, and what each is measured on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bonsai_core.sources.choices import Row
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be measured, and what it is measured on in its own tokens.
+    """A model to be measured, and what it is measured on, in its own tokens.
 
     Attributes:
         name: what the user calls it.
-        config: as its files are, see `checked_config`.
+        config: as `checked_config` reads it.
         windows_NL: of the text, int64.
         questions: per task.
     """
@@ -46,28 +46,14 @@ class Candidate:
         yield self.windows_NL
         yield from (ids for task in self.questions.values() for question in task for ids in question.sequences)
 
-    @property
-    def num_tokens(self) -> int:
-        """That go through the model."""
-        return sum(ids.size for ids in self.token_ids())
-
 
 def find_candidates(
-    config: EvalConfig,
-    registry: Registry,
-    text: Text,
-    rows: Mapping[str, Sequence[Row]],
-    warn: Callable[[str], None],
+    config: EvalConfig, registry: Registry, text: Text, rows: Mapping[str, Sequence[Row]], warn: Callable[[str], None]
 ) -> list[Candidate]:
-    """All models to be measured, the dense one first; none is loaded.
-
-    Args:
-        registry: where their families are declared.
-        text: what perplexity is measured on.
-        rows: questions per task.
+    """All models to be measured, the dense one first, with windows of a text and questions per task; none is loaded.
 
     Raises:
-        BonsaiError: there is no such model, or it cannot read windows so long.
+        BonsaiError: there is no such model, or its limit of positions is too low for the windows.
     """
     candidates: list[Candidate] = []
     named = _named(config, warn)
@@ -80,18 +66,12 @@ def find_candidates(
         start = start_token(family, tokenizer)
         warn_once = warn if not candidates else lambda message: None
         windows_NL = evaluation_windows(text, tokenizer, config, warn_once, start)
-        questions = {
-            task: draw_questions(
-                found,
-                tokenizer,
-                num_questions=config.limit or len(found),
-                seed=config.seed,
-                draw=0,
-                warn=warn_once,
-                start=start,
+        questions = {}
+        for task, own in rows.items():
+            number, seed = config.limit or len(own), config.seed
+            questions[task] = draw_questions(
+                own, tokenizer, num_questions=number, seed=seed, draw=0, warn=warn_once, start=start
             )
-            for task, found in rows.items()
-        }
         check_positions(own_config, family, config.eval_sequence_length, warn)
         candidate = Candidate(name, source, own_config, is_dense, tokenizer, windows_NL, questions)
         check_tokens(own_config, tokenizer, candidate.token_ids())
@@ -103,10 +83,10 @@ def find_candidates(
 
 def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, Provenance, bool]]:
     """(name, where it is, whether it is the dense one) of all models, the dense one first."""
-    found = [(name, find_provenance(name), False) for name in dict.fromkeys(config.models)]
+    models = [(name, find_provenance(name), False) for name in dict.fromkeys(config.models)]
     dense = config.dense
     if dense == "auto":
-        parents = list(dict.fromkeys(provenance.dense for _, provenance, _ in found if provenance.dense is not None))
+        parents = list(dict.fromkeys(provenance.dense for _, provenance, _ in models if provenance.dense is not None))
         if len(parents) > 1:
             warn(f"The models come from different dense ones ({', '.join(parents)}); the first is beside them.")
         dense = parents[0] if parents else "none"
@@ -115,29 +95,28 @@ def _named(config: EvalConfig, warn: Callable[[str], None]) -> list[tuple[str, P
                 model_config(find_source(dense), config.trust_remote_code)
             except BonsaiError as error:
                 warn(f"The dense model {dense} is not beside them, because it cannot be loaded: {error}")
-                return found
+                return models
     if dense == "none":
         if config.dense != "none":
             warn("No dense model is beside them: --dense names one.")
-        return found
+        return models
     provenance = find_provenance(dense)
-    beside = [row for row in found if not _same(row[1].source, provenance.source)]
-    return [(dense, provenance, True), *beside]
+    others = [row for row in models if not _same(row[1].source, provenance.source)]
+    return [(dense, provenance, True), *others]
 
 
 def _slicers(provenances: Iterable[Provenance]) -> dict[str, str]:
-    """By source, what the runs of pruned models went by, for those models and the dense ones that they are of."""
-    found: dict[str, str] = {}
+    """By source, the slicers that pruned models were made with, for those models and their dense ones."""
+    slicers: dict[str, str] = {}
     for provenance in provenances:
         slicer = provenance.setting("slicer")
         if slicer is not None:
-            found[provenance.source] = slicer
+            slicers[provenance.source] = slicer
             if provenance.dense is not None:
-                found.setdefault(find_provenance(provenance.dense).source, slicer)
-    return found
+                slicers.setdefault(find_provenance(provenance.dense).source, slicer)
+    return slicers
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two sources are one folder, or one id."""
     first, second = Path(find_source(one)), Path(find_source(other))
     return first == second or (first.is_dir() and second.is_dir() and first.samefile(second))

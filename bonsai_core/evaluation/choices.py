@@ -37,17 +37,17 @@ class TaskScore:
         """Numbers for a report: accuracies as fractions, with the standard errors of means.
 
         Args:
-            dense: of the dense model on the same questions; with it, the differences to it and their standard errors,
-                which are smaller than those of the two accuracies, because the questions are the same.
+            dense: the dense model's score on the same questions; with it, the differences to it and their standard
+                errors, which are smaller than those of the two accuracies, because the questions are the same.
         """
-        found: dict[str, Any] = {"questions": len(self.right_Q)}
+        numbers: dict[str, Any] = {"questions": len(self.right_Q)}
         for name in ("accuracy", "accuracy_norm"):
             right_Q = self._of(name)
-            found[name], found[f"{name}_stderr"] = _mean(right_Q)
+            numbers[name], numbers[f"{name}_stderr"] = _mean(right_Q)
             if dense is not None:
                 change, error = _mean(right_Q.astype(float) - dense._of(name))
-                found[f"{name}_change"], found[f"{name}_change_stderr"] = change, error
-        return found
+                numbers[f"{name}_change"], numbers[f"{name}_change_stderr"] = change, error
+        return numbers
 
     def _of(self, name: str) -> NDArray[np.bool_]:
         return self.right_norm_Q if name == "accuracy_norm" else self.right_Q

@@ -37,11 +37,11 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
     """Measure models on the same text, questions and hardware.
 
     Args:
-        observe: told how it goes, and of what the user should know.
+        registry: the plugins; None: the installed ones. Its observers receive the events.
 
     Returns:
-        ``text`` (what the perplexity is on), ``models`` (one entry for each, the dense one first), ``versions``; values
-        that are not finite, or were not asked for, are None or left out.
+        ``text`` (what the perplexity is on), ``models`` (one entry for each, the dense one first), ``versions`` and
+        more; values that are not finite, or were not asked for, are None or left out.
 
     Raises:
         BonsaiError: there is no such model, text, task or device.
@@ -53,7 +53,7 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
     others = [name for name in config.tasks if name not in names]
     files = {Path(name).stem: name for name in names}
     if len(files) < len(names):
-        raise BonsaiError(f"--tasks {','.join(names)}: two files of the same name cannot be told apart.")
+        raise BonsaiError(f"--tasks {','.join(names)}: files must have different names.")
     rows = {task: read_rows(name) for task, name in files.items()}
     harness = Harness(others, config.include_path) if others else None
     text = load_evaluation_text(config.dataset)
@@ -62,7 +62,7 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
         observe(Warned(message))
 
     candidates = find_candidates(config, registry, text, rows, warn)
-    observe(EvaluationStarted(sum(candidate.num_tokens for candidate in candidates)))
+    observe(EvaluationStarted(sum(ids.size for candidate in candidates for ids in candidate.token_ids())))
     models: list[dict[str, Any]] = []
     scores: list[dict[str, TaskScore]] = []
     for candidate in candidates:
@@ -80,16 +80,16 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
         groups = [candidates] if _room_for_all(models, config, warn) else [[candidate] for candidate in candidates]
         speeds: list[dict[str, Any]] = []
         for group in groups:
-            speeds += generation_seconds(
-                [_load(one, config, lambda text: None) for one in group], config.generations, warn
-            )
+            loaded = [_load(one, config, lambda text: None) for one in group]
+            speeds += generation_seconds(loaded, config.generations, warn)
+            del loaded
             free_cache()
         for entry, speed in zip(models, speeds, strict=True):
             entry["speed"] = speed
     windows, length = candidates[0].windows_NL.shape
     return {
         "text": {**text.describe(), "windows": windows, "sequence_length": length},
-        "tasks": {task: {"file": files[task], "rows": len(found)} for task, found in rows.items()},
+        "tasks": {task: {"file": files[task], "rows": len(own)} for task, own in rows.items()},
         "device": str(find_device(config.device)),
         "taking_turns": config.speed and len(groups) == 1,
         "models": models,
@@ -98,10 +98,10 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
 
 
 def _room_for_all(models: Sequence[Mapping[str, Any]], config: EvalConfig, warn: Callable[[str], None]) -> bool:
-    """Whether all models can stand in memory together while one of them generates."""
+    """Whether memory can hold all models while one of them generates."""
     loaded = [entry["loaded_bytes"] for entry in models]
-    held = [max((peak for peak in entry["memory"].values() if peak is not None), default=0) for entry in models]
-    working = max(max(0, peak - size) for peak, size in zip(held, loaded, strict=True))
+    peaks = [max((peak for peak in entry["memory"].values() if peak is not None), default=0) for entry in models]
+    working = max(max(0, peak - size) for peak, size in zip(peaks, loaded, strict=True))
     if config.device_map == "none" and sum(loaded) + working < free_bytes(find_device(config.device)):
         return True
     if len(models) > 1:
@@ -112,7 +112,7 @@ def _room_for_all(models: Sequence[Mapping[str, Any]], config: EvalConfig, warn:
 def _measure(
     candidate: Candidate, config: EvalConfig, harness: Harness | None, observe: Callable[[Event], None]
 ) -> tuple[dict[str, Any], dict[str, TaskScore]]:
-    """Everything that needs no other model."""
+    """All that needs no other model: the report's entry, and the scores per task."""
     observe(StageStarted(Stage.EVALUATE, 0, f"{candidate.name}: perplexity"))
 
     def warn(text: str) -> None:
@@ -153,14 +153,14 @@ def _load(candidate: Candidate, config: EvalConfig, warn: Callable[[str], None])
 
 
 def _check_head(passes: Passes, windows_NL: NDArray[np.int64], name: str) -> None:
-    """Logits are made from hidden states, a chunk at a time; check that they are those of the model."""
+    """Check that logits made from hidden states, a chunk at a time, are those of the model."""
     ids = windows_NL[:1, :CHECKED_TOKENS]
     with torch.inference_mode():
         own = passes.model(input_ids=torch.from_numpy(ids).to(input_device(passes.model)), use_cache=False).logits[0]
         ((_, hidden),) = passes.batches(ids, np.zeros(1, dtype=np.int64))
-        found = torch.cat(list(passes.logits(hidden[0]))).cpu()
+        ours = torch.cat(list(passes.logits(hidden[0]))).cpu()
     own = own.float().cpu()
-    if own.isfinite().all() and not torch.allclose(found, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
+    if own.isfinite().all() and not torch.allclose(ours, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
         raise BonsaiError(
             f"{name} does something to its logits that Bonsai does not know, so its perplexity cannot be measured. "
             f"Tasks of lm-evaluation-harness can be: lm-eval run."

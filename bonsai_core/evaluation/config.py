@@ -1,4 +1,4 @@
-"""What an evaluation measures, of what, and how."""
+"""The settings of an evaluation: which models, measured on what, and how."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
+from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
-from bonsai_core.settings.shared import LoadingSettings
 from bonsai_core.settings.types import Positive, names_split
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EvalConfig(LoadingSettings):
         "lm-evaluation-harness by name (bonsai-prune[lm-eval]).",
     )
     limit: Positive | None = Field(
-        None, description="So many questions of each task, drawn at random from a file. Left out: all."
+        None, description="Number of questions of each task, drawn at random from a file. Left out: all."
     )
     include_path: Usable[str] | None = Field(
         None, description="Folder with YAML files of your own tasks for the harness."

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-evaluation-harness, on models that are loaded already."""
+"""Tasks of EleutherAI's lm-evaluation-harness, on loaded models."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from bonsai_core.errors import BonsaiError
 
 
 class Harness:
-    """The harness's tasks by name.
-
-    Args:
-        tasks: which ones; groups too.
-        include_path: a folder of YAML files with more of them.
+    """The harness's tasks, or groups of tasks, by name; `include_path` is a folder with YAML files of more tasks.
 
     Raises:
         BonsaiError: the harness is not installed, or has no such task.
@@ -33,18 +29,18 @@ class Harness:
             )
         from lm_eval.tasks import TaskManager
 
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it tells of its settings, the user did not set
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about settings that are not the user's
         self._manager = TaskManager(include_path=include_path)
         self._tasks: list[str] = []
         self._asked = ", ".join(tasks)
         for task in tasks:
-            found = self._manager.match_tasks([task])
-            if not found:
+            matches = self._manager.match_tasks([task])
+            if not matches:
                 raise BonsaiError(
                     f"{task!r} is not a .jsonl file, and lm-evaluation-harness has no task of that name. "
                     f"{_hint(task, self._manager.all_tasks)}"
                 )
-            self._tasks += [name for name in found if name not in self._tasks]
+            self._tasks += [name for name in matches if name not in self._tasks]
         with _its_errors(self._asked):
             self._manager.load(self._tasks)
 
@@ -72,7 +68,7 @@ class Harness:
 
 @contextmanager
 def _its_errors(asked: str) -> Iterator[None]:
-    """Whatever it raises, as one message; it has no error of its own."""
+    """Turn whatever the harness raises into one message; it has no error class of its own."""
     try:
         yield
     except Exception as error:
@@ -80,7 +76,7 @@ def _its_errors(asked: str) -> Iterator[None]:
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Without the harness's filter in the names (``acc,none``), and without what is no finite number."""
+    """The finite numbers, without the harness's filter in their names (``acc,none``)."""
     return {
         name.removesuffix(",none").replace(",", " "): value
         for name, value in metrics.items()

@@ -1,4 +1,4 @@
-"""How fast models generate, taking turns, and how much memory one needs for it."""
+"""How fast models generate, taking turns, and how much memory each needs for it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class Generations:
 
     Attributes:
         batches: numbers of sequences at once.
-        prompt_tokens: of each.
-        new_tokens: after the first one.
+        new_tokens: per sequence, after the first one.
         repeats: times each is timed, after a warm-up.
     """
 
@@ -65,7 +64,7 @@ def generation_seconds(
 
 
 def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]) -> dict[str, int | None]:
-    """The most bytes held while it generates, per batch; None where the device has too little.
+    """Peak bytes while it generates, per batch; None where the device has too little memory.
 
     On CUDA those of all GPUs, on MPS those of the driver, else those of the whole process.
     """
@@ -79,7 +78,7 @@ def generation_memory(model: Any, what: Generations, warn: Callable[[str], None]
 
 @contextmanager
 def _skipped_without_memory(batch: int, warn: Callable[[str], None]) -> Iterator[None]:
-    """Leave the block, with a warning, where what is done inside does not fit into memory."""
+    """Leave the block, with a warning, when memory runs out inside."""
     try:
         yield
     except RuntimeError as error:
@@ -97,14 +96,15 @@ def _peak_of(model: Any, batch: int, what: Generations) -> int:
             torch.cuda.reset_peak_memory_stats(index)
         _generate(model, batch, what)
         return sum(int(torch.cuda.max_memory_allocated(index)) for index in devices)
-    held = torch.mps.driver_allocated_memory if device.type == "mps" else _resident
-    with _peak(held) as peak:
+    process = psutil.Process()
+    mps = device.type == "mps"
+    with _sampled(torch.mps.driver_allocated_memory if mps else lambda: int(process.memory_info().rss)) as samples:
         _generate(model, batch, what)
-    return max(peak)
+    return max(samples)
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
-    """Stops nothing; notes when the first new token is there."""
+    """Never stops; records when the first new token is there."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -140,23 +140,19 @@ def _generate(model: Any, batch: int, what: Generations) -> tuple[float, float]:
     return first.at - start, (end - first.at) / what.new_tokens
 
 
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
 @contextmanager
-def _peak(held: Callable[[], int]) -> Iterator[list[int]]:
-    """Bytes that are held, looked at every few milliseconds by a thread."""
-    seen, stop = [held()], threading.Event()
+def _sampled(num_bytes: Callable[[], int]) -> Iterator[list[int]]:
+    """Numbers of bytes that a thread reads every few milliseconds."""
+    samples, stop = [num_bytes()], threading.Event()
 
     def watch() -> None:
         while not stop.wait(SAMPLING_S):
-            seen.append(held())
+            samples.append(num_bytes())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield samples
     finally:
         stop.set()
         thread.join()

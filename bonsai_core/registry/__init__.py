@@ -1,1 +1,1 @@
-"""Finds plugins, checks what they offer, and knows what was found."""
+"""Finds plugins, checks what they offer, and looks it up by name."""

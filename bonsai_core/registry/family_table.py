@@ -38,20 +38,16 @@ def families_markdown(families: Sequence[Family]) -> str:
 
 
 def _units(family: Family) -> list[str]:
-    """What may leave, each layer for itself: a checkpoint with its own modeling file, which transformers loads."""
+    """What may leave each layer on its own: a checkpoint with its own modeling file, which transformers loads."""
     attention = family.attention
     heads = [] if attention is None else [_heads(attention)]
-    sub_layers = [*([] if attention is None else ["attentions"]), *([] if family.experts else ["MLPs"])]
-    if len(sub_layers) == 2:
-        sub_layers = ["sub-layers"]
-    inner = ["experts or their widths"] if family.experts else ["MLP channels"]
-    return [*heads, *inner, *sub_layers, "layers"]
+    if family.experts:
+        return [*heads, "experts or their widths", *(["attentions"] if heads else []), "layers"]
+    return [*heads, "MLP channels", "sub-layers" if heads else "MLPs", "layers"]
 
 
 def _heads(attention: AttentionSite) -> str:
-    if attention.groups_field == attention.heads_field:
-        return "heads"
-    return "KV groups or query heads"
+    return "heads" if attention.groups_field == attention.heads_field else "KV groups or query heads"
 
 
 def _stock_units(family: Family) -> list[str]:

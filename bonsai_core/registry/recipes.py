@@ -13,9 +13,8 @@ def recipe_settings(name: str, registry: Registry, kind: str = "recipe", *, fold
     """The settings of a recipe.
 
     Args:
-        name: of a YAML file, or of a plugin's recipe.
+        name: of a YAML file, relative to `folder`, or of a plugin's recipe.
         kind: ``recipe`` or ``adaptation``.
-        folder: where relative paths start.
 
     Raises:
         BonsaiError: there is no such file, or no such name.

@@ -1,4 +1,4 @@
-"""Finds plugins, checks what they offer once at the border, and says who is at fault when something is wrong."""
+"""Finds plugins, checks once what they offer, and names the plugin at fault when something is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pluggy
 from pydantic import ValidationError
 
 from bonsai_core import hookspecs
-from bonsai_core.config import Choice
+from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import (
     Component,
     Estimator,
@@ -32,7 +32,7 @@ from bonsai_core.contracts import (
 )
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.events import Event
-from bonsai_core.settings.schema import faults_told, where
+from bonsai_core.settings.schema import describe_faults, where
 
 ENTRY_POINT_GROUP = "bonsai"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
@@ -80,7 +80,7 @@ class Registry:
     """Everything the installed plugins offer.
 
     Args:
-        points: entry points to load; None means all of the group ``bonsai``.
+        points: entry points to load; None: all of the group ``bonsai``.
     """
 
     def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
@@ -88,8 +88,7 @@ class Registry:
         self._offers: dict[tuple[str, str], list[Offer]] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        found = entry_points(group=ENTRY_POINT_GROUP) if points is None else points
-        for point in sorted(found, key=_source):
+        for point in sorted(entry_points(group=ENTRY_POINT_GROUP) if points is None else points, key=_source):
             self._load(point)
 
     def register(self, plugin: object, source: str) -> None:
@@ -121,7 +120,7 @@ class Registry:
         assert isinstance(item, type)
         return item
 
-    def create(self, kind: str, choice: Choice) -> Component:
+    def create(self, kind: str, choice: PluginChoice) -> Component:
         """A component with the chosen options.
 
         Raises:
@@ -154,10 +153,7 @@ class Registry:
         rows = self._offers.get((kind, name), [])
         if len(rows) > 1:
             owners = " and ".join(sorted(row.source for row in rows))
-            raise BonsaiError(
-                f"The {kind} {name!r} is offered twice, by {owners}. Uninstall one of them, "
-                f"or have one of them renamed."
-            )
+            raise BonsaiError(f"The {kind} {name!r} is offered twice, by {owners}. Uninstall or rename one of them.")
         if not rows:
             broken = " ".join(f"[{problem}]" for problem in self.problems)
             hint = f"Plugins with problems: {broken}" if broken else ""
@@ -213,7 +209,7 @@ def _source(point: EntryPoint) -> str:
 
 
 def _hook_faults(plugin: object) -> list[str]:
-    """What pluggy would let pass in silence: unknown names, missing marks, defaults, unknown parameters."""
+    """What pluggy accepts silently: unknown names, missing marks, defaults, unknown parameters."""
     known = {name: inspect.signature(spec) for name, spec in vars(hookspecs).items() if name.startswith("bonsai_")}
     faults = []
     for name in dir(plugin):
@@ -236,18 +232,14 @@ def _hook_faults(plugin: object) -> list[str]:
 
 
 def _item_fault(kind: str, item: object) -> str | None:
+    returned = f"bonsai_{kind}s() returned {item!r}, which is not"
     if kind in DECLARATIONS:
         declared = DECLARATIONS[kind]
-        return (
-            None
-            if isinstance(item, declared)
-            else f"bonsai_{kind}s() returned {item!r}, which is not a {declared.__name__}"
-        )
+        return None if isinstance(item, declared) else f"{returned} a {declared.__name__}"
     bases = COMPONENTS[kind]
     if not (isinstance(item, type) and issubclass(item, bases)):
         *others, last = [base.__name__ for base in bases]
-        names = f"{', '.join(others)} or {last}" if others else last
-        return f"bonsai_{kind}s() returned {item!r}, which is not a subclass of {names}"
+        return f"{returned} a subclass of {', '.join(others)}{' or ' if others else ''}{last}"
     if inspect.isabstract(item):
         missing = ", ".join(sorted(item.__abstractmethods__))
         return f"{kind} {item.__name__} does not define {missing}"
@@ -258,10 +250,10 @@ def _item_fault(kind: str, item: object) -> str | None:
 
 
 def _option_faults(kind: str, cls: type[Component], error: ValidationError) -> str:
-    def told(row: Any, words: str) -> str:
+    def describe(row: Any, words: str) -> str:
         option = where(row)
         if row["type"] == "extra_forbidden":
             return str(UnknownNameError(f"option of the {kind} {cls.name!r} named", option, cls.model_fields))
         return f"{kind}.{option} of {cls.name!r}: {words}" if option else f"{kind} {cls.name!r}: {words}"
 
-    return faults_told(error, told)
+    return describe_faults(error, describe)

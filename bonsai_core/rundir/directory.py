@@ -20,14 +20,14 @@ from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, w
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import read_report
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
-from bonsai_core.settings.shared import SharedSettings
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
-Config = TypeVar("Config", bound=SharedSettings)
+Config = TypeVar("Config", bound=CommonSettings)
 
 
 class JournaledDirectory(ABC):
@@ -50,11 +50,11 @@ class JournaledDirectory(ABC):
         self.scratch_path = path / "scratch.partial"
 
     @abstractmethod
-    def config(self) -> SharedSettings:
+    def config(self) -> CommonSettings:
         """The resolved configuration, with `out` set to where it is stored now."""
 
     @contextmanager
-    def begin(self, config: SharedSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
+    def begin(self, config: CommonSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
         """The journal of a new run. The directory is locked as by `lock`, before anything is written.
 
         Args:

@@ -1,4 +1,4 @@
-"""Names of files, folders, models and texts: what no file system takes is refused here, before it is looked for."""
+"""Names of files, folders, models and texts; those that no file system accepts are refused before they are used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import BeforeValidator
 from bonsai_core.errors import BonsaiError, shown
 
 LONGEST_PART, LONGEST_PATH = 255, 1000
-"""Bytes of one name in a path, and of a whole path (1024 is the least of what systems take; files go into folders)."""
+"""Bytes of one name in a path, and of a whole path (systems accept 1024 or more, and files go into folders)."""
 Name = TypeVar("Name")
 
 
 def name_fault(name: str) -> str | None:
-    """What is wrong with a name that is to mean a file, a folder or something on a hub; None if nothing is."""
+    """What is wrong with a name of a file, a folder or something on a hub; None if nothing is."""
     if not name.strip():
         return "the name is empty"
     if "\0" in name:
@@ -24,24 +24,19 @@ def name_fault(name: str) -> str | None:
     try:
         data = name.encode()
     except UnicodeEncodeError:
-        return "the name is not UTF-8: rename what it means, or make a link with another name"
+        return "the name is not UTF-8: rename the file or folder, or make a link with another name"
     longest = max(len(part) for part in re.split(rb"[/\\]", data))
     if longest > LONGEST_PART or len(data) > LONGEST_PATH:
-        return (
-            f"the name is too long ({len(data):,} bytes; at most {LONGEST_PART} between two slashes, "
-            f"and {LONGEST_PATH:,} in all)"
-        )
+        limits = f"at most {LONGEST_PART} between two slashes, and {LONGEST_PATH:,} in all"
+        return f"the name is too long ({len(data):,} bytes; {limits})"
     return None
 
 
 def checked_name(name: str, what: str = "name") -> str:
-    """The same name.
-
-    Args:
-        what: the name is of, for the message.
+    """The same name; `what` it is a name of is for the message.
 
     Raises:
-        BonsaiError: it is empty, too long for a file system, or holds what names cannot.
+        BonsaiError: it is empty, too long for a file system, or has characters that names cannot have.
     """
     fault = name_fault(name)
     if fault:

@@ -1,4 +1,4 @@
-"""Recipes as files: what tells one from the name of a plugin's recipe, and how it is read."""
+"""Recipes as files: how to tell one from the name of a plugin's recipe, and how to read it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.strict_yaml import parse
 
-LARGEST_RECIPE = 2**16
-"""Bytes."""
+LARGEST_RECIPE = 2**16  # bytes
 
 
 def is_recipe_file(name: str, folder: Path = Path()) -> bool:
-    """Whether a name means a file rather than a plugin's recipe.
-
-    Args:
-        folder: where relative paths start.
+    """Whether a name means a file, relative to `folder`, rather than a plugin's recipe.
 
     Raises:
         BonsaiError: it is a name that neither a file nor a recipe can have.
@@ -30,7 +26,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """A recipe file as a mapping of field names to values.
 
     Raises:
-        BonsaiError: the file is missing, is too large for a recipe, is not YAML as recipes use it, or not a mapping.
+        BonsaiError: the file is missing, too large for a recipe, not YAML as recipes use it, or not a mapping.
     """
     checked_name(str(path), "recipe")
     try:
@@ -45,8 +41,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> str:
-    """The text of a file; a pipe would block, and a device may never end."""
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file():  # a pipe would block, and a device may never end
         raise BonsaiError(f"The recipe {path} is not a file. Give a YAML file, or the name of a recipe.")
     with path.open("rb") as file:
         data = file.read(LARGEST_RECIPE + 1)

@@ -6,17 +6,16 @@ from typing import Any
 
 import yaml
 
-DEEPEST = 20
-"""Levels of nesting."""
+DEEPEST = 20  # levels of nesting
 
 
 def parse(text: str) -> Any:
     """The values in a text.
 
     Raises:
-        ValueError: it is not YAML, or has what no recipe needs and a stranger's could do harm with: aliases (a few
-            lines expand to gigabytes), tags, names that are not text or are there twice, nesting beyond `DEEPEST`,
-            numbers and dates that cannot be. The message says what, and where.
+        ValueError: it is not YAML, or has what no recipe needs and what could do harm: aliases (a few lines expand to
+            gigabytes), tags, names that are not text or are there twice, nesting beyond `DEEPEST`, impossible numbers
+            and dates. The message says what, and where.
     """
     try:
         return yaml.load(text, _Loader)

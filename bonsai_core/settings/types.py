@@ -1,4 +1,4 @@
-"""The kinds of values that settings take, with the bounds beyond which a value can only fail, and late."""
+"""The kinds of values that settings take, with bounds: a value beyond them could only fail, and late."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from bonsai_core.errors import shortened
 from bonsai_core.units import SiteKind
 
-MOST = 1_000_000
-"""Of what is counted in windows, units or passes."""
-Positive = Annotated[int, Field(gt=0, le=MOST)]
-NotNegative = Annotated[int, Field(ge=0, le=MOST)]
+MAX_COUNT = 1_000_000  # of windows, units or passes
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+NotNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Length = Annotated[int, Field(ge=2, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SMALLEST_STEP = 1e-4
-"""Of sparsity: less is hardly a unit of any model, and would be thousands of rounds."""
+"""Of sparsity: less is hardly a unit of any model, and would take thousands of rounds."""
 
 
 def _by_kind(value: Any) -> Any:
@@ -45,11 +44,7 @@ _SIZE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?[KMG]i?B", re.IGNORECASE)
 
 
 def memory_limits(text: str) -> dict[int | str, str]:
-    """``0=20GiB,cpu=60GiB`` as accelerate wants it.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """``0=20GiB,cpu=60GiB`` as accelerate wants it; raises `ValueError` if it cannot be read."""
     limits: dict[int | str, str] = {}
     for part in text.split(","):
         device, _, size = (word.strip() for word in part.partition("="))
@@ -59,12 +54,12 @@ def memory_limits(text: str) -> dict[int | str, str]:
     return limits
 
 
-def _limiting(text: str) -> str:
+def _checked_limits(text: str) -> str:
     memory_limits(text)
     return text
 
 
-MaxMemory = Annotated[str, AfterValidator(_limiting)]
+MaxMemory = Annotated[str, AfterValidator(_checked_limits)]
 Limit = TypeVar("Limit")
 ByKind = Annotated[
     Annotated[Limit, Tag("*")] | Annotated[dict[SiteKind, Limit], Tag("**")],

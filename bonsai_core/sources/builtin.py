@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from bonsai_core.sources.text import BLANK_LINES, EVALUATION_FRACTION, Part
+from bonsai_core.sources.text import BLANK_LINES, EVALUATION_FRACTION, Purpose
 
 
-def builtin_text(part: Part) -> str:
+def builtin_text(purpose: Purpose) -> str:
     """Whole topics of Python's reference, about a fifth of the characters for evaluation."""
     topics = _distinct_topics()
     room = EVALUATION_FRACTION * sum(map(len, topics.values()))
@@ -17,14 +17,14 @@ def builtin_text(part: Part) -> str:
         if len(topics[topic]) <= room:
             evaluation.add(topic)
             room -= len(topics[topic])
-    return "\n\n".join(topics[topic] for topic in sorted(topics) if (topic in evaluation) == (part == "evaluation"))
+    return "\n\n".join(topics[topic] for topic in sorted(topics) if (topic in evaluation) == (purpose == "evaluation"))
 
 
 def _distinct_topics() -> dict[str, str]:
-    """Topic -> its text, without the paragraphs that an earlier or longer topic has already.
+    """Topic -> its text, without the paragraphs that a longer topic has.
 
-    A fifth of the corpus repeats: short topics are excerpts of long ones. So the long ones go first and stay
-    readable, and what is left of the excerpts, mere headings, is dropped.
+    A fifth of the corpus repeats, because short topics are excerpts of long ones. The long ones go first and stay
+    readable; what is left of the excerpts is mere headings, and is dropped.
     """
     from pydoc_data.topics import topics
 

@@ -15,7 +15,7 @@ _SHAPE = 'A chat is a list of messages like {"role": "user", "content": "..."}.'
 
 
 def conversation(messages: Sequence[Any], where: str) -> str:
-    """The messages of one conversation as JSON on one line; nothing where there are none.
+    """The messages of one conversation as JSON on one line; empty without messages.
 
     Raises:
         BonsaiError: a message has no role or no text.
@@ -51,7 +51,7 @@ def render(conversations: str, tokenizer: PreTrainedTokenizerBase, name: str) ->
 
     if not tokenizer.chat_template:
         raise BonsaiError(
-            f"{name!r} is made of chats, and the model's tokenizer has no chat template to write them with. Give a "
+            f"{name!r} consists of chats, and the model's tokenizer has no chat template to render them. Give a "
             f"model tuned on chats, or text: a data set or a .jsonl file with a text column."
         )
     rendered = []

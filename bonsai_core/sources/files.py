@@ -10,8 +10,8 @@ from functools import partial
 from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.rows import MESSAGES, TEXT, document, json_rows, parse
 from bonsai_core.sources.sniff import refuse_nul
-from bonsai_core.sources.stored import File, Line, Stored, exists, find_file, read_lines, user_path, with_line_ends
-from bonsai_core.sources.text import PIECE, Held, Text, paragraph_starts
+from bonsai_core.sources.stored import File, Line, exists, find_file, read_lines, user_path, with_line_ends
+from bonsai_core.sources.text import PIECE, Piece, Text, paragraph_starts
 
 _JSON_SUFFIXES = {".jsonl", ".json"}
 _PACKED_SUFFIXES = {".parquet", ".gz", ".zst", ".zip", ".xz", ".bz2"}
@@ -29,9 +29,9 @@ def is_path(name: str) -> bool:
 
 
 def read_file(name: str) -> tuple[Text, Iterable[int]]:
-    """A file's text, and where in it a paragraph or document starts.
+    """A file's text, and where each paragraph or document but the first starts.
 
-    A large file is read through once, and stays where it is: pieces are read again when they are needed.
+    A large file is read through once and not kept in memory: pieces are read again when they are needed.
 
     Raises:
         BonsaiError: it cannot be read, is not text in UTF-8, or holds none.
@@ -44,23 +44,22 @@ def read_file(name: str) -> tuple[Text, Iterable[int]]:
         text = _plain(file)
         starts = paragraph_starts(text.pieces)
     if not text.is_large:
-        text = replace(text, pieces=tuple(Held(piece.read()) for piece in text.pieces))
+        text = replace(text, pieces=tuple(Piece.of(piece.read()) for piece in text.pieces))
     return text, starts
 
 
 class _Pieces:
-    """Pieces of a file, put together a line at a time."""
+    """Pieces of a file, built a line at a time."""
 
-    def __init__(self, file: File, reading: Callable[[bytes], str]) -> None:
+    def __init__(self, file: File, decode: Callable[[bytes], str]) -> None:
         self._file = file
-        self._reading = reading
-        self._pieces: list[Stored] = []
-        self._start = self._end = self._num_characters = 0  # of the piece that is being put together
+        self._decode = decode
+        self._pieces: list[Piece] = []
+        self._start = self._end = self._num_characters = 0  # of the piece that is being built
         self._num_nul = 0
         self._blank = True
 
     def add(self, line: Line, content: str) -> None:
-        """A line's characters."""
         if not self._num_characters:
             self._start = line.start
         self._end = line.start + line.num_bytes
@@ -70,8 +69,8 @@ class _Pieces:
         if self._num_characters >= PIECE:
             self._close()
 
-    def text(self, without: int = 0) -> Text:
-        """All of them, but for so many characters at the end.
+    def text(self, num_dropped: int = 0) -> Text:
+        """All of them, but for the last `num_dropped` characters.
 
         Raises:
             BonsaiError: there is nothing to read, or too much of it is NUL.
@@ -79,15 +78,15 @@ class _Pieces:
         if self._num_characters:
             self._close()
         pieces = Text(self._file.name, "whole", tuple(self._pieces))
-        text = pieces.section(0, pieces.num_characters - without, pieces.split)
+        text = pieces.section(0, pieces.num_characters - num_dropped, pieces.split)
         if self._blank:
             raise BonsaiError(f"{text.name!r} holds no text. Give a file with text in it.")
         refuse_nul(text.name, self._num_nul, text.num_characters)
         return text
 
     def _close(self) -> None:
-        size = self._end - self._start
-        self._pieces.append(Stored(self._file, self._start, size, self._num_characters, self._reading))
+        file, decode, start, size = self._file, self._decode, self._start, self._end - self._start
+        self._pieces.append(Piece(self._num_characters, lambda: decode(file.read(start, size))))
         self._num_characters = 0
 
 
@@ -110,7 +109,7 @@ def _rows(file: File) -> tuple[Text, array[int]]:
         content = document(value, where, column, chat) + _BETWEEN
         pieces.add(line, content)
         starts.append(starts[-1] + len(content))
-    text = (pieces or _Pieces(file, _lines_in)).text(without=len(_BETWEEN))
+    text = (pieces or _Pieces(file, _lines_in)).text(num_dropped=len(_BETWEEN))
     return replace(text, column=MESSAGES if chat else None, chat=chat), starts[1:-1]
 
 

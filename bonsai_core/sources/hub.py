@@ -10,15 +10,12 @@ from typing import Any
 from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.names import SYNTAX, DatasetName
 from bonsai_core.sources.rows import MESSAGES, TEXT, document
-from bonsai_core.sources.text import Part, Text, join
+from bonsai_core.sources.text import Purpose, Text, join
 
 # SparseGPT and Wanda evaluate on the first 1,100 documents of C4's first validation shard (256 windows of
 # 2,048 tokens); 2,000 training documents are about a million tokens, four times their calibration set.
 C4_DOCUMENTS = {"train": 2_000, "validation": 1_100}
-C4_SHARDS = {
-    "train": "en/c4-train.00000-of-01024.json.gz",
-    "validation": "en/c4-validation.00000-of-00008.json.gz",
-}
+C4_SHARDS = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
 # About two million tokens of English: more than any calibration set, and read in minutes from anywhere.
 HUB_CHARACTERS = 8_000_000
 _OFFLINE_HELP = "Without a network, --dataset builtin and --dataset PATH (.txt or .jsonl) work."
@@ -39,23 +36,22 @@ def _hub_errors(asked: str) -> Iterator[None]:
         ) from error
 
 
-def wikitext2(part: Part) -> tuple[str, str]:
+def wikitext2(purpose: Purpose) -> tuple[str, str]:
     from datasets import load_dataset
 
-    split = "train" if part == "calibration" else "test"
+    split = "train" if purpose == "calibration" else "test"
     with _hub_errors(f"wikitext2 (Salesforce/wikitext, wikitext-2-raw-v1, {split})"):
         rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
     # Empty rows stay and rows keep their line ends: published perplexities are of exactly this string.
     return split, "\n\n".join(row["text"] for row in rows)
 
 
-def c4(part: Part, characters: int) -> tuple[str, str]:
+def c4(purpose: Purpose, characters: int) -> tuple[str, str]:
     from datasets import load_dataset
 
-    split = "train" if part == "calibration" else "validation"
+    split = "train" if purpose == "calibration" else "validation"
     with _hub_errors(f"c4 (allenai/c4, {C4_SHARDS[split]})"):
-        shard = {split: C4_SHARDS[split]}
-        rows = load_dataset("allenai/c4", data_files=shard, split=split, streaming=True)
+        rows = load_dataset("allenai/c4", data_files={split: C4_SHARDS[split]}, split=split, streaming=True)
         documents, count = [], 0
         for row in rows:
             documents.append(row["text"])
@@ -65,15 +61,14 @@ def c4(part: Part, characters: int) -> tuple[str, str]:
     return split, join(documents)[0]
 
 
-def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int) -> tuple[Text, list[int] | None]:
+def any_dataset(asked: DatasetName, purpose: Purpose, hold_out: bool, characters: int) -> tuple[Text, list[int] | None]:
     """Text of any data set.
 
     Args:
         hold_out: calibration and evaluation are both on this data set.
 
     Returns:
-        The text; and, where it has to be divided because the data set has no split for evaluation, where its documents
-        start.
+        The text; and where its documents start, if it must be divided because no split is left for evaluation.
 
     Raises:
         BonsaiError: there is no such data set, configuration, split or column, or no text in it.
@@ -81,11 +76,11 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
     from datasets import load_dataset
 
     where = f"data set {str(asked)!r}"
-    with _hub_errors(where), _configurations_told(asked):
+    with _hub_errors(where), _explained_configurations(asked):
         splits = load_dataset(asked.name, asked.config, streaming=True)
         other = next((split for split in ("validation", "test") if split in splits and split != asked.split), None)
-        named = None if part == "evaluation" and hold_out else asked.split
-        split = named or (other if part == "evaluation" else None) or "train"
+        named = None if purpose == "evaluation" and hold_out else asked.split
+        split = named or (other if purpose == "evaluation" else None) or "train"
         if split not in splits:
             raise BonsaiError(
                 f"Data set {asked.name!r} has no split {split!r}, only {', '.join(splits)}. Name one of them, as in "
@@ -103,8 +98,8 @@ def any_dataset(asked: DatasetName, part: Part, hold_out: bool, characters: int)
 
 
 @contextmanager
-def _configurations_told(asked: DatasetName) -> Iterator[None]:
-    """Where a data set has several configurations and none of them was named, say how one is."""
+def _explained_configurations(asked: DatasetName) -> Iterator[None]:
+    """Say how to name a configuration if the data set has several and none of them was named."""
     from datasets import get_dataset_config_names
 
     try:
@@ -113,7 +108,7 @@ def _configurations_told(asked: DatasetName) -> Iterator[None]:
         try:
             available = get_dataset_config_names(asked.name)
         except (OSError, ValueError):
-            available = []  # then it is about something else
+            available = []  # then the error is about something else
         if len(available) < 2 or asked.config in available:
             raise
         wrong = f"no configuration {asked.config!r}" if asked.config else "several configurations"
@@ -124,11 +119,11 @@ def _configurations_told(asked: DatasetName) -> Iterator[None]:
 
 
 def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: DatasetName) -> str:
-    """The column that is the text: of that name, or else of chats, or else the only one that holds strings.
+    """The column that is the text: `text`, else `messages`, else the only one that holds strings.
 
     Args:
-        first: the first row; empty where there is none.
-        features: what is declared of the columns, as far as something is.
+        first: the first row; empty if there is none.
+        features: the declared types of the columns, where known.
     """
     strings = [
         name
@@ -150,12 +145,12 @@ def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: D
 def _first_documents(
     rows: Iterable[Mapping[str, Any]], where: str, column: str, chat: bool, characters: int
 ) -> Iterator[str]:
-    """Non-empty documents, in order, until so many characters are together."""
+    """Non-empty documents, in order, until they have that many characters."""
     count = 0
     for number, row in enumerate(rows, start=1):
-        found = document(row, f"{where}, row {number}", column, chat)
-        if found.strip():
-            yield found
-        count += len(found)
+        text = document(row, f"{where}, row {number}", column, chat)
+        if text.strip():
+            yield text
+        count += len(text)
         if count >= characters:
             return

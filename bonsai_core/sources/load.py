@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
 from bonsai_core.sources.files import is_path, read_file
 from bonsai_core.sources.names import DatasetName
 from bonsai_core.sources.stored import exists, user_path
-from bonsai_core.sources.text import Part, Text, divide
+from bonsai_core.sources.text import Purpose, Text, divide
 
 NAMED = ("builtin", "c4", "wikitext2")
-Config = TypeVar("Config", bound=SharedSettings)
+Config = TypeVar("Config", bound=CommonSettings)
 
 
 def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int = 0) -> tuple[Text, Text]:
@@ -30,23 +30,23 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
             `c4`: the first documents of the first English shard of C4; train and validation.
             a path: `.jsonl` or `.json` holds one JSON object per line, with "text", or with "messages" (a list of
             {"role", "content"}) for the tokenizer's chat template; anything else is plain text in UTF-8. A name is
-            taken for a path if such a file or folder exists, if it ends in .txt, .md, .jsonl or .json, or if it starts
-            with `.`, `~` or `/`. A file is not held in memory if it is large.
-            any other name: a hub data set, its first 8 million characters, as NAME[config]:split#column with each part
-            but NAME left out where it is not needed. Left out, the splits are train, and validation or test; the
-            column is "text", else "messages", else the only one that holds strings.
-        eval_dataset: a second data set, of any of these kinds, to evaluate on. A path is then used whole, on
-            either side. None evaluates on the evaluation split of `dataset`; where it has none besides the one that is
-            calibrated on (a path, a hub data set with one split), the last 20 % is held out, cut between two
-            paragraphs or documents.
-        characters: read at least so many of `c4` and of hub data sets, where they have them, to calibrate on.
+            a path if such a file or folder exists, if it ends in .txt, .md, .jsonl or .json, or if it starts with `.`,
+            `~` or `/`. A large file is not held in memory.
+            any other name: a hub data set, its first 8 million characters, as NAME[config]:split#column. Defaults: the
+            splits are train, and validation or test; the column is "text", else "messages", else the only one that
+            holds strings.
+        eval_dataset: a second data set, of any of these kinds, to evaluate on; a path is then used whole, on either
+            side. None evaluates on the evaluation split of `dataset`; where there is none besides the calibration
+            split (a path, a hub data set with one split), the last 20 % is held out, cut between two paragraphs or
+            documents.
+        characters: minimum to read of `c4` and of hub data sets, where they have them, to calibrate on.
 
     Returns:
         (calibration, evaluation).
 
     Raises:
-        UnknownNameError: for a misspelt name.
-        BonsaiError: for a file or hub data set that cannot be read, and for the same text on both sides.
+        UnknownNameError: a name is misspelt.
+        BonsaiError: a file or hub data set cannot be read, or both texts are the same.
     """
     calibration, starts = _load(dataset, "calibration", eval_dataset is None, characters)
     if eval_dataset is None:
@@ -63,7 +63,7 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
 
 
 def load_evaluation_text(dataset: str) -> Text:
-    """Load text to evaluate on alone: the evaluation split where there is one, a path whole. As `load_text` else."""
+    """Load text only to evaluate on: the evaluation split where there is one, a path whole. Names as in `load_text`."""
     return _load(dataset, "evaluation", hold_out=False)[0]
 
 
@@ -73,7 +73,7 @@ def load_metric_text(dataset: str) -> Text:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration, with files and folders named so that a resume from elsewhere finds them.
+    """The same configuration with absolute paths, so that a resume from another folder finds them.
 
     Raises:
         BonsaiError: a name in it is one that no file can have.
@@ -83,19 +83,12 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update={field: str(path.resolve()) for field, path in paths.items() if exists(path)})
 
 
-def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> tuple[Text, Iterable[int] | None]:
-    """One side of `load_text`.
-
-    Args:
-        hold_out: the other side has the same data set.
-
-    Returns:
-        The text; and where it may be divided, if it has to be because there is no other text for the other side.
-    """
+def _load(name: str, purpose: Purpose, hold_out: bool, characters: int = 0) -> tuple[Text, Iterable[int] | None]:
+    """One text of `load_text`; and where it may be divided, if the other text (`hold_out`) must be cut from it."""
     if name == "builtin":
-        return Text.of(name, part, builtin_text(part)), None
+        return Text.of(name, purpose, builtin_text(purpose)), None
     if name in NAMED:
-        split, content = hub.wikitext2(part) if name == "wikitext2" else hub.c4(part, characters)
+        split, content = hub.wikitext2(purpose) if name == "wikitext2" else hub.c4(purpose, characters)
         return Text.of(name, split, content), None
     if is_path(name):
         text, starts = read_file(name)
@@ -109,4 +102,4 @@ def _load(name: str, part: Part, hold_out: bool, characters: int = 0) -> tuple[T
     near = difflib.get_close_matches(asked.name.lower(), NAMED, n=1)
     if "/" not in asked.name and near:
         raise UnknownNameError("data set", name, NAMED, "A file (.txt, .jsonl) and a hub id (owner/name) work too.")
-    return hub.any_dataset(asked, part, hold_out, characters)
+    return hub.any_dataset(asked, purpose, hold_out, characters)

@@ -1,4 +1,4 @@
-"""How a data set of the hub is named: its configuration, split and column with it."""
+"""How a data set of the hub is named, with its configuration, split and column."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ _PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<spl
 
 @dataclass(frozen=True)
 class DatasetName:
-    """What `NAME[config]:split#column` says; None for what it leaves out. As a string, the same again.
-
-    Attributes:
-        name: the hub id.
-    """
+    """What `NAME[config]:split#column` says, None where it says nothing; `name` is the hub id."""
 
     name: str
     config: str | None = None
@@ -26,18 +22,18 @@ class DatasetName:
 
     @classmethod
     def of(cls, asked: str) -> DatasetName:
-        """The name as a user writes it.
+        """Parse a name as a user writes it; `str` gives it back.
 
         Raises:
             BonsaiError: it is not written like that.
         """
-        found = _PATTERN.fullmatch(asked)
-        if found is None:
+        match = _PATTERN.fullmatch(asked)
+        if match is None:
             raise BonsaiError(
                 f"Cannot read the data set's name {asked!r}. It is written {SYNTAX}, where each part but NAME can be "
                 f"left out, as in owner/name[en]:train#content."
             )
-        return cls(**found.groupdict())
+        return cls(**match.groupdict())
 
     def __str__(self) -> str:
         parts = (("[", self.config, "]"), (":", self.split, ""), ("#", self.column, ""))

@@ -16,7 +16,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class JsonRow(NamedTuple):
-    """An object, where it stands, for messages, and its line."""
+    """An object, its position for messages, and its line."""
 
     value: Mapping[str, Any]
     where: str
@@ -24,13 +24,13 @@ class JsonRow(NamedTuple):
 
 
 def json_rows(file: File, shape: str) -> Iterator[JsonRow]:
-    """The object on each line of a JSON lines file; blank lines are passed over.
+    """The object on each line of a JSON lines file; blank lines are skipped.
 
     Args:
         shape: a sentence for messages: what a line must be like.
 
     Raises:
-        BonsaiError: the file is not UTF-8, or a line is no JSON object.
+        BonsaiError: the file is not UTF-8, or a line is not a JSON object.
     """
     first = True
     for line in read_lines(file):
@@ -51,10 +51,10 @@ def json_rows(file: File, shape: str) -> Iterator[JsonRow]:
 
 
 def parse(content: str, where: str, shape: str) -> Mapping[str, Any]:
-    """The object that a line holds.
+    """The object on a line.
 
     Raises:
-        BonsaiError: it holds none.
+        BonsaiError: there is none.
     """
     try:
         value = json.loads(content)
@@ -82,9 +82,9 @@ def document(row: Mapping[str, Any], where: str, column: str, chat: bool) -> str
             f"{where}: {wrong}. Its fields: {', '.join(map(str, row)) or 'none'}. "
             f'Text goes in "{TEXT}", a chat in "{MESSAGES}".'
         )
-    found = conversation(value, f"{where}, {column!r}") if chat else str(value)
-    refuse_surrogates(found, where)
-    return found
+    text = conversation(value, f"{where}, {column!r}") if chat else str(value)
+    refuse_surrogates(text, where)
+    return text
 
 
 def refuse_surrogates(text: str, where: str) -> None:

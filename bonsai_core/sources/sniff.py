@@ -8,16 +8,14 @@ from typing import BinaryIO, NamedTuple
 
 from bonsai_core.errors import BonsaiError
 
-HEAD = 2**16
-"""Bytes of a file that are looked at."""
-NUL_FRACTION = 1e-3
-"""Of the characters; text from the web has a stray one now and then."""
+HEAD = 2**16  # bytes of a file that are looked at
+NUL_FRACTION = 1e-3  # of the characters; text from the web has a stray one now and then
 CONTROL_FRACTION = 0.01
 _CONTROLS = bytes(sorted({*range(32), 127} - {*b"\t\n\v\f\r\b\x1b"}))
 
 
 class Kind(NamedTuple):
-    """A kind of file that begins with certain bytes; `remedy` is filled with the names to read from and write to."""
+    """A kind of file that begins with certain bytes; `remedy` has places for the names to read from and write to."""
 
     magic: bytes
     what: str
@@ -33,7 +31,7 @@ KINDS = (
     Kind(
         b"PAR1\x15",
         "a Parquet file",
-        "Give the hub id of the data set that it is of, or convert it: "
+        "Give the hub id of its data set, or convert it: "
         "python -c \"import sys, datasets; datasets.Dataset.from_parquet(sys.argv[1]).to_json('text.jsonl')\" {file}",
     ),
     Kind(b"\x1f\x8b", "compressed with gzip", "Unpack it first: gzip -dc {file} > {unpacked}"),
@@ -52,11 +50,7 @@ _READ_WRONGLY = ("\xff\xfe".encode(), "\xfe\xff".encode())
 
 
 def refuse_what_is_not_text(name: str, head: bytes) -> None:
-    """Raise where the first bytes of a file show that it is not text in UTF-8.
-
-    Raises:
-        BonsaiError: says what the file is, and how to make text of it.
-    """
+    """Raise a `BonsaiError` if a file's first bytes are not text in UTF-8: what it is, and how to make text of it."""
     for kind in KINDS:
         if head.startswith(kind.magic):
             raise BonsaiError(f"{name!r} is {kind.what}, where text in UTF-8 is needed. {_filled(kind.remedy, name)}")
@@ -65,7 +59,7 @@ def refuse_what_is_not_text(name: str, head: bytes) -> None:
 
 
 def refuse_nul(name: str, num_nul: int, num_characters: int) -> None:
-    """Raise where too many of a text's characters are NUL."""
+    """Raise a `BonsaiError` if too many of a text's characters are NUL."""
     if _too_many(num_nul, num_characters):
         raise BonsaiError(
             f"{name!r} is not text: {num_nul:,} of its {num_characters:,} characters are NUL. Was it converted from "
@@ -74,7 +68,7 @@ def refuse_nul(name: str, num_nul: int, num_characters: int) -> None:
 
 
 def not_utf8(name: str, file: BinaryIO, offset: int) -> BonsaiError:
-    """The error for a file that cannot be decoded from a byte on."""
+    """The error for a file that cannot be decoded from `offset` on."""
     file.seek(max(0, offset - HEAD))
     before, bad, after = file.read(min(offset, HEAD)), file.read(1), file.read(HEAD)
     where = f"{name!r} is not UTF-8: byte {bad[0]:#04x} at offset {offset:,}."
@@ -94,7 +88,6 @@ def _too_many(num_nul: int, num_characters: int) -> bool:
 
 
 def _why_nul(name: str, head: bytes) -> str:
-    """What a file with many NUL bytes is."""
     if head.startswith(_READ_WRONGLY):
         return "it was UTF-16 and has been converted as if it were Latin-1. " + _filled(
             "Convert the original: iconv -f utf-16 -t utf-8 ORIGINAL > {file}", name

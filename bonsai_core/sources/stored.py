@@ -6,7 +6,7 @@ import codecs
 import difflib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,7 +20,7 @@ def user_path(name: str) -> Path:
     """A path as people type it, `~` included.
 
     Raises:
-        BonsaiError: it names the home of a user there is not, or has bytes that are not UTF-8.
+        BonsaiError: it names the home of an unknown user, or has bytes that are not UTF-8.
     """
     try:
         return Path(checked_name(name)).expanduser()
@@ -29,7 +29,7 @@ def user_path(name: str) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; there is none by a name that the file system does not allow."""
+    """Whether there is such a file or folder; False for a name that the file system does not allow."""
     try:
         return path.exists()
     except OSError:
@@ -68,37 +68,15 @@ class File:
             raise BonsaiError(f"{self.name!r} has changed while it was being read. Start again.")
         return file
 
-
-@dataclass(frozen=True)
-class Stored:
-    """A piece of a file.
-
-    Attributes:
-        start: where it begins, in bytes.
-        num_bytes: its length.
-        reading: makes its characters of its bytes.
-    """
-
-    file: File
-    start: int
-    num_bytes: int
-    num_characters: int
-    reading: Callable[[bytes], str]
-
-    def read(self) -> str:
-        with self.file.open() as file:
-            file.seek(self.start)
-            return self.reading(file.read(self.num_bytes))
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Some consecutive bytes; errors as for `open`."""
+        with self.open() as file:
+            file.seek(start)
+            return file.read(num_bytes)
 
 
 class Line(NamedTuple):
-    """A line of a file, or a part of a very long one, with its line end.
-
-    Attributes:
-        number: counted from 1.
-        start: where it begins, in bytes.
-        num_bytes: its length in the file.
-    """
+    """A line of a file, counted from 1, or a part of a very long one, with its line end; `start` is in bytes."""
 
     number: int
     start: int
@@ -110,10 +88,10 @@ def find_file(name: str, instead: str) -> File:
     """Open a file for the first time.
 
     Args:
-        instead: a sentence for messages: what can be given where there is no such file.
+        instead: a sentence for messages: what can be given if there is no such file.
 
     Raises:
-        BonsaiError: there is none, it cannot be read, or it is something else than text in UTF-8.
+        BonsaiError: there is no such file, it cannot be read, or it is not text in UTF-8.
     """
     path = user_path(name)
     try:
@@ -154,12 +132,12 @@ def read_lines(file: File, longest: int = -1) -> Iterator[Line]:
 
 
 def with_line_ends(content: str) -> str:
-    """The same, with the line ends of Windows replaced."""
+    """The text with the line ends of Windows replaced."""
     return content.replace("\r\n", "\n")
 
 
 def _read_line(stream: BinaryIO, longest: int) -> bytes:
-    """The next line, or as much of it as is wanted: neither a character nor a line end is divided."""
+    """The next line, or its first `longest` bytes at most: neither a character nor a line end is divided."""
     line = stream.readline(longest)
     if len(line) < longest or longest < 0 or line.endswith(b"\n"):
         return line
@@ -180,5 +158,5 @@ def _missing_file(name: str, path: Path) -> str:
     if not folder.is_dir():
         return f"There is no file {name!r}: the folder {str(folder)!r} does not exist."
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
-    guess = f" Did you mean {' or '.join(repr(str(folder / found)) for found in near)}?" if near else ""
+    guess = f" Did you mean {' or '.join(repr(str(folder / other)) for other in near)}?" if near else ""
     return f"There is no file {name!r}.{guess}"

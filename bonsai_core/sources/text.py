@@ -9,14 +9,14 @@ import hashlib
 import itertools
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 from bonsai_core.errors import BonsaiError
 
-Part = Literal["calibration", "evaluation"]
+Purpose = Literal["calibration", "evaluation"]
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 EVALUATION_FRACTION = 0.2
@@ -27,45 +27,21 @@ LARGE = 2**22
 whose tokenisation fast tokenizers take half a gigabyte."""
 
 
-class Piece(Protocol):
-    """Consecutive characters of a text, wherever they are."""
-
-    @property
-    def num_characters(self) -> int: ...
-
-    def read(self) -> str:
-        """The characters."""
-        ...
-
-
 @dataclass(frozen=True)
-class Held:
-    """A piece in memory."""
+class Piece:
+    """Consecutive characters of a text, in memory or wherever `read` gets them from."""
 
-    content: str
+    num_characters: int
+    read: Callable[[], str]
 
-    @property
-    def num_characters(self) -> int:
-        return len(self.content)
+    @classmethod
+    def of(cls, content: str) -> Piece:
+        """A piece in memory."""
+        return cls(len(content), lambda: content)
 
-    def read(self) -> str:
-        return self.content
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """Some consecutive characters of a piece."""
-
-    piece: Piece
-    start: int
-    stop: int
-
-    @property
-    def num_characters(self) -> int:
-        return self.stop - self.start
-
-    def read(self) -> str:
-        return self.piece.read()[self.start : self.stop]
+    def clipped(self, start: int, stop: int) -> Piece:
+        """The characters from `start` to before `stop`."""
+        return Piece(stop - start, lambda: self.read()[start:stop])
 
 
 @dataclass(frozen=True)
@@ -76,8 +52,8 @@ class Text:
         name: the data set as it was asked for: `builtin`, a path, a hub id.
         split: the hub's split name; for `builtin`, `calibration` or `evaluation`; for a file, `whole`, or
             `head` (the first 80 %) or `tail` (the last 20 %).
-        pieces: the text itself, each piece but the first at the start of a line (or within a very long one).
-        config: the hub data set's configuration, where one was named.
+        pieces: the text itself; each piece but the first starts at a line (or within a very long one).
+        config: the hub data set's configuration, if one was named.
         column: of the hub data set; for chats in a file, `messages`.
         chat: the text is conversations, one JSON list of messages a line, which a chat template renders.
     """
@@ -118,13 +94,9 @@ class Text:
         return self.num_characters > LARGE
 
     def describe(self) -> dict[str, str | int]:
-        """What a report records: everything needed to tell whether another run used the same text."""
-        facts: dict[str, str | int] = {
-            "name": self.name,
-            "split": self.split,
-            "sha256": self.sha256,
-            "characters": self.num_characters,
-        }
+        """What a report records to tell whether another run used the same text."""
+        facts: dict[str, str | int] = {"name": self.name, "split": self.split, "sha256": self.sha256}
+        facts["characters"] = self.num_characters
         facts |= {key: value for key, value in (("config", self.config), ("column", self.column)) if value is not None}
         if self.name == "builtin":
             facts["python"] = platform.python_version()  # its documentation changes between versions
@@ -132,22 +104,22 @@ class Text:
 
     def section(self, start: int, stop: int, split: str) -> Text:
         """The characters from `start` to before `stop`."""
-        found: list[Piece] = []
+        pieces: list[Piece] = []
         offset = 0
         for piece in self.pieces:
             size = piece.num_characters
             first, last = max(start - offset, 0), min(stop - offset, size)
             if first < last:
-                found.append(piece if last - first == size else Clipped(piece, first, last))
+                pieces.append(piece if last - first == size else piece.clipped(first, last))
             offset += size
-        return replace(self, split=split, pieces=tuple(found))
+        return replace(self, split=split, pieces=tuple(pieces))
 
     def equals(self, other: Text) -> bool:
         """Whether two texts have the same characters."""
         return self.num_characters == other.num_characters and self.sha256 == other.sha256
 
     def contains(self, other: Text) -> bool:
-        """Whether all of another text stands somewhere in this one."""
+        """Whether another text, all of it, is somewhere in this one."""
         length = other.num_characters
         last = self.num_characters - length
         if last < 0 or not self.is_large:
@@ -156,10 +128,9 @@ class Text:
         return any(self.section(at, at + length, self.split).equals(other) for at in places if at <= last)
 
     def _places_of(self, wanted: str) -> Iterator[int]:
-        """Where some characters are found."""
         content, offset = "", 0
         for piece in self.pieces:
-            keep = max(0, len(content) - len(wanted) + 1)  # before it, nothing begins that has not been found
+            keep = max(0, len(content) - len(wanted) + 1)  # all places before it have been searched
             content, offset = content[keep:] + piece.read(), offset + keep
             at = content.find(wanted)
             while at >= 0:
@@ -175,13 +146,13 @@ def join(documents: Iterable[str]) -> tuple[str, list[int]]:
 
 
 def paragraph_starts(pieces: Iterable[Piece]) -> Iterator[int]:
-    """Where each paragraph but the first starts; blank lines before the text and after it divide nothing."""
-    offset, space, begun = 0, "", False  # `space`: the white space before a piece, of which it may hold the rest
+    """Where each paragraph but the first starts; blank lines before the text and after it do not count."""
+    offset, space, begun = 0, "", False  # `space`: white space that ended the last piece and may go on in this one
     for piece in pieces:
         content = space + piece.read()
         body = content.rstrip()
         first = 0 if begun else len(content) - len(content.lstrip())
-        yield from (offset + found.end() for found in BLANK_LINES.finditer(body, first))
+        yield from (offset + match.end() for match in BLANK_LINES.finditer(body, first))
         offset, space, begun = offset + len(body), content[len(body) :], begun or bool(body)
 
 
@@ -197,10 +168,10 @@ def divide(text: Text, starts: Iterable[int]) -> tuple[Text, Text]:
     return text.section(0, cut, "head"), text.section(cut, text.num_characters, "tail")
 
 
-def _cut(content: str) -> Iterator[Held]:
-    """Pieces of a text, each ended by the first line end that makes it long enough."""
+def _cut(content: str) -> Iterator[Piece]:
+    """Pieces of a text; each ends with the first line that makes it long enough."""
     start = 0
     while start < len(content):
         stop = content.find("\n", start + PIECE - 1) + 1 or len(content)
-        yield Held(content[start:stop])
+        yield Piece.of(content[start:stop])
         start = stop

@@ -19,28 +19,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLACES = LARGE // PIECE
-"""Parts of a large text that are sampled alike."""
+"""Parts of a large text that are sampled equally often."""
 
 
 def tokenize(text: Text, tokenizer: PreTrainedTokenizerBase, enough: float = math.inf) -> NDArray[np.int32]:
     """A text as one stream of token ids, int32 [T], with no special tokens added; a chat as its template writes it.
 
-    A large text is tokenised a piece at a time, so that a token that would stand across the line between two pieces
-    becomes two.
+    A large text is tokenised a piece at a time, so that a token across the border of two pieces becomes two.
 
     Args:
-        enough: of a large text, no further piece is read after so many tokens.
+        enough: of a large text, no further piece is read after this many tokens.
     """
     if not text.is_large:
         return _ids(text, text.pieces, tokenizer)
-    found: list[NDArray[np.int32]] = []
+    ids: list[NDArray[np.int32]] = []
     total = 0
     for piece in text.pieces:
-        if found and total >= enough:
+        if ids and total >= enough:
             break
-        found.append(_ids(text, (piece,), tokenizer))
-        total += len(found[-1])
-    return np.concatenate(found)
+        ids.append(_ids(text, (piece,), tokenizer))
+        total += len(ids[-1])
+    return np.concatenate(ids)
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[NDArray[np.int32]]:

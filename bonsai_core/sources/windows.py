@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.settings.shared import SharedSettings
+from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.tokens import sampled, tokenize
 
@@ -30,8 +30,8 @@ def take_windows(
 ) -> NDArray[np.int64]:
     """Cut non-overlapping windows out of a token stream.
 
-    The stream is divided into windows from its start; an incomplete last one is dropped. Where the text has
-    fewer windows than asked for, all there are come back: compare `len(result)` with `num_windows` and warn.
+    The stream is divided into windows from its start; an incomplete last one is dropped. A short text gives fewer
+    windows: compare `len(result)` with `num_windows` and warn.
 
     Args:
         tokens: integers [T].
@@ -45,7 +45,7 @@ def take_windows(
         int64 [min(N, T // L), L].
 
     Raises:
-        BonsaiError: if the text is shorter than one window, or N or L is not positive.
+        BonsaiError: the text is shorter than one window, or N or L is not positive.
     """
     if num_windows < 1 or sequence_length < 1:
         raise BonsaiError(
@@ -77,12 +77,12 @@ def windows_of(
 ) -> NDArray[np.int64]:
     """Tokenise a text, as far as needed, and cut it as `take_windows` does.
 
-    A large text is not tokenised whole. Without a seed, it is from its start to where there are enough windows. With
-    one, a random choice of its pieces is, about four million characters from all over the text; windows are drawn from
-    these, and from further pieces only when these have no more, so asking for more keeps the windows drawn before.
+    A large text is not tokenised whole. Without a seed, it is tokenised from its start until there are enough windows.
+    With one, windows are drawn from random pieces all over the text, about four million characters at a time; further
+    pieces are read only when these have no more windows, so asking for more keeps the windows drawn before.
 
     Args:
-        what: what the text is for; `warn` is told where it has too few windows.
+        what: what the text is for, for the warning that it has too few windows.
         start: a token that every window begins with, one of its `sequence_length`.
     """
     length = sequence_length if start is None else sequence_length - 1
@@ -96,7 +96,7 @@ def windows_of(
             f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
             f"{num_windows} were asked for."
         )
-    return _begun(windows_NL, start)
+    return _starting_with(start, windows_NL)
 
 
 def training_windows(
@@ -108,19 +108,19 @@ def training_windows(
     seed: int,
     start: int | None = None,
 ) -> NDArray[np.int64]:
-    """All windows of a text, in order; of a large one `num_windows` alone, drawn as by `windows_of`, where given."""
+    """All windows of a text, in order; of a large one only `num_windows`, if given, drawn as by `windows_of`."""
     length = sequence_length if start is None else sequence_length - 1
     if num_windows is not None and text.is_large:
-        return _begun(_drawn(text, tokenizer, num_windows, length, seed), start)
+        return _starting_with(start, _drawn(text, tokenizer, num_windows, length, seed))
     tokens = tokenize(text, tokenizer)
     every = max(1, len(tokens) // length)
-    return _begun(take_windows(tokens, num_windows=every, sequence_length=length, seed=None, source=text), start)
+    windows_NL = take_windows(tokens, num_windows=every, sequence_length=length, seed=None, source=text)
+    return _starting_with(start, windows_NL)
 
 
 def _drawn(
     text: Text, tokenizer: PreTrainedTokenizerBase, num_windows: int, length: int, seed: int
 ) -> NDArray[np.int64]:
-    """Windows at random places of a large text."""
     drawn: list[NDArray[np.int64]] = []
     missing, rest = num_windows, np.empty(0, dtype=np.int32)
     for turn, tokens in enumerate(sampled(text, tokenizer, seed)):
@@ -132,31 +132,22 @@ def _drawn(
             rest = rest[len(rest) - len(rest) % length :]
         if missing <= 0:
             break
-    if not drawn:  # which says that the text is too short
+    if not drawn:  # raises: the text is too short
         return take_windows(rest, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
     return np.concatenate(drawn)
 
 
-def _begun(windows_NL: NDArray[np.int64], start: int | None) -> NDArray[np.int64]:
-    """The windows with a token before each, if there is one."""
+def _starting_with(start: int | None, windows_NL: NDArray[np.int64]) -> NDArray[np.int64]:
     return windows_NL if start is None else np.insert(windows_NL, 0, start, axis=1)
 
 
 def evaluation_windows(
     text: Text,
     tokenizer: PreTrainedTokenizerBase,
-    config: SharedSettings,
+    config: CommonSettings,
     warn: Callable[[str], None],
     start: int | None,
 ) -> NDArray[np.int64]:
     """The first windows of a text, as configured; `warn` and `start` as for `windows_of`."""
-    return windows_of(
-        text,
-        tokenizer,
-        num_windows=config.eval_samples,
-        sequence_length=config.eval_sequence_length,
-        seed=None,
-        what="evaluation",
-        warn=warn,
-        start=start,
-    )
+    size = {"num_windows": config.eval_samples, "sequence_length": config.eval_sequence_length}
+    return windows_of(text, tokenizer, **size, seed=None, what="evaluation", warn=warn, start=start)

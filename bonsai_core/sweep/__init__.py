@@ -1,4 +1,4 @@
-"""Sweeps: a grid of settings with seeds, one run directory each, and what they found side by side.
+"""Sweeps: a grid of settings with seeds, one run directory each, and their results side by side.
 
 <out>/<arm>_<setting>-<value>_seed-<n>/   one run directory each
 <out>/shared/                             what was measured of the dense model, once for all runs

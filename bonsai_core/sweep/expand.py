@@ -19,7 +19,7 @@ from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.quantities import describe, show_setting
-from bonsai_core.sweep.spec import Grid, SweepSpec
+from bonsai_core.sweep.spec import SweepSpec
 
 LONGEST_NAME = 100
 DEFAULTS: Mapping[str, Any] = {"latency": False}
@@ -28,13 +28,7 @@ DEFAULTS: Mapping[str, Any] = {"latency": False}
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run that a sweep asks for.
-
-    Attributes:
-        point: its values of the grid's settings.
-        name: of its directory in the sweep's.
-        config: its settings; `out` is left to the runner.
-    """
+    """One run of a sweep: its values of the grid's settings, its directory's name, and its settings but for `out`."""
 
     arm: str
     point: Mapping[str, Any]
@@ -50,8 +44,8 @@ def expand(spec: SweepSpec, file: Path, registry: Registry, overrides: Mapping[s
     """Every arm at every point of its grid with every seed; one seed after the other, so that all arms show early.
 
     Args:
-        file: where the sweep was read; recipes are looked for beside it.
-        overrides: settings that go before those of `base`.
+        file: the sweep's; recipes are looked for beside it.
+        overrides: settings that override those of `base`.
 
     Raises:
         BonsaiError: a setting, plugin or option of any run is wrong; the message says in which run.
@@ -60,32 +54,26 @@ def expand(spec: SweepSpec, file: Path, registry: Registry, overrides: Mapping[s
         base = {**DEFAULTS, **_expanded(spec.base, file.parent, registry), **overrides}
     runs = []
     for seed, (name, arm) in itertools.product(spec.seeds, spec.arms.items()):
-        for point in _points(spec.grid if arm.grid is None else arm.grid):
+        grid = spec.grid if arm.grid is None else arm.grid
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
             with _located(f"The sweep {file}, {describe(name, point, seed)}"):
                 own = {**_expanded(arm.settings, file.parent, registry), **_expanded(point, file.parent, registry)}
                 config = RunConfig.from_mapping({**base, **own, "seed": seed, "out": None}, "settings")
-                _check_plugins(config, registry)
+                choose_methods(config, registry)
+                if config.slicer != RunConfig.model_fields["slicer"].default:
+                    registry.family(config.slicer)
             runs.append(SweepRun(name, point, seed, _readable(name, point, seed), config))
-    return _told_apart(runs)
+    return _with_unique_names(runs)
 
 
 def _expanded(settings: Mapping[str, Any], folder: Path, registry: Registry) -> dict[str, Any]:
-    """The settings, on top of those of the recipe that their key ``config`` names: a file, or a registered recipe."""
+    """The settings, over those of the recipe that their key ``config`` names."""
     rest = dict(settings)
     recipe = rest.pop("config", None)
     if recipe is None:
         return rest
     return {**recipe_settings(str(recipe), registry, folder=folder), **rest}
-
-
-def _points(grid: Grid) -> list[dict[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _check_plugins(config: RunConfig, registry: Registry) -> None:
-    choose_methods(config, registry)
-    if config.slicer != RunConfig.model_fields["slicer"].default:
-        registry.family(config.slicer)
 
 
 @contextmanager
@@ -101,13 +89,13 @@ def _readable(arm: str, point: Mapping[str, Any], seed: int) -> str:
     return "_".join(re.sub(r"[^a-z0-9.]+", "-", word.lower()).strip("-.") for word in words)
 
 
-def _told_apart(runs: list[SweepRun]) -> list[SweepRun]:
-    """The same with unique names: those that two runs share, or that are too long, end in a hash of what the run is."""
+def _with_unique_names(runs: list[SweepRun]) -> list[SweepRun]:
+    """The runs; names that two runs have, or that are too long, end in a hash of what the run is."""
     count = Counter(run.name for run in runs)
     plain = {name for name, number in count.items() if number == 1 and len(name) <= LONGEST_NAME}
     return [run if run.name in plain else replace(run, name=f"{run.name[:LONGEST_NAME]}-{_hash(run)}") for run in runs]
 
 
 def _hash(run: SweepRun) -> str:
-    """Of the run's place in the sweep, not of its settings: when those change, the run is still found, and refused."""
+    """Of the run's place in the sweep, not of its settings: if those change, its directory is found, and refused."""
     return hashlib.sha256(json.dumps([run.arm, run.point, run.seed]).encode()).hexdigest()[:8]

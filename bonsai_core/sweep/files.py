@@ -27,6 +27,6 @@ def write_results(results: Results, plots: Sequence[Plot], directory: Path) -> N
         write_whole(directory / "results.html", page(results, svgs).encode())
     except OSError as error:
         raise BonsaiError(
-            f"Cannot write the results to {directory}: {error.strerror or error}. The runs are safe; make room or mend "
-            f"the permissions, then run the same command again."
+            f"Cannot write the results to {directory}: {error.strerror or error}. The runs are safe; make room or "
+            f"change the permissions, then run the same command again."
         ) from error

@@ -15,7 +15,7 @@ from bonsai_core.sweep.table import cells, failures
 
 TEMPLATE = Path(__file__).with_name("page.html")
 VARIABLES = {PAPER: "var(--paper)", INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
-"""The page's colours for those of the plots, so that these follow light and dark too."""
+"""The page's colours instead of the plots' own, so that plots follow light and dark too."""
 
 
 def page(results: Results, svgs: Sequence[str]) -> str:
@@ -33,7 +33,6 @@ def page(results: Results, svgs: Sequence[str]) -> str:
 
 
 def _inline(svg: str) -> Markup:
-    """An SVG file as an element of the page."""
     element = svg[svg.index("<svg") :]
     for colour, variable in VARIABLES.items():
         element = element.replace(colour, variable)

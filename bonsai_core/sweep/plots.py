@@ -6,7 +6,6 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ LARGEST_BUBBLE = 800.0
 WHISKER_GAP = 5.0
 """Points between the whiskers of neighbouring lines, which would hide each other."""
 WIDE_GRID = 8.0
-"""A grid's values that span this factor lie on a logarithmic axis."""
+"""A grid's values that span this factor have a logarithmic axis."""
 Looks = Mapping[str, tuple[str, str]]
 """Colour and marker of every arm, the same in all plots of a sweep."""
 
@@ -109,7 +108,7 @@ def _lines(plot: Lines, groups: Sequence[Group], looks: Looks, dense: float | No
     return figure, axes
 
 
-def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
+def _bars(plot: Bars, groups: Sequence[Group], arm_looks: Looks, dense: float | None) -> tuple[Figure, Axes]:
     quantity = QUANTITIES[plot.y]
     figure, axes = plotting.empty(plot.title or quantity.label, height=1.6 + 0.48 * max(2, len(groups)), pad=26)
     mean, low, high = _heights(quantity, plot.y, groups)
@@ -117,23 +116,13 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
     log = plotting.is_log(everything, plot.log_y)
     floor = 0.8 * min(everything) if log else 0.0
     for i, group in enumerate(groups):
-        colour, _ = looks[group.arm]
+        colour, _ = arm_looks[group.arm]
         values = [value * quantity.scale for value in group.stat(plot.y).finite]
         axes.barh(i, mean[i] - floor, left=floor, height=0.62, color=colour, zorder=2)
         if len(values) > 1:
             axes.scatter(values, [i] * len(values), s=26, color=INK, edgecolors=PAPER, linewidths=0.8, zorder=3)
-        axes.annotate(
-            quantity.show(group.stat(plot.y).mean),
-            xy=(max(high[i], 0.0), i),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            fontweight="bold",
-            fontsize=9,
-            path_effects=HALO,
-            zorder=4,
-        )
+        looks = {"va": "center", "color": INK, "fontweight": "bold", "path_effects": HALO, "zorder": 4}
+        plotting.write(axes, quantity.show(group.stat(plot.y).mean), (9, 0), xy=(max(high[i], 0.0), i), **looks)
     axes.set_yticks(range(len(groups)), [textwrap.fill(str(group), 30) for group in groups])
     axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -145,16 +134,8 @@ def _bars(plot: Bars, groups: Sequence[Group], looks: Looks, dense: float | None
         axes.set_xlim(floor if log else lowest - room * (lowest < 0), right)
     if dense is not None and groups:
         axes.axvline(dense, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.4, zorder=3)
-        axes.annotate(
-            f"dense, {quantity.show(dense)}",
-            xy=(dense, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            color=FAINT,
-            fontsize=9,
-        )
+        place = {"xy": (dense, 1), "xycoords": ("data", "axes fraction")}
+        plotting.write(axes, f"dense, {quantity.show(dense)}", (0, 5), **place, ha="center", color=FAINT)
     return figure, axes
 
 
@@ -191,7 +172,7 @@ def _bubbles(plot: Bubbles, groups: Sequence[Group], looks: Looks) -> tuple[Figu
 
 
 def _key(area: Quantity, sizes: Sequence[float], groups: Sequence[Group]) -> str:
-    """What the areas and the words inside the bubbles mean."""
+    """The meaning of the areas, and of the words inside the bubbles."""
     name, _, unit = area.label.partition(", ")
     span = " to ".join(dict.fromkeys(area.style.format(end) for end in (min(sizes), max(sizes)))) if sizes else ""
     settings = dict.fromkeys(name.replace("_", " ") for group in groups for name in group.point)
@@ -200,11 +181,11 @@ def _key(area: Quantity, sizes: Sequence[float], groups: Sequence[Group]) -> str
 
 
 def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None]:
-    """Set the axis up for a quantity or a setting; returns where every group lies, None without that setting."""
+    """Set the axis up for a quantity or a setting; returns where every group is on it, None without that setting."""
     if name in QUANTITIES:
-        found = _heights(QUANTITIES[name], name, groups)[0]
-        plotting.scale_axis(axes, "x", found, False, QUANTITIES[name].label, pad=0.05)
-        return [*found]
+        means = _heights(QUANTITIES[name], name, groups)[0]
+        plotting.scale_axis(axes, "x", means, False, QUANTITIES[name].label, pad=0.05)
+        return [*means]
     values = [group.point[name] for group in groups if name in group.point]
     label = name.replace("_", " ")
     if not values or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
@@ -220,12 +201,12 @@ def _x_axis(axes: Axes, name: str, groups: Sequence[Group]) -> list[float | None
 
 
 def _heights(quantity: Quantity, name: str, groups: Sequence[Group]) -> tuple[list[float], list[float], list[float]]:
-    """Mean, lowest and highest of every group, as drawn; a group without numbers lies at NaN."""
+    """Mean, lowest and highest of every group, as drawn; NaN for a group without numbers."""
 
     def drawn(value: float | None) -> float:
         return float("nan") if value is None else value * quantity.scale
 
-    stats: list[Any] = [group.stat(name) for group in groups]
+    stats = [group.stat(name) for group in groups]
     return [drawn(s.mean) for s in stats], [drawn(s.low) for s in stats], [drawn(s.high) for s in stats]
 
 

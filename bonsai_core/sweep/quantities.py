@@ -1,4 +1,4 @@
-"""The quantities that a sweep's rows hold: what they are called, and how their numbers are written."""
+"""The quantities in a sweep's rows: their labels, and how their numbers are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from bonsai_core.display.printable import visible
 
 MEASURED = "perplexity"
-"""The quantity that a report's rounds carry when they were evaluated, and that is None where it is not finite."""
+"""The quantity that is in a report's rounds when they were evaluated, and None where it is not finite."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,9 @@ class Quantity:
 
     Attributes:
         label: name with unit, for axes and columns.
-        style: format of the number.
-        scale: what the number is multiplied with before it is written or drawn.
+        style: format of the number, after multiplication by `scale`.
         dense: name of the same quantity of the dense model, drawn as a reference.
-        absent: what stands where there is no number.
+        absent: what is shown where there is no number.
     """
 
     label: str
@@ -31,7 +30,7 @@ class Quantity:
     absent: str = "-"
 
     def show(self, value: float | None) -> str:
-        """The number as people read it."""
+        """The number as text."""
         return self.absent if value is None else self.style.format(value * self.scale)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ class Results:
     rows: Sequence[Row]
 
     def provenance(self) -> list[tuple[str, str]]:
-        """What the numbers stand with, as (name, text)."""
+        """How the numbers were made, as (name, text)."""
         gpu = f", {self.hardware['gpu']}" if self.hardware["gpu"] else ""
         return [
             ("Command", self.command),
@@ -70,8 +70,8 @@ def gather(spec: SweepSpec, outcomes: Sequence[Outcome], command: str) -> Result
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         hardware=_hardware(),
         versions=versions(),
-        models=_distinct(report["config"]["model"] for report in reports),
-        texts=_distinct(_text(report["perplexity"]) for report in reports),
+        models=list(dict.fromkeys(report["config"]["model"] for report in reports)),
+        texts=list(dict.fromkeys(_text(report["perplexity"]) for report in reports)),
         seeds=spec.seeds,
         rows=[row for outcome in outcomes for row in rows_of(outcome)],
     )
@@ -81,18 +81,10 @@ def _text(perplexity: Mapping[str, Any]) -> str:
     return f"{perplexity['text']['name']}, {perplexity['windows']} x {perplexity['sequence_length']:,} tokens"
 
 
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
 def _hardware() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu}
-
-
-def _cpu() -> str:
-    """The processor's name; Linux tells it only here."""
-    info = Path("/proc/cpuinfo")
+    info = Path("/proc/cpuinfo")  # Linux gives the processor's name only here
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    cpu = next(names, platform.processor() or platform.machine())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}

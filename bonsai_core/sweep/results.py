@@ -1,4 +1,4 @@
-"""What a sweep found: a row per run and per evaluated round, gathered over seeds."""
+"""The results of a sweep: a row per run and per evaluated round, gathered over seeds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ NOT_PRUNING = ("evaluate", "latency", "loss", "save", "verify")
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or one round of it.
+    """One run, or one round of it; None stands for what is not finite, or was not measured.
 
     Attributes:
-        round: the round, from 1; None: the run's end.
+        directory: the name of the run's, in the sweep's.
+        round: from 1; None: the run's end.
         sparsity: fraction of the decoder layers' parameters removed.
-        perplexity: None where it is not finite.
-        adapted_perplexity: after the adaptation; None where it is not finite, or there was none.
-        speedup: dense over pruned forward time; None without latency.
+        speedup: dense over pruned forward time.
         prune_s: seconds of pruning, without evaluation, timing and saving.
-        kendall_tau: out of fold, mean over the rounds; None without measurements.
-        directory: the run's, in the sweep's.
-        error: why the run failed; None where it did not.
+        kendall_tau: out of fold, mean over the rounds.
+        error: why the run failed.
     """
 
     arm: str
@@ -48,8 +46,8 @@ class Row:
 
     def value(self, quantity: str) -> float | None:
         """The number of a quantity."""
-        found: float | None = getattr(self, quantity)
-        return found
+        number: float | None = getattr(self, quantity)
+        return number
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Stat:
 
     @property
     def finite(self) -> tuple[float, ...]:
-        """The numbers there are."""
+        """The finite numbers."""
         return tuple(value for value in self.values if value is not None)
 
     @property
@@ -86,7 +84,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one arm at one point, one per seed; `failed` seeds have none."""
+    """The rows of one arm at one point, one per seed; `failed` counts seeds without one."""
 
     arm: str
     point: Mapping[str, Any]
@@ -137,25 +135,20 @@ def rows_of(outcome: Outcome) -> Iterator[Row]:
 
 
 def grouped(rows: Sequence[Row], *, rounds: bool = False) -> list[Group]:
-    """Rows gathered over seeds, in the order in which the sweep asks for them.
-
-    Args:
-        rounds: the rows of rounds, where a run has such; otherwise those of the runs' ends.
-    """
+    """Rows gathered over seeds, in the sweep's order: of the runs' ends, or with `rounds` of their rounds, if any."""
     by_round = {row.directory for row in rows if row.round is not None} if rounds else set()
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.error is not None or (row.round is not None) == (row.directory in by_round):
             groups.setdefault(repr((row.arm, row.point, row.round)), []).append(row)
     gathered = []
-    for members in groups.values():
-        good = tuple(row for row in members if row.error is None)
-        first = members[0]
-        gathered.append(Group(first.arm, first.point, first.round, good, len(members) - len(good)))
+    for first, *others in groups.values():
+        good = tuple(row for row in (first, *others) if row.error is None)
+        gathered.append(Group(first.arm, first.point, first.round, good, 1 + len(others) - len(good)))
     return gathered
 
 
 def dense_perplexity(rows: Sequence[Row]) -> float | None:
     """The dense model's perplexity where all runs share one; None otherwise."""
-    found = {row.dense_perplexity for row in rows if row.error is None}
-    return found.pop() if len(found) == 1 else None
+    values = {row.dense_perplexity for row in rows if row.error is None}
+    return values.pop() if len(values) == 1 else None

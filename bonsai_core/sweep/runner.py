@@ -1,4 +1,4 @@
-"""Does what is missing of a sweep: reads finished runs, resumes started ones, starts the others."""
+"""Completes a sweep: reads finished runs, resumes started ones, starts the others."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class Outcome:
         report: the contents of its report.json; None where it failed.
         adapted: those of the adaptation's that followed it, if one did.
         error: why it failed.
-        found: whether it was finished already.
+        finished_before: whether it was finished already.
     """
 
     run: SweepRun
     report: Mapping[str, Any] | None = None
     adapted: Mapping[str, Any] | None = None
     error: str | None = None
-    found: bool = False
+    finished_before: bool = False
 
     @property
     def seconds(self) -> float:
         """Time that the run's stages took, over all processes that worked on it."""
-        return float(sum(sum(found["seconds"].values()) for found in (self.report, self.adapted) if found))
+        return float(sum(sum(report["seconds"].values()) for report in (self.report, self.adapted) if report))
 
 
 class Listener(Protocol):
-    """Is told how a sweep goes on; numbers start at 1."""
+    """Is notified of a sweep's progress; numbers start at 1."""
 
     def started(self, number: int, run: SweepRun) -> None:
         """A run is started or resumed."""
@@ -67,10 +67,10 @@ def run_sweep(
     keep_models: bool,
     conclude: Callable[[list[Outcome]], None] = lambda outcomes: None,
 ) -> list[Outcome]:
-    """All runs, one after the other; one that fails stops none of the others.
+    """All runs, one after the other; one that fails does not stop the others.
 
     Args:
-        conclude: is given what became of them while no other process can work on the sweep.
+        conclude: receives the outcomes while no other process can work on the sweep.
 
     Raises:
         BonsaiError: a directory holds a run with other settings, or another process works on the sweep.
@@ -118,12 +118,12 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, cache: Measur
 
 
 def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
-    """What a finished run found; None where there is no report, or a damaged one, which a resume writes again."""
+    """A finished run's reports; None if there are none, or damaged ones, which a resume writes again."""
     files = RunDirectory(directory / run_.name)
     files.NAMES.refuse_links(files.path)
     try:
         adapted = AdaptDirectory(files.adapted_path).read_report() if run_.config.adapt else None
-        return Outcome(run_, files.read_report(), adapted, found=True)
+        return Outcome(run_, files.read_report(), adapted, finished_before=True)
     except (FileNotFoundError, DamagedError):
         return None
 

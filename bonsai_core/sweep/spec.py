@@ -11,11 +11,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from bonsai_core.errors import BonsaiError, UnknownNameError, shown
 from bonsai_core.settings.recipe_files import read_recipe
-from bonsai_core.settings.schema import Schema, faults_told, where
+from bonsai_core.settings.schema import Schema, describe_faults, where
 from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES
 
-MOST_RUNS = 10_000
+MAX_RUNS = 10_000
 RESERVED = {"seed": "use the sweep's `seeds`", "out": "every run gets a directory of its own; use --out"}
 
 
@@ -28,43 +28,40 @@ def _known_quantity(name: str) -> str:
 QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 Settings = dict[str, Any]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
-Scale = Literal["auto", True, False]
 
 
-class Lines(Schema):
+class PlotSettings(Schema):
+    """What all plots have; ``log_y`` auto: logarithmic when the values span more than a factor of 5."""
+
+    y: QuantityName
+    title: str = ""
+    log_y: Literal["auto", True, False] = "auto"
+
+
+class Lines(PlotSettings):
     """One line per arm over a quantity or a setting of the grid; mean over seeds, whiskers from lowest to highest.
 
     Attributes:
         rounds: draw every round of the runs that have evaluated rounds (setting ``eval_rounds``) instead of their ends.
-        log_y: a logarithmic axis; auto: when the values span more than a factor of 5.
     """
 
     kind: Literal["lines"]
     x: str
-    y: QuantityName
-    title: str = ""
     rounds: bool = False
-    log_y: Scale = "auto"
 
 
-class Bars(Schema):
+class Bars(PlotSettings):
     """One bar per arm and grid point, the mean over seeds, with a dot per seed."""
 
     kind: Literal["bars"]
-    y: QuantityName
-    title: str = ""
-    log_y: Scale = "auto"
 
 
-class Bubbles(Schema):
+class Bubbles(PlotSettings):
     """One bubble per arm and grid point; its area shows a third quantity."""
 
     kind: Literal["bubbles"]
     x: QuantityName
-    y: QuantityName
     size: QuantityName
-    title: str = ""
-    log_y: Scale = "auto"
 
 
 Plot = Annotated[Lines | Bars | Bubbles, Field(discriminator="kind")]
@@ -72,7 +69,7 @@ PLOTS: Mapping[str, type[Schema]] = {"lines": Lines, "bars": Bars, "bubbles": Bu
 
 
 class Arm(Schema):
-    """A named variant: settings that go before the sweep's, and a grid that replaces the sweep's."""
+    """A named variant: settings that override the sweep's, and a grid that replaces the sweep's."""
 
     settings: Settings = Field(default_factory=dict)
     grid: Grid | None = None
@@ -95,7 +92,7 @@ class SweepSpec(Schema):
         base: settings common to all runs.
         grid: values per setting; every combination is run.
         arms: named variants, crossed with the grid.
-        keep_models: whether the pruned checkpoints stay once their reports are written.
+        keep_models: whether the pruned checkpoints are kept once their reports are written.
     """
 
     title: str
@@ -117,8 +114,8 @@ class SweepSpec(Schema):
         grids = [self.grid, *(arm.grid or {} for arm in self.arms.values())]
         for grid in grids:
             for name, values in grid.items():
-                _refuse_twins(f"grid.{name}", values)
-        _refuse_twins("seeds", self.seeds)
+                _refuse_duplicates(f"grid.{name}", values)
+        _refuse_duplicates("seeds", self.seeds)
         known = {*QUANTITIES, *(name for grid in grids for name in grid)}
         for plot in self.plots:
             if isinstance(plot, Lines) and plot.x not in known:
@@ -129,8 +126,8 @@ class SweepSpec(Schema):
         """All runs are listed and checked before the first begins."""
         grids = [self.grid if arm.grid is None else arm.grid for arm in self.arms.values()]
         runs = len(self.seeds) * sum(math.prod(map(len, grid.values())) for grid in grids)
-        if runs > MOST_RUNS:
-            raise ValueError(f"{runs:,} runs, of all arms, grids and seeds; at most {MOST_RUNS:,}")
+        if runs > MAX_RUNS:
+            raise ValueError(f"{runs:,} runs, of all arms, grids and seeds; at most {MAX_RUNS:,}")
 
     def _settings_by_place(self) -> list[tuple[str, Mapping[str, Any]]]:
         places: list[tuple[str, Mapping[str, Any]]] = [("base", self.base), ("grid", self.grid)]
@@ -148,16 +145,16 @@ def read_sweep(path: Path) -> SweepSpec:
     try:
         return SweepSpec.model_validate(read_recipe(path))
     except ValidationError as error:
-        raise BonsaiError(f"The sweep {path}: {faults_told(error, _told)}") from None
+        raise BonsaiError(f"The sweep {path}: {describe_faults(error, _describe)}") from None
 
 
-def _refuse_twins(place: str, values: list[Any]) -> None:
+def _refuse_duplicates(place: str, values: list[Any]) -> None:
     for number, value in enumerate(values):
         if value in values[:number]:
             raise ValueError(f"{place} lists {shown(value)} twice")
 
 
-def _told(row: Any, words: str) -> str:
+def _describe(row: Any, words: str) -> str:
     if row["type"] == "extra_forbidden":
         plot = next((PLOTS[part] for part in row["loc"] if part in PLOTS), None)
         kind = "key of a plot" if plot else "key of a sweep"

@@ -52,28 +52,22 @@ def cells(results: Results) -> Cells:
 def _with_rounds(rows: Sequence[Row]) -> list[Group]:
     """The runs' ends, each after its evaluated rounds; the last round is the end."""
     rounds = [group for group in grouped(rows, rounds=True) if group.round is not None]
-    found: list[Group] = []
+    groups: list[Group] = []
     for end in grouped(rows):
         own = [group for group in rounds if (group.arm, group.point) == (end.arm, end.point)]
-        found += [*own[:-1], end]
-    return found
+        groups += [*own[:-1], end]
+    return groups
 
 
 def markdown(results: Results) -> str:
     """Title, table and provenance, to paste into a document."""
-    table = cells(results)
-    lines = [
-        f"## {_text(results.title)}",
-        "",
-        *([_text(results.about.strip(), lines=True), ""] if results.about else []),
-    ]
-    lines.append(_line(table.header))
+    table, failed = cells(results), [f"- {_text(failure)}" for failure in failures(results)]
+    about = [_text(results.about.strip(), lines=True), ""] if results.about else []
+    lines = [f"## {_text(results.title)}", "", *about, _line(table.header)]
     lines.append(_line(["---" if i < table.num_names else "---:" for i in range(len(table.header))]))
-    lines += [_line(row) for row in table.rows]
-    lines += ["", *(f"- {_text(failure)}" for failure in failures(results))]
+    lines += [*map(_line, table.rows), "", *failed, *([""] if failed else [])]
     facts = [f"`{text}`" if name == "Command" else f"{name}: {_text(text)}" for name, text in results.provenance()]
-    written = "\n".join([*lines, *([""] if failures(results) else []), f"({'; '.join(facts)}.)", ""])
-    return visible(written, lines=True)
+    return visible("\n".join([*lines, f"({'; '.join(facts)}.)", ""]), lines=True)
 
 
 def failures(results: Results) -> list[str]:

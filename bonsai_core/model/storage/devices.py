@@ -12,7 +12,7 @@ import torch
 
 from bonsai_core.errors import BonsaiError, shortened, shown
 from bonsai_core.model.causal_lm import CausalLM
-from bonsai_core.settings.shared import LoadingSettings
+from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.types import memory_limits
 from bonsai_core.upstream import quiet_products
 

@@ -53,7 +53,7 @@ class InPlace(Storage):
         return None
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        linear, num_runs = output.linear, output.site.runs
+        linear, num_runs = output.linear, output.site.stretches
         if repair.weight is not None:
             kept = torch.from_numpy(keep).to(linear.weight.device)
             runs = linear.weight.data.view(len(linear.weight), num_runs, len(keep), -1)

@@ -12,13 +12,13 @@ from bonsai_core.units import Site
 
 def by_unit(tensor: Tensor, site: Site) -> Tensor:
     """[..., units, channels], of the model's own order; a view where units lie side by side."""
-    runs = tensor.reshape(*tensor.shape[:-1], site.runs, -1, site.unit_channels // site.runs)
+    runs = tensor.reshape(*tensor.shape[:-1], site.stretches, -1, site.unit_channels // site.stretches)
     return runs.movedim(-3, -2).flatten(-2)  # [..., runs, units, block] -> [..., units, channels]
 
 
 def in_model_order(tensor: Tensor, site: Site) -> Tensor:
     """[..., all channels], as the model has them, of [..., units, channels]."""
-    units = tensor.reshape(*tensor.shape[:-1], site.runs, -1)
+    units = tensor.reshape(*tensor.shape[:-1], site.stretches, -1)
     return units.movedim(-2, -3).flatten(-3)
 
 

@@ -9,11 +9,11 @@ import yaml
 from pydantic import Field, ValidationError
 
 from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
-from bonsai_core.settings.schema import Schema, faults_told, where
+from bonsai_core.settings.schema import Schema, describe_faults, where
 from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed
 
 
-class SharedSettings(Schema):
+class CommonSettings(Schema):
     """Base of configurations. The field descriptions are the command line's help.
 
     Attributes:
@@ -48,7 +48,7 @@ class SharedSettings(Schema):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise BonsaiError(f"{shortened(source)}: {faults_told(error, described)}") from None
+            raise BonsaiError(f"{shortened(source)}: {describe_faults(error, described)}") from None
 
     @classmethod
     def names(cls) -> list[str]:
@@ -57,19 +57,19 @@ class SharedSettings(Schema):
 
     def decisive(self) -> dict[str, Any]:
         """All settings that decide the result, as plain data."""
-        return self._plain(but=self.NOT_DECISIVE)
+        return {name: value for name, value in self._plain().items() if name not in self.NOT_DECISIVE}
 
     def to_yaml(self) -> str:
         """The configuration as a recipe that reproduces it."""
         return yaml.safe_dump(self._plain(), sort_keys=False)
 
-    def _plain(self, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+    def _plain(self) -> dict[str, Any]:
         values = self.model_dump(mode="json")
-        return {name: values[name] for name in self.names() if name not in but}
+        return {name: values[name] for name in self.names()}
 
 
-class LoadingSettings(SharedSettings):
-    """Base of configurations that also say in what type, and on which devices, models are held."""
+class LoadingSettings(CommonSettings):
+    """Base of configurations that also choose the type of the weights, and the devices that they are on."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights; auto is the checkpoint's own."
@@ -83,6 +83,6 @@ class LoadingSettings(SharedSettings):
     max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
 
     @property
-    def frozen(self) -> bool:
-        """Whether weights cannot be changed in memory, because they are quantised or elsewhere."""
+    def weights_elsewhere(self) -> bool:
+        """Whether the full-precision weights are not all in memory: the model is quantised, or spread over devices."""
         return self.load_in != "full" or self.device_map == "auto"
