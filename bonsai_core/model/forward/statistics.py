@@ -34,12 +34,7 @@ from bonsai_core.units import Site
 
 
 def score_units(
-    subject: Subject,
-    prior: Prior,
-    totals: Mapping[str, Tensor],
-    num_tokens: int,
-    keep_U: NDArray[np.bool_],
-    seed: int,
+    subject: Subject, prior: Prior, totals: Mapping[str, Tensor], num_tokens: int, keep_U: NDArray[np.bool_], seed: int
 ) -> NDArray[np.float64]:
     """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
 

@@ -43,11 +43,7 @@ class Parent:
 
 
 def find_parent(
-    config: RunConfig,
-    registry: Registry,
-    *,
-    download: bool = True,
-    warn: Callable[[str], None] = warnings.warn,
+    config: RunConfig, registry: Registry, *, download: bool = True, warn: Callable[[str], None] = warnings.warn
 ) -> Parent:
     """Look up the configured model and check that it can be pruned, before it is loaded.
 
