@@ -65,7 +65,7 @@ def converted(
     Args:
         target: its name in the model.
         pieces: names on disk by the converter's patterns, in order.
-        load: gives a tensor on disk by its name.
+        load: reads a tensor on disk by its name.
     """
     own = deepcopy(converter)  # it collects its inputs
     for pattern, names in pieces.items():
@@ -139,8 +139,7 @@ def is_offloaded(module: nn.Module) -> bool:
     """Whether a module has its weights only while it runs (accelerate 1.10 on)."""
     from accelerate.utils import has_offloaded_params
 
-    offloaded: bool = has_offloaded_params(module)
-    return offloaded
+    return bool(has_offloaded_params(module))
 
 
 def offloaded_weights(module: Any) -> Mapping[str, Tensor]:

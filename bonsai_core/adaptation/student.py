@@ -27,9 +27,6 @@ def adapted_student(
 ) -> Any:
     """The adapted causal LM, in the type of the pruned one; training begins where the last process stopped.
 
-    Args:
-        teacher: as `prepare_teacher` returns it.
-
     Raises:
         BonsaiError: the model cannot be loaded, has changed, or cannot be trained.
     """

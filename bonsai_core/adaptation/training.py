@@ -38,8 +38,7 @@ class TrainingStep:
     Attributes:
         number: from 1.
         losses: means over its windows: ``lm`` and ``kl`` in nats per token, ``hidden``, and the weighted ``loss``.
-        rate: its learning rate.
-        seconds: time that it took.
+        rate: learning rate.
     """
 
     number: int
@@ -73,7 +72,6 @@ def train(
         model: from `prepare`, on its device.
         teacher: stored log-probabilities, or a causal LM that runs at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
-        state_path: file of the saved state.
         on_resume: receives the number of steps up to the saved state.
         on_step: receives every step, before its state is saved.
 

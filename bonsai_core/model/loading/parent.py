@@ -29,7 +29,6 @@ class Parent:
     """A model that is not loaded yet.
 
     Attributes:
-        name: what the user asked for.
         source: a directory or a hub id.
         as_read: its transformers configuration, from its config.json.
         config: the same, made to fit its files, see `fit_to_files`.
@@ -51,7 +50,6 @@ def find_parent(
 
     Args:
         download: get the weights of a Hugging Face id; otherwise they are checked when they are loaded.
-        warn: receives what the user should know about the files.
 
     Raises:
         BonsaiError: no such model, no safetensors weights, weights that do not fit the configuration, or an unsupported
