@@ -122,7 +122,7 @@ def train(
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.begin(config, teacher, layers, watch, first)
+    trainer.begin(teacher, layers, watch)
     model_config = causal_lm(model).config
     model_config.use_cache = uses_cache
     try:
@@ -142,23 +142,16 @@ def train(
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """The Trainer with the loss of an adaptation; dropout depends on the step alone, as a resume needs."""
 
-    def begin(
-        self,
-        config: AdaptConfig,
-        teacher: StoredTeacher | Any | None,
-        layers: Sequence[int] | None,
-        watch: _Watch,
-        first: int,
-    ) -> None:
+    def begin(self, teacher: StoredTeacher | Any | None, layers: Sequence[int] | None, watch: _Watch) -> None:
         average_over_passes(self)  # the loss is a mean over the windows of one pass
-        self._config = config
+        self._config = watch.config
         self._teacher = teacher
         self._layers = layers
         self._watch = watch
         self._student = causal_lm(self.model)
         self._head = Head(self._student)
-        self._passes_done = first * self.args.gradient_accumulation_steps
-        self._mixed = config.precision_on(self.args.device) == "bfloat16"
+        self._passes_done = watch.first * self.args.gradient_accumulation_steps
+        self._mixed = watch.config.precision_on(self.args.device) == "bfloat16"
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         seed = np.random.SeedSequence((self._config.seed, self._passes_done)).generate_state(1)[0]
