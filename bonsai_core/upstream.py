@@ -122,7 +122,7 @@ def save_own_code(owner: Any, directory: Path, config: Any = None) -> bool:
     return True
 
 
-def set_origin_name(config: Any, name: str) -> None:
+def set_model_name(config: Any, name: str) -> None:
     """Set the model's name in a configuration, by which transformers chooses tokenizer classes.
 
     transformers 5.14 on: `_name_or_path`; configurations from GGUF files have a `_model_name_or_path` too, which would
@@ -240,9 +240,8 @@ def checkpointing(on: bool) -> dict[str, Any]:
     """
     from transformers import TrainingArguments
 
-    name = "activation_checkpointing"
-    if name not in TrainingArguments.__dataclass_fields__:
-        name = "gradient_checkpointing"
+    newer = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if newer else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
 
 
