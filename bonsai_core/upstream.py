@@ -65,7 +65,7 @@ def converted(
     Args:
         target: its name in the model.
         pieces: names on disk by the converter's patterns, in order.
-        load: gives a tensor on disk by its name.
+        load: reads a tensor on disk by its name.
     """
     own = deepcopy(converter)  # it collects its inputs
     for pattern, names in pieces.items():
@@ -122,7 +122,7 @@ def save_own_code(owner: Any, directory: Path, config: Any = None) -> bool:
     return True
 
 
-def set_origin_name(config: Any, name: str) -> None:
+def set_model_name(config: Any, name: str) -> None:
     """Set the model's name in a configuration, by which transformers chooses tokenizer classes.
 
     transformers 5.14 on: `_name_or_path`; configurations from GGUF files have a `_model_name_or_path` too, which would
@@ -139,8 +139,7 @@ def is_offloaded(module: nn.Module) -> bool:
     """Whether a module has its weights only while it runs (accelerate 1.10 on)."""
     from accelerate.utils import has_offloaded_params
 
-    offloaded: bool = has_offloaded_params(module)
-    return offloaded
+    return bool(has_offloaded_params(module))
 
 
 def offloaded_weights(module: Any) -> Mapping[str, Tensor]:
@@ -241,9 +240,8 @@ def checkpointing(on: bool) -> dict[str, Any]:
     """
     from transformers import TrainingArguments
 
-    name = "activation_checkpointing"
-    if name not in TrainingArguments.__dataclass_fields__:
-        name = "gradient_checkpointing"
+    newer = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if newer else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
 
 

@@ -82,8 +82,7 @@ class AdaptConfig(CommonSettings):
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
     evaluations: Positive = Field(8, description="Points of the curve after the first.")
     save_minutes: Annotated[float, Field(ge=0)] = Field(
-        2.0,
-        description="Minimum time between two saved states, longer where they take long to write; 0: every step.",
+        2.0, description="Minimum time between two saved states, longer where they take long to write; 0: every step."
     )
     out: Usable[Path] | None = Field(
         None, description="Directory; left out: `adapted` in the run directory, or runs/NAME."

@@ -81,7 +81,4 @@ class Windows(IterableDataset[dict[str, Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for window in self._schedule.order_S[self._first :]:
-            yield {
-                "input_ids": torch.from_numpy(self._schedule.windows_WL[window]),
-                "window": torch.tensor(window),
-            }
+            yield {"input_ids": torch.from_numpy(self._schedule.windows_WL[window]), "window": torch.tensor(window)}

@@ -37,7 +37,6 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     """Train a pruned model to recover, and save it.
 
     Args:
-        config: what to do.
         registry: plugins and observers; None loads all installed ones.
 
     Raises:
@@ -61,9 +60,7 @@ def resume_adaptation(
     """Continue an adaptation that was interrupted; a finished one is returned as it is.
 
     Args:
-        path: its directory.
         trust_remote_code: allow modeling code that comes with the model, if the adaptation was started with it.
-        registry: as for `adapt`.
 
     Raises:
         BonsaiError: there is none, its configuration, text or model changed, or another process has it.

@@ -113,8 +113,6 @@ def token_losses(
     in memory and are computed only once.
 
     Args:
-        head: the student's.
-        targets_T: the next tokens.
         teacher: at the same tokens; None: the divergence is 0.
         chunk_logits: logits that are computed at once, 32 MiB in float32 by default.
     """

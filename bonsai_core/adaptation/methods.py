@@ -22,7 +22,6 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
 
     Args:
         model: a causal LM; the result shares its weights.
-        family: how it is built; None where that is not known.
 
     Raises:
         BonsaiError: nothing in the model can be trained this way.

@@ -27,14 +27,13 @@ def adapted_student(
 ) -> Any:
     """The adapted causal LM, in the type of the pruned one; training begins where the last process stopped.
 
-    Args:
-        teacher: as `prepare_teacher` returns it.
-
     Raises:
         BonsaiError: the model cannot be loaded, has changed, or cannot be trained.
     """
-    config = job.config
-    model = _load(job, ledger)
+    config, source = job.config, job.provenance.source
+    placement, trusted = Placement(device=config.device), config.trust_remote_code
+    model = load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
+    check_weights("model", model, ledger)
     dtype = model.dtype
     if config.method == "full" or dtype != torch.bfloat16 or job.precision != "bfloat16":
         model.float()  # small updates would be lost in half precision
@@ -61,14 +60,6 @@ def adapted_student(
     perplexity(job, "adapted", passes_over(model, ledger), ledger)
     ledger.once(Step("loss"), lambda: measured_loss(model, job.evaluation_NL[0]))
     ledger.once(Step("peak"), lambda: {"bytes": peak_bytes(find_device(config.device))})
-    return model
-
-
-def _load(job: AdaptJob, ledger: Ledger) -> Any:
-    source, trusted = job.provenance.source, job.config.trust_remote_code
-    placement = Placement(device=job.config.device)
-    model = load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
-    check_weights("model", model, ledger)
     return model
 
 

@@ -37,9 +37,7 @@ class StoredTeacher:
     A third file has the number of stored windows and their digest: what was damaged since is computed again.
 
     Args:
-        directory: of the files.
         shape: windows, predicted tokens per window, K.
-        vocabulary: number of tokens in it.
     """
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], vocabulary: int) -> None:
@@ -67,11 +65,7 @@ class StoredTeacher:
         return windows * tokens * (k * (2 if vocabulary <= SMALL_VOCABULARY else 4) + 2 * (k + 1))
 
     def compute(self, passes: Passes, windows_WL: NDArray[np.int64], ledger: Ledger) -> None:
-        """Run the teacher over all windows that are not stored yet.
-
-        Args:
-            ledger: keeps how long each batch took.
-        """
+        """Run the teacher over all windows that are not stored yet."""
         first = done = self._done
         ledger.skip(windows_WL[:first].size)
         started = time.monotonic()
@@ -132,12 +126,7 @@ class StoredTeacher:
 
 
 def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text: str) -> None:
-    """Check that the teacher has the student's tokens.
-
-    Args:
-        teacher, student: the models' configurations.
-        tokenizers: of both.
-        text: something to compare them on.
+    """Check that the teacher has the student's tokens, by the configurations, and by the tokenizers on a text.
 
     Raises:
         BonsaiError: it has others.

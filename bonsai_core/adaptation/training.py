@@ -38,8 +38,7 @@ class TrainingStep:
     Attributes:
         number: from 1.
         losses: means over its windows: ``lm`` and ``kl`` in nats per token, ``hidden``, and the weighted ``loss``.
-        rate: its learning rate.
-        seconds: time that it took.
+        rate: learning rate.
     """
 
     number: int
@@ -73,7 +72,6 @@ def train(
         model: from `prepare`, on its device.
         teacher: stored log-probabilities, or a causal LM that runs at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
-        state_path: file of the saved state.
         on_resume: receives the number of steps up to the saved state.
         on_step: receives every step, before its state is saved.
 
@@ -124,7 +122,7 @@ def train(
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.begin(config, teacher, layers, watch, first)
+    trainer.begin(teacher, layers, watch)
     model_config = causal_lm(model).config
     model_config.use_cache = uses_cache
     try:
@@ -144,23 +142,16 @@ def train(
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """The Trainer with the loss of an adaptation; dropout depends on the step alone, as a resume needs."""
 
-    def begin(
-        self,
-        config: AdaptConfig,
-        teacher: StoredTeacher | Any | None,
-        layers: Sequence[int] | None,
-        watch: _Watch,
-        first: int,
-    ) -> None:
+    def begin(self, teacher: StoredTeacher | Any | None, layers: Sequence[int] | None, watch: _Watch) -> None:
         average_over_passes(self)  # the loss is a mean over the windows of one pass
-        self._config = config
+        self._config = watch.config
         self._teacher = teacher
         self._layers = layers
         self._watch = watch
         self._student = causal_lm(self.model)
         self._head = Head(self._student)
-        self._passes_done = first * self.args.gradient_accumulation_steps
-        self._mixed = config.precision_on(self.args.device) == "bfloat16"
+        self._passes_done = watch.first * self.args.gradient_accumulation_steps
+        self._mixed = watch.config.precision_on(self.args.device) == "bfloat16"
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         seed = np.random.SeedSequence((self._config.seed, self._passes_done)).generate_state(1)[0]

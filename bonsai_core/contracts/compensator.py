@@ -83,14 +83,7 @@ class InputCompensator(TextCompensator):
 
     @abstractmethod
     def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum any small statistic of the inputs over tokens. Called once per site and batch.
-
-        Args:
-            inputs: what the site's output projection reads, float32 [tokens, units, channels].
-
-        Returns:
-            A tensor whose leading dimension is units.
-        """
+        """Sum any small statistic of a site's inputs over tokens, as in `InputPrior`."""
 
 
 class MomentCompensator(TextCompensator):

@@ -52,21 +52,19 @@ class AttentionSite(_SiteDeclaration):
 
     def sizes(self, config: Any, groups: int) -> dict[str, int]:
         """The configuration's numbers of heads and groups if this many of the dense model's groups are left."""
-        per_group = getattr(config, self.heads_field) // self.groups(config)
-        return self._sizes(groups, groups * per_group)
+        return self._sizes(groups, getattr(config, self.heads_field) // self.groups(config))
 
     def query_sizes(self, config: Any, per_group: int) -> dict[str, int]:
         """The same if this many query heads of every group are left; without any, the groups are gone too."""
-        groups = self.groups(config) if per_group else 0
-        return self._sizes(groups, groups * per_group)
+        return self._sizes(self.groups(config) if per_group else 0, per_group)
 
     def groups(self, config: Any) -> int:
         """The dense model's number of groups."""
         return 1 if self.groups_field is None else getattr(config, self.groups_field)
 
-    def _sizes(self, groups: int, heads: int) -> dict[str, int]:
+    def _sizes(self, groups: int, per_group: int) -> dict[str, int]:
         sizes = {} if self.groups_field is None else {self.groups_field: groups}
-        return sizes | {self.heads_field: heads}
+        return sizes | {self.heads_field: groups * per_group}
 
 
 class MlpSite(_SiteDeclaration):

@@ -61,13 +61,9 @@ class InputPrior(TextPrior):
 
     @abstractmethod
     def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum any statistic of the inputs over tokens. Called once per site and batch.
+        """Sum any statistic of a site's inputs, float32 [tokens, units, channels], over tokens. Called once per batch.
 
-        Args:
-            inputs: what the site's output projection reads, float32 [tokens, units, channels].
-
-        Returns:
-            A tensor whose leading dimension is units.
+        The leading dimension of the result is units.
         """
 
 
@@ -76,13 +72,9 @@ class LayerPrior(TextPrior):
 
     @abstractmethod
     def accumulate(self, before: Tensor, after: Tensor) -> Tensor:
-        """Sum any statistic of the hidden states over tokens. Called once per layer and batch.
+        """Sum any statistic of the hidden states, float32 [tokens, hidden], over tokens. Called once per batch.
 
-        Args:
-            before, after: the hidden states that enter and leave the layer, float32 [tokens, hidden].
-
-        Returns:
-            A tensor of any shape.
+        The result may have any shape.
         """
 
 

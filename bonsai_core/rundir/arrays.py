@@ -31,11 +31,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def load_array(path: Path, array: str, sha256: str, *, kind: type[np.generic], length: int) -> NDArray[Any]:
-    """One of the arrays in a file, which has one dimension.
-
-    Args:
-        array: its name.
-        sha256: of the file, from the journal.
+    """One of the arrays in a file, by name; it has one dimension. `sha256` is the file's, from the journal.
 
     Raises:
         BonsaiError: the file is missing, is not what was journaled, or holds no such array.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, Journaled
-from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
+from bonsai_core.rundir.files import held, partial_of, refuse_other_than, write_whole
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
 from bonsai_core.rundir.reports import read_report
@@ -166,7 +166,7 @@ class JournaledDirectory(ABC):
             FileNotFoundError: there is none yet.
             BonsaiError: it is damaged, or not a file.
         """
-        refuse_other_than_file(self.report_path)
+        refuse_other_than("file", self.report_path)
         return read_report(self.report_path, self.REPORT)
 
     def write_report(self, report: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -73,30 +74,35 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _remove(partial, previous)
 
 
-def refuse_other_than_file(path: Path) -> None:
-    """Check that a name is free or that of an ordinary file.
+def refuse_other_than(wanted: Literal["file", "folder"], path: Path) -> None:
+    """Check that a name is free, or that of an ordinary file or folder.
 
     Raises:
-        BonsaiError: it is a link, a folder, a pipe or a device.
+        BonsaiError: it is a link, a pipe, a device, or the other of the two.
     """
-    _refuse(path, wanted="file")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BonsaiError(f"Cannot look at {path}: {error.strerror}.") from None
+    if stat.S_ISLNK(mode):
+        raise BonsaiError(
+            f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "
+            f"may lead out of it. Put what it points to in its place, or remove it."
+        )
+    if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
+        raise BonsaiError(f"{path} is {kind}, where a {wanted} of a run is expected. Move it away.")
 
 
-def refuse_other_than_folder(path: Path, *, inside: bool = False) -> None:
-    """Check that a name is free or that of a folder.
-
-    Args:
-        inside: check also that the folder holds nothing but files and folders.
-
-    Raises:
-        BonsaiError: it, or something in it, is a link, a pipe or a device; or it is a file.
-    """
-    _refuse(path, wanted="folder")
-    for folder, folders, files in os.walk(path) if inside else ():
+def refuse_links_inside(path: Path) -> None:
+    """The same for everything in a folder."""
+    for folder, folders, files in os.walk(path):
         for name in folders:
-            _refuse(Path(folder, name), wanted="folder")
+            refuse_other_than("folder", Path(folder, name))
         for name in files:
-            _refuse(Path(folder, name), wanted="file")
+            refuse_other_than("file", Path(folder, name))
 
 
 @contextmanager
@@ -107,7 +113,7 @@ def held(path: Path, taken: str) -> Iterator[None]:
         BonsaiError: another process holds it; `taken` is the message.
         OSError: it cannot be written.
     """
-    refuse_other_than_file(path)
+    refuse_other_than("file", path)
     file = FileLock(path, timeout=0)
     try:
         file.acquire()
@@ -127,20 +133,3 @@ def _sync(path: Path) -> None:
 def _remove(*folders: Path) -> None:
     for folder in filter(Path.exists, folders):
         shutil.rmtree(folder)
-
-
-def _refuse(path: Path, wanted: str) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise BonsaiError(f"Cannot look at {path}: {error.strerror}.") from None
-    if stat.S_ISLNK(mode):
-        raise BonsaiError(
-            f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "
-            f"may lead out of it. Put what it points to in its place, or remove it."
-        )
-    if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
-        raise BonsaiError(f"{path} is {kind}, where a {wanted} of a run is expected. Move it away.")

@@ -13,8 +13,7 @@ def refuse_code(path: Path | str, *, wanted: bool, trusted: bool) -> None:
     """Check that code which comes with a model runs only if the present user allows it, whoever began the run.
 
     Args:
-        path: the run directory.
-        wanted: whether the settings in it ask for such code.
+        wanted: whether the settings in the run directory ask for such code.
         trusted: whether the user allows it.
 
     Raises:

@@ -47,8 +47,6 @@ class Ledger:
 
     Args:
         directory: of the run, which the process has locked.
-        journal: the directory's, open.
-        observe: receives every event.
         cache: measurements of the dense model that several runs have in common, if they have any.
     """
 
@@ -153,7 +151,6 @@ class Ledger:
 
         Args:
             cache_key: everything that decides them, as plain data; None if no other run can have them.
-            tokens: as for `Step`.
 
         Raises:
             BonsaiError: the cache cannot be written.

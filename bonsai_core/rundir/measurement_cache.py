@@ -29,12 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Cached:
-    """Arrays that were computed once.
-
-    Attributes:
-        seconds: time that this took, in whichever run.
-        hit: whether another run had computed them.
-    """
+    """Arrays that were computed once, the time that this took, and whether another run did it (`hit`)."""
 
     arrays: Arrays
     seconds: float
@@ -42,20 +37,13 @@ class Cached:
 
 
 class MeasurementCache:
-    """Arrays by what they were computed from; runs that share them must not run at the same time.
-
-    Args:
-        directory: of the files; made with the first one.
-    """
+    """Arrays by what they were computed from, in files; runs that share them must not run at the same time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def once(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Cached:
-        """The arrays computed from what `key` describes.
-
-        Args:
-            key: everything that decides the result, as plain data; arrays in it count by their content.
+        """The arrays computed from `key`: everything that decides them, as plain data and arrays.
 
         Raises:
             BonsaiError: what was computed cannot be written.

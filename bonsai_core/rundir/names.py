@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_core.rundir.files import refuse_other_than_file, refuse_other_than_folder
+from bonsai_core.rundir.files import refuse_links_inside, refuse_other_than
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Names:
         """
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             if _matches(path.name, self.files):
-                refuse_other_than_file(path)
-            elif _matches(path.name, self.nested):
-                refuse_other_than_folder(path)
-            elif _matches(path.name, self.folders):
-                refuse_other_than_folder(path, inside=True)
+                refuse_other_than("file", path)
+            elif _matches(path.name, (*self.nested, *self.folders)):
+                refuse_other_than("folder", path)
+                if not _matches(path.name, self.nested):
+                    refuse_links_inside(path)
 
     def remove_temporaries(self, directory: Path) -> None:
         """Remove what a killed process left half-written."""

@@ -20,7 +20,7 @@ class SelectionProblem:
         alive_U: units that may still go, bool [U].
         importance_U: float64 [U]; larger means keep; NaN for units that were not measured, which go last.
         prior_U: float64 [U]; breaks ties, and orders unmeasured units.
-        sparsity: fraction of the decoder's parameters that shall be gone afterwards, 0..1.
+        sparsity: fraction of the decoder's parameters to be gone afterwards, 0..1.
         whole_importance_W: of all living units of each of `rules.wholes` together, float64 [W]; NaN for those that were
             not measured, which go after everything else; None: none was.
     """

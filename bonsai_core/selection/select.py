@@ -53,7 +53,7 @@ class _Selection:
     def run(self) -> NDArray[np.bool_]:
         """The keep vector."""
         chains, order_B = self._chains, self._chains.leaving_order()
-        longest = LONGEST_STRETCH // max(1, self._wholes.count)
+        longest = LONGEST_STRETCH // max(1, len(self._wholes))
         position, length = 0, FIRST_STRETCH
         while self._missing > 0:
             stretch = order_B[position : position + length]

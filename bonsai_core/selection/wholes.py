@@ -50,9 +50,7 @@ class Remainders:
         self._loss_B = np.where(measured_B, chains.importance_B, 0.0)  # what a block takes off its wholes' importance
         self._value_B = np.where(measured_B, chains.value_B, np.inf)  # measured wholes leave before unmeasured blocks
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int:
         return len(self._wholes)
 
     def owned_chains(self, whole: WholeBlock) -> NDArray[np.bool_]:

@@ -162,7 +162,7 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from bonsai_core.upstream import set_origin_name
+    from bonsai_core.upstream import set_model_name
 
     # transformers draws three progress bars here; one of them (5.23) ignores the switch that turns them off.
     with contextlib.redirect_stderr(io.StringIO()):
@@ -174,7 +174,7 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
             dtype=torch.float32,
         )
         # The GGUF file names a training run and has no limit for the tokenizer.
-        set_origin_name(model.config, MODEL_ID)
+        set_model_name(model.config, MODEL_ID)
         tokenizer.model_max_length = CONTEXT_LENGTH
         tokenizer.save_pretrained(checkpoint)
         model.save_pretrained(checkpoint)

@@ -16,7 +16,7 @@ from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
-from bonsai_core.rundir.files import refuse_other_than_folder
+from bonsai_core.rundir.files import refuse_other_than
 from bonsai_core.sources import with_absolute_paths
 from bonsai_core.sweep.expand import SweepRun
 
@@ -130,7 +130,7 @@ def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
 
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
     path = directory / run_.name
-    refuse_other_than_folder(path)
+    refuse_other_than("folder", path)
     if not RunDirectory(path).config_path.is_file():
         return
     files = RunDirectory.open(path)

@@ -9,16 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import (
-    Compensator,
-    InputCompensator,
-    Removal,
-    Repair,
-    Statistic,
-    TextCompensator,
-    WeightCompensator,
-)
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments, unchanged
+from bonsai_core.contracts import Compensator, Removal, Repair, TextCompensator, WeightCompensator
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
 TOKENS, OUT = 96, 10
@@ -89,7 +81,7 @@ class CompensatorContract(ComponentContract[Compensator]):
         compensator = self.make()
         with unchanged(inputs=inputs, weight=weight, keep=keep), torch.inference_mode():
             if isinstance(compensator, TextCompensator):
-                statistic = _statistic(compensator, [inputs])
+                statistic = statistic_of(compensator, [inputs])
                 with unchanged(total=statistic.total):
                     compensator.repair(Removal(weight, keep), statistic)
             else:
@@ -109,19 +101,10 @@ def repaired(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor
     removal = Removal(weight, keep)
     with torch.inference_mode():
         if isinstance(compensator, TextCompensator):
-            return compensator.repair(removal, _statistic(compensator, batches))
+            return compensator.repair(removal, statistic_of(compensator, batches))
         kinds = "inherit WeightCompensator, InputCompensator or MomentCompensator"
         assert isinstance(compensator, WeightCompensator), kinds
         return compensator.repair(removal)
-
-
-def _statistic(compensator: TextCompensator, batches: Sequence[Tensor]) -> Statistic:
-    """What the compensator receives for batches of inputs, [tokens, units, channels]."""
-    if isinstance(compensator, InputCompensator):
-        total = torch.stack([compensator.accumulate(batch).double() for batch in batches]).sum(dim=0)
-    else:
-        total = second_moments(batches)
-    return Statistic(total, sum(len(batch) for batch in batches))
 
 
 def _given(repair: Repair) -> dict[str, Tensor]:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from bonsai_core.contracts import Component
+from bonsai_core.contracts import (
+    Component,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    Statistic,
+    TextCompensator,
+    TextPrior,
+)
 
 C = TypeVar("C", bound=Component)
 
@@ -99,7 +107,19 @@ def unchanged(**tensors: Tensor) -> Iterator[None]:
         assert torch.equal(tensor, before[name]), f"{name} was changed in place"
 
 
-def second_moments(batches: Sequence[Tensor]) -> Tensor:
-    """What a `MomentPrior` receives for inputs [tokens, units, channels] and hidden states of size 1."""
+def statistic_of(reader: TextPrior | TextCompensator, batches: Sequence[Tensor]) -> Statistic:
+    """What a prior or compensator receives for batches of inputs, [tokens, units, channels].
+
+    Second moments are those for hidden states of size 1.
+    """
     rows = torch.cat([batch.flatten(1) for batch in batches])
-    return rows.T @ rows
+    if isinstance(reader, InputPrior | InputCompensator):
+        parts = [reader.accumulate(batch) for batch in batches]
+        for part, batch in zip(parts, batches, strict=True):
+            assert len(part) == batch.shape[1], f"accumulate() must return [units, ...], not {tuple(part.shape)}"
+    elif isinstance(reader, LayerPrior):
+        states = [(batch.flatten(1), batch.flatten(1) + batch.flatten(1).abs().sqrt()) for batch in batches]
+        parts = [reader.accumulate(before, after) for before, after in states]
+    else:
+        return Statistic(rows.T @ rows, len(rows))
+    return Statistic(torch.stack([part.double() for part in parts]).sum(dim=0), len(rows))

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import InputPrior, LayerPrior, Prior, SiteView, Statistic, TextPrior, WeightPrior
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments, unchanged
+from bonsai_core.contracts import Prior, SiteView, TextPrior, WeightPrior
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
 FLOAT16_MAX = 65504.0
@@ -72,7 +72,7 @@ class PriorContract(ComponentContract[Prior]):
         view = SiteView(weight, np.arange(12), SEED)
         with unchanged(inputs=inputs, weight=weight):
             if isinstance(prior, TextPrior):
-                statistic = _statistic(prior, [inputs], units=12)
+                statistic = statistic_of(prior, [inputs])
                 with unchanged(total=statistic.total):
                     prior.score(view, statistic)
             else:
@@ -90,29 +90,9 @@ def score(
 
 def _score(prior: Prior, view: SiteView, batches: Sequence[Tensor]) -> Tensor:
     if isinstance(prior, TextPrior):
-        return prior.score(view, _statistic(prior, batches, units=view.weight.shape[1]))
+        return prior.score(view, statistic_of(prior, batches))
     assert isinstance(prior, WeightPrior), "inherit WeightPrior, InputPrior, LayerPrior or MomentPrior"
     return prior.score(view)
-
-
-def _statistic(prior: TextPrior, batches: Sequence[Tensor], units: int) -> Statistic:
-    """What the prior receives for batches of inputs, [tokens, units, channels]."""
-    num_tokens = sum(len(batch) for batch in batches)
-    if isinstance(prior, InputPrior):
-        parts = [prior.accumulate(batch).double() for batch in batches]
-        for part in parts:
-            assert part.shape[0] == units, f"accumulate() must return [units, ...], not {tuple(part.shape)}"
-    elif isinstance(prior, LayerPrior):
-        parts = [prior.accumulate(*_layer_states(batch)).double() for batch in batches]
-    else:
-        return Statistic(second_moments(batches), num_tokens)
-    return Statistic(torch.stack(parts).sum(dim=0), num_tokens)
-
-
-def _layer_states(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states before and after a layer, [tokens, hidden], made from inputs."""
-    before = inputs.flatten(1)
-    return before, before + before.abs().sqrt()
 
 
 def _example(units: int = 12, channels: int = 4) -> tuple[Tensor, Tensor]:

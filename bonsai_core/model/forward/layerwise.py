@@ -28,7 +28,6 @@ class LayerByLayer:
 
     Args:
         passes: forward passes over the model; their batch size is used, and shrunk when memory runs out.
-        layers: the model's decoder layers.
         windows_NT: int64 [windows, sequence].
     """
 

@@ -54,7 +54,6 @@ class Passes:
         batch_size: windows per forward pass, at first.
         on_warning: is notified when the batch is halved.
         on_tokens: receives the number of tokens of each batch.
-        chunk_logits: logits that are computed at once.
     """
 
     def __init__(

@@ -34,18 +34,12 @@ from bonsai_core.units import Site
 
 
 def score_units(
-    subject: Subject,
-    prior: Prior,
-    totals: Mapping[str, Tensor],
-    num_tokens: int,
-    keep_U: NDArray[np.bool_],
-    seed: int,
+    subject: Subject, prior: Prior, totals: Mapping[str, Tensor], num_tokens: int, keep_U: NDArray[np.bool_], seed: int
 ) -> NDArray[np.float64]:
     """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
 
     Args:
-        totals: by site name, what the prior reads of the text; unused if it needs none.
-        num_tokens: tokens that they are sums over.
+        totals: by site name, what the prior reads of `num_tokens` tokens of text; unused if it needs none.
 
     Raises:
         BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
@@ -84,8 +78,7 @@ def site_repair(
     """What a site gets for losing every unit that is alive but not kept.
 
     Args:
-        totals: by site name, what the compensator reads of the text; unused if it needs none.
-        num_tokens: tokens that they are sums over.
+        totals: by site name, what the compensator reads of `num_tokens` tokens of text; unused if it needs none.
 
     Raises:
         BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.

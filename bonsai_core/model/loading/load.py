@@ -76,11 +76,7 @@ def load_checked(
 def load_with(
     loader: Any, source: str, given: dict[str, Any], placement: Placement, warn: Callable[[str], None]
 ) -> Any:
-    """A model, loaded by a class of transformers.
-
-    Args:
-        loader: the class.
-        given: more arguments of its `from_pretrained`.
+    """A model, loaded by a class of transformers; `given` are more arguments of its `from_pretrained`.
 
     Raises:
         BonsaiError: it cannot be loaded.

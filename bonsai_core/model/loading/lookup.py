@@ -65,7 +65,6 @@ def declared_family(config: Any, registry: Registry, slicer: str | None, warn: C
 
     Args:
         slicer: of the run that pruned it, or will prune it; None where no run is known.
-        warn: receives a warning if no plugin declares that one.
     """
     families = registry.families()
     try:
@@ -78,8 +77,7 @@ def declared_family(config: Any, registry: Registry, slicer: str | None, warn: C
 def register_checkpoints(registry: Registry | None = None) -> None:
     """Register the free-shape checkpoints of every declared family with transformers' auto classes.
 
-    Args:
-        registry: the plugins; None loads all installed ones.
+    Without a registry, those of all installed plugins.
     """
     families = (registry or Registry()).families()
     for model_type in sorted({model_type for family in families for model_type in family.model_types}):

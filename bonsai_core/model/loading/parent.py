@@ -29,7 +29,6 @@ class Parent:
     """A model that is not loaded yet.
 
     Attributes:
-        name: what the user asked for.
         source: a directory or a hub id.
         as_read: its transformers configuration, from its config.json.
         config: the same, made to fit its files, see `fit_to_files`.
@@ -43,11 +42,7 @@ class Parent:
 
 
 def find_parent(
-    config: RunConfig,
-    registry: Registry,
-    *,
-    download: bool = True,
-    warn: Callable[[str], None] = warnings.warn,
+    config: RunConfig, registry: Registry, *, download: bool = True, warn: Callable[[str], None] = warnings.warn
 ) -> Parent:
     """Look up the configured model and check that it can be pruned, before it is loaded.
 
@@ -55,7 +50,6 @@ def find_parent(
 
     Args:
         download: get the weights of a Hugging Face id; otherwise they are checked when they are loaded.
-        warn: receives what the user should know about the files.
 
     Raises:
         BonsaiError: no such model, no safetensors weights, weights that do not fit the configuration, or an unsupported

@@ -13,10 +13,6 @@ from bonsai_core.model.loading.lookup import find_source, loading_error
 def find_parent_files(source: str, config: Any, tokenizer: Any) -> ParentFiles:
     """The parent's files that go into the checkpoint unchanged; those of a Hugging Face id are downloaded.
 
-    Args:
-        source: a directory, a Hugging Face id, or ``demo``.
-        config, tokenizer: as transformers loaded them.
-
     Raises:
         BonsaiError: they cannot be obtained, or one is a link to something else.
     """

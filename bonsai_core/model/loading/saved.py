@@ -55,7 +55,6 @@ def verify_saved(
     Args:
         window_T: tokens, int64 [T].
         loss: the measured model's, see `measured_loss`.
-        placement: of the measured model.
         masked: whether the measured model was masked instead of sliced.
         trust_remote_code: whether code that came with the dense model may run.
 
