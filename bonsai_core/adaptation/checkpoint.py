@@ -38,7 +38,7 @@ def check_room(path: Path, job: AdaptJob) -> None:
 def is_saved(ledger: Ledger) -> bool:
     """Whether the checkpoint is as it was saved, neither deleted nor cut short by a power cut."""
     saved = ledger.journal.get("save")
-    return saved is not None and _is_whole(saved, ledger)
+    return saved is not None and _is_intact(saved, ledger)
 
 
 def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
@@ -67,7 +67,7 @@ def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
         return {"bytes": weight_bytes(path), "parameters": sum(parameter.numel() for parameter in model.parameters())}
 
     ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), write, holds=lambda saved: _is_whole(saved, ledger))
+    ledger.once(Step("save"), write, holds=lambda saved: _is_intact(saved, ledger))
 
 
 def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
@@ -91,5 +91,5 @@ def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
     ledger.once(Step("verify"), verified, holds=lambda _: not again)
 
 
-def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+def _is_intact(saved: Payload, ledger: Ledger) -> bool:
     return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))

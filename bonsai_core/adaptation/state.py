@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import digest_of
-from bonsai_core.rundir.files import whole_file
+from bonsai_core.rundir.files import atomic_file
 
 STEP, DIGEST = "step", "sha256"
 
@@ -37,7 +37,7 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_file(tensors, partial, about)
     except (OSError, SafetensorError) as error:
         raise BonsaiError(

@@ -23,7 +23,7 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import whole_file, write_whole
+from bonsai_core.rundir import atomic_file, write_atomically
 from bonsai_core.rundir.ledger import Ledger, Step
 
 SMALL_VOCABULARY = 2**16
@@ -105,7 +105,7 @@ class StoredTeacher:
         self._done = windows
         count = {"windows": windows, "sha256": self._digest.hexdigest()}
         with _storing(self._count_path):
-            write_whole(self._count_path, json.dumps(count).encode())
+            write_atomically(self._count_path, json.dumps(count).encode())
 
     def _digest_of(self, windows: range) -> hashlib._Hash:
         """The digest of the windows counted so far, followed by these."""
@@ -143,7 +143,7 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memma
     """An array in a file; unless there is one of its size, the file is made, as a whole or not at all."""
     num_bytes = math.prod(shape) * kind.itemsize
     if not path.is_file() or path.stat().st_size != num_bytes:
-        with _storing(path), whole_file(path) as partial, partial.open("xb") as file:
+        with _storing(path), atomic_file(path) as partial, partial.open("xb") as file:
             file.truncate(num_bytes)
             if hasattr(os, "posix_fallocate"):  # otherwise a write to a full disk would kill the process
                 os.posix_fallocate(file.fileno(), 0, num_bytes)

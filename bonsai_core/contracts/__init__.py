@@ -1,4 +1,4 @@
-"""The contracts between the engine and its plugins, one noun of the field per file."""
+"""The contracts between the engine and its plugins, one concept per file."""
 
 from bonsai_core.contracts.compensator import Compensator as Compensator
 from bonsai_core.contracts.compensator import InputCompensator as InputCompensator

@@ -1,4 +1,4 @@
-"""Slicers: a model family as a declaration that one generic slicer reads."""
+"""Families: where a model keeps its units, as declarations that one generic slicer reads."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ class Family(_Declaration):
         where: fields of the configuration and their values, for model types that are built in more than one way.
         title: what people call its models, for the documentation.
         layers: path of the list of decoder layers in the causal LM.
-        attention, mlp: the sites of every layer; None if nothing of them can be removed.
+        attention: where every layer has it; None if it must stay whole.
+        mlp: where every layer has it.
         experts: the mixture of experts; None if there is none.
         attention_unless: fields of the configuration; if one of them is set, attention stays whole.
         why: why attention stays whole, if it does or can.

@@ -34,7 +34,8 @@ class SampleRequest:
         table: all units of the dense model.
         alive_U: units that no earlier round removed, bool [U].
         prior_U: this round's prior, float64 [U]; larger means keep. Dead units hold 0.
-        drop_fraction: share of the living units that this round will remove (the paper's p), 0..1.
+        drop_fraction: share of the removable parameters that the sampler should make leave this round (the
+            paper's p_iter), 0..0.5.
         num_submodels: how many sub-models to draw (the paper's M); for a sequential sampler, how many are left.
         minimum_S: units that every site keeps, int64 [S]; if fewer are alive, all of those.
         rank: what selection will rank by: ``importance``, or importance per parameter (``density``).

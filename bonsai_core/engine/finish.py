@@ -75,10 +75,10 @@ def _is_finished(job: Job, ledger: Ledger) -> bool:
     """Whether the ledger has everything and the checkpoint is as it was saved."""
     saved = ledger.journal.get("save")
     measured = Step("latency") in ledger or not job.config.latency
-    return measured and Step("verify") in ledger and saved is not None and _is_whole(saved, ledger)
+    return measured and Step("verify") in ledger and saved is not None and _is_intact(saved, ledger)
 
 
-def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+def _is_intact(saved: Payload, ledger: Ledger) -> bool:
     """Whether the checkpoint is as it was saved: it may have been deleted, or cut short by a power cut."""
     return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))
 
@@ -103,7 +103,7 @@ def _save(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> bool:
         return {"bytes": weight_bytes(path), "parameters": parameters}
 
     ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), save, holds=lambda saved: _is_whole(saved, ledger))
+    ledger.once(Step("save"), save, holds=lambda saved: _is_intact(saved, ledger))
     return written
 
 

@@ -61,7 +61,7 @@ def run(
         cache: where several runs keep what they measure of the dense model.
 
     Raises:
-        BonsaiError: something is wrong that the user can mend; the message says what.
+        BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
     config = with_absolute_paths(config)

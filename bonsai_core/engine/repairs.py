@@ -19,7 +19,7 @@ from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
-from bonsai_core.rundir.files import whole_folder
+from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.units import Site
@@ -129,7 +129,7 @@ class Repairs:
     def _write(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
         """What every site gets for its losses, written as a whole or not at all."""
         writing = self._ledger.directory.writing
-        with writing(str(files.folder)), whole_folder(files.folder) as folder:
+        with writing(str(files.folder)), atomic_folder(files.folder) as folder:
             partial = TensorFiles(folder, writing)
             for site in self.losing(keep_U):
                 partial.save_repair(site.name, self.of(site, keep_U), self._subject.dtype_of(site))

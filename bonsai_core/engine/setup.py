@@ -108,9 +108,10 @@ def _warn_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]
     """Experts are parameters of three dimensions, which bitsandbytes leaves as they are."""
     experts = sum(site.num_units * site.unit_params for site in table if site.in_mixture)
     if experts:
+        share = experts / table.total_params
         warn(
-            f"--load-in {load_in} quantises linears only. {experts / table.total_params:.0%} of this model are experts, "
-            "which are not linears and stay as they are. If it does not fit, give --device-map auto instead."
+            f"--load-in {load_in} quantises linears only. {share:.0%} of this model are experts, which are not linears "
+            f"and stay as they are. If it does not fit, give --device-map auto instead."
         )
 
 

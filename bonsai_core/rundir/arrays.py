@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir.files import write_whole
+from bonsai_core.rundir.files import write_atomically
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -26,7 +26,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, Journaled
-from bonsai_core.rundir.files import held, partial_of, refuse_other_than, write_whole
+from bonsai_core.rundir.files import held, partial_of, refuse_other_than, write_atomically
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import read_report
+from bonsai_core.rundir.report_schema import read_report
 from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
@@ -70,7 +70,7 @@ class JournaledDirectory(ABC):
         with self.lock():
             self.refuse_occupied()  # by what another process wrote before it released the directory
             with self._making():
-                write_whole(self.config_path, config.to_yaml().encode())
+                write_atomically(self.config_path, config.to_yaml().encode())
             with self._journal(observe) as journal:
                 yield journal
 
@@ -148,7 +148,7 @@ class JournaledDirectory(ABC):
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
                 f"Cannot write {what}: {getattr(error, 'strerror', None) or error}. Nothing measured so far is lost; "
-                f"make room or mend the permissions, then: bonsai resume {self.path}"
+                f"make room or fix the permissions, then: bonsai resume {self.path}"
             ) from error
 
     def array_path(self, round_number: int, name: str) -> Path:
@@ -172,7 +172,7 @@ class JournaledDirectory(ABC):
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""
         with self.writing(str(self.report_path)):
-            write_whole(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
+            write_atomically(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
         """Remove what a killed process of this run left half-written."""

@@ -23,19 +23,19 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a kill or a power cut leaves the old contents or the new, never a part.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as partial, partial.open("xb") as file:  # never into what somebody else put there
+    with atomic_file(path) as partial, partial.open("xb") as file:  # never into what somebody else put there
         file.write(data)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write, which replaces `path` when the block ends without an error; see `write_whole`.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces `path` when the block ends without an error; see `write_atomically`.
 
     Raises:
         OSError: it cannot be written.
@@ -51,7 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, which replaces `path` when the block ends without an error.
 
     A kill leaves the old folder, none, or the whole new one; at worst a hidden sibling, which the next call removes.
@@ -85,7 +85,7 @@ def refuse_other_than(wanted: Literal["file", "folder"], path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise BonsaiError(f"Cannot look at {path}: {error.strerror}.") from None
+        raise BonsaiError(f"Cannot access {path}: {error.strerror}.") from None
     if stat.S_ISLNK(mode):
         raise BonsaiError(
             f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "

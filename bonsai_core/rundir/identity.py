@@ -10,7 +10,7 @@ from bonsai_core.errors import BonsaiError, shown
 
 
 def refuse_code(path: Path | str, *, wanted: bool, trusted: bool) -> None:
-    """Check that code which comes with a model runs only if the present user allows it, whoever began the run.
+    """Check that code which comes with a model runs only if the present user allows it, whoever started the run.
 
     Args:
         wanted: whether the settings in the run directory ask for such code.

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import arrays_digest
-from bonsai_core.rundir.files import write_whole
+from bonsai_core.rundir.files import write_atomically
 
 DIGEST = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
@@ -60,10 +60,10 @@ class MeasurementCache:
         try:
             arrays["seconds"] = np.array([seconds])
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, save(arrays, {DIGEST: arrays_digest(arrays)}))
+            write_atomically(path, save(arrays, {DIGEST: arrays_digest(arrays)}))
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
-                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
+                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or fix the permissions, "
                 f"then give the same command again."
             ) from error
         return Cached(fresh, seconds, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import FiniteFloat, NonNegativeInt, ValidationError
 
-from bonsai_core.rundir.reports import JsonObject, Value, first_fault, json_object
+from bonsai_core.rundir.report_schema import JsonObject, Value, first_fault, json_object
 
 Described = dict[str, Any]
 PAYLOADS: Mapping[str, type[JsonObject]] = {
@@ -61,7 +61,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
 
 
 def fault_of(key: str, payload: Any) -> str | None:
-    """What is wrong with an event; None if nothing is, or nothing is known of events of this key."""
+    """What is wrong with an event; None if it is valid, or its key is unknown."""
     schema = next((schema for pattern, schema in PAYLOADS.items() if re.fullmatch(pattern, key)), JsonObject)
     try:
         schema.model_validate(payload)

@@ -8,7 +8,7 @@ from typing import final
 from bonsai_core.config import RunConfig
 from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import RUN_REPORT
+from bonsai_core.rundir.report_schema import RUN_REPORT
 
 
 @final

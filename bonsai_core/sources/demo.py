@@ -23,7 +23,7 @@ import platformdirs
 from filelock import FileLock
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import whole_folder
+from bonsai_core.rundir import atomic_folder
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_ID = f"HuggingFaceTB/{MODEL_NAME}"
@@ -75,7 +75,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def _make(checkpoint: Path, cache: Path, progress: Callable[[str], None]) -> None:
     """Fetch, convert, and move into place in one step, so that nobody ever sees half a checkpoint."""
-    with whole_folder(checkpoint) as unfinished:
+    with atomic_folder(checkpoint) as unfinished:
         download = unfinished / "download"
         gguf = _find_gguf(cache, download, progress)
         progress(f"Converting {MODEL_NAME} to a checkpoint in {checkpoint} (once, about 20 seconds)")

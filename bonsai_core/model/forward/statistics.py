@@ -52,11 +52,11 @@ def score_units(
         view = SiteView(subject.unit_weight(site, keep_U), ids, seed)
         with torch.inference_mode():
             if isinstance(prior, TextPrior):
-                score_T = prior.score(view, Statistic(totals[site.name], num_tokens))
+                score_n = prior.score(view, Statistic(totals[site.name], num_tokens))
             else:
                 assert isinstance(prior, WeightPrior)  # the registry admits no others
-                score_T = prior.score(view)
-        score = score_T.cpu().double().numpy()
+                score_n = prior.score(view)
+        score = score_n.cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
             raise BonsaiError(
                 f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; "
