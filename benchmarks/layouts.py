@@ -4,9 +4,9 @@
         --eval-dataset wikitext2-eval.txt
 
 Qwen2 has biases on queries, keys and values, which are zero here; Phi-3 has q, k, v in one linear, and gate and up in
-another. All compute the same function, so priors, importances, what goes and perplexities should be the same but for
+another. All compute the same function, so priors, importances, removed units and perplexities should be the same up to
 rounding. In Qwen2 the biases go with a head, so that the same number of parameters may be other units; `--units mlp`
-leaves them alone.
+leaves heads alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     llama = AutoModelForCausalLM.from_pretrained(args.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    print("| layout | perplexity | units kept otherwise than by LLaMA | largest relative difference of importances |")
+    print("| layout | perplexity | units kept differently from LLaMA | largest relative difference of importances |")
     print("| --- | ---: | ---: | ---: |")
     first: tuple[Any, Any] | None = None
     for layout in LAYOUTS:
@@ -70,7 +70,7 @@ def main() -> None:
             latency=False,
             out=args.out / layout,
         )
-        # transformers would read these files with the tokenizer class of Qwen2, which splits text otherwise.
+        # transformers would read these files with the tokenizer class of Qwen2, which splits text differently.
         with patch("bonsai_core.engine.setup.load_tokenizer", lambda *_, **__: tokenizer):
             report = run(config).report
         kept = json.loads((args.out / layout / "model" / "bonsai.json").read_text(encoding="utf-8"))["kept_units"]

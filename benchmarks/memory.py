@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--model demo] [--max-memory cpu=400MB]
 
 Both sides read the same evaluation windows in the same batches, and give freed memory back as the command line does;
-the ratio is what law 9 is about. With --max-memory the model is pruned once more where only so much of it may stand in
-memory, the rest on disk, and sliced from file to file.
+the ratio is what law 9 is about. With --max-memory the model is pruned once more, with only that much of it in
+memory and the rest on disk, and sliced from file to file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(json.dumps(report["memory"]["peak_bytes"]))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--max-memory", help="What may stand in memory, as for `bonsai run`.")
+    parser.add_argument("--max-memory", help="The model's memory limits, as for `bonsai run`.")
     args = parser.parse_args()
     inference, pruning = _peak(INFERENCE, args.model), _peak(PRUNING, args.model)
     print(f"inference {inference / 1e6:,.0f} MB, pruning {pruning / 1e6:,.0f} MB, ratio {pruning / inference:.2f}")

@@ -74,8 +74,8 @@ def main() -> None:
                 for _ in range(8):
                     swaps.propose(keep_U, 2, rng)
                 seconds.append((selected - start, time.process_time() - selected))
-            told = [" ".join(f"{second:.2f}" for second in column) for column in zip(*seconds, strict=True)]
-            print(f"| {name} | {sparsity:g} | {len(posed.table):,} | {told[0]} | {told[1]} |", flush=True)
+            columns = [" ".join(f"{second:.2f}" for second in column) for column in zip(*seconds, strict=True)]
+            print(f"| {name} | {sparsity:g} | {len(posed.table):,} | {columns[0]} | {columns[1]} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/small_models.py phi wikitext2-calibration.txt wikitext2-eval.txt
 
-Phi's decoder layer has attention and MLP side by side on one norm, biases everywhere and partial rotary embeddings;
-Mixtral's a mixture of experts, of which a token is sent to two. The models (4 layers of 256, a vocabulary of 1,024) are
-trained on the calibration text alone.
+Phi's decoder layer has attention and MLP in parallel on one norm, biases everywhere and partial rotary embeddings;
+Mixtral's has a mixture of experts, of which a token is sent to two. The models (4 layers of 256, a vocabulary of 1,024)
+are trained on the calibration text alone.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def main() -> None:
     print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed | gone, % |")
     print("| --- | ---: | ---: | ---: |")
     for number, (arm, settings) in enumerate(ARMS[args.family].items()):
-        found = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
+        reports = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
         if number == 0:
-            print(f"| dense | {found[0]['perplexity']['dense']:.2f} | | |")
-        pruned = [report["perplexity"]["pruned"] for report in found]
-        gone = np.mean([report["sparsity"]["decoder"] for report in found])
+            print(f"| dense | {reports[0]['perplexity']['dense']:.2f} | | |")
+        pruned = [report["perplexity"]["pruned"] for report in reports]
+        gone = np.mean([report["sparsity"]["decoder"] for report in reports])
         each = ", ".join(f"{value:.2f}" for value in pruned)
         spread = np.std(pruned, ddof=len(pruned) > 1)
         print(f"| {arm} | {np.mean(pruned):.2f} ± {spread:.2f} | {each} | {100 * gone:.1f} |", flush=True)
@@ -102,7 +102,7 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
 
 
 def train(config: Any, text: str, seconds: float, directory: Path) -> None:
-    """Next-token training from scratch, for a number of seconds; model and tokenizer are saved."""
+    """Train from scratch for some seconds; model and tokenizer are saved."""
     tokenizer = _tokenizer(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     torch.manual_seed(0)

@@ -75,7 +75,7 @@ class RunConfig(LoadingSettings):
         0.2, description="Fraction of the decoder layers' parameters to remove."
     )
     round_fraction: Annotated[float, Field(ge=SMALLEST_STEP, le=1)] = Field(
-        0.1, description="Sparsity added per round (the paper's p); the sparsity itself means one shot."
+        0.1, description="Sparsity added per round (the paper's p_iter); the sparsity itself means one shot."
     )
     min_rounds: Annotated[int, Field(gt=0, le=round(1 / SMALLEST_STEP))] = Field(
         1, description="Minimum number of rounds, of equal steps where --round-fraction gives fewer."

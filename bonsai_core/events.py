@@ -37,7 +37,10 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """The settings are valid, the model is loaded. `forward_tokens`: those of the whole run, replayed ones too."""
+    """The settings are valid, the model is loaded.
+
+    `forward_tokens` are those of the whole run, replayed ones too; `runtimes` says what will load the checkpoint.
+    """
 
     directory: Path
     model: str

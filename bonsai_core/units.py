@@ -1,6 +1,6 @@
 """The unit table: what can be removed from a model, numbered, with the exact cost of each.
 
-Shape legend used throughout the project: U units, M sub-models, S sites.
+Shape legend used throughout the project: U units, M sub-models, S sites, W wholes, N windows, T tokens of one, R draws.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What Bonsai uses of other packages beyond their documented interfaces, in one place.
 
 A release of transformers, accelerate, peft, bitsandbytes or torch may change any of it without notice. Each function
-says what it relies on and since which release; "5.14 on" means the oldest transformers that Bonsai runs on, whether or
-not an older one has it. `benchmarks/transformers_versions.py` runs the laws on the oldest and the newest release. The
-modeling file that is copied into checkpoints (checkpoint/modeling_bonsai.py) imports nothing of Bonsai, so what it
-relies on is stated there.
+says what it relies on and since which release; "5.14 on" names the oldest transformers that Bonsai runs on, even if
+older ones have it too. `benchmarks/transformers_versions.py` runs the laws on the oldest and the newest release. The
+modeling file of checkpoints (checkpoint/modeling_bonsai.py) imports nothing of Bonsai, and says itself what it relies
+on.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def stored_names(model: Any, on_disk: Iterable[str]) -> Iterator[tuple[str, str,
         on_disk: names of the tensors in its files.
 
     Yields:
-        (name on disk, name in the model, converter, pattern of the converter that fits the name on disk) in the order
-        in which transformers loads them; converter None and pattern "" for a tensor that is taken as it is. Of what a
-        converter makes several tensors of, the name in the model is that of the first.
+        (name on disk, name in the model, converter, its pattern that fits the name on disk) in the order in which
+        transformers loads them; converter None and pattern "" for a tensor that is loaded as it is. Of several tensors
+        that a converter makes, the name in the model is that of the first.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
@@ -65,9 +65,9 @@ def converted(
     Args:
         target: its name in the model.
         pieces: names on disk by the converter's patterns, in order.
-        load: gives a tensor on disk by its name.
+        load: reads a tensor on disk by its name.
     """
-    own = deepcopy(converter)  # it gathers what it is given
+    own = deepcopy(converter)  # it collects its inputs
     for pattern, names in pieces.items():
         for name in names:
             own.add_tensor(target, name, pattern, partial(load, name))
@@ -79,7 +79,7 @@ def converted(
 def as_stored(model: Any, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
     """What `save_pretrained` writes for a tensor of a model.
 
-    transformers 5.14 on: `revert_weight_conversion` works on any part of the state dict that holds all tensors made of
+    transformers 5.14 on: `revert_weight_conversion` works on any part of the state dict that has all tensors made from
     the same ones on disk.
     """
     from transformers.core_model_loading import revert_weight_conversion
@@ -91,7 +91,7 @@ def as_stored(model: Any, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]
 
 
 def tied_pairs(model: Any) -> list[tuple[str, str]]:
-    """The names of weights that the model has as one.
+    """Pairs of names under which the model has one and the same weight.
 
     transformers 5.0 on: `all_tied_weights_keys`; models of a checkpoint's own code may lack it.
     """
@@ -109,7 +109,7 @@ def may_be_left_over(model: Any) -> tuple[str, ...]:
 
 
 def save_own_code(owner: Any, directory: Path, config: Any = None) -> bool:
-    """Copy the code that a model or tokenizer came with into a checkpoint; False where it came with none.
+    """Copy the code that a model or tokenizer came with into a checkpoint; False if it came with none.
 
     transformers 5.14 on: `_auto_class` is set where remote code was loaded; `custom_object_save` copies the files of
     the class and adds to `config.auto_map`.
@@ -122,25 +122,24 @@ def save_own_code(owner: Any, directory: Path, config: Any = None) -> bool:
     return True
 
 
-def set_origin_name(config: Any, name: str) -> None:
-    """Set the name that a configuration remembers its model by, which chooses tokenizer classes.
+def set_model_name(config: Any, name: str) -> None:
+    """Set the model's name in a configuration, by which transformers chooses tokenizer classes.
 
-    transformers 5.14 on: `_name_or_path`; configurations from GGUF files have a `_model_name_or_path` besides, which
-    would be saved.
+    transformers 5.14 on: `_name_or_path`; configurations from GGUF files have a `_model_name_or_path` too, which would
+    be saved.
     """
     config._name_or_path = name
     vars(config).pop("_model_name_or_path", None)
 
 
-# Weights elsewhere than where they are used
+# Weights that are not on the device that uses them
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Whether a module has its own weights only while it runs (accelerate 1.10 on)."""
+    """Whether a module has its weights only while it runs (accelerate 1.10 on)."""
     from accelerate.utils import has_offloaded_params
 
-    offloaded: bool = has_offloaded_params(module)
-    return offloaded
+    return bool(has_offloaded_params(module))
 
 
 def offloaded_weights(module: Any) -> Mapping[str, Tensor]:
@@ -153,7 +152,7 @@ def offloaded_weights(module: Any) -> Mapping[str, Tensor]:
 
 
 def set_offloaded_weights(module: Any, weights: Mapping[str, Tensor] | None) -> None:
-    """Have accelerate (1.10 on) put other weights into an offloaded module; None: the module cannot run any more."""
+    """Have accelerate (1.10 on) put other weights into an offloaded module; None: the module cannot run again."""
     module._hf_hook.weights_map = weights
 
 
@@ -163,7 +162,7 @@ def execution_device(module: Any) -> Any:
 
 
 def offload_index(module: Any) -> MutableMapping[str, Any]:
-    """Where the weights of an offloaded module are on disk, by their names in the model; all its modules share it.
+    """Where the weights of offloaded modules are on disk, by their names in the model; one index for all modules.
 
     accelerate 1.10 on: the map is a `PrefixedDataset` over an `OffloadedWeightsLoader` with an `index`.
     """
@@ -175,7 +174,7 @@ def offload_index(module: Any) -> MutableMapping[str, Any]:
 
 
 def map_tensors(change: Callable[[Any], Any], values: Any) -> Any:
-    """The leaves of nested tuples, lists and dicts changed: `torch.utils._pytree.tree_map`, torch 2.6 on."""
+    """Change the leaves of nested tuples, lists and dicts: `torch.utils._pytree.tree_map`, torch 2.6 on."""
     return _pytree.tree_map(change, values)
 
 
@@ -188,7 +187,7 @@ def has_hooks(model: nn.Module) -> bool:
 
 
 def gated(experts: Any, inputs: Tensor) -> Tensor:
-    """What experts with gates make of their input projections' outputs: [..., 2 * width] -> [..., width].
+    """The gate of experts, applied to their input projections' outputs: [..., 2 * width] -> [..., width].
 
     transformers 5.14 on: `_apply_gate`, which the decorator of experts adds where a class has none.
     """
@@ -215,19 +214,19 @@ PACKED_ROWS, PACKED_COLUMNS = 32, 64
 
 
 def use_general_kernels(model: nn.Module) -> None:
-    """Keep 4-bit linears of uneven sizes away from bitsandbytes' packed CPU kernel, which asserts even ones.
+    """Keep 4-bit linears away from bitsandbytes' packed CPU kernel if it would refuse their sizes.
 
     bitsandbytes 0.50: `support_avx512bf16_for_cpu` on `Linear4bit`.
     """
-    linears: Iterable[Any] = (module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
-    for module in linears:
-        if module.support_avx512bf16_for_cpu:
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        if getattr(module, "support_avx512bf16_for_cpu", False):
             even = module.out_features % PACKED_ROWS == 0 and module.in_features % PACKED_COLUMNS == 0
             module.support_avx512bf16_for_cpu = even
 
 
 def quiet_products() -> None:
-    """Switch off bitsandbytes' (0.50) log line at every call of an 8-bit linear: that its inputs become float16."""
+    """Silence the line that bitsandbytes (0.50) logs at every call of an 8-bit linear: its inputs become float16."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
@@ -241,9 +240,8 @@ def checkpointing(on: bool) -> dict[str, Any]:
     """
     from transformers import TrainingArguments
 
-    name = "activation_checkpointing"
-    if name not in TrainingArguments.__dataclass_fields__:
-        name = "gradient_checkpointing"
+    newer = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if newer else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
 
 
@@ -258,15 +256,15 @@ def use_one_gpu(arguments: Any) -> None:
 def average_over_passes(trainer: Any) -> None:
     """Have the Trainer divide the loss of each pass by the number of passes per step.
 
-    transformers 5.14 on: it does so where `model_accepts_loss_kwargs` is false; otherwise it takes the loss for one
-    that the model has already divided by the tokens of the whole step.
+    transformers 5.14 on: it does so if `model_accepts_loss_kwargs` is false; otherwise it assumes that the model has
+    already divided the loss by the tokens of the whole step.
     """
     trainer.model_accepts_loss_kwargs = False
 
 
 @contextmanager
 def peft_warnings_ignored() -> Iterator[None]:
-    """Ignores what peft warns of when it wraps a model.
+    """Ignore peft's warnings when it wraps a model.
 
     peft 0.21 uses an old name of transformers 5.24, and has patterns for experts that some models do not need.
     """

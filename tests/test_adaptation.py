@@ -199,7 +199,7 @@ class TestTeacher:
         assert files[0] == files[1]
 
     def test_everything_cannot_be_stored_as_the_likeliest(self, pruned: Path, tmp_path: Path) -> None:
-        with pytest.raises(BonsaiError, match=f"--teacher-top-k {VOCABULARY} is no less"):
+        with pytest.raises(BonsaiError, match=f"--teacher-top-k {VOCABULARY} is not below"):
             adapt(configured(pruned, tmp_path / "out", teacher_top_k=VOCABULARY))
         assert not (tmp_path / "out").exists()
 
@@ -515,7 +515,7 @@ def test_a_run_can_be_adapted_in_one_go(small_run: RunConfig, registry: Registry
         ("{teacher: ./missing}", "teacher cannot be loaded"),
         ("{dataset: missing.txt}", "no file 'missing.txt'"),
         ("{sequence_length: 100000}", "fewer than one sequence"),
-        (f"{{teacher_top_k: {VOCABULARY}}}", "no less than the vocabulary"),
+        (f"{{teacher_top_k: {VOCABULARY}}}", "is not below the vocabulary"),
     ],
 )
 def test_what_is_wrong_with_an_adaptation_is_found_before_anything_is_pruned(

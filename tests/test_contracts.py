@@ -31,7 +31,7 @@ CONTRACTS: dict[str, type[ComponentContract[Any]]] = {
     "compensator": CompensatorContract,
 }
 # Averages take what other units do for noise, which is why they are the control.
-LEAST_TAU = {"average": 0.5}
+MINIMUM_TAU = {"average": 0.5}
 # Of every built-in, the options it is checked with.
 TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("prior", "activation"): [{}],
@@ -87,7 +87,7 @@ def _cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("contract", "component", "law"), list(_cases()))
 def test_law(contract: Any, component: Component, law: str) -> None:
     class Row(contract):  # type: ignore[misc]
-        least_tau = LEAST_TAU.get(component.name, EstimatorContract.least_tau)
+        minimum_tau = MINIMUM_TAU.get(component.name, EstimatorContract.minimum_tau)
 
         def make(self) -> Component:
             return component

@@ -422,7 +422,7 @@ def test_an_adaptive_run_stops_when_the_decision_has_settled(
 def test_an_adaptive_sampler_needs_an_estimator_that_knows_its_spread(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
-    with pytest.raises(BonsaiError, match=r"'adaptive' asks.*'ridge' does not say\. Estimators that do: bayes"):
+    with pytest.raises(BonsaiError, match=r"'adaptive' needs.*'ridge' does not\. These do: bayes"):
         run(settings(small_run, tmp_path / "run", sampler="adaptive", estimator="ridge"), registry=registry)
 
 

@@ -94,7 +94,7 @@ def test_a_recognised_model_is_pruned_and_loads(
     tokenizer.save_pretrained(tmp_path / "parent")
     settings = {"model": str(tmp_path / "parent"), "out": tmp_path / "run", "latency": False}
     result = run(small_run.model_copy(update=settings), registry=registry)
-    assert find_parent(str(tmp_path / "parent"), registry).family.name == NAME
+    assert find_parent(RunConfig(model=str(tmp_path / "parent")), registry).family.name == NAME
     config = json.loads((result.model_path / "config.json").read_text())
     assert config["model_type"] == f"bonsai_{model_type}"
     found = measured(small_run, tmp_path / "run")
@@ -111,7 +111,7 @@ def test_the_language_model_of_a_multimodal_one_is_pruned(registry: Registry, tm
     whole = AutoModelForImageTextToText.from_config(config)
     whole.save_pretrained(tmp_path / "whole")
     with pytest.raises(BonsaiError, match=r"is multimodal.*'gemma3_text'.*README"):
-        find_parent(str(tmp_path / "whole"), registry)
+        find_parent(RunConfig(model=str(tmp_path / "whole")), registry)
     # As the README has it.
     text = AutoModelForCausalLM.from_config(whole.config.get_text_config(), dtype=whole.dtype)
     text.base_model.load_state_dict(whole.model.language_model.state_dict())
@@ -120,10 +120,10 @@ def test_the_language_model_of_a_multimodal_one_is_pruned(registry: Registry, tm
     ids = torch.arange(9)[None]
     with torch.inference_mode():
         assert text.eval()(ids).logits.equal(whole.eval()(input_ids=ids).logits)
-    assert find_parent(str(tmp_path / "text"), registry).family.name == "gemma"
+    assert find_parent(RunConfig(model=str(tmp_path / "text")), registry).family.name == "gemma"
 
 
 def test_what_is_not_recognised_says_what_was_found(registry: Registry, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config_of("bloom")).save_pretrained(tmp_path)
     with pytest.raises(BonsaiError, match=r"not recognised: the linears.*query_key_value.*Family\(name="):
-        find_parent(str(tmp_path), registry)
+        find_parent(RunConfig(model=str(tmp_path)), registry)

@@ -532,14 +532,14 @@ def test_a_quantised_parent_is_refused(pico_directory: Path, registry: Registry,
     config["quantization_config"] = {"quant_method": "fp8"}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BonsaiError, match="quantised already"):
-        find_parent(str(tmp_path / "model"), registry)
+        find_parent(RunConfig(model=str(tmp_path / "model")), registry)
 
 
 def test_a_configuration_without_a_model_type_is_an_error(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(BonsaiError, match="Cannot load"):
-        find_parent(str(tmp_path), registry)
+        find_parent(RunConfig(model=str(tmp_path)), registry)
 
 
 @pytest.mark.parametrize(

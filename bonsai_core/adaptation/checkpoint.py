@@ -23,7 +23,7 @@ DISK_MARGIN = 1.1
 
 
 def check_room(path: Path, job: AdaptJob) -> None:
-    """Refuse before the work starts if what it writes would not fit: checkpoint, two states, teacher.
+    """Refuse before the training if what it writes would not fit: checkpoint, two states, teacher.
 
     Raises:
         BonsaiError: there is too little room.
@@ -36,9 +36,9 @@ def check_room(path: Path, job: AdaptJob) -> None:
 
 
 def is_saved(ledger: Ledger) -> bool:
-    """Whether the checkpoint is there as it was saved: it may have been deleted, or cut short by a power cut."""
+    """Whether the checkpoint is as it was saved, neither deleted nor cut short by a power cut."""
     saved = ledger.journal.get("save")
-    return saved is not None and _is_whole(saved, ledger)
+    return saved is not None and _is_intact(saved, ledger)
 
 
 def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
@@ -67,29 +67,29 @@ def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
         return {"bytes": weight_bytes(path), "parameters": sum(parameter.numel() for parameter in model.parameters())}
 
     ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), write, holds=lambda saved: _is_whole(saved, ledger))
+    ledger.once(Step("save"), write, holds=lambda saved: _is_intact(saved, ledger))
 
 
 def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
-    """Open the checkpoint as its users will: it has to be the model that was adapted.
+    """Load the checkpoint as its users will: it has to be the model that was adapted.
 
     Args:
-        again: it was written again, so that an earlier look at it does not count.
+        again: verify it although an earlier process did, because it was written again.
 
     Raises:
         BonsaiError: it cannot be loaded, or is not the model that was adapted.
     """
     ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
     free_cache()
-    path, config = ledger.directory.model_path, job.config
-    window_T, placement = job.evaluation_NL[0], Placement(device=config.device)
+    config, loss = job.config, ledger.journal["loss"]["loss"]
+    placement = Placement(device=config.device)
 
     def verified() -> Payload:
-        loss = ledger.journal["loss"]["loss"]
+        path, window_T = ledger.directory.model_path, job.evaluation_NL[0]
         return verify_saved(path, window_T, loss, placement, trust_remote_code=config.trust_remote_code)
 
     ledger.once(Step("verify"), verified, holds=lambda _: not again)
 
 
-def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+def _is_intact(saved: Payload, ledger: Ledger) -> bool:
     return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Weight = Annotated[float, Field(ge=0)]
 LARGEST_RANK = 16_384
-"""Of an update; the width of the widest models, beyond which a rank adds nothing but memory."""
+"""Of an update: the width of the widest models; a higher rank only takes memory."""
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
@@ -30,7 +30,7 @@ class AdaptConfig(CommonSettings):
     method: Literal["lora", "full", "scales"] = Field(
         "lora",
         description="What is trained: low-rank updates of all linears, all weights, or one scale for each channel that "
-        "an attention or MLP puts out from.",
+        "an output projection reads.",
     )
     dataset: Usable[str] | None = Field(
         None, description="Text to adapt on, named as for `bonsai run`. Left out: what the model was pruned on."
@@ -45,7 +45,7 @@ class AdaptConfig(CommonSettings):
     )
     teacher_top_k: NotNegative = Field(
         64,
-        description="So many of the teacher's log-probabilities are stored per token, the others as one bucket, before "
+        description="Number of the teacher's log-probabilities stored per token, the others as one bucket, before "
         "training begins; 0: all, and the teacher stays in memory.",
     )
     steps: Positive | None = Field(None, description="Optimiser steps. Left out: as --tokens says, or one epoch.")
@@ -82,8 +82,7 @@ class AdaptConfig(CommonSettings):
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
     evaluations: Positive = Field(8, description="Points of the curve after the first.")
     save_minutes: Annotated[float, Field(ge=0)] = Field(
-        2.0,
-        description="At least so long between two saved states, longer where they take long to write; 0: every step.",
+        2.0, description="Minimum time between two saved states, longer where they take long to write; 0: every step."
     )
     out: Usable[Path] | None = Field(
         None, description="Directory; left out: `adapted` in the run directory, or runs/NAME."
@@ -113,7 +112,7 @@ class AdaptConfig(CommonSettings):
 
     @property
     def tokens_wanted(self) -> int:
-        """To train on, as far as the settings say it; else 0."""
+        """Tokens to train on; 0 where the settings do not say."""
         return self.tokens or (self.steps or 0) * self.batch_size * self.sequence_length
 
     @property

@@ -1,4 +1,4 @@
-"""What a student is trained on, and from whom: found and checked before any model is loaded."""
+"""What a student is trained on, and from which teacher: checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.data import Schedule, plan_schedule, windows_wanted
-from bonsai_core.adaptation.teacher import StoredTeacher, check_top_k
+from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
@@ -25,24 +25,24 @@ from bonsai_core.sources import Text, evaluation_windows, load_text, training_wi
 
 NARROW_NAMES = ("builtin", "wikitext2")
 SMALL_TEXT = 1_000_000
-"""Tokens; published recoveries that do not make models worse elsewhere take tens of millions of many kinds."""
+"""Tokens. Published recoveries that do not make models worse elsewhere take tens of millions, of many kinds."""
 CHARACTERS_PER_TOKEN = 6
-"""More than tokenizers make of ordinary text, so that there is enough of it."""
+"""More than in ordinary text, so that enough of it is read."""
 MANY_EPOCHS = 4
-"""Passes over the same text up to which repeating it is about as good as new text (Muennighoff et al. 2023,
-arXiv:2305.16264)."""
+"""Up to this many passes, text is about as good as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""
 MUCH_TEXT = "--dataset c4 --tokens 10000000"
 TRAINING_COST = 3
-"""Passes forward that one pass forward and backward is worth."""
+"""Forward passes that one forward and backward pass takes the time of."""
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What is trained on, and from whom; the same before pruning and after.
+    """What is trained on, and from which teacher; the same before pruning and after.
 
     Attributes:
         teacher: name of the model to distil from, or None.
         model_config: the student's configuration.
+        texts: to train on, and to evaluate on.
         evaluation_NL: windows for the curve, int64.
     """
 
@@ -70,12 +70,12 @@ class Curriculum:
 
     @property
     def tokens(self) -> int:
-        """To train on."""
+        """Tokens to train on."""
         return len(self.schedule.order_S) * int(self.schedule.windows_WL.shape[1])
 
     @property
     def teacher_tokens(self) -> int:
-        """That go through the teacher before the training."""
+        """Tokens that go through the teacher before the training."""
         if self.teacher is None:
             return 0
         return int(self.evaluation_NL.size) + (int(self.schedule.windows_WL.size) if self.teacher_shape else 0)
@@ -88,11 +88,11 @@ class Curriculum:
 
     @property
     def forward_tokens(self) -> int:
-        """The work ahead."""
+        """Tokens of all forward passes; one of the training counts as `TRAINING_COST`."""
         return self.teacher_tokens + TRAINING_COST * self.tokens + (len(self.curve_steps) + 1) * self.evaluation_NL.size
 
     def scratch_bytes(self) -> int:
-        """Of what the teacher says, on disk."""
+        """Disk space for what the teacher says."""
         return StoredTeacher.num_bytes(self.teacher_shape, self.model_config.vocab_size) if self.teacher_shape else 0
 
 
@@ -109,12 +109,12 @@ def plan_curriculum(
     """Check settings and texts against a model, or against the dense one that it will be pruned from.
 
     Args:
-        registry: where its family may be declared.
-        source: where it is.
+        registry: the declared families.
+        source: the model's directory or hub id.
         student: its configuration.
-        dense: the teacher where none is named; None where there is none.
-        run_texts: names of the texts for calibration and evaluation, where none are named.
-        slicer: what the run goes by that prunes it; None where no run is known.
+        dense: the teacher if the settings name none.
+        run_texts: names of the texts for calibration and evaluation, if the settings name none.
+        slicer: of the run that prunes it; None where no run is known.
 
     Raises:
         BonsaiError: there is no such device or text, or something does not fit.
@@ -132,7 +132,9 @@ def plan_curriculum(
             find_source(teacher)
         except BonsaiError as error:
             raise BonsaiError(f"The teacher cannot be loaded: {error} --teacher names another, or none.") from None
-        check_top_k(config.teacher_top_k, student.vocab_size)
+        k, vocabulary = config.teacher_top_k, student.vocab_size
+        if k >= vocabulary:
+            raise BonsaiError(f"--teacher-top-k {k} is not below the vocabulary of {vocabulary:,}; 0 stores all.")
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     dataset = config.dataset or run_texts[0]
     eval_dataset = config.eval_dataset or (None if config.dataset else run_texts[1])
@@ -159,7 +161,7 @@ def plan_curriculum(
 
 
 def _warn_of_text(text: Text, tokens: int, warn: Callable[[str], None]) -> None:
-    """Of a large text, `tokens` are only those that are needed."""
+    """Warn of a narrow or short text; of a large one, `tokens` are only those that are needed."""
     narrow = text.name in NARROW_NAMES
     if not narrow and (tokens >= SMALL_TEXT or text.is_large):
         return
@@ -183,7 +185,7 @@ def _teacher(config: AdaptConfig, dense: str | None, warn: Callable[[str], None]
 
 
 def _check_method(config: AdaptConfig, family: Family | None, warn: Callable[[str], None]) -> None:
-    """Refuse what would fail only after the teacher's job."""
+    """Refuse what would otherwise fail only once the teacher has run."""
     experts = family is not None and family.experts is not None
     if config.method == "lora" and config.lora_dropout and experts:
         raise BonsaiError("Low-rank updates of experts have no dropout: set --lora-dropout 0.")

@@ -1,4 +1,4 @@
-"""Which windows of the text are trained on, in which order: the seed alone decides, so that a resume finds its place.
+"""Which windows of the text are trained on, in which order: the seed alone decides, so that a run can be resumed.
 
 Legend for array shapes: W = windows of the text, S = windows in the order they are trained on, L = tokens of a window.
 """
@@ -28,7 +28,7 @@ class Schedule:
 
     Attributes:
         windows_WL: the windows that are used, int64.
-        order_S: for each place of the schedule, which of them; batch after batch.
+        order_S: the index of the window at each position of the schedule, batch after batch.
         steps: optimiser steps.
     """
 
@@ -43,7 +43,7 @@ class Schedule:
 
 
 def windows_wanted(config: AdaptConfig) -> int | None:
-    """How many windows all steps take; None where the text decides, because it is to be seen once."""
+    """How many windows all steps take; None if that is the whole text, once."""
     if config.steps is not None:
         return config.steps * config.batch_size
     if config.tokens is not None:
@@ -55,7 +55,7 @@ def plan_schedule(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedul
     """Every epoch takes all windows in another random order; the last step may begin a new one.
 
     Raises:
-        BonsaiError: it is longer than any adaptation.
+        BonsaiError: it has too many windows.
     """
     per_step = config.batch_size
     steps = math.ceil((windows_wanted(config) or len(windows_WL)) / per_step)
@@ -73,12 +73,7 @@ def plan_schedule(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedul
 
 
 class Windows(IterableDataset[dict[str, Tensor]]):
-    """The schedule from some step on, for the Trainer.
-
-    Args:
-        schedule: what is trained on.
-        first: place of the first window.
-    """
+    """The schedule from position `first` on, for the Trainer."""
 
     def __init__(self, schedule: Schedule, first: int) -> None:
         self._schedule = schedule
@@ -86,7 +81,4 @@ class Windows(IterableDataset[dict[str, Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for window in self._schedule.order_S[self._first :]:
-            yield {
-                "input_ids": torch.from_numpy(self._schedule.windows_WL[window]),
-                "window": torch.tensor(window),
-            }
+            yield {"input_ids": torch.from_numpy(self._schedule.windows_WL[window]), "window": torch.tensor(window)}

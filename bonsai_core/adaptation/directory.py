@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.rundir import CHECKPOINT_TEMPORARIES, COMMON_FILES, AdaptReport, JournaledDirectory, Names
+from bonsai_core.rundir import ADAPT_REPORT, CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory, Names
 
 
 @final
@@ -15,13 +15,10 @@ class AdaptDirectory(JournaledDirectory):
 
     Beside journal, checkpoint and report: `adapt.yaml`, what the teacher said (`teacher/`, until the end), the last
     saved state, and the curve as SVG and PNG.
-
-    Args:
-        path: the directory.
     """
 
     CONFIG_NAME = "adapt.yaml"
-    REPORT = AdaptReport
+    REPORT = ADAPT_REPORT
     NAMES = Names(
         files=(r"(adapt\.yaml|state\.safetensors)(\.partial)?", r"curve\.(svg|png)", *COMMON_FILES),
         folders=("model", *CHECKPOINT_TEMPORARIES, "teacher"),
@@ -33,7 +30,6 @@ class AdaptDirectory(JournaledDirectory):
     )
 
     def config(self) -> AdaptConfig:
-        """The resolved configuration, with `out` set to where it is stored now."""
         return self._read_config(AdaptConfig)
 
     @property

@@ -1,4 +1,4 @@
-"""The teacher of an adaptation, loaded, checked, and where that is asked for stored."""
+"""The teacher of an adaptation: loaded, checked, and stored if the settings say so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKED_CHARACTERS = 2000
 
 
 def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> StoredTeacher | Any | None:
-    """What the student is distilled from; a teacher whose tokens are stored is no longer in memory afterwards.
+    """What the student is distilled from; a teacher whose predictions are stored is not kept in memory.
 
     Raises:
         BonsaiError: it cannot be loaded, has changed, or has other tokens than the student.
@@ -34,7 +34,11 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) ->
             ledger.skip(job.teacher_tokens)
             return stored
     ledger.begin(Stage.TEACHER, f"the teacher {job.teacher}")
-    model = _load(job, job.teacher, ledger)
+    trusted, text = job.config.trust_remote_code, job.texts[0].pieces[0].read()[:CHECKED_CHARACTERS]
+    model = load_model(job.teacher, device=job.config.device, trust_remote_code=trusted, warn=ledger.warn)
+    tokenizer = load_tokenizer(job.teacher, trust_remote_code=trusted)
+    check_teacher(model.config, job.model_config, (tokenizer, job.tokenizer), text)
+    check_weights("teacher", model, ledger)
     passes = passes_over(model, ledger)
     perplexity(job, "teacher", passes, ledger)
     if job.precision == "bfloat16":
@@ -45,12 +49,3 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) ->
     del model, passes
     free_cache()
     return stored
-
-
-def _load(job: AdaptJob, name: str, ledger: Ledger) -> Any:
-    config, trusted = job.config, job.config.trust_remote_code
-    model = load_model(name, device=config.device, trust_remote_code=trusted, warn=ledger.warn)
-    tokenizers = (load_tokenizer(name, trust_remote_code=trusted), job.tokenizer)
-    check_teacher(model.config, job.model_config, tokenizers, job.texts[0].pieces[0].read()[:CHECKED_CHARACTERS])
-    check_weights("teacher", model, ledger)
-    return model

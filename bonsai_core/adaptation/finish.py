@@ -1,4 +1,4 @@
-"""From an open adaptation to a better checkpoint and its report: everything that the ledger does not hold yet."""
+"""From an open adaptation to its checkpoint and report: everything that the ledger does not hold yet."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[
     Raises:
         BonsaiError: something is not as it was when the adaptation began, cannot be written, or fails.
     """
-    _announce(job, ledger)
+    steps, config = job.schedule.steps, job.config
+    ledger.notify(
+        AdaptationStarted(
+            directory.path, config.model, config.method, job.teacher, steps, job.tokens, job.forward_tokens
+        )
+    )
     _check_identity(job, ledger)
     saved = is_saved(ledger)
     if saved:
         ledger.skip(job.forward_tokens)
     else:
-        _adapt(job, directory, ledger)
+        _train_and_save(job, directory, ledger)  # in a function of its own, so that its models leave memory
     verify(job, ledger, again=not saved)
     report = build_adapt_report(ledger.journal, job)
     directory.write_report(report)
@@ -40,21 +45,6 @@ def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[
     directory.state_path.unlink(missing_ok=True)
     ledger.notify(AdaptationFinished(directory.path))
     return report
-
-
-def _announce(job: AdaptJob, ledger: Ledger) -> None:
-    config = job.config
-    ledger.notify(
-        AdaptationStarted(
-            ledger.directory.path,
-            config.model,
-            config.method,
-            job.teacher,
-            job.schedule.steps,
-            job.tokens,
-            job.forward_tokens,
-        )
-    )
 
 
 def _check_identity(job: AdaptJob, ledger: Ledger) -> None:
@@ -73,7 +63,6 @@ def _check_identity(job: AdaptJob, ledger: Ledger) -> None:
         ledger.warn(f"Started with {started['versions']}, resumed with {versions()}.")
 
 
-def _adapt(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> None:
-    """Train the student and save it; neither it nor its teacher is held in memory afterwards."""
+def _train_and_save(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> None:
     teacher = prepare_teacher(job, directory, ledger)
     save(job, adapted_student(job, teacher, directory, ledger), ledger)

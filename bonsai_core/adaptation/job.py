@@ -24,8 +24,8 @@ class AdaptJob(Curriculum):
     """What an adaptation works with; no weights yet.
 
     Attributes:
-        parent_files: of the student, what the adapted checkpoint takes over.
-        layers: of the teacher, those that the student still has; None where hidden states are not compared.
+        parent_files: the student's files that the adapted checkpoint keeps.
+        layers: the teacher's layers that the student still has; None where hidden states are not compared.
     """
 
     provenance: Provenance
@@ -44,7 +44,7 @@ def open_adaptation(config: AdaptConfig, registry: Registry, warn: Callable[[str
     as_read = model_config(source, config.trust_remote_code)
     student = fit_to_files(as_read, source, config.trust_remote_code, warn)
     if getattr(student, "quantization_config", None):
-        raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the model it is of.")
+        raise BonsaiError(f"{config.model} is quantised, and its weights cannot be trained. Give the original model.")
     texts = (provenance.setting("dataset") or "builtin", provenance.setting("eval_dataset"))
     slicer = provenance.setting("slicer")
     curriculum = plan_curriculum(config, registry, source, student, provenance.dense, texts, slicer, warn)
@@ -54,14 +54,14 @@ def open_adaptation(config: AdaptConfig, registry: Registry, warn: Callable[[str
 
 
 def default_path(provenance: Provenance) -> Path:
-    """Where an adaptation goes that nobody named a place for."""
+    """The directory of an adaptation if the user names none."""
     if provenance.run is not None:
         return free_path(provenance.run, "adapted")
     return free_path(Path("runs"), f"{Path(provenance.source).name}-adapted")
 
 
 def _layers(config: AdaptConfig, provenance: Provenance, teacher: str | None, student: Any) -> list[int] | None:
-    """Which of the teacher's layers the student's are, if that matters."""
+    """Which layer of the teacher each of the student's layers is, if hidden states are compared."""
     if teacher is None or not config.hidden_weight:
         return None
     theirs = model_config(find_source(teacher), config.trust_remote_code)

@@ -22,12 +22,7 @@ from bonsai_core.sources import with_absolute_paths
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """Where a finished adaptation is stored and what it found.
-
-    Attributes:
-        directory: its directory.
-        report: the contents of report.json.
-    """
+    """A finished adaptation: its directory, and the contents of its report.json."""
 
     directory: Path
     report: Mapping[str, Any]
@@ -42,11 +37,10 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     """Train a pruned model to recover, and save it.
 
     Args:
-        config: what to do.
         registry: plugins and observers; None loads all installed ones.
 
     Raises:
-        BonsaiError: something is wrong that the user can mend; the message says what.
+        BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
     config = with_absolute_paths(config)
@@ -66,9 +60,7 @@ def resume_adaptation(
     """Continue an adaptation that was interrupted; a finished one is returned as it is.
 
     Args:
-        path: its directory.
-        trust_remote_code: allow modeling code that comes with the model, where it was started so.
-        registry: as for `adapt`.
+        trust_remote_code: allow modeling code that comes with the model, if the adaptation was started with it.
 
     Raises:
         BonsaiError: there is none, its configuration, text or model changed, or another process has it.

@@ -10,7 +10,6 @@ Legend for array shapes: N = windows, L = tokens of a window, T = predicted toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import CHUNK_LOGITS
 
 SMALLEST = 1e-6
-"""Least probability of the bucket."""
+"""Lowest probability of the bucket."""
 
 
 class TopTokens(NamedTuple):
@@ -48,10 +47,9 @@ class TopTokens(NamedTuple):
 
 
 class WholeTeacher(NamedTuple):
-    """A teacher that stands in memory, at the same tokens.
+    """A teacher that is held in memory, at the same tokens.
 
     Attributes:
-        head: what makes its logits.
         hidden: its last hidden states, [T, H of the teacher].
     """
 
@@ -69,17 +67,17 @@ Teacher = TopTokens | WholeTeacher
 def top_kl(logits: Tensor, teacher: TopTokens, normaliser: Tensor | None = None) -> Tensor:
     """KL(teacher || student) in nats of each token [T], over the teacher's likeliest tokens and the bucket.
 
-    Joining outcomes never raises a KL divergence: this is the largest lower bound of the whole one that can be had from
-    the teacher's k numbers, and equals it where the student divides the bucket as the teacher does.
+    Joining outcomes never raises a KL divergence: this is the largest lower bound of the whole one that the teacher's k
+    numbers allow, and equals it where the student divides the bucket as the teacher does.
 
     Args:
         logits: the student's, [T, V].
-        normaliser: their logsumexp, where it is there already, [T].
+        normaliser: their logsumexp [T], if it is known already.
     """
     normaliser = (logits.logsumexp(dim=-1) if normaliser is None else normaliser).unsqueeze(-1)
     log_q = logits.gather(-1, teacher.ids) - normaliser
     log_p, log_p_bucket = teacher.log_p[:, :-1], teacher.log_p[:, -1:]
-    # What is left of 1; float32 knows no smaller difference from it.
+    # What is left of 1; float32 cannot represent a smaller difference from it.
     log_q_bucket = (-log_q.logsumexp(dim=-1, keepdim=True).clamp(max=-SMALLEST).expm1()).log()
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1, keepdim=True)
     return (divergence + log_p_bucket.exp() * (log_p_bucket - log_q_bucket)).squeeze(-1)
@@ -91,8 +89,7 @@ def whole_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - logits.log_softmax(dim=-1))).sum(dim=-1)
 
 
-@dataclass(frozen=True)
-class TokenLosses:
+class TokenLosses(NamedTuple):
     """What `token_losses` gives: scalars, of which only `loss` has a gradient."""
 
     loss: Tensor
@@ -112,25 +109,23 @@ def token_losses(
 ) -> TokenLosses:
     """Mean language-model loss, mean KL divergence and their weighted sum, from the student's last hidden states.
 
-    Logits are made for a chunk of tokens at a time, and the gradient is computed while they are there, so that they are
-    never all held in memory and are made only once.
+    Logits are computed for a chunk of tokens at a time, and their gradient with them, so that they are never all held
+    in memory and are computed only once.
 
     Args:
-        head: the student's.
-        targets_T: the tokens that come next.
         teacher: at the same tokens; None: the divergence is 0.
-        chunk_logits: logits that are made at once, 32 MiB in float32 by default, whatever the vocabulary.
+        chunk_logits: logits that are computed at once, 32 MiB in float32 by default.
     """
     parameters = [parameter for parameter in head.projection.parameters() if parameter.requires_grad]
     weights = (lm_weight, kl_weight)
-    losses: tuple[Tensor, Tensor, Tensor] = _WhileLogitsAreThere.apply(  # type: ignore[no-untyped-call]
+    losses: tuple[Tensor, Tensor, Tensor] = _ChunkedLosses.apply(  # type: ignore[no-untyped-call]
         head, targets_T, teacher, weights, max(1, chunk_logits // head.vocabulary), hidden_TH, *parameters
     )
     return TokenLosses(*losses)
 
 
-class _WhileLogitsAreThere(torch.autograd.Function):
-    """The losses, with their gradient computed on the way forward, chunk by chunk."""
+class _ChunkedLosses(torch.autograd.Function):
+    """The losses, with their gradient computed in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
@@ -175,7 +170,7 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _chunk(head: Head, hidden: Tensor, targets: Tensor, teacher: Teacher | None) -> tuple[Tensor, Tensor]:
-    """Sums over some tokens."""
+    """Language-model loss and divergence, summed over some tokens."""
     logits = head.logits(hidden)
     normaliser = logits.logsumexp(dim=-1)
     nll = (normaliser - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)).sum()

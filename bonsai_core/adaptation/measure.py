@@ -1,4 +1,4 @@
-"""What an adaptation measures of the models that it loads: perplexity, and whether they are still the same."""
+"""What an adaptation measures of the models that it loads: perplexity, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ EVALUATION_BATCH = 8
 
 
 def passes_over(model: Any, ledger: Ledger) -> Passes:
-    """Forward passes that observers hear of."""
+    """Forward passes whose tokens observers are notified of."""
     return Passes(model, EVALUATION_BATCH, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens)))
 
 
 def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float | None:
-    """Perplexity on the evaluation windows; None where it is not finite.
-
-    Args:
-        of: ``teacher``, ``adapted``, or the number of a step.
-    """
+    """Perplexity on the evaluation windows of ``teacher``, ``adapted`` or a step's number; None if it is not finite."""
 
     def compute() -> Payload:
         value = passes.perplexity(job.evaluation_NL)
@@ -38,10 +34,7 @@ def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float 
 
 
 def check_weights(what: str, model: Any, ledger: Ledger) -> None:
-    """Refuse to go on with other weights than the adaptation was begun with.
-
-    Args:
-        what: ``model`` or ``teacher``.
+    """Refuse to go on with another ``model`` or ``teacher`` than the adaptation was begun with.
 
     Raises:
         BonsaiError: they have changed.

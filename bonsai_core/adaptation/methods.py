@@ -1,4 +1,4 @@
-"""What of a model is trained, and how that becomes part of its weights again."""
+"""Which parameters are trained, and how adapters are merged into the weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from bonsai_core.upstream import peft_warnings_ignored
 
 
 def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module:
-    """The model as it is trained: with adapters, or with all its weights.
+    """The model as it is trained: with adapters, or all its weights.
 
     `lora` is Hu et al. 2021 (arXiv:2106.09685) on all linears but the head, and on experts. `scales` is Liu et al. 2022
     ((IA)^3, arXiv:2205.05638) on what the output projections of attentions and MLPs read: one number per MLP channel,
     and one per channel of a head.
 
     Args:
-        model: a causal LM; its weights go into the result, and change with it.
-        family: how it is built; None where that is not known.
+        model: a causal LM; the result shares its weights.
 
     Raises:
         BonsaiError: nothing in the model can be trained this way.
@@ -32,12 +31,14 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
     if config.method == "full":
         return model.requires_grad_(True)  # type: ignore[no-any-return]
     if config.method == "lora":
+        experts = family.experts if family is not None else None
         adapters: Any = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha or 2 * config.lora_rank,
             lora_dropout=config.lora_dropout,
             target_modules="all-linear",
-            target_parameters=_experts(family) or None,
+            # Experts are parameters, not linears.
+            target_parameters=[f"{experts.module}.{name}" for name in experts.weights] if experts else None,
             task_type="CAUSAL_LM",
         )
     else:
@@ -49,32 +50,25 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
 
 
 def causal_lm(trained: nn.Module) -> Any:
-    """The causal LM itself, adapters in its linears included."""
+    """The causal LM itself, with adapters in its linears."""
     from peft import PeftModel
 
     return trained.get_base_model() if isinstance(trained, PeftModel) else trained
 
 
 def merge(trained: nn.Module) -> Any:
-    """The causal LM with what was learnt in its own weights."""
+    """The causal LM, with its adapters merged into its weights."""
     from peft import PeftModel
 
     return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
 
 
-def _experts(family: Family | None) -> list[str]:
-    """The weights of experts, which are no linears."""
-    if family is None or family.experts is None:
-        return []
-    return [f"{family.experts.module}.{name}" for name in family.experts.weights]
-
-
 def _output_projections(model: Any, family: Family | None) -> list[str]:
-    assert family is not None  # checked before any work
+    assert family is not None  # checked by `plan_curriculum`
     sites = [site for site in (family.attention, family.mlp) if site is not None]
     names = [site.path(site.output) for site in sites]
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    found = [name for name in names if any(linear.endswith(f".{name}") for linear in linears)]
-    if not found:
+    present = [name for name in names if any(linear.endswith(f".{name}") for linear in linears)]
+    if not present:
         raise BonsaiError(f"This model has none of {', '.join(names)}, so there is nothing to scale. Use lora or full.")
-    return found
+    return present

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from bonsai_core.display import plotting
 from bonsai_core.rundir import Journal
 
 SMOOTHING = 20
-"""The loss is drawn as the mean of so many parts of the schedule."""
+"""The loss is drawn as the means of this many parts of the schedule."""
 
 
 def build_adapt_report(journal: Journal, job: AdaptJob) -> dict[str, Any]:
@@ -20,8 +19,8 @@ def build_adapt_report(journal: Journal, job: AdaptJob) -> dict[str, Any]:
     config, schedule = job.config, job.schedule
 
     def perplexity(of: str | int) -> float | None:
-        found: float | None = journal[f"evaluate/{of}"]["perplexity"]
-        return found
+        value: float | None = journal[f"evaluate/{of}"]["perplexity"]
+        return value
 
     return {
         "config": config.model_dump(mode="json", exclude={"out"}),
@@ -49,7 +48,7 @@ def build_adapt_report(journal: Journal, job: AdaptJob) -> dict[str, Any]:
         "weight_bytes": journal["save"]["bytes"],
         "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
-        "seconds": _seconds(journal),
+        "seconds": journal.seconds(lambda key: "train" if key.startswith("step-") else key.split("/")[0]),
         "versions": journal["adapt"]["versions"],
     }
 
@@ -95,11 +94,3 @@ def _parts(values: list[float]) -> list[tuple[float, float]]:
     starts = range(0, len(values), size)
     groups = [(start, values[start : start + size]) for start in starts]
     return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]
-
-
-def _seconds(journal: Journal) -> dict[str, float]:
-    """Seconds per stage over all processes that worked on it."""
-    stages: dict[str, float] = defaultdict(float)
-    for key, _, elapsed_s in journal.items():
-        stages["train" if key.startswith("step-") else key.split("/")[0]] += elapsed_s
-    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds >= 0.1}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import digest_of
-from bonsai_core.rundir.files import whole_file
+from bonsai_core.rundir.files import atomic_file
 
 STEP, DIGEST = "step", "sha256"
 
@@ -24,7 +24,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:
-    """Write the state after a step: as a whole, or not at all.
+    """Write the state after a step, as a whole or not at all.
 
     Raises:
         BonsaiError: the disk is full or not writable.
@@ -37,7 +37,7 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_file(tensors, partial, about)
     except (OSError, SafetensorError) as error:
         raise BonsaiError(
@@ -47,10 +47,10 @@ def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optim
 
 
 def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> int:
-    """Put a saved state back; returns the step it was saved after, 0 where there is none.
+    """Restore a saved state; returns the step it was saved after, 0 if there is none.
 
     Raises:
-        BonsaiError: the file is damaged or belongs to another model; nothing of a damaged one is put back.
+        BonsaiError: the file is damaged, and nothing of it is restored; or it belongs to another model.
     """
     if not path.is_file():
         return 0
@@ -74,5 +74,5 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
 
 
 def _digest(step: int, tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Of everything in the file; a file that lost a bit would be trained on as if nothing had happened."""
+    """Of everything in the file: a single changed bit would spoil the training without a sign."""
     return digest_of(((name, tensor.flatten().view(torch.uint8).numpy().data) for name, tensor in tensors), step)

@@ -25,16 +25,15 @@ from bonsai_core.rundir.ledger import Ledger, Step
 def adapted_student(
     job: AdaptJob, teacher: StoredTeacher | Any | None, directory: AdaptDirectory, ledger: Ledger
 ) -> Any:
-    """The adapted causal LM, in the type that it was saved in; training begins where the last process stopped.
-
-    Args:
-        teacher: as `prepare_teacher` returns it.
+    """The adapted causal LM, in the type of the pruned one; training begins where the last process stopped.
 
     Raises:
         BonsaiError: the model cannot be loaded, has changed, or cannot be trained.
     """
-    config = job.config
-    model = _load(job, ledger)
+    config, source = job.config, job.provenance.source
+    placement, trusted = Placement(device=config.device), config.trust_remote_code
+    model = load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
+    check_weights("model", model, ledger)
     dtype = model.dtype
     if config.method == "full" or dtype != torch.bfloat16 or job.precision != "bfloat16":
         model.float()  # small updates would be lost in half precision
@@ -64,23 +63,15 @@ def adapted_student(
     return model
 
 
-def _load(job: AdaptJob, ledger: Ledger) -> Any:
-    source, trusted = job.provenance.source, job.config.trust_remote_code
-    placement = Placement(device=job.config.device)
-    model = load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
-    check_weights("model", model, ledger)
-    return model
-
-
 def _skip_steps(job: AdaptJob, steps: int, ledger: Ledger) -> None:
-    """Count the training, and the points of the curve, that the saved state has behind it."""
+    """Count the training and the points of the curve up to the saved state."""
     points = sum(0 < step <= steps for step in job.curve_steps)
     ledger.skip(TRAINING_COST * job.tokens * steps // job.schedule.steps)
     ledger.skip(points * job.evaluation_NL.size)
 
 
 def _count_step(job: AdaptJob, step: TrainingStep, student: Any, ledger: Ledger) -> None:
-    """What happens after every optimiser step."""
+    """Journal an optimiser step and notify observers; measure a point of the curve where one is due."""
     ledger.record(Step(f"step-{step.number}"), {**step.losses, "learning_rate": step.rate}, step.seconds)
     ledger.notify(StepDone(step.number, job.schedule.steps, step.losses))
     ledger.notify(TokensDone(TRAINING_COST * job.tokens // job.schedule.steps))

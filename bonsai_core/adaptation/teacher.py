@@ -23,33 +23,21 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import whole_file, write_whole
+from bonsai_core.rundir import atomic_file, write_atomically
 from bonsai_core.rundir.ledger import Ledger, Step
 
 SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
 
 
-def check_top_k(k: int, vocabulary: int) -> None:
-    """Refuse to store as the likeliest tokens all that there are.
-
-    Raises:
-        BonsaiError: `k` is no less than the vocabulary.
-    """
-    if k >= vocabulary:
-        raise BonsaiError(f"--teacher-top-k {k} is no less than the vocabulary of {vocabulary:,}; 0 takes all.")
-
-
 class StoredTeacher:
     """A teacher's likeliest tokens for every window of the schedule, in two files that are mapped, not read.
 
     A token takes 4 (vocabularies up to 65,536) or 6 bytes for each of its K log-probabilities, and 2 for the bucket.
-    A third file counts the windows that are there and has their digest: what was damaged since is computed again.
+    A third file has the number of stored windows and their digest: what was damaged since is computed again.
 
     Args:
-        directory: where the files lie.
         shape: windows, predicted tokens per window, K.
-        vocabulary: tokens there are.
     """
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], vocabulary: int) -> None:
@@ -63,25 +51,21 @@ class StoredTeacher:
         self._count_path = directory / "windows.json"
         self._digest = hashlib.sha256()
         self._done = 0
-        self._take_what_is_there()
+        self._resume()
 
     @property
     def complete(self) -> bool:
-        """Whether all windows are there."""
+        """Whether all windows are stored."""
         return self._done == len(self._ids_WLK)
 
     @staticmethod
     def num_bytes(shape: tuple[int, int, int], vocabulary: int) -> int:
-        """What the files will take."""
+        """Size of the files."""
         windows, tokens, k = shape
         return windows * tokens * (k * (2 if vocabulary <= SMALL_VOCABULARY else 4) + 2 * (k + 1))
 
     def compute(self, passes: Passes, windows_WL: NDArray[np.int64], ledger: Ledger) -> None:
-        """Run the teacher over all windows that are not there yet.
-
-        Args:
-            ledger: keeps how long each batch took.
-        """
+        """Run the teacher over all windows that are not stored yet."""
         first = done = self._done
         ledger.skip(windows_WL[:first].size)
         started = time.monotonic()
@@ -95,17 +79,17 @@ class StoredTeacher:
             done, started = number, now
 
     def tokens(self, windows: Tensor, device: torch.device) -> TopTokens:
-        """Those of some windows, one window after the other."""
+        """Those of some windows, consecutively."""
         rows = windows.cpu().numpy()
         ids = torch.from_numpy(self._ids_WLK[rows].astype(np.int64)).to(device)
         log_p = torch.from_numpy(self._log_p_WLK[rows].astype(np.float32)).to(device)
         return TopTokens(ids.flatten(0, 1), log_p.flatten(0, 1))
 
-    def _take_what_is_there(self) -> None:
+    def _resume(self) -> None:
         """Count the windows of an earlier process, if they are what it wrote."""
         try:
-            found = json.loads(self._count_path.read_bytes())
-            windows, sha256 = found["windows"], found["sha256"]
+            count = json.loads(self._count_path.read_bytes())
+            windows, sha256 = count["windows"], count["sha256"]
         except (OSError, ValueError, RecursionError, TypeError, KeyError):
             return  # none, or torn: nothing counts
         if isinstance(windows, int) and 0 < windows <= len(self._ids_WLK):
@@ -121,10 +105,10 @@ class StoredTeacher:
         self._done = windows
         count = {"windows": windows, "sha256": self._digest.hexdigest()}
         with _storing(self._count_path):
-            write_whole(self._count_path, json.dumps(count).encode())
+            write_atomically(self._count_path, json.dumps(count).encode())
 
     def _digest_of(self, windows: range) -> hashlib._Hash:
-        """That of the windows counted so far, with these behind them."""
+        """The digest of the windows counted so far, followed by these."""
         digest = self._digest.copy()
         for window in windows:
             digest.update(self._ids_WLK[window])
@@ -142,15 +126,10 @@ class StoredTeacher:
 
 
 def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text: str) -> None:
-    """Check that the teacher speaks the student's tokens.
-
-    Args:
-        teacher, student: the models' configurations.
-        tokenizers: of both.
-        text: something to try them on.
+    """Check that the teacher has the student's tokens, by the configurations, and by the tokenizers on a text.
 
     Raises:
-        BonsaiError: it does not.
+        BonsaiError: it has others.
     """
     theirs, ours = (tokenizer(text, add_special_tokens=False)["input_ids"] for tokenizer in tokenizers)
     if teacher.vocab_size != student.vocab_size or theirs != ours:
@@ -161,12 +140,12 @@ def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text:
 
 
 def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """An array in a file of bytes, which is made, as a whole or not at all, unless there is one of its size."""
+    """An array in a file; unless there is one of its size, the file is made, as a whole or not at all."""
     num_bytes = math.prod(shape) * kind.itemsize
     if not path.is_file() or path.stat().st_size != num_bytes:
-        with _storing(path), whole_file(path) as partial, partial.open("xb") as file:
+        with _storing(path), atomic_file(path) as partial, partial.open("xb") as file:
             file.truncate(num_bytes)
-            if hasattr(os, "posix_fallocate"):  # or a disk that gets full would end the process where it writes
+            if hasattr(os, "posix_fallocate"):  # otherwise a write to a full disk would kill the process
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
     return np.memmap(path, dtype=kind, mode="r+", shape=shape)
 

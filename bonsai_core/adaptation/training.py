@@ -1,4 +1,4 @@
-"""The training itself: transformers' Trainer with the loss of this package, from wherever the last process stopped."""
+"""The training itself: transformers' Trainer with the loss of an adaptation, from where the last process stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bonsai_core.model.forward.passes import out_of_memory
 from bonsai_core.upstream import average_over_passes, checkpointing, use_one_gpu
 
 LOWEST_RATE = 0.1
-"""Where the cosine ends, as a share of the highest learning rate."""
+"""Learning rate at the end of the cosine, as a share of the highest."""
 SAVING_SHARE = 0.05
 """At most this share of the time goes into saving states."""
 
@@ -37,9 +37,8 @@ class TrainingStep:
 
     Attributes:
         number: from 1.
-        losses: means over its windows, in nats per token: ``lm``, ``kl``; ``hidden``; and the weighted ``loss``.
-        rate: learning rate it was made with.
-        seconds: it took.
+        losses: means over its windows: ``lm`` and ``kl`` in nats per token, ``hidden``, and the weighted ``loss``.
+        rate: learning rate.
     """
 
     number: int
@@ -67,15 +66,13 @@ def train(
     on_resume: Callable[[int], None],
     on_step: Callable[[TrainingStep], None],
 ) -> None:
-    """Make the steps that the saved state does not have behind it.
+    """Make the steps that come after the saved state.
 
     Args:
-        model: as `prepare` made it, on its device.
-        schedule: what is trained on.
-        teacher: stored log-probabilities, or a causal LM that is asked at every step; None without distillation.
+        model: from `prepare`, on its device.
+        teacher: stored log-probabilities, or a causal LM that runs at every step; None without distillation.
         layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
-        state_path: file of the saved state.
-        on_resume: receives the number of steps that the saved state has behind it.
+        on_resume: receives the number of steps up to the saved state.
         on_step: receives every step, before its state is saved.
 
     Raises:
@@ -125,7 +122,7 @@ def train(
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.begin(config, teacher, layers, watch, first)
+    trainer.begin(teacher, layers, watch)
     model_config = causal_lm(model).config
     model_config.use_cache = uses_cache
     try:
@@ -136,32 +133,25 @@ def train(
             raise
         raise BonsaiError(
             f"The device ran out of memory. Give --micro-batch-size {config.fewer_windows_per_pass}, "
-            f"--gradient-checkpointing, or a shorter --sequence-length. To go on with what is done, set "
+            f"--gradient-checkpointing, or a shorter --sequence-length. To keep the steps that are done, set "
             f"micro_batch_size or gradient_checkpointing in {state_path.parent / 'adapt.yaml'} and resume. "
             f"({str(error).splitlines()[0]})"
         ) from error
 
 
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """The Trainer with the loss of an adaptation; dropout depends on the step alone, so that a resume repeats it."""
+    """The Trainer with the loss of an adaptation; dropout depends on the step alone, as a resume needs."""
 
-    def begin(
-        self,
-        config: AdaptConfig,
-        teacher: StoredTeacher | Any | None,
-        layers: Sequence[int] | None,
-        watch: _Watch,
-        first: int,
-    ) -> None:
+    def begin(self, teacher: StoredTeacher | Any | None, layers: Sequence[int] | None, watch: _Watch) -> None:
         average_over_passes(self)  # the loss is a mean over the windows of one pass
-        self._config = config
+        self._config = watch.config
         self._teacher = teacher
         self._layers = layers
         self._watch = watch
         self._student = causal_lm(self.model)
         self._head = Head(self._student)
-        self._passes_done = first * self.args.gradient_accumulation_steps
-        self._mixed = config.precision_on(self.args.device) == "bfloat16"
+        self._passes_done = watch.first * self.args.gradient_accumulation_steps
+        self._mixed = watch.config.precision_on(self.args.device) == "bfloat16"
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         seed = np.random.SeedSequence((self._config.seed, self._passes_done)).generate_state(1)[0]
@@ -178,7 +168,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         return loss
 
     def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> tuple[TokenLosses, Tensor]:
-        """Of logits, and of hidden states."""
+        """From the logits, and from the hidden states."""
         compared = self._layers is not None
         output = self._student.base_model(input_ids=ids_NL, use_cache=False, output_hidden_states=compared)
         teacher: Teacher | None = None
@@ -191,7 +181,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
             teacher = WholeTeacher(Head(self._teacher), theirs.last_hidden_state[:, :-1].flatten(0, 1))
             if self._layers is not None:
                 after = theirs.hidden_states
-                # The last one is behind the final norm, whichever layer it comes from.
+                # The last one is taken after the final norm, whichever layer it comes from.
                 compared_with = [*(after[layer + 1] for layer in self._layers[:-1]), after[-1]]
                 hidden = hidden_loss(output.hidden_states[1:], compared_with)
         states_TH = output.last_hidden_state[:, :-1].flatten(0, 1)
@@ -207,24 +197,18 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         return tokens, hidden
 
 
+@dataclass(eq=False)
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Tells of every step, and saves the state now and then and after the last one."""
+    """Reports every step, and saves the state from time to time and after the last one."""
 
-    def __init__(
-        self,
-        first: int,
-        parameters: dict[str, nn.Parameter],
-        optimizer: Any,
-        config: AdaptConfig,
-        state_path: Path,
-        on_step: Callable[[TrainingStep], None],
-    ) -> None:
-        self._first = first
-        self._parameters = parameters
-        self._optimizer = optimizer
-        self._config = config
-        self._state_path = state_path
-        self._on_step = on_step
+    first: int
+    parameters: dict[str, nn.Parameter]
+    optimizer: Any
+    config: AdaptConfig
+    state_path: Path
+    on_step: Callable[[TrainingStep], None]
+
+    def __post_init__(self) -> None:
         self._passes: list[dict[str, float]] = []
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
@@ -235,23 +219,23 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._started = time.monotonic()
-        self._rate = self._optimizer.param_groups[0]["lr"]
+        self._rate = self.optimizer.param_groups[0]["lr"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        number = self._first + state.global_step
+        number = self.first + state.global_step
         means = {name: sum(row[name] for row in self._passes) / len(self._passes) for name in self._passes[0]}
         self._passes.clear()
         if not math.isfinite(means["loss"]):
             raise BonsaiError(
                 f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
-                f"{self._config.highest_rate:g}, or --precision float32."
+                f"{self.config.highest_rate:g}, or --precision float32."
             )
-        self._on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
+        self.on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
         now = time.monotonic()
-        pause = 60 * self._config.save_minutes
+        pause = 60 * self.config.save_minutes
         due = max(pause, self._saving / SAVING_SHARE) if pause else 0
         if now - self._saved >= due or state.global_step == state.max_steps:
-            save_state(self._state_path, number, self._parameters, self._optimizer)
+            save_state(self.state_path, number, self.parameters, self.optimizer)
             self._saved = time.monotonic()
             self._saving = self._saved - now
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bonsai_core.checkpoint.older_readers import older_tokenizer, with_older_keys
 from bonsai_core.errors import BonsaiError
-from bonsai_core.upstream import save_own_code, set_origin_name
+from bonsai_core.upstream import save_own_code, set_model_name
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -141,7 +141,7 @@ def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:
     if not save_own_code(tokenizer, checkpoint):
         # transformers chooses the class by what is declared, by the model type, and by the name of a repository.
         nameless = copy.copy(config)
-        set_origin_name(nameless, "")
+        set_model_name(nameless, "")
         try:
             chosen = type(AutoTokenizer.from_pretrained(checkpoint, config=nameless))
         except (OSError, ValueError, ImportError, KeyError) as error:

@@ -17,7 +17,7 @@ from bonsai_core.checkpoint.parent import ParentFiles
 from bonsai_core.checkpoint.uniform import check_uniform, set_head_dim, stock_class, under_own_names
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir.files import whole_folder
+from bonsai_core.rundir.files import atomic_folder
 
 PROVENANCE_NAME = "bonsai.json"
 
@@ -129,7 +129,7 @@ def checkpoint_directory(
     Tokenizer, provenance and the parent's files are added.
     """
     metadata = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole_folder(directory) as partial:
+    with atomic_folder(directory) as partial:
         yield partial
         if parent is not None:
             parent.complete(partial, model.config, tokenizer)

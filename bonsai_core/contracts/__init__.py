@@ -1,69 +1,39 @@
-"""The contracts between the engine and its plugins, one noun of the field per file."""
+"""The contracts between the engine and its plugins, one concept per file."""
 
-from bonsai_core.contracts.compensator import (
-    Compensator,
-    InputCompensator,
-    MomentCompensator,
-    Removal,
-    Repair,
-    TextCompensator,
-    WeightCompensator,
-)
-from bonsai_core.contracts.component import Component
-from bonsai_core.contracts.estimator import Estimator, Fit, Measurements
-from bonsai_core.contracts.family import AttentionSite, ExpertsSite, Family, MlpSite
-from bonsai_core.contracts.metric import (
-    Answers,
-    ChoiceMetric,
-    DenseTokens,
-    Metric,
-    Probe,
-    TokenMetric,
-    perplexity_of,
-    token_kl,
-    token_nll,
-)
-from bonsai_core.contracts.prior import InputPrior, LayerPrior, MomentPrior, Prior, SiteView, TextPrior, WeightPrior
-from bonsai_core.contracts.recipe import Recipe
-from bonsai_core.contracts.sampler import Draw, Evidence, Sampler, SampleRequest
-from bonsai_core.contracts.statistic import Statistic
-
-__all__ = [
-    "Answers",
-    "AttentionSite",
-    "ChoiceMetric",
-    "Compensator",
-    "Component",
-    "DenseTokens",
-    "Draw",
-    "Estimator",
-    "Evidence",
-    "ExpertsSite",
-    "Family",
-    "Fit",
-    "InputCompensator",
-    "InputPrior",
-    "LayerPrior",
-    "Measurements",
-    "Metric",
-    "MlpSite",
-    "MomentCompensator",
-    "MomentPrior",
-    "Prior",
-    "Probe",
-    "Recipe",
-    "Removal",
-    "Repair",
-    "SampleRequest",
-    "Sampler",
-    "SiteView",
-    "Statistic",
-    "TextCompensator",
-    "TextPrior",
-    "TokenMetric",
-    "WeightCompensator",
-    "WeightPrior",
-    "perplexity_of",
-    "token_kl",
-    "token_nll",
-]
+from bonsai_core.contracts.compensator import Compensator as Compensator
+from bonsai_core.contracts.compensator import InputCompensator as InputCompensator
+from bonsai_core.contracts.compensator import MomentCompensator as MomentCompensator
+from bonsai_core.contracts.compensator import Removal as Removal
+from bonsai_core.contracts.compensator import Repair as Repair
+from bonsai_core.contracts.compensator import TextCompensator as TextCompensator
+from bonsai_core.contracts.compensator import WeightCompensator as WeightCompensator
+from bonsai_core.contracts.component import Component as Component
+from bonsai_core.contracts.estimator import Estimator as Estimator
+from bonsai_core.contracts.estimator import Fit as Fit
+from bonsai_core.contracts.estimator import Measurements as Measurements
+from bonsai_core.contracts.family import AttentionSite as AttentionSite
+from bonsai_core.contracts.family import ExpertsSite as ExpertsSite
+from bonsai_core.contracts.family import Family as Family
+from bonsai_core.contracts.family import MlpSite as MlpSite
+from bonsai_core.contracts.metric import Answers as Answers
+from bonsai_core.contracts.metric import ChoiceMetric as ChoiceMetric
+from bonsai_core.contracts.metric import DenseTokens as DenseTokens
+from bonsai_core.contracts.metric import Metric as Metric
+from bonsai_core.contracts.metric import Probe as Probe
+from bonsai_core.contracts.metric import TokenMetric as TokenMetric
+from bonsai_core.contracts.metric import perplexity_of as perplexity_of
+from bonsai_core.contracts.metric import token_kl as token_kl
+from bonsai_core.contracts.metric import token_nll as token_nll
+from bonsai_core.contracts.prior import InputPrior as InputPrior
+from bonsai_core.contracts.prior import LayerPrior as LayerPrior
+from bonsai_core.contracts.prior import MomentPrior as MomentPrior
+from bonsai_core.contracts.prior import Prior as Prior
+from bonsai_core.contracts.prior import SiteView as SiteView
+from bonsai_core.contracts.prior import TextPrior as TextPrior
+from bonsai_core.contracts.prior import WeightPrior as WeightPrior
+from bonsai_core.contracts.recipe import Recipe as Recipe
+from bonsai_core.contracts.sampler import Draw as Draw
+from bonsai_core.contracts.sampler import Evidence as Evidence
+from bonsai_core.contracts.sampler import Sampler as Sampler
+from bonsai_core.contracts.sampler import SampleRequest as SampleRequest
+from bonsai_core.contracts.statistic import Statistic as Statistic

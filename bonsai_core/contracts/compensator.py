@@ -1,9 +1,8 @@
 """Compensators: forward-only repair of what is kept, after units of a site have gone.
 
-A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. Once a
-round the engine puts the prior's calibration windows through the model as the round finds it, where text is needed. The
-sites that lose units in the selection are repaired, and so are the sub-models, wherever the repairs that they need are
-few enough to be prepared beforehand.
+A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. If that
+is text, the engine puts the prior's calibration windows through the model at the start of each round. It repairs the
+sites that lose units in the selection; and sub-models, if they need few enough repairs to prepare them beforehand.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """A site that is about to lose units, as it is before; units lost earlier are no longer in it.
+    """A site before it loses units; units lost in earlier rounds are no longer in it.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
@@ -37,8 +36,8 @@ class Repair:
     """What a site gets in return for what it loses.
 
     Attributes:
-        weight: replaces the kept units' weight, float [out, kept units, channels]; None: it stays.
-        bias: is added to the output projection's bias, float [out]; None: nothing is.
+        weight: replaces the kept units' weight, float [out, kept units, channels]; None: no change.
+        bias: is added to the output projection's bias, float [out]; None: no change.
     """
 
     weight: Tensor | None = None
@@ -59,7 +58,7 @@ class Compensator(Component):
 
     @property
     def repairs(self) -> bool:
-        """Whether it does anything at all; if not, it is never called."""
+        """Whether it changes anything; if not, it is never called."""
         return self.changes_weights or self.adds_bias
 
 
@@ -72,16 +71,11 @@ class WeightCompensator(Compensator):
 
 
 class TextCompensator(Compensator):
-    """Repairs from what calibration text shows; what it looks at, the kinds below say. Inherit one of those."""
+    """Repairs from a statistic of calibration text. Inherit one of the kinds below, not this."""
 
     @abstractmethod
     def repair(self, removal: Removal, statistic: Statistic) -> Repair:
-        """What the site gets in return.
-
-        Args:
-            removal: the site, and what it loses.
-            statistic: what the calibration text showed of it before.
-        """
+        """What the site gets in return; the statistic is from before the removal."""
 
 
 class InputCompensator(TextCompensator):
@@ -89,14 +83,7 @@ class InputCompensator(TextCompensator):
 
     @abstractmethod
     def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum any statistic of the inputs over tokens; something small. Called once per site and batch.
-
-        Args:
-            inputs: what the site's output projection reads, float32 [tokens, units, channels].
-
-        Returns:
-            A tensor whose leading dimension is units.
-        """
+        """Sum any small statistic of a site's inputs over tokens, as in `InputPrior`."""
 
 
 class MomentCompensator(TextCompensator):

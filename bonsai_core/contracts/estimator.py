@@ -35,28 +35,19 @@ class Measurements:
 
     @property
     def perturbed_U(self) -> NDArray[np.bool_]:
-        """Units that one sub-model drops and another keeps, bool [U]; the others cannot be told from the mean."""
+        """Units that one sub-model drops and another keeps, bool [U]; only these differ from the mean."""
         counts_U = self.keep_MU.sum(axis=0)
         return np.asarray((counts_U > 0) & (counts_U < len(self.keep_MU)))
 
     def rows(self, index: NDArray[np.intp]) -> Measurements:
         """The same units, fewer sub-models."""
-        return replace(
-            self,
-            keep_MU=self.keep_MU[index],
-            utility_M=self.utility_M[index],
-            group_M=self.group_M[index],
-        )
+        utility_M, group_M = self.utility_M[index], self.group_M[index]
+        return replace(self, keep_MU=self.keep_MU[index], utility_M=utility_M, group_M=group_M)
 
     def columns(self, which_U: NDArray[np.bool_]) -> Measurements:
         """The same sub-models, fewer units."""
-        return replace(
-            self,
-            keep_MU=self.keep_MU[:, which_U],
-            prior_U=self.prior_U[which_U],
-            site_U=self.site_U[which_U],
-            cost_U=self.cost_U[which_U],
-        )
+        prior_U, site_U, cost_U = self.prior_U[which_U], self.site_U[which_U], self.cost_U[which_U]
+        return replace(self, keep_MU=self.keep_MU[:, which_U], prior_U=prior_U, site_U=site_U, cost_U=cost_U)
 
 
 @dataclass(frozen=True)
@@ -79,9 +70,9 @@ class Estimator(Component):
     """Regresses utilities on keep vectors.
 
     Attributes:
-        needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured,
-            and `fit` gets M = 0 over all living units.
-        gives_spread: True if every `Fit` says how sure it is; samplers that look where the decision is open need it.
+        needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured, and `fit`
+            gets M = 0 over all living units.
+        gives_spread: True if every `Fit` has a spread, which sequential samplers need.
     """
 
     needs_measurements: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Slicers: a model family as a declaration that one generic slicer reads."""
+"""Families: where a model keeps its units, as declarations that one generic slicer reads."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class AttentionSite(_SiteDeclaration):
     """Attention whose heads sit in KV groups: a group is its query heads, its key head and its value head.
 
     Module names are relative to the decoder layer. Without grouped-query attention a group is one head. Projections
-    that share one linear give its name each: its rows are then those of the queries, keys and values one behind the
-    other or, where `interleaved`, group by group.
+    that are fused into one linear all have its name: its rows are those of all queries, then all keys, then all values
+    or, if `interleaved`, those of one group after the other.
 
     Attributes:
-        heads_field, groups_field: where the configuration has the numbers of query heads and of groups; the same field
-            where every head has a key and a value of its own, and none where all heads share one group.
-        heads_attributes, groups_attributes: where the attention module keeps these numbers, if its forward pass reads
-            them there; most read off the shapes.
+        heads_field, groups_field: the configuration's fields for the numbers of query heads and of groups; the same
+            field if every head has its own key and value, and None if all heads share one group.
+        heads_attributes, groups_attributes: the attention module's attributes for these numbers, if its forward pass
+            reads them there; most use the shapes.
         reads_config: its forward pass reads them in `module.config`.
-        divides_hidden_size: the stock class takes hidden size / heads for the head size, so that no stock checkpoint
-            has fewer heads; with shapes uniform all of them stay.
+        divides_hidden_size: the stock class computes the head size as hidden size / heads, so that no stock checkpoint
+            can have fewer heads: with shapes uniform all of them stay.
     """
 
     module: str = "self_attn"
@@ -51,29 +51,27 @@ class AttentionSite(_SiteDeclaration):
     divides_hidden_size: bool = False
 
     def sizes(self, config: Any, groups: int) -> dict[str, int]:
-        """The configuration's numbers of heads and groups where so many of the dense model's groups are left."""
-        per_group = getattr(config, self.heads_field) // self.groups(config)
-        return self._sizes(groups, groups * per_group)
+        """The configuration's numbers of heads and groups if this many of the dense model's groups are left."""
+        return self._sizes(groups, getattr(config, self.heads_field) // self.groups(config))
 
     def query_sizes(self, config: Any, per_group: int) -> dict[str, int]:
-        """The same where so many query heads of every group are left; without any, the groups are gone too."""
-        groups = self.groups(config) if per_group else 0
-        return self._sizes(groups, groups * per_group)
+        """The same if this many query heads of every group are left; without any, the groups are gone too."""
+        return self._sizes(self.groups(config) if per_group else 0, per_group)
 
     def groups(self, config: Any) -> int:
         """The dense model's number of groups."""
         return 1 if self.groups_field is None else getattr(config, self.groups_field)
 
-    def _sizes(self, groups: int, heads: int) -> dict[str, int]:
+    def _sizes(self, groups: int, per_group: int) -> dict[str, int]:
         sizes = {} if self.groups_field is None else {self.groups_field: groups}
-        return sizes | {self.heads_field: heads}
+        return sizes | {self.heads_field: groups * per_group}
 
 
 class MlpSite(_SiteDeclaration):
     """An MLP: a channel is one row of every input projection and one column of the output projection.
 
-    Input projections that share one linear give its name each: its rows lie one behind the other. An MLP whose linears
-    lie in the decoder layer itself has the module "".
+    Input projections that are fused into one linear all have its name: its rows are those of one after the other. The
+    module is "" if the linears are in the decoder layer itself.
     """
 
     module: str = "mlp"
@@ -83,7 +81,7 @@ class MlpSite(_SiteDeclaration):
 
 
 class ExpertsSite(_Declaration):
-    """A mixture of experts whose weights lie in three-dimensional parameters, one row for each expert.
+    """A mixture of experts whose weights are three-dimensional parameters, one row for each expert.
 
     Module names are relative to the decoder layer; layers without such a module have an ordinary MLP. The experts are
     called with (hidden states, chosen experts, their weights) and the router returns (logits, weights, chosen experts),
@@ -91,13 +89,12 @@ class ExpertsSite(_Declaration):
     `intermediate_dim`.
 
     Attributes:
-        module, router: where they are.
-        weights: names of the experts' parameters: the input projections, fused to one, [experts, 2 x channels, hidden],
-            and the output projection, [experts, hidden, channels].
+        weights: names of the experts' parameters: the fused input projections, [experts, 2 x channels, hidden], and the
+            output projection, [experts, hidden, channels].
         router_weights: names of the router's, [experts, ...].
-        count_field: where the configuration has the number of experts.
-        per_token_field: where it has how many every token is sent to; so many stay in any case.
-        width_field: where it has the number of an expert's channels.
+        count_field: the configuration's field for the number of experts.
+        per_token_field: that for the number of experts that every token is sent to; this many always stay.
+        width_field: that for the number of an expert's channels.
     """
 
     module: str = "mlp.experts"
@@ -118,13 +115,14 @@ class Family(_Declaration):
         where: fields of the configuration and their values, for model types that are built in more than one way.
         title: what people call its models, for the documentation.
         layers: path of the list of decoder layers in the causal LM.
-        attention, mlp: where the units live; None where nothing can be removed.
-        experts: where those of a mixture of experts are; None where there is none.
-        attention_unless: fields of the configuration; where one of them is set, attention stays whole.
+        attention: where every layer has it; None if it must stay whole.
+        mlp: where every layer has it.
+        experts: the mixture of experts; None if there is none.
+        attention_unless: fields of the configuration; if one of them is set, attention stays whole.
         why: why attention stays whole, if it does or can.
-        starts_with_bos: its models break down on text that does not begin with the tokenizer's BOS token, so that every
+        starts_with_bos: its models break down on text that does not begin with the tokenizer's BOS token, so every
             window begins with it.
-        learned_positions: there is a row of weights for every position, so that no window can be longer.
+        learned_positions: there is a row of weights for every position, so no window can be longer.
     """
 
     name: str
@@ -141,13 +139,13 @@ class Family(_Declaration):
     learned_positions: bool = False
 
     def covers(self, model_type: str, config: Any) -> bool:
-        """Whether it is declared for a model, by its configuration."""
+        """Whether a model belongs to it, by its configuration."""
         return model_type in self.model_types and all(
             getattr(config, field, None) == value for field, value in self.where.items()
         )
 
     def of(self, config: Any) -> Family:
-        """What holds for one model of the family, by its configuration."""
+        """The declaration for one model of the family, by its configuration."""
         if any(getattr(config, field, False) for field in self.attention_unless):
             return self.model_copy(update={"attention": None})
         return self

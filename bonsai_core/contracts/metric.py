@@ -32,11 +32,11 @@ def perplexity_of(mean_nll: float) -> float:
 
 @dataclass(frozen=True)
 class DenseTokens:
-    """A sub-model's predictions held against the dense model's, token by token.
+    """A sub-model's predictions compared with the dense model's, token by token.
 
     With p the dense model's distribution and z the sub-model's logits, these two and logsumexp(z) give cross-entropy
     and KL divergence without the dense logits: sum_v p_v z_v is linear in the hidden state, so that one vector per
-    token, computed once per run, stands for a whole distribution over the vocabulary.
+    token, computed once per run, replaces a whole distribution over the vocabulary.
 
     Attributes:
         entropy: -sum_v p_v log p_v in nats, float32 [tokens].
@@ -61,11 +61,11 @@ def token_kl(logits: Tensor, dense: DenseTokens) -> Tensor:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a sub-model thinks of the choices of one question.
+    """A sub-model's scores for the choices of one question.
 
     Attributes:
         log_likelihood: of each choice after the question, summed over its tokens, nats, float64 [choices].
-        num_bytes: length of each choice in UTF-8, int64 [choices]; what length-normalised scores are divided by.
+        num_bytes: length of each choice in UTF-8, int64 [choices], for length-normalised scores.
         gold: index of the right choice.
     """
 
@@ -78,18 +78,17 @@ PerToken = Callable[["Tensor", "Tensor", "DenseTokens | None"], "Tensor"]
 
 
 class Probe(Protocol):
-    """What a metric may ask of a sub-model. The engine has laid the keep vector over the model already.
+    """What a metric may ask of a sub-model. The keep vector is applied to the model already.
 
     Attributes:
-        model: the sub-model, a transformers causal LM in evaluation mode; leave it as it is.
-        tokenizer: its tokenizer.
+        model: the sub-model, a transformers causal LM in evaluation mode, not to be changed.
     """
 
     model: Any
     tokenizer: Any
 
     def token_mean(self, per_token: PerToken) -> float:
-        """Mean over all predicted tokens of the calibration text; summed in float64, whole batches never in float32."""
+        """Mean over all predicted tokens of the calibration text, summed in float64."""
 
     def answers(self) -> Sequence[Answers]:
         """The sub-model's answers to the calibration questions, in their order."""
@@ -101,8 +100,8 @@ class Metric(Component):
     Inherit `TokenMetric` for an average over predicted tokens, `ChoiceMetric` for multiple-choice questions.
 
     Attributes:
-        reads: which calibration data the probe has to offer: ``text``, ``choices`` (rows of
-            `{"question", "choices", "gold"}`), or ``nothing`` where the metric brings its own.
+        reads: the calibration data of the probe: ``text``, ``choices`` (rows of `{"question", "choices", "gold"}`), or
+            ``nothing`` if the metric has its own.
         needs_dense: True if sub-models are compared with the dense model. Its side is computed once, at the start of
             the run, and kept as hidden size + 2 float32 numbers per calibration token.
     """
@@ -112,7 +111,7 @@ class Metric(Component):
 
     @abstractmethod
     def measure(self, probe: Probe) -> float:
-        """The metric's value as people quote it; not finite where the sub-model has broken down."""
+        """The metric's value as people quote it; not finite if the sub-model has broken down."""
 
     @abstractmethod
     def utility(self, value: float) -> float:
@@ -122,8 +121,8 @@ class Metric(Component):
 class TokenMetric(Metric):
     """One number per predicted token, averaged over tokens.
 
-    The engine calls `per_token` on chunks of a few hundred tokens, so that the logits of a whole batch never
-    stand in float32 at once, sums in float64, and turns the mean into the reported `value`.
+    The engine calls `per_token` on chunks of a few hundred tokens, so that the logits of a whole batch are never all
+    held in float32, sums in float64, and turns the mean into the reported `value`.
     """
 
     @abstractmethod
@@ -133,7 +132,7 @@ class TokenMetric(Metric):
         Args:
             logits: the sub-model's, float32 [tokens, vocabulary].
             targets: the true next tokens, int64 [tokens].
-            dense: how the dense model compares on these tokens; None unless `needs_dense`.
+            dense: the comparison with the dense model on these tokens; None unless `needs_dense`.
 
         Returns:
             float32 [tokens].

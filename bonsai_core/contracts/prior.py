@@ -2,7 +2,7 @@
 
 A prior's base class says what it needs: `WeightPrior`, `InputPrior`, `LayerPrior` or `MomentPrior`. In every round the
 engine scores each site once. Scores are float [units], finite and non-negative; larger means keep. They are compared
-within a site; how sites compare is the estimator's business.
+within a site; comparing sites is the estimator's task.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteView:
-    """What a prior sees of one site, already shaped per unit, so that one prior serves every architecture.
+    """What a prior sees of one site, shaped per unit, so that one prior serves every architecture.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
         unit_ids: the units' numbers in the unit table, int64 [units]; they never change during a run.
-        seed: for priors that draw; the same for every site of a round.
+        seed: for random priors; the same for every site of a round.
     """
 
     weight: Tensor
@@ -49,16 +49,11 @@ class WeightPrior(Prior):
 
 
 class TextPrior(Prior):
-    """Scores from what calibration text shows; what it looks at, the three kinds below say. Inherit one of those."""
+    """Scores from a statistic of calibration text. Inherit one of the three kinds below, not this."""
 
     @abstractmethod
     def score(self, site: SiteView, statistic: Statistic) -> Tensor:
-        """The units' scores, float [units].
-
-        Args:
-            site: the site.
-            statistic: what the calibration text showed of it.
-        """
+        """The units' scores, float [units]."""
 
 
 class InputPrior(TextPrior):
@@ -66,13 +61,9 @@ class InputPrior(TextPrior):
 
     @abstractmethod
     def accumulate(self, inputs: Tensor) -> Tensor:
-        """Sum any statistic of the inputs over tokens. Called once per site and batch.
+        """Sum any statistic of a site's inputs, float32 [tokens, units, channels], over tokens. Called once per batch.
 
-        Args:
-            inputs: what the site's output projection reads, float32 [tokens, units, channels].
-
-        Returns:
-            A tensor whose leading dimension is units.
+        The leading dimension of the result is units.
         """
 
 
@@ -81,21 +72,17 @@ class LayerPrior(TextPrior):
 
     @abstractmethod
     def accumulate(self, before: Tensor, after: Tensor) -> Tensor:
-        """Sum any statistic of the hidden states over tokens. Called once per layer and batch.
+        """Sum any statistic of the hidden states, float32 [tokens, hidden], over tokens. Called once per batch.
 
-        Args:
-            before, after: the hidden states that enter and leave the layer, float32 [tokens, hidden].
-
-        Returns:
-            A tensor of any shape.
+        The result may have any shape.
         """
 
 
 class MomentPrior(TextPrior):
     """Scores from the second moments of what each site's output projection reads.
 
-    The statistic's total is the sum over tokens of x x' / |h|^2, float32 [channels of all units, the same]: x is what
+    The statistic's total is the sum over tokens of x x' / |h|^2, float32 [C, C], C the channels of all units: x is what
     the output projection reads, h the token's hidden state behind the layer. The norms that follow divide by |h|, so an
-    error counts as it is felt, and tokens with massive activations do not drown out the others. The engine collects the
-    moments a layer at a time and keeps them on disk.
+    error counts as much as it matters, and tokens with massive activations do not drown out the others. The engine
+    collects the moments a layer at a time and stores them on disk.
     """

@@ -18,7 +18,7 @@ class Evidence:
     """What the round's measurements so far say, for samplers that look where the decision is open.
 
     Attributes:
-        importance_U: the estimator's posterior mean, float64 [U]; NaN for units that no sub-model has told apart yet.
+        importance_U: the estimator's posterior mean, float64 [U]; NaN for units that were not perturbed yet.
         spread_U: its posterior standard deviation, float64 [U]; NaN likewise.
     """
 
@@ -34,11 +34,12 @@ class SampleRequest:
         table: all units of the dense model.
         alive_U: units that no earlier round removed, bool [U].
         prior_U: this round's prior, float64 [U]; larger means keep. Dead units hold 0.
-        drop_fraction: share of the living units that this round will remove (the paper's p), 0..1.
-        num_submodels: how many sub-models to draw (the paper's M); to a sequential sampler, how many are left.
-        minimum_S: units that every site keeps, int64 [S]; where fewer live, all of those.
+        drop_fraction: share of the removable parameters that the sampler should make leave this round (the
+            paper's p_iter), 0..0.5.
+        num_submodels: how many sub-models to draw (the paper's M); for a sequential sampler, how many are left.
+        minimum_S: units that every site keeps, int64 [S]; if fewer are alive, all of those.
         rank: what selection will rank by: ``importance``, or importance per parameter (``density``).
-        evidence: None at first; to a sequential sampler, what the sub-models measured so far say.
+        evidence: for a sequential sampler, what the sub-models measured so far say; None at first.
     """
 
     table: UnitTable
@@ -70,8 +71,8 @@ class Sampler(Component):
 
     Attributes:
         sequential: True if the sampler may draw fewer sub-models than it is asked for. Those are measured, the
-            estimator is fitted to all of the round's measurements, and the sampler is asked again with the `evidence`,
-            until nothing is left to draw or it draws none: the decision has settled. Needs an estimator that
+            estimator is fitted to all of the round's measurements, and the sampler is called again with the `evidence`,
+            until nothing is left to draw or it draws none, as the decision has settled. Needs an estimator that
             `gives_spread`.
     """
 

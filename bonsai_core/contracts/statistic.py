@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 class Statistic:
     """A site's sum over all calibration tokens.
 
-    The engine adds up batches in float64 (float32 where the device has no float64), so memory does not grow with the
-    text, and the result does not depend on how the text was cut into batches.
+    The engine adds up batches in float64 (float32 if the device has no float64), so memory does not grow with the text,
+    and the result does not depend on how the text was cut into batches.
 
     Attributes:
         total: the sum of what `accumulate` returned; or the second moments, see `MomentPrior`.
-        num_tokens: the number of tokens behind it.
     """
 
     total: Tensor

@@ -58,11 +58,11 @@ def draw_calibration(
     Raises:
         BonsaiError: a text is too short or cannot be read, or the metric's data do not fit it.
     """
-    measures_text = methods.measured and methods.metric.reads == "text"
+    measures_text = methods.needs_submodels and methods.metric.reads == "text"
     named = config.metric_dataset not in (None, config.dataset)
     measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
-    held_out = config.held_out_samples if methods.measured else 0
+    held_out = config.held_out_samples if methods.needs_submodels else 0
     drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn, start)
     prior_RNT, samples_RNT, search_RNT = _parts(drawn_RNT, wanted)
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
@@ -82,7 +82,7 @@ def draw_calibration(
         )
     data = tuple(CalibrationData(windows_NT) for windows_NT in samples_RNT)
     search = tuple(CalibrationData(windows_NT) for windows_NT in search_RNT if len(windows_NT))
-    if methods.measured and methods.metric.reads == "choices":
+    if methods.needs_submodels and methods.metric.reads == "choices":
         data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn, start)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")

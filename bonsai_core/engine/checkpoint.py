@@ -89,7 +89,7 @@ def latencies(job: Job) -> dict[str, Any]:
     """Dense and pruned taking turns; left out where there is no room for both."""
     config = job.config
     if config.weights_elsewhere:
-        return {"skipped": "the dense model does not stand in memory as it is"}
+        return {"skipped": "the dense model is not held in memory in full precision"}
     if free_bytes(job.subject.device) < LATENCY_HEADROOM * job.dense_bytes:
         return {"skipped": "not enough free memory to hold both the dense and the pruned model"}
     dense = load_parent(job.parent, config, lambda text: None)

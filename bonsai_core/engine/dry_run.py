@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_core.config import RunConfig
-from bonsai_core.engine.adaptation import check_ahead, planned_adaptation
+from bonsai_core.engine.follow_up import check_ahead, planned_adaptation
 from bonsai_core.engine.setup import open_job
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk

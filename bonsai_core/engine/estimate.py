@@ -36,12 +36,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a round knows of its units.
+    """What a round learnt about its units.
 
     Attributes:
         importance_U: float64 [U], larger means keep; NaN where nothing is known. That of a unit that left only with
             a whole is a share of the whole's.
-        unit_importance_U: the same without such shares, which say nothing of one unit.
+        unit_importance_U: the same, but NaN where it is only such a share.
         kendall_tau: rank correlation of predicted and measured utilities, out of fold; None where there is none.
         details: what the estimator reports.
         num_submodels, num_dropped, repaired: of the measurements behind it, see `Measured`.

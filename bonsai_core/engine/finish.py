@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.engine.checkpoint import latencies, verify_checkpoint, write_checkpoint
-from bonsai_core.engine.evaluate import dense_perplexity, perplexity
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.perplexities import dense_perplexity, perplexity
 from bonsai_core.engine.prune import prune
 from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.errors import BonsaiError
@@ -40,7 +40,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
             ledger.directory.path,
             config.model,
             len(plan.targets),
-            config.submodels if job.methods.measured else 0,
+            config.submodels if job.methods.needs_submodels else 0,
             config.sparsity,
             plan.forward_tokens,
             runtimes(config, job.parent.config),
@@ -75,10 +75,10 @@ def _is_finished(job: Job, ledger: Ledger) -> bool:
     """Whether the ledger has everything and the checkpoint is as it was saved."""
     saved = ledger.journal.get("save")
     measured = Step("latency") in ledger or not job.config.latency
-    return measured and Step("verify") in ledger and saved is not None and _is_whole(saved, ledger)
+    return measured and Step("verify") in ledger and saved is not None and _is_intact(saved, ledger)
 
 
-def _is_whole(saved: Payload, ledger: Ledger) -> bool:
+def _is_intact(saved: Payload, ledger: Ledger) -> bool:
     """Whether the checkpoint is as it was saved: it may have been deleted, or cut short by a power cut."""
     return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))
 
@@ -103,7 +103,7 @@ def _save(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> bool:
         return {"bytes": weight_bytes(path), "parameters": parameters}
 
     ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), save, holds=lambda saved: _is_whole(saved, ledger))
+    ledger.once(Step("save"), save, holds=lambda saved: _is_intact(saved, ledger))
     return written
 
 

@@ -15,7 +15,7 @@ PREFIX = "python:"
 
 
 class FunctionMetric(Metric):
-    """Whatever a Python function makes of the sub-model; higher is better."""
+    """The value that a Python function gives the sub-model; higher is better."""
 
     name: ClassVar[str] = "python"
     reads: ClassVar[Literal["text", "choices", "nothing"]] = "nothing"

@@ -9,8 +9,8 @@ from typing import Any
 
 from bonsai_core.adaptation.lifecycle import AdaptResult
 from bonsai_core.config import RunConfig
-from bonsai_core.engine.adaptation import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.finish import finish
+from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.setup import open_job
@@ -61,7 +61,7 @@ def run(
         cache: where several runs keep what they measure of the dense model.
 
     Raises:
-        BonsaiError: something is wrong that the user can mend; the message says what.
+        BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
     config = with_absolute_paths(config)
@@ -83,7 +83,7 @@ def run(
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
 
 
-def resume(
+def resume_run(
     path: Path | str,
     *,
     trust_remote_code: bool = False,
@@ -128,7 +128,9 @@ def resume(
 def _check_identity(job: Job, journal: Journal, registry: Registry) -> None:
     """Refuse to continue with another text or model than the run was started with."""
     identity = job.identity()
-    started = journal.once("run", lambda: {**identity, "versions": versions()})
+    if "run" not in journal:
+        journal.append("run", {**identity, "versions": versions()})
+    started = journal["run"]
     for what in ("calibration", "evaluation", "model", "measured_on"):
         refuse_changes(what, started.get(what, {}), identity.get(what, {}))
     if started["versions"] != versions():

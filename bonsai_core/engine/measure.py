@@ -30,26 +30,26 @@ def measure(
 
     Args:
         request: what the sampler is asked for.
-        drops: which wholes sub-models lose besides.
+        drops: which wholes sub-models lose as well.
 
     Raises:
         BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
     """
-    methods, total, num_tokens = job.methods, request.num_submodels, round.measured.data.num_tokens
+    methods, total, num_tokens = job.methods, request.num_submodels, round.measuring.data.num_tokens
     ledger.begin(Stage.MEASURE, f"{total} sub-models by {methods.metric.name}", round.number)
     cache_key = _cache_key(job, round, request) if ledger.has_cache else None
     keep_MU = np.zeros((0, len(request.table)), dtype=bool)
     group_M, value_M = np.zeros(0, dtype=np.int64), np.zeros(0)
     dropped_U = np.zeros(len(request.table), dtype=bool)
-    repaired, settled = False, False
-    while len(keep_MU) < total and not settled:
+    repaired, exhausted = False, False
+    while len(keep_MU) < total and not exhausted:
         draw = _draw(job, round, request, num_drawn=len(keep_MU))
-        if len(draw.keep_MU) == 0:  # settled, unless there are wholes that have not had their turn
+        if len(draw.keep_MU) == 0:  # exhausted, unless there are wholes that have not had their turn
             draw = drops.remaining(len(keep_MU), total)
-        settled = len(draw.keep_MU) == 0
+        exhausted = len(draw.keep_MU) == 0
         drawn_MU = drops.dropped_from(draw.keep_MU, len(keep_MU))
         dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
-        if len(keep_MU) == 0:  # for all of the round, or those of one draw could not be compared with another's
+        if len(keep_MU) == 0:  # decided once per round, so that all draws are comparable
             repaired = _prepare_repairs(job, round, drawn_MU, repairs, ledger)
         for index, keep_U in enumerate(drawn_MU, start=len(keep_MU)):
             value = _value(job, round, index, keep_U, repairs if repaired else None, cache_key, ledger)
@@ -57,7 +57,7 @@ def measure(
             value_M = np.append(value_M, np.nan if value is None else value)
         group_M = np.concatenate([group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0)])
         keep_MU = np.concatenate([keep_MU, drawn_MU])
-        if not settled and len(keep_MU) < total:
+        if not exhausted and len(keep_MU) < total:
             so_far = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
             known = evidence(methods.estimator, request, so_far)
             request = replace(request, num_submodels=total - len(keep_MU), evidence=known)
@@ -87,12 +87,12 @@ def _value(
     ledger: Ledger,
 ) -> float | None:
     """The metric's value of one sub-model, with repairs where there are some; None where it is not finite."""
-    num_tokens = round.measured.data.num_tokens
+    num_tokens = round.measuring.data.num_tokens
 
     def compute() -> Arrays:
         sub_model = job.subject.masked(keep_U) if repairs is None else repairs.applied(keep_U)
         with sub_model, torch.no_grad():
-            return {"value": np.array([job.methods.metric.measure(round.measured.probe(job))])}
+            return {"value": np.array([job.methods.metric.measure(round.measuring.probe(job))])}
 
     def measured() -> Payload:
         key = {**cache_key, "keep": keep_U, "repaired": repairs is not None} if cache_key else None
@@ -107,9 +107,9 @@ def _prepare_repairs(job: Job, round: Round, keep_MU: NDArray[np.bool_], repairs
     """Whether the round's sub-models are measured as repaired; if so, the repairs of the first draw are ready."""
     if not job.methods.compensator.repairs:
         return False
-    measured = all(round.step(f"submodel-{index}") in ledger for index in range(len(keep_MU)))
+    journaled = all(round.step(f"submodel-{index}") in ledger for index in range(len(keep_MU)))
     prepared = ledger.once(
-        round.step("submodel-repairs"), lambda: {"repaired": repairs.prepare(keep_MU)}, holds=lambda _: measured
+        round.step("submodel-repairs"), lambda: {"repaired": repairs.prepare(keep_MU)}, holds=lambda _: journaled
     )
     return bool(prepared["repaired"])
 
@@ -128,7 +128,7 @@ def _cache_key(job: Job, round: Round, request: SampleRequest) -> Mapping[str, A
         **job.cache_key,
         "metric": job.config.metric.model_dump(),
         "code": code_of(metric),
-        "data": round.measured.data.sha256,
+        "data": round.measuring.data.sha256,
         "repair": repair if compensator.repairs else None,
     }
 
@@ -167,11 +167,9 @@ def _check_draw(name: str, draw: Draw, request: SampleRequest, *, may_be_fewer: 
     grouped = draw.group_M.shape == shape[:1]
     if not fits or not grouped or draw.keep_MU.dtype != bool or not _keeps_enough(draw, request):
         raise BonsaiError(
-            f"The sampler {name!r} must return boolean keep vectors of shape {wanted}"
-            f"{' at most' if may_be_fewer else ''} that keep no dead unit, leave every site its `minimum_S`, and have "
-            f"a group for each; it returned "
-            f"{draw.keep_MU.dtype} {shape} and "
-            f"{draw.group_M.shape} groups."
+            f"The sampler {name!r} must return {'at most ' if may_be_fewer else ''}{wanted[0]} boolean keep vectors of "
+            f"{wanted[1]} units that keep no dead unit, leave every site its `minimum_S`, and have a group for each; "
+            f"it returned {draw.keep_MU.dtype} {shape} and {draw.group_M.shape} groups."
         )
 
 

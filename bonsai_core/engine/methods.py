@@ -33,14 +33,14 @@ class Methods:
     compensator: Compensator
 
     @property
-    def measured(self) -> bool:
+    def needs_submodels(self) -> bool:
         """Whether sub-models are measured at all."""
         return self.estimator.needs_measurements
 
     @property
     def compared(self) -> bool:
         """Whether sub-models are compared with the dense model."""
-        return self.measured and self.metric.needs_dense
+        return self.needs_submodels and self.metric.needs_dense
 
     @property
     def watches_moments(self) -> bool:
@@ -80,8 +80,9 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
     """
     if function is None and config.metric.name.startswith(PREFIX):
         raise BonsaiError(
-            f"The metric is the Python function {config.metric.name.removeprefix(PREFIX)}, which no command line "
-            f"knows. Hand it over in Python: bonsai_core.run(config, metric=function) or resume(run, metric=function)."
+            f"The metric is the Python function {config.metric.name.removeprefix(PREFIX)}, which the command line "
+            f"cannot load. Pass it from Python: bonsai_core.run(config, metric=function) or "
+            f"resume(run, metric=function)."
         )
     metric = FunctionMetric(function=function) if function else cast(Metric, registry.create("metric", config.metric))
     methods = Methods(
@@ -91,21 +92,23 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
         cast(Estimator, registry.create("estimator", config.estimator)),
         cast(Compensator, registry.create("compensator", config.compensator)),
     )
-    if methods.measured and methods.sampler.sequential and not methods.estimator.gives_spread:
+    if methods.needs_submodels and methods.sampler.sequential and not methods.estimator.gives_spread:
         offered = [cast(type[Estimator], offer.item) for offer in registry.offers("estimator")]
         able = [estimator.name for estimator in offered if estimator.gives_spread]
         raise BonsaiError(
-            f"The sampler {config.sampler.name!r} asks the estimator how sure it is, which {config.estimator.name!r} "
-            f"does not say. Estimators that do: {', '.join(able) or 'none'}."
+            f"The sampler {config.sampler.name!r} needs an estimator that reports its uncertainty, and "
+            f"{config.estimator.name!r} does not. These do: {', '.join(able) or 'none'}."
         )
     if methods.compared and metric.reads != "text":
         raise BonsaiError(f"The metric {metric.name!r} compares with the dense model, so it must read text.")
-    if config.search and not (methods.measured and metric.reads == "text"):
+    if config.search and not (methods.needs_submodels and metric.reads == "text"):
         raise BonsaiError(
             "--search measures sub-models on text: it needs an estimator that measures, and a metric that reads text."
         )
     if config.search and not set(config.units) - {"sublayer", "layer"}:
-        raise BonsaiError("--search swaps single units between sites: add attention, query, mlp or experts to --units.")
+        raise BonsaiError(
+            "--search swaps single units between sites: add attention, query, mlp, experts or expert_width to --units."
+        )
     if methods.compensator.adds_bias and config.stock:
         raise BonsaiError(
             f"The compensator {config.compensator.name!r} adds biases, which stock checkpoints have no place for: use "

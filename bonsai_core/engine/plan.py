@@ -13,7 +13,7 @@ from bonsai_core.config import RunConfig
 OFFSPRING, FINALISTS = 8, 2
 """Of the search: swaps tried in a generation, and how many of them are measured on all of its windows."""
 FIRST_HEAT = 4
-"""All swaps are measured on this fraction of the windows: 1 / 4."""
+"""All swaps are measured on one window in this many."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def round_targets(config: RunConfig) -> tuple[float, ...]:
 
 
 def make_plan(config: RunConfig, budget: TokenBudget) -> Plan:
-    """The plan of a run over so much data."""
+    """The plan of a run over this much data."""
     targets = round_targets(config)
     submodel_tokens = budget.submodel + budget.search
     prune_tokens = budget.statistics + submodel_tokens

@@ -1,16 +1,16 @@
 """Algorithm 1 of Bonsai on one page: Dery et al. 2024, "Everybody Prune Now", arXiv:2402.05406.
 
-In each round, until the target size p is reached, with the paper's names:
+Each round removes p_iter of the decoder's parameters until sparsity p is reached (`plan_rounds`):
 
-    rho   <- prior(M)                     a cheap score per unit                               `score`
-    m_i   ~  S(rho), i = 1..M             sub-models that lack units of low prior             `measure`
-    U_i   <- U(M | m_i)                   each measured with forward passes                   `measure`
-    beta  <- argmin |U - beta' m|         importances, by regression                          `estimate`
-    M     <- M without the lowest beta    exactly as much as the round's target asks for      `select`
+    rho   <- prior(M)                      a cheap score per unit                         `score`
+    m_i   ~  S(rho), i = 1..n              sub-models without some units of low prior     `measure`
+    U_i   <- U(M | m_i)                    each measured with forward passes              `measure`
+    beta  <- argmin sum (U_i - beta' m_i)^2 + penalty      importances, by regression     `estimate`
+    M     <- M without the lowest beta     until the round's target is reached            `select`
 
 What we add: a search around the regression's answer (`refine`), and a repair of what is kept (`settle`).
 
-Legend for array shapes: U units, M sub-models.
+Above, M is the model and U a utility. In array suffixes: U units, M sub-models, W wholes.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
         alive_U = keep_U
         with Repairs.of_round(job, round, alive_U, ledger) as repairs:
             decide = partial(next_keep, job, round, alive_U, repairs, ledger)
+            # A resumed run reads what a finished round decided from its directory.
             selection, keep_U = ledger.once_with_array(
                 round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
             )
@@ -58,13 +59,14 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
 def next_keep(
     job: Job, round: Round, alive_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
 ) -> tuple[Payload, Arrays]:
-    """What a round decides: numbers for the report, importances, and the units kept."""
+    """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
     methods = job.methods
     prior_U = score(job, round, alive_U, repairs.statistics, ledger)
+    # If --units has sublayer or layer, sub-models lose some of these too; the sampler gets the rest.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
-    if not methods.measured:
+    if not methods.needs_submodels:
         fitted = estimate_by_prior(methods.estimator, request)
-    elif request.drop_fraction == 0:  # larger units than were needed have left, up to this round's target
+    elif request.drop_fraction == 0:  # earlier rounds removed large units and have reached this target
         ledger.skip(job.plan.submodel_tokens)
         fitted = Estimate.nothing(request)
     else:

@@ -19,7 +19,7 @@ from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
-from bonsai_core.rundir.files import whole_folder
+from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.units import Site
@@ -29,7 +29,7 @@ PATTERNS_PER_SITE = 4
 
 
 class Repairs:
-    """Repairs of the model as a round finds it: of sub-models for a while, of what the round keeps for good.
+    """Repairs of the model as a round finds it: temporary ones for sub-models, permanent ones for what the round keeps.
 
     Args:
         job: the run's.
@@ -80,8 +80,8 @@ class Repairs:
             self.of(site, keep_U)
         return True
 
-    def apply_for_good(self, keep_U: NDArray[np.bool_]) -> None:
-        """Make up in the weights for what the round removes; from the run directory where that is computed already."""
+    def apply_permanently(self, keep_U: NDArray[np.bool_]) -> None:
+        """Apply the round's repair permanently; one already in the run directory is reused."""
         directory, number = self._ledger.directory, self._step.round
         files = TensorFiles(directory.tensor_path(number, "repair"), directory.writing)
 
@@ -123,13 +123,13 @@ class Repairs:
         return self._prepared.load_repair(name, self._subject.home)
 
     def keep_only(self, keep_U: NDArray[np.bool_]) -> None:
-        """Free the room of all repairs but those under one keep vector."""
+        """Delete all prepared repairs except those of one keep vector."""
         self._prepared.remove_all_but({_name(site, keep_U) for site in self._sites()})
 
     def _write(self, files: TensorFiles, keep_U: NDArray[np.bool_]) -> None:
         """What every site gets for its losses, written as a whole or not at all."""
         writing = self._ledger.directory.writing
-        with writing(str(files.folder)), whole_folder(files.folder) as folder:
+        with writing(str(files.folder)), atomic_folder(files.folder) as folder:
             partial = TensorFiles(folder, writing)
             for site in self.losing(keep_U):
                 partial.save_repair(site.name, self.of(site, keep_U), self._subject.dtype_of(site))

@@ -1,4 +1,4 @@
-"""Goes on with whatever was interrupted: a run, or an adaptation."""
+"""Resumes whatever was interrupted: a run, or an adaptation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resume(
     """
     path = Path(path)
     if not is_adaptation(path):
-        return lifecycle.resume(path, trust_remote_code=trust_remote_code, registry=registry, metric=metric)
+        return lifecycle.resume_run(path, trust_remote_code=trust_remote_code, registry=registry, metric=metric)
     if metric is not None:
         raise BonsaiError(f"{path} is an adaptation, which measures no sub-models: resume it without a metric.")
     return resume_adaptation(path, trust_remote_code=trust_remote_code, registry=registry)

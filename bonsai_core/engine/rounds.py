@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import SampleRequest
-from bonsai_core.engine.evaluate import dense_side
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.perplexities import dense_side
 from bonsai_core.events import Stage
 from bonsai_core.model.forward.passes import DenseSide
 from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
@@ -27,7 +27,7 @@ class Stream(IntEnum):
 
 
 @dataclass(frozen=True)
-class Sample:
+class MeasuringData:
     """What sub-models are measured on.
 
     Attributes:
@@ -42,9 +42,9 @@ class Sample:
         """What a metric sees of the job's model on it."""
         return ModelProbe(job.passes, job.tokenizer, self.data, self.dense)
 
-    def first(self, num_windows: int) -> Sample:
+    def first(self, num_windows: int) -> MeasuringData:
         """Only the first windows."""
-        return Sample(CalibrationData(self.data.windows_NT[:num_windows]), self.dense)
+        return MeasuringData(CalibrationData(self.data.windows_NT[:num_windows]), self.dense)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Round:
         target: sparsity afterwards.
         seed: the run's.
         prior_NT: windows for prior and compensator, int64 [windows, sequence].
-        measured: what sub-models are measured on.
+        measuring: what sub-models are measured on.
         search: what the search measures on; None where there is none.
         held_out: windows that nothing is chosen by; None where there are none.
         last: whether it is the last one.
@@ -66,9 +66,9 @@ class Round:
     target: float
     seed: int
     prior_NT: NDArray[np.int64]
-    measured: Sample
-    search: Sample | None
-    held_out: Sample | None
+    measuring: MeasuringData
+    search: MeasuringData | None
+    held_out: MeasuringData | None
     last: bool
 
     def rng(self, stream: Stream, *numbers: int) -> np.random.Generator:
@@ -85,11 +85,11 @@ class Round:
         return Step(name, self.number, tokens)
 
     def selection(self, job: Job) -> Step:
-        """All that the round decides. The tokens of its repair, which may be computed again, are that step's."""
+        """All that the round decides. The repair's tokens count in its own step, since a resumed run may repeat it."""
         return self.step("selection", job.plan.prune_tokens - self.repair(job).tokens)
 
     def repair(self, job: Job) -> Step:
-        """What is made up for afterwards."""
+        """The repair after the selection."""
         return self.step("repair", self.prior_NT.size if job.methods.compensator_reads_text else 0)
 
 
@@ -107,7 +107,7 @@ def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:
             target=target,
             seed=job.config.seed,
             prior_NT=drawn.prior_RNT[index % draws],
-            measured=measured[index % draws],
+            measuring=measured[index % draws],
             search=search[index % draws] if search else None,
             held_out=held_out,
             last=index + 1 == len(targets),
@@ -132,19 +132,19 @@ def sample_request(job: Job, round: Round, alive_U: NDArray[np.bool_], prior_U: 
     )
 
 
-def _samples(job: Job, ledger: Ledger) -> tuple[list[Sample], list[Sample], Sample | None]:
+def _samples(job: Job, ledger: Ledger) -> tuple[list[MeasuringData], list[MeasuringData], MeasuringData | None]:
     """What rounds measure on, per draw; what their searches measure on, per draw; and what is held out."""
     drawn, compared = job.calibration, job.methods.compared
     held_out = [CalibrationData(drawn.held_out_NT)] if len(drawn.held_out_NT) else []
     last = "divergence" if held_out else "selection"
     finished = all(Step(last, number) in ledger for number in range(1, len(job.plan.targets) + 1))
     needs_dense = (compared or bool(held_out)) and not finished
-    samples: list[list[Sample]] = []
+    samples: list[list[MeasuringData]] = []
 
     def compare() -> Payload:
         for data, wanted in ((drawn.data, compared), (drawn.search, compared), (held_out, True)):
             sides = (dense_side(job, each.windows_NT, ledger) if wanted and needs_dense else None for each in data)
-            samples.append([Sample(each, side) for each, side in zip(data, sides, strict=True)])
+            samples.append([MeasuringData(each, side) for each, side in zip(data, sides, strict=True)])
         return {}
 
     if needs_dense:

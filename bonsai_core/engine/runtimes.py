@@ -51,6 +51,6 @@ def _pattern_at_risk(config: RunConfig, parent_config: Any) -> Mapping[str, Sequ
 
 
 def _period(values: Sequence[Any]) -> int:
-    """After how many layers the same kinds come again, at least once whole; the number of layers where they do not."""
+    """The period of a pattern that repeats at least once in full; otherwise the number of layers."""
     steps = range(1, len(values) // 2 + 1)
     return next((step for step in steps if values[step:] == values[:-step]), len(values))

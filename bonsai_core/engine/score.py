@@ -20,7 +20,7 @@ def score(
 ) -> NDArray[np.float64]:
     """Scores of the units alive, float64 [U]; larger means keep. Dead units hold 0."""
     prior, num_tokens = job.methods.prior, round.prior_NT.size
-    # Second moments that the repairs need as well are collected for them again, and their tokens count there.
+    # Second moments that repairs need too count with the repair: a resumed run collects them again for it.
     tokens = num_tokens if job.methods.prior_reads_text and not job.methods.shares_moments else 0
 
     def compute() -> Arrays:

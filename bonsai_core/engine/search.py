@@ -12,7 +12,7 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
 from bonsai_core.engine.repairs import Repairs
-from bonsai_core.engine.rounds import Round, Sample, Stream
+from bonsai_core.engine.rounds import MeasuringData, Round, Stream
 from bonsai_core.events import Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -36,13 +36,13 @@ def refine(
     """Evolution by swaps of budget between sites, in tournaments over more and more text.
 
     Every generation swaps budget between a few sites, in the directions that cost least by the regression; all
-    offspring are measured on a little text of the search's own, the best of them on all of it, and one that beats what
-    there was takes its place. Sieberling et al. 2024 (EvoPress), arXiv:2410.14649; where we differ: the regression
-    gives the start and proposes, and sub-models are measured as repaired.
+    offspring are measured on a little text of the search's own, the best of them on all of it, and a finalist replaces
+    the current best if it beats it. Sieberling et al. 2024 (EvoPress), arXiv:2410.14649; where we differ: the
+    regression gives the start and proposes, and sub-models are measured as repaired.
 
     Args:
         request: the round's.
-        drops: the round's wholes; what selection left of them stays.
+        drops: the round's wholes; those that the selection dropped stay dropped.
         importance_U, keep_U: the regression's answer, float64 [U] and bool [U].
 
     Returns:
@@ -55,7 +55,7 @@ def refine(
     num_windows = len(everything.data.windows_NT)
     little = everything.first(num_windows // FIRST_HEAT)
 
-    def utility(name: str, candidate_U: NDArray[np.bool_], sample: Sample) -> float:
+    def utility(name: str, candidate_U: NDArray[np.bool_], sample: MeasuringData) -> float:
         return _utility(job, round, name, candidate_U, sample, repairs, ledger)
 
     best_U, best = keep_U, utility("start", keep_U, everything)
@@ -80,7 +80,7 @@ def _utility(
     round: Round,
     name: str,
     keep_U: NDArray[np.bool_],
-    sample: Sample,
+    sample: MeasuringData,
     repairs: Repairs,
     ledger: Ledger,
 ) -> float:

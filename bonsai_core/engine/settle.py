@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import DenseTokens, token_kl
-from bonsai_core.engine.evaluate import perplexity
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.perplexities import perplexity
 from bonsai_core.engine.repairs import Repairs
-from bonsai_core.engine.rounds import Round, Sample
+from bonsai_core.engine.rounds import MeasuringData, Round
 from bonsai_core.events import RoundFinished, Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -21,14 +21,14 @@ from bonsai_core.rundir.ledger import Ledger
 def settle(
     job: Job, round: Round, selection: Payload, keep_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
 ) -> None:
-    """Bring the model to where the round leaves it. Nothing else slices it.
+    """Repair and slice the model as the round decided. Nothing else slices it.
 
     Args:
         selection: numbers of what the round decided, for observers.
         keep_U: the units it keeps, bool [U].
     """
     if job.methods.compensator.repairs:
-        repairs.apply_for_good(keep_U)
+        repairs.apply_permanently(keep_U)
     if job.slices_after(round.number):
         job.subject.slice(keep_U)
         if round.last and job.methods.compensator.adds_bias:
@@ -46,10 +46,9 @@ def settle(
 def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
     """KL to the dense model on text that nothing is chosen by; None where there is none.
 
-    Beside it the ledger gets that on the text which sub-models are measured on: the gap between them is what was fitted
-    to the sample.
+    The ledger also gets the KL on the sub-models' text; the gap between the two is overfitting.
     """
-    held_out, measured = round.held_out, round.measured
+    held_out, measured = round.held_out, round.measuring
     if held_out is None:
         return None
 
@@ -64,7 +63,7 @@ def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
     return value
 
 
-def _kl(job: Job, sample: Sample) -> float | None:
+def _kl(job: Job, sample: MeasuringData) -> float | None:
     """Mean KL to the dense model in nats per token; None where it is not finite."""
 
     def per_token(logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:

@@ -54,9 +54,7 @@ def open_job(
 
     methods = choose_methods(config, registry, function)
     find_device(config.device)
-    parent = find_parent(
-        config.model, registry, slicer=config.slicer, trust_remote_code=config.trust_remote_code, warn=warn
-    )
+    parent = find_parent(config, registry, warn=warn)
     if parent.family.name == RECOGNISED:
         warn(
             f"No family is declared for the model type {parent.config.model_type!r}. Its structure was recognised, and "
@@ -110,9 +108,10 @@ def _warn_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]
     """Experts are parameters of three dimensions, which bitsandbytes leaves as they are."""
     experts = sum(site.num_units * site.unit_params for site in table if site.in_mixture)
     if experts:
+        share = experts / table.total_params
         warn(
-            f"--load-in {load_in} quantises linears, and the experts of this model, {experts / table.total_params:.0%} "
-            f"of it, are none: they stay as they are. If it does not fit, give --device-map auto instead."
+            f"--load-in {load_in} quantises linears only. {share:.0%} of this model are experts, which are not linears "
+            f"and stay as they are. If it does not fit, give --device-map auto instead."
         )
 
 

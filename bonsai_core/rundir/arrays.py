@@ -1,4 +1,4 @@
-"""Arrays of a round in one file, whose digest the journal has."""
+"""Arrays of a round in one file, whose digest is in the journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir.files import write_whole
+from bonsai_core.rundir.files import write_atomically
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -26,19 +26,15 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names as its own flags
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def load_array(path: Path, array: str, sha256: str, *, kind: type[np.generic], length: int) -> NDArray[Any]:
-    """One of the arrays in a file, which has one dimension.
-
-    Args:
-        array: its name.
-        sha256: of the file, as the journal has it.
+    """One of the arrays in a file, by name; it has one dimension. `sha256` is the file's, from the journal.
 
     Raises:
-        BonsaiError: the file is missing, is not what the journal says, or holds no such array.
+        BonsaiError: the file is missing, is not what was journaled, or holds no such array.
     """
     try:
         data = path.read_bytes()
@@ -51,12 +47,12 @@ def load_array(path: Path, array: str, sha256: str, *, kind: type[np.generic], l
         )
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found: NDArray[Any] = arrays[array]
+            values: NDArray[Any] = arrays[array]
     except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
         raise BonsaiError(f"{path} does not hold {array} ({error}); the run cannot be resumed with it.") from None
-    if found.dtype != kind or found.shape != (length,):
+    if values.dtype != kind or values.shape != (length,):
         raise BonsaiError(
-            f"{array} in {path} has {found.dtype} {found.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
+            f"{array} in {path} has {values.dtype} {values.shape}, and {np.dtype(kind)} {(length,)} is expected: it "
             f"belongs to another model, and the run cannot be resumed with it."
         )
-    return found
+    return values

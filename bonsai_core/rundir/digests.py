@@ -1,4 +1,4 @@
-"""Digests that tell apart what is stored under names: tensors of a state, arrays of a measurement."""
+"""Digests of what is stored under names: tensors of a state, arrays of a measurement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 
 def digest_of(contents: Iterable[tuple[str, memoryview]], *about: int) -> str:
-    """sha256 of bytes by name; the order of the names does not matter.
-
-    Args:
-        contents: names and their bytes, one at a time.
-        about: numbers that count too.
-    """
+    """sha256 of bytes by name, in whatever order, and of the numbers `about`."""
     each = sorted((name, hashlib.sha256(data).hexdigest()) for name, data in contents)
     return hashlib.sha256(json.dumps([*about, each]).encode()).hexdigest()
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, Journaled
-from bonsai_core.rundir.files import held, partial_of, refuse_other_than_file, write_whole
+from bonsai_core.rundir.files import held, partial_of, refuse_other_than, write_atomically
 from bonsai_core.rundir.journal import Journal
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import read_report
+from bonsai_core.rundir.report_schema import read_report
 from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
@@ -33,10 +33,8 @@ Config = TypeVar("Config", bound=CommonSettings)
 class JournaledDirectory(ABC):
     """The files of a run or an adaptation.
 
-    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone.
-
-    Args:
-        path: the directory; it may be a link itself.
+    What `NAMES` lists is ours, and may not be a link; anything else in the directory is left alone. The directory
+    itself may be a link.
     """
 
     CONFIG_NAME: ClassVar[str]
@@ -57,10 +55,10 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def begin(self, config: CommonSettings, observe: Callable[[Event], None]) -> Iterator[Journal]:
-        """The journal of a fresh run, whose directory is held as by `lock`; nothing is written before it is held.
+        """The journal of a new run. The directory is locked as by `lock`, before anything is written.
 
         Args:
-            config: written beside the journal.
+            config: is written beside the journal.
             observe: receives `Journaled` after each event of the journal.
 
         Raises:
@@ -72,16 +70,13 @@ class JournaledDirectory(ABC):
         with self.lock():
             self.refuse_occupied()  # by what another process wrote before it released the directory
             with self._making():
-                write_whole(self.config_path, config.to_yaml().encode())
+                write_atomically(self.config_path, config.to_yaml().encode())
             with self._journal(observe) as journal:
                 yield journal
 
     @contextmanager
     def reopen(self, observe: Callable[[Event], None]) -> Iterator[Journal]:
-        """The journal of a run that was begun earlier, whose directory is held as by `lock`.
-
-        Args:
-            observe: receives `Journaled` after each new event of the journal.
+        """The journal of a run that was begun earlier; as `begin` otherwise.
 
         Raises:
             BonsaiError: another process has the directory, or the journal cannot be read.
@@ -99,9 +94,7 @@ class JournaledDirectory(ABC):
         directory = cls(Path(checked_name(str(path), "run directory")))
         cls.NAMES.refuse_links(path)
         if not directory.config_path.is_file():
-            near = (
-                sorted(p.parent.name for p in path.parent.glob(f"*/{cls.CONFIG_NAME}")) if path.parent.is_dir() else []
-            )
+            near = sorted(config.parent.name for config in path.parent.glob(f"*/{cls.CONFIG_NAME}"))
             listing = f" Runs beside it: {', '.join(near)}." if near else ""
             raise BonsaiError(f"{path} holds no run: there is no {cls.CONFIG_NAME} in it.{listing}")
         return directory
@@ -129,10 +122,10 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for this process; the operating system lets go of it when the process dies.
+        """Lock the directory for this process; the operating system unlocks it when the process dies.
 
         Raises:
-            BonsaiError: another process holds it.
+            BonsaiError: another process has locked it.
         """
         taken = (
             f"Another process is working on {self.path}. Wait for it, or end it and then: bonsai resume {self.path}; "
@@ -145,7 +138,7 @@ class JournaledDirectory(ABC):
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turn what a full or unwritable disk raises into a message that says how to go on.
+        """Turn the errors of a full or read-only disk into a message that says how to go on.
 
         Raises:
             BonsaiError: `what` could not be written.
@@ -155,15 +148,15 @@ class JournaledDirectory(ABC):
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
                 f"Cannot write {what}: {getattr(error, 'strerror', None) or error}. Nothing measured so far is lost; "
-                f"make room or mend the permissions, then: bonsai resume {self.path}"
+                f"make room or fix the permissions, then: bonsai resume {self.path}"
             ) from error
 
     def array_path(self, round_number: int, name: str) -> Path:
-        """Where a round's arrays are stored."""
+        """The file of some of a round's arrays."""
         return self.path / f"round-{round_number:03d}" / f"{name}.npz"
 
     def tensor_path(self, round_number: int, name: str) -> Path:
-        """Where a folder of a round's tensors is stored."""
+        """The folder of some of a round's tensors."""
         return self.path / f"round-{round_number:03d}" / name
 
     def read_report(self) -> Mapping[str, Any]:
@@ -173,16 +166,16 @@ class JournaledDirectory(ABC):
             FileNotFoundError: there is none yet.
             BonsaiError: it is damaged, or not a file.
         """
-        refuse_other_than_file(self.report_path)
+        refuse_other_than("file", self.report_path)
         return read_report(self.report_path, self.REPORT)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""
         with self.writing(str(self.report_path)):
-            write_whole(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
+            write_atomically(self.report_path, (json.dumps(report, indent=2) + "\n").encode())
 
     def remove_temporaries(self) -> None:
-        """Clear what a killed process of this run left half-written."""
+        """Remove what a killed process of this run left half-written."""
         self.NAMES.remove_temporaries(self.path)
 
     def _read_config(self, schema: type[Config]) -> Config:

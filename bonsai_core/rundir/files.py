@@ -8,33 +8,34 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from bonsai_core.errors import BonsaiError
 
 PARTIAL = ".partial"
-"""What the name of a file ends in while it is being written."""
+"""Suffix of a file that is being written."""
 
 
 def partial_of(path: Path) -> Path:
-    """Where a file is written before it takes its name."""
+    """The name under which a file is written before it gets its own."""
     return path.with_name(path.name + PARTIAL)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a kill or a power cut leaves what was there before, or all of it.
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a kill or a power cut leaves the old contents or the new, never a part.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as partial, partial.open("xb") as file:  # never into what somebody else put there
+    with atomic_file(path) as partial, partial.open("xb") as file:  # never into what somebody else put there
         file.write(data)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file, which takes the place of `path` when the block ends well; see `write_whole`.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces `path` when the block ends without an error; see `write_atomically`.
 
     Raises:
         OSError: it cannot be written.
@@ -50,11 +51,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `path` when the block ends well.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which replaces `path` when the block ends without an error.
 
-    A kill leaves what was there before, or nothing, or the whole folder; at worst a hidden sibling, which the next
-    call removes.
+    A kill leaves the old folder, none, or the whole new one; at worst a hidden sibling, which the next call removes.
 
     Raises:
         OSError: it cannot be written.
@@ -74,41 +74,46 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _remove(partial, previous)
 
 
-def refuse_other_than_file(path: Path) -> None:
-    """Check that a name is free or that of an ordinary file.
+def refuse_other_than(wanted: Literal["file", "folder"], path: Path) -> None:
+    """Check that a name is free, or that of an ordinary file or folder.
 
     Raises:
-        BonsaiError: it is a link, a folder, a pipe or a device.
+        BonsaiError: it is a link, a pipe, a device, or the other of the two.
     """
-    _refuse(path, wanted="file")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BonsaiError(f"Cannot access {path}: {error.strerror}.") from None
+    if stat.S_ISLNK(mode):
+        raise BonsaiError(
+            f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "
+            f"may lead out of it. Put what it points to in its place, or remove it."
+        )
+    if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
+        raise BonsaiError(f"{path} is {kind}, where a {wanted} of a run is expected. Move it away.")
 
 
-def refuse_other_than_folder(path: Path, *, inside: bool = False) -> None:
-    """Check that a name is free or that of a folder.
-
-    Args:
-        inside: check also that the folder holds nothing but files and folders.
-
-    Raises:
-        BonsaiError: it, or something in it, is a link, a pipe or a device; or it is a file.
-    """
-    _refuse(path, wanted="folder")
-    for folder, folders, files in os.walk(path) if inside else ():
+def refuse_links_inside(path: Path) -> None:
+    """The same for everything in a folder."""
+    for folder, folders, files in os.walk(path):
         for name in folders:
-            _refuse(Path(folder, name), wanted="folder")
+            refuse_other_than("folder", Path(folder, name))
         for name in files:
-            _refuse(Path(folder, name), wanted="file")
+            refuse_other_than("file", Path(folder, name))
 
 
 @contextmanager
 def held(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file for this process; the operating system lets go of it when the process dies.
+    """Hold a lock file for this process; the operating system releases it when the process dies.
 
     Raises:
         BonsaiError: another process holds it; `taken` is the message.
         OSError: it cannot be written.
     """
-    refuse_other_than_file(path)
+    refuse_other_than("file", path)
     file = FileLock(path, timeout=0)
     try:
         file.acquire()
@@ -128,20 +133,3 @@ def _sync(path: Path) -> None:
 def _remove(*folders: Path) -> None:
     for folder in filter(Path.exists, folders):
         shutil.rmtree(folder)
-
-
-def _refuse(path: Path, wanted: str) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise BonsaiError(f"Cannot look at {path}: {error.strerror}.") from None
-    if stat.S_ISLNK(mode):
-        raise BonsaiError(
-            f"{path} is a symbolic link to {path.readlink()}. Links in a run directory are not followed, because they "
-            f"may lead out of it. Put what it points to in its place, or remove it."
-        )
-    if not (stat.S_ISREG(mode) if wanted == "file" else stat.S_ISDIR(mode)):
-        found = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe, socket or device"
-        raise BonsaiError(f"{path} is {found}, where a {wanted} of a run is expected. Move it away.")

@@ -10,15 +10,14 @@ from bonsai_core.errors import BonsaiError, shown
 
 
 def refuse_code(path: Path | str, *, wanted: bool, trusted: bool) -> None:
-    """Check that code which comes with a model runs only if the person at the keyboard says so, whoever began the run.
+    """Check that code which comes with a model runs only if the present user allows it, whoever started the run.
 
     Args:
-        path: the run directory.
-        wanted: whether the settings in it ask for such code.
-        trusted: what the person says.
+        wanted: whether the settings in the run directory ask for such code.
+        trusted: whether the user allows it.
 
     Raises:
-        BonsaiError: it is wanted, and nobody said so.
+        BonsaiError: it is wanted, and not allowed.
     """
     if wanted and not trusted:
         raise BonsaiError(
@@ -31,7 +30,7 @@ def refuse_changes(what: str, before: Mapping[str, Any] | str, now: Mapping[str,
     """Check that something is as it was when the run started.
 
     Raises:
-        BonsaiError: it is not; the message says what changed.
+        BonsaiError: it is not; the message names the changes.
     """
     if before == now:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,17 +24,15 @@ OUTSIDE = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 }
-"""SQLite's codes for what is not the file's own fault: a full disk, permissions."""
+"""SQLite's codes for faults outside of the file: a full disk, permissions."""
 
 
 class Journal:
-    """What a run has measured and decided, by key; a run is resumed by asking it before computing anything.
-
-    Every event carries a digest, so that one that is not what was written is noticed.
+    """What a run has measured and decided, by key. Every event has a digest, so that a changed one is noticed.
 
     Args:
         path: the database file; made if it is not there.
-        on_append: told the key and the number of events after each new one.
+        on_append: receives each new event's key and the number of events.
 
     Raises:
         BonsaiError: the file cannot be opened.
@@ -76,6 +74,17 @@ class Journal:
         """(key, payload, seconds it took) of all events, oldest first."""
         return [(key, payload, self._elapsed_s[key]) for key, payload in self._events.items()]
 
+    def seconds(self, stage_of: Callable[[str], str]) -> dict[str, float]:
+        """Seconds per stage over all processes that worked on the run; without stages that took less than 0.1.
+
+        Args:
+            stage_of: an event's stage, by its key.
+        """
+        stages: dict[str, float] = defaultdict(float)
+        for key, elapsed_s in self._elapsed_s.items():
+            stages[stage_of(key)] += elapsed_s
+        return {stage: round(seconds, 3) for stage, seconds in stages.items() if seconds >= 0.1}
+
     def append(self, key: str, payload: Payload, elapsed_s: float = 0.0) -> None:
         """Add an event; on return it survives a power cut. Keys are unique.
 
@@ -88,7 +97,7 @@ class Journal:
                 "INSERT INTO events (key, payload, elapsed_s, sha256) VALUES (?, ?, ?, ?)",
                 (key, text, elapsed_s, _digest(key, text, elapsed_s)),
             )
-        except sqlite3.IntegrityError:  # a key that is there already: our own mistake, not the file's
+        except sqlite3.IntegrityError:  # the key exists: our own mistake, not the file's
             raise
         except sqlite3.DatabaseError as error:
             raise _error(self.path, error) from error
@@ -96,20 +105,6 @@ class Journal:
         self._elapsed_s[key] = elapsed_s
         if self._on_append:
             self._on_append(key, len(self))
-
-    def once(self, key: str, compute: Callable[[], Payload], *, again: bool = False) -> Payload:
-        """The event's payload; computed, timed and appended if the journal does not have it yet.
-
-        Args:
-            again: compute it for what it does besides, though the journal has it; the first payload stays.
-        """
-        if key not in self._events:
-            start = time.perf_counter()
-            payload = compute()
-            self.append(key, payload, time.perf_counter() - start)
-        elif again:
-            compute()
-        return self._events[key]
 
     def close(self) -> None:
         """Close the database; the WAL is folded in."""

@@ -1,4 +1,4 @@
-"""The ledger: what a run has found out, in order and durable, and what it tells its observers."""
+"""The ledger: what a run has measured and decided, in order and durable; and the events that observers receive."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a run finds out once.
+    """Something that a run computes once.
 
     Attributes:
         name: unique in its round, or in the run where it belongs to no round.
         round: number of its round, from 1; 0 for none.
-        tokens: tokens of the forward passes that it takes; they count as replayed where nothing is computed.
+        tokens: tokens of its forward passes; they count as replayed where nothing is computed.
     """
 
     name: str
@@ -42,14 +42,12 @@ class Step:
 class Ledger:
     """Computes steps that the run has not finished, and remembers the others.
 
-    Steps are pure: they return what they find. The ledger makes it durable, times it without the steps inside of it,
-    counts the tokens that a resumed or a cached step does not compute again, and notifies observers.
+    Steps are pure functions. The ledger makes their results durable, times each without the steps inside of it, counts
+    the tokens that a resumed or a cached step does not compute again, and notifies observers.
 
     Args:
         directory: of the run, which the process has locked.
-        journal: the directory's, open.
-        observe: receives every event.
-        cache: measurements of the dense model that several runs have in common; None: nothing is shared.
+        cache: measurements of the dense model that several runs have in common, if they have any.
     """
 
     def __init__(
@@ -63,52 +61,50 @@ class Ledger:
         self.journal = journal
         self.notify = observe
         self._cache = cache
-        self._nested_s = [0.0]  # of each step at work, the innermost last: seconds that the steps inside it took
+        self._nested_s = [0.0]  # of each running step, the innermost last: seconds that the steps inside it took
 
     def __contains__(self, step: Step) -> bool:
         return step.key in self.journal
 
     @property
     def has_cache(self) -> bool:
-        """Whether measurements of the dense model are shared with other runs."""
+        """Whether other runs may have measured the dense model already."""
         return self._cache is not None
 
     def begin(self, stage: Stage, text: str, round_number: int = 0) -> None:
-        """Tell observers what comes next."""
+        """Notify observers of what comes next."""
         self.notify(StageStarted(stage, round_number, text))
 
     def warn(self, text: str) -> None:
-        """Tell observers what the user should know."""
+        """Notify observers of what the user should know."""
         self.notify(Warned(text))
 
     def skip(self, tokens: int) -> None:
-        """Count tokens that do not go through the model after all."""
+        """Count tokens that need not go through the model again."""
         if tokens:
             self.notify(TokensDone(tokens, replayed=True))
 
     def once(
         self, step: Step, compute: Callable[[], Payload], *, holds: Callable[[Payload], bool] = lambda payload: True
     ) -> Payload:
-        """What a step found, computed unless it is in the journal.
+        """The payload of a step, computed unless it is in the journal.
 
         Args:
-            holds: whether what the step left behind, such as a checkpoint, is still as its payload says. If not, it is
+            holds: whether the files of the step, such as a checkpoint, are still as its payload says. If not, it is
                 computed again; the first payload stays.
 
         Raises:
             BonsaiError: the journal cannot be written.
         """
-        found = self.journal.get(step.key)
-        if found is not None and holds(found):
+        journaled = self.journal.get(step.key)
+        if journaled is not None and holds(journaled):
             self.skip(step.tokens)
-            return found
-        payload, elapsed_s = self._timed(compute)
-        if found is None:
-            self.journal.append(step.key, payload, elapsed_s)
+            return journaled
+        self.record(step, *self._timed(compute))
         return self.journal[step.key]
 
     def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
-        """Keep what a step found that was timed by whoever made it; if it was made before, the first payload stays.
+        """Journal the payload of a step that the caller has timed; if it is there already, the first one stays.
 
         Raises:
             BonsaiError: the journal cannot be written.
@@ -125,12 +121,10 @@ class Ledger:
         kind: type[np.generic],
         length: int,
     ) -> tuple[Payload, NDArray[Any]]:
-        """As `once`, of a step that finds arrays too, which are kept in the run directory.
+        """As `once`, of a step that computes arrays too, which are stored in the run directory.
 
         Args:
-            name: of the array that is wanted, which has one dimension.
-            kind: its type.
-            length: how many numbers it has.
+            name, kind, length: of the array that is wanted, which has one dimension.
 
         Returns:
             The payload, and the wanted array.
@@ -150,15 +144,13 @@ class Ledger:
         payload = self.once(step, save)
         if name in computed:
             return payload, computed[name]
-        sha256 = payload["sha256"]
-        return payload, load_array(path, name, sha256, kind=kind, length=length)
+        return payload, load_array(path, name, payload["sha256"], kind=kind, length=length)
 
     def cached(self, cache_key: Mapping[str, Any] | None, tokens: int, compute: Callable[[], Arrays]) -> Arrays:
         """Arrays that another run may have measured of the same dense model.
 
         Args:
-            cache_key: everything that decides them, as plain data; None where no other run can have them.
-            tokens: as for `Step`.
+            cache_key: everything that decides them, as plain data; None if no other run can have them.
 
         Raises:
             BonsaiError: the cache cannot be written.
@@ -168,7 +160,7 @@ class Ledger:
         measured = self._cache.once(cache_key, compute)
         if measured.hit:
             self.skip(tokens)
-            self._nested_s[-1] -= measured.seconds  # the step around it counts them as if it had taken them
+            self._nested_s[-1] -= measured.seconds  # they count as if the step around had taken them
         return measured.arrays
 
     def _timed(self, compute: Callable[[], Result]) -> tuple[Result, float]:

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import arrays_digest
-from bonsai_core.rundir.files import write_whole
+from bonsai_core.rundir.files import write_atomically
 
 DIGEST = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,12 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Cached:
-    """Arrays that were computed once.
-
-    Attributes:
-        seconds: time it took, in whichever run it was.
-        hit: whether another run had computed them.
-    """
+    """Arrays that were computed once, the time that this took, and whether another run did it (`hit`)."""
 
     arrays: Arrays
     seconds: float
@@ -42,47 +37,42 @@ class Cached:
 
 
 class MeasurementCache:
-    """Arrays by what they were computed from; runs that share them must not run at the same time.
-
-    Args:
-        directory: where the files go; made at the first one.
-    """
+    """Arrays by what they were computed from, in files; runs that share them must not run at the same time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def once(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Cached:
-        """The arrays computed from what `key` describes.
-
-        Args:
-            key: everything that decides the result, as plain data; arrays in it count by their content.
+        """The arrays computed from `key`: everything that decides them, as plain data and arrays.
 
         Raises:
             BonsaiError: what was computed cannot be written.
         """
         text = json.dumps(key, sort_keys=True, default=lambda array: arrays_digest({"": array}))
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-        kept = _read(path)
-        if kept is not None:
-            return Cached(kept, float(kept.pop("seconds")[0]), True)
+        stored = _read(path)
+        if stored is not None:
+            return Cached(stored, float(stored.pop("seconds")[0]), True)
         start = time.perf_counter()
         fresh = compute()
         seconds = time.perf_counter() - start
         arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
         try:
-            _write(path, {**arrays, "seconds": np.array([seconds])})
+            arrays["seconds"] = np.array([seconds])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(arrays, {DIGEST: arrays_digest(arrays)}))
         except (OSError, SafetensorError) as error:
             raise BonsaiError(
-                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or mend the permissions, "
+                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or fix the permissions, "
                 f"then give the same command again."
             ) from error
         return Cached(fresh, seconds, False)
 
 
 def code_of(component: Component) -> str:
-    """Tells versions of a plugin's code apart: what an earlier version measured is not taken for a later one's.
+    """A digest of a plugin's code, so that a later version does not get what an earlier one measured.
 
-    Its own module counts, and those of its package that it takes something from.
+    It covers the plugin's own module, and those of its package that this one imports something from.
     """
     module = inspect.getmodule(type(component))
     package = getattr(module, "__name__", "").split(".")[0]
@@ -104,8 +94,3 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     except (FileNotFoundError, SafetensorError):
         return None
     return arrays if whole else None
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(dict(arrays), {DIGEST: arrays_digest(arrays)}))

@@ -1,4 +1,4 @@
-"""Which files and folders of a directory are ours: nothing else is touched, and none of them may be a link."""
+"""Which files and folders of a directory are ours: nothing else is touched, and none of ours may be a link."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_core.rundir.files import refuse_other_than_file, refuse_other_than_folder
+from bonsai_core.rundir.files import refuse_links_inside, refuse_other_than
 
 
 @dataclass(frozen=True)
 class Names:
-    """The names that we give in a directory; anything else in it is somebody else's and is left alone.
-
-    All are regular expressions of paths below the directory.
+    """The names of our files and folders, as regular expressions of paths relative to the directory.
 
     Attributes:
-        files: files right in it.
-        folders: folders right in it; all that is in them is ours.
-        nested: folders that are looked at when they are opened themselves.
-        temporaries: those of the files and folders that a killed process may leave half-written.
+        files: files directly in it.
+        folders: folders directly in it; everything in them is ours.
+        nested: folders that are checked when they are opened themselves.
+        temporaries: files and folders that a killed process may leave half-written.
     """
 
     files: tuple[str, ...]
@@ -37,14 +35,14 @@ class Names:
         """
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             if _matches(path.name, self.files):
-                refuse_other_than_file(path)
-            elif _matches(path.name, self.nested):
-                refuse_other_than_folder(path)
-            elif _matches(path.name, self.folders):
-                refuse_other_than_folder(path, inside=True)
+                refuse_other_than("file", path)
+            elif _matches(path.name, (*self.nested, *self.folders)):
+                refuse_other_than("folder", path)
+                if not _matches(path.name, self.nested):
+                    refuse_links_inside(path)
 
     def remove_temporaries(self, directory: Path) -> None:
-        """Clear what a killed process left half-written."""
+        """Remove what a killed process left half-written."""
         folders = [path for path in directory.iterdir() if path.is_dir() and _matches(path.name, self.folders)]
         for path in [*directory.iterdir(), *(path for folder in folders for path in folder.iterdir())]:
             name = path.relative_to(directory).as_posix()

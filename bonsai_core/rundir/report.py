@@ -1,4 +1,4 @@
-"""The report: a fold over a run's journal, no number from anywhere else."""
+"""The report of a run, from its journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bonsai_core.units import UnitTable
 def build_report(
     journal: Journal, table: UnitTable, keep_U: NDArray[np.bool_], dense_bytes: int, forward_tokens: int
 ) -> dict[str, Any]:
-    """Everything a run found, as report.json holds it.
+    """The contents of report.json.
 
     A perplexity that is not finite is None. All sections but ``seconds``, ``latency`` and ``memory`` are the same for
     the same configuration and seed.
@@ -51,12 +51,12 @@ def build_report(
         "latency": journal.get("latency"),
         "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
-        "seconds": _seconds(journal),
+        "seconds": journal.seconds(_stage),
     }
 
 
 def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
-    """One row per round; with the perplexity after it, and KL to the dense model, where that was measured."""
+    """One row per round; with the perplexity and the KL to the dense model after it, where they were measured."""
     rounds: list[Mapping[str, Any]] = []
     while (event := journal.get(f"round-{len(rounds) + 1}/selection")) is not None:
         evaluated = journal.get(f"round-{len(rounds) + 1}/evaluate")
@@ -75,11 +75,6 @@ def _layers(table: UnitTable, keep_U: NDArray[np.bool_]) -> list[dict[str, Any]]
     return [layers[index] for index in sorted(layers)]
 
 
-def _seconds(journal: Journal) -> dict[str, float]:
-    """Seconds per stage over all processes that worked on the run."""
-    stages: dict[str, float] = defaultdict(float)
-    for key, _, elapsed_s in journal.items():
-        name = key.rsplit("/", 1)[-1] if key.startswith("round-") else key.split("/", 1)[0]
-        name = "measure" if name.startswith("submodel") else name.split("-")[0]  # of the search, which one it was
-        stages[name] += elapsed_s
-    return {name: round(seconds, 3) for name, seconds in stages.items() if seconds >= 0.1}
+def _stage(key: str) -> str:
+    name = key.rsplit("/", 1)[-1] if key.startswith("round-") else key.split("/", 1)[0]
+    return "measure" if name.startswith("submodel") else name.split("-")[0]  # the searches of a round have numbers

@@ -8,19 +8,15 @@ from typing import final
 from bonsai_core.config import RunConfig
 from bonsai_core.rundir.directory import CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory
 from bonsai_core.rundir.names import Names
-from bonsai_core.rundir.reports import RunReport
+from bonsai_core.rundir.report_schema import RUN_REPORT
 
 
 @final
 class RunDirectory(JournaledDirectory):
-    """One run's files. See the module `bonsai_core.rundir` for what they are.
-
-    Args:
-        path: the directory; it may be a link itself.
-    """
+    """One run's files."""
 
     CONFIG_NAME = "config.yaml"
-    REPORT = RunReport
+    REPORT = RUN_REPORT
     NAMES = Names(
         files=(r"config\.yaml(\.partial)?", *COMMON_FILES),
         folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
@@ -34,7 +30,6 @@ class RunDirectory(JournaledDirectory):
     )
 
     def config(self) -> RunConfig:
-        """The resolved configuration, with `out` set to where it is stored now."""
         return self._read_config(RunConfig)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from bonsai_core.selection.blocks import Rank, SiteBlock, Tier
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.units import Site
 
-Value = TypeVar("Value", np.bool_, np.int64)
 TINY = np.finfo(np.float64).tiny
 
 
@@ -28,7 +27,6 @@ class Chains:
     """Blocks of all chains, chain after chain, each chain in the order in which its blocks must leave.
 
     Attributes:
-        chain_B: each block's chain, int64.
         unit_N: the units, block after block, int64.
         size_B: how many units a block has, int64.
         cost_B: parameters that a block frees, int64.
@@ -51,7 +49,7 @@ class Chains:
 
     @cached_property
     def first_C(self) -> NDArray[np.int64]:
-        """Each chain's first block, int64 [C]; a chain has one at least."""
+        """Each chain's first block, int64 [C]; no chain is empty."""
         return np.flatnonzero(np.diff(self.chain_B, prepend=-1))
 
     @cached_property
@@ -68,26 +66,19 @@ class Chains:
 
     def block(self, index: int) -> SiteBlock:
         """One of the blocks."""
-        rank = Rank(
-            Tier(self.tier_B[index]),
-            float(self.value_B[index]),
-            float(self.tie_break_B[index]),
-            single=True,
-            number=int(self.chain_B[index]),
-        )
-        return SiteBlock(
-            rank, int(self.cost_B[index]), self.units(np.array([index])), float(self.worth_B[index]), index
-        )
+        compared = float(self.value_B[index]), float(self.tie_break_B[index])
+        rank = Rank(Tier(self.tier_B[index]), *compared, single=True, number=int(self.chain_B[index]))
+        return SiteBlock(rank, int(self.cost_B[index]), self.units(np.array([index])), float(self.worth_B[index]))
 
-    def by_chain(self, value_B: NDArray[Value]) -> list[NDArray[Value]]:
+    def by_chain(self, value_B: NDArray[Any]) -> list[NDArray[Any]]:
         """The values of each chain's blocks."""
         return np.split(value_B, self.first_C[1:]) if len(value_B) else []
 
     def leaving_order(self) -> NDArray[np.int64]:
-        """The order in which blocks leave if the lowest of all chains' first blocks always does, int64 [B].
+        """The order in which blocks leave if each time the lowest of all chains' first blocks does, int64 [B].
 
-        A block that ranks below one before it in its chain leaves as soon as that one has left: it is as if it ranked
-        equally, so the blocks sort by the highest rank in their chain so far.
+        A block that ranks below one before it in its chain leaves right after that one, as if it ranked equally: so the
+        blocks sort by the highest rank in their chain so far.
         """
         order_B = np.lexsort((self.tie_break_B, self.value_B, self.tier_B))  # stable: ties go by chain
         rank_B = np.empty_like(order_B)
@@ -107,14 +98,12 @@ def removal_chains(problem: SelectionProblem) -> Chains:
         BonsaiError: shapes shall be uniform, and sites of a kind differ in width.
     """
     table, rules = problem.table, problem.rules
-    sites = [site for site in table if rules.divides(site) and table.layer_stays(site.layer, problem.alive_U)]
-    if rules.shapes == "uniform":
-        kinds = dict.fromkeys(site.kind for site in sites)
-        groups = [[site for site in sites if site.kind == kind] for kind in kinds]
-    else:
-        groups = [[site] for site in sites]
+    groups: dict[str, list[Site]] = {}
+    for site in table:
+        if rules.divides(site) and table.layer_stays(site.layer, problem.alive_U):
+            groups.setdefault(site.kind if rules.shapes == "uniform" else site.name, []).append(site)
     chains: list[Chains] = []
-    for group in groups:
+    for group in groups.values():
         chain = _chain(len(chains), group, problem)
         chains += [chain] if len(chain.size_B) else []
     return Chains(*(np.concatenate([getattr(chain, f.name) for chain in (NO_CHAIN, *chains)]) for f in fields(Chains)))
@@ -131,17 +120,17 @@ def _chain(number: int, sites: list[Site], problem: SelectionProblem) -> Chains:
     count = counts.pop()
     remaining_B = problem.rules.counts_below(sites[0], count)
     leaving_B = count - remaining_B
-    gone_B = np.concatenate([[0], leaving_B])[:-1]
-    units = np.concatenate(orders)
-    block_L = np.repeat(np.arange(len(leaving_B)), leaving_B - gone_B)  # of each unit of one site that leaves
+    step_B = np.diff(leaving_B, prepend=0)  # what one site loses with a block
+    block_L = np.repeat(np.arange(len(step_B)), step_B)  # of each unit of one site that leaves
     leaving = np.stack(orders)[:, : len(block_L)].ravel()
     unit_N = leaving[np.argsort(np.tile(block_L, len(sites)), kind="stable")]
-    size_B = (leaving_B - gone_B) * len(sites)
+    size_B = step_B * len(sites)
     rest = sum(site.rest_params for site in sites)
-    cost_B = (leaving_B - gone_B) * sum(site.unit_params for site in sites) + np.where(remaining_B == 0, rest, 0)
+    cost_B = step_B * sum(site.unit_params for site in sites) + np.where(remaining_B == 0, rest, 0)
     importance_B = sums(problem.importance_U[unit_N], size_B)
     prior_B = sums(problem.prior_U[unit_N], size_B)
     measured_B = ~np.isnan(importance_B)
+    share_B = prior_B / max(problem.prior_U[np.concatenate(orders)].sum(), TINY)
     per_B = cost_B if problem.rules.rank == "density" else size_B
     price_B = importance_B / per_B
     return Chains(
@@ -153,7 +142,7 @@ def _chain(number: int, sites: list[Site], problem: SelectionProblem) -> Chains:
         prior_B=prior_B,
         tier_B=np.where(measured_B, Tier.MEASURED, Tier.UNMEASURED),
         value_B=np.where(measured_B, price_B, leaving_B / count),
-        tie_break_B=np.where(measured_B, gone_B / count, prior_B / max(problem.prior_U[units].sum(), TINY)),
+        tie_break_B=np.where(measured_B, (leaving_B - step_B) / count, share_B),
         worth_B=np.where(measured_B, price_B * per_B, np.inf),
     )
 

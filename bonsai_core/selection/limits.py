@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from bonsai_core.units import KINDS_OF_SITE, SiteKind
+from bonsai_core.units import KINDS_OF_SITE, KindOfSite, SiteKind
 
 T = TypeVar("T", int, float)
 
@@ -27,35 +27,23 @@ class Limit(Generic[T]):
 
 def multiples(given: int | Mapping[SiteKind, int]) -> Limit[int]:
     """`round_to`: numbers of units are multiples of this. One number is for the kinds that follow `round_to`."""
-    named, for_all = _named(given, 1)
-    return Limit(
-        {
-            kind: named.get(kind, math.lcm(facts.multiple, for_all if facts.follows_round_to else 1))
-            for kind, facts in KINDS_OF_SITE.items()
-        },
-        _typed(given),
-    )
+    return _limit(given, 1, lambda kind, number: math.lcm(kind.multiple, number if kind.follows_round_to else 1))
 
 
 def minimums(given: int | Mapping[SiteKind, int]) -> Limit[int]:
     """`min_units`: units that every site keeps. One number is for all kinds but layers, of which 1 stays."""
-    named, for_all = _named(given, 1)
-    return Limit(
-        {kind: named.get(kind, 1 if facts.leaves_with_layer else for_all) for kind, facts in KINDS_OF_SITE.items()},
-        _typed(given),
-    )
+    return _limit(given, 1, lambda kind, number: 1 if kind.leaves_with_layer else number)
 
 
 def fractions(given: float | Mapping[SiteKind, float]) -> Limit[float]:
     """`max_fraction`: share of its units that a site may lose; for layers, share of them."""
-    named, for_all = _named(given, 1.0)
-    return Limit({kind: named.get(kind, for_all) for kind in KINDS_OF_SITE}, _typed(given))
+    return _limit(given, 1.0, lambda _, number: number)
 
 
-def _named(given: T | Mapping[SiteKind, T], otherwise: T) -> tuple[Mapping[SiteKind, T], T]:
-    """The limits of the kinds named, and the one for the others."""
-    return (given, otherwise) if isinstance(given, Mapping) else ({}, given)
-
-
-def _typed(given: float | Mapping[SiteKind, float]) -> str:
-    return ",".join(f"{kind}={limit}" for kind, limit in given.items()) if isinstance(given, Mapping) else str(given)
+def _limit(given: T | Mapping[SiteKind, T], default: T, of_kind: Callable[[KindOfSite, T], T]) -> Limit[T]:
+    """Kinds that are not named get what `of_kind` makes of the one number, or of the default."""
+    if isinstance(given, Mapping):
+        named, number, typed = given, default, ",".join(f"{kind}={limit}" for kind, limit in given.items())
+    else:
+        named, number, typed = {}, given, str(given)
+    return Limit({kind: named.get(kind, of_kind(facts, number)) for kind, facts in KINDS_OF_SITE.items()}, typed)

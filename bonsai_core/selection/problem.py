@@ -17,14 +17,12 @@ class SelectionProblem:
     """Which units shall leave.
 
     Attributes:
-        table: the unit table.
         alive_U: units that may still go, bool [U].
         importance_U: float64 [U]; larger means keep; NaN for units that were not measured, which go last.
         prior_U: float64 [U]; breaks ties, and orders unmeasured units.
-        sparsity: fraction of the decoder's parameters that shall be gone afterwards, 0..1.
-        rules: what may leave, and how little has to stay.
-        whole_importance_W: of all living units of each of `rules.wholes` together, float64 [W]; NaN, or None for all,
-            where that was not measured, which goes after everything else.
+        sparsity: fraction of the decoder's parameters to be gone afterwards, 0..1.
+        whole_importance_W: of all living units of each of `rules.wholes` together, float64 [W]; NaN for those that were
+            not measured, which go after everything else; None: none was.
     """
 
     table: UnitTable
@@ -37,6 +35,6 @@ class SelectionProblem:
 
     @property
     def params_to_remove(self) -> int:
-        """Parameters of living units that have to leave; not positive if the sparsity is reached."""
+        """Parameters that have to leave; not positive if the sparsity is reached."""
         target = math.ceil(self.sparsity * self.table.decoder_params - 1e-6)
         return target - self.table.removed_params(self.alive_U)

@@ -18,7 +18,6 @@ class Rules:
     """What the user and the checkpoint's format allow.
 
     Attributes:
-        units: what may leave.
         rank: ``importance``: a block's mean importance; ``density``: that per parameter.
         round_to: what numbers of units become multiples of.
         min_units: units that every site keeps; of layers, how many stay.
@@ -54,7 +53,7 @@ class Rules:
         return max(1, self.min_units.by_kind["layer"], num_layers - most, len(self.protect))
 
     def counts_below(self, site: Site, count: int) -> NDArray[np.int64]:
-        """The numbers of units that a site with `count` of them may be cut down to, step by step, int64."""
+        """The numbers of units that a site with `count` of them may be cut down to, largest first, int64."""
         multiple, minimum = self.multiple(site.kind), self.minimum(site)
         counts = np.arange((count - 1) // multiple * multiple, -(-minimum // multiple) * multiple - 1, -multiple)
         if site.limited_by_stock and self.attention_counts is not None:
@@ -80,14 +79,8 @@ class Rules:
 
     def stuck(self, table: UnitTable) -> list[UnitKind]:
         """Kinds of unit that could leave this model, and of which these limits let none go."""
-        unlimited = Rules()
-        open_rules = replace(
-            self,
-            min_units=unlimited.min_units,
-            round_to=unlimited.round_to,
-            max_fraction=unlimited.max_fraction,
-        )
-        return [kind for kind in self.units if open_rules._gives(table, kind) and not self._gives(table, kind)]
+        unlimited = replace(self, min_units=minimums(1), round_to=multiples(1), max_fraction=fractions(1.0))
+        return [kind for kind in self.units if unlimited._gives(table, kind) and not self._gives(table, kind)]
 
     def _gives(self, table: UnitTable, kind: UnitKind) -> bool:
         """Whether a unit of a kind can leave."""
@@ -98,7 +91,7 @@ class Rules:
         return kind not in KINDS_OF_SITE or any(len(self.counts_below(site, site.num_units)) for site in sites)
 
     def describe(self) -> str:
-        """The limits in words that users typed."""
+        """The limits as options of the command line."""
         options = [
             f"--units {','.join(self.units)}",
             f"--min-units {self.min_units.given}",
@@ -106,10 +99,8 @@ class Rules:
         ]
         options += [f"--max-fraction {self.max_fraction.given}"] if self.max_fraction != fractions(1.0) else []
         options += [f"--protect {','.join(map(str, sorted(self.protect)))}"] if self.protect else []
-        counts = self.attention_counts
-        only = (
-            f" (the stock class accepts {', '.join(map(str, counts)) or 'none'} of an attention's units)"
-            if counts is not None
-            else ""
-        )
-        return f"{' '.join(options)} --shapes {self.shapes}{only}"
+        options += [f"--shapes {self.shapes}"]
+        if self.attention_counts is not None:
+            counts = ", ".join(map(str, self.attention_counts)) or "none"
+            options += [f"(the stock class accepts {counts} of an attention's units)"]
+        return " ".join(options)

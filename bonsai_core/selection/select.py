@@ -2,7 +2,7 @@
 
 The lowest block leaves, again and again, until the budget is met. Most blocks leave in an order that one sort gives, so
 they leave by stretches; only where a whole may come between them, or a block is too big for what is missing, is one
-looked at by itself.
+looked at alone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LONGEST_STRETCH = 2**20
 
 
 def select(problem: SelectionProblem) -> NDArray[np.bool_]:
-    """The keep vector that reaches a sparsity at the least importance.
+    """The keep vector that reaches a sparsity at the lowest importance.
 
     Returns:
         bool [U]. At least `sparsity` is reached, overshooting by less than the cheapest block that was left; or, where
         that costs less importance, by less than one block that is larger than what was missing, such as an expert.
-        Units that were not measured go last, so none of them makes up for a block that was.
+        Units that were not measured go last, so none of them leaves in place of a block that was.
 
     Raises:
         BonsaiError: the rules do not leave enough to remove.
@@ -47,13 +47,13 @@ class _Selection:
         self._worth = 0.0  # of what has left
         self._open_C = np.ones(len(self._chains.first_C), dtype=bool)  # chains of which more may leave
         self._too_big: list[SiteBlock] = []
-        # The least worth of what leaves if a block that is too big ends it, and what that leaves.
+        # The lowest worth of what leaves if a block that is too big ends it, and the keep vector then.
         self._overshooting, self._overshooting_U = np.inf, self._keep_U
 
     def run(self) -> NDArray[np.bool_]:
         """The keep vector."""
         chains, order_B = self._chains, self._chains.leaving_order()
-        longest = LONGEST_STRETCH // max(1, self._wholes.count)
+        longest = LONGEST_STRETCH // max(1, len(self._wholes))
         position, length = 0, FIRST_STRETCH
         while self._missing > 0:
             stretch = order_B[position : position + length]
@@ -68,7 +68,7 @@ class _Selection:
                 block = chains.block(int(blocks[quiet]))
                 whole = self._wholes.next(self._missing, before=block)
                 if whole is not None:
-                    self._remove_whole(whole)
+                    self._remove(whole)
                     continue
                 position += 1
                 if block.cost > self._missing:
@@ -78,7 +78,7 @@ class _Selection:
             elif len(stretch):
                 position, length = position + len(stretch), min(2 * length, longest)
             elif (whole := self._wholes.next(self._missing, before=None)) is not None:
-                self._remove_whole(whole)
+                self._remove(whole)
             else:
                 self._remove_last()
         return self._overshooting_U if self._overshooting < self._worth else self._keep_U
@@ -97,18 +97,16 @@ class _Selection:
         self._worth = float(np.add.accumulate(np.concatenate([[self._worth], chains.worth_B[blocks]]))[-1])
         self._wholes.lose(blocks)
 
-    def _remove_whole(self, whole: WholeBlock) -> None:
-        self._remove(whole)
-        self._wholes.lose_whole(whole)
-        self._open_C &= ~self._wholes.owned_chains(whole)
-
     def _remove(self, block: Block) -> None:
         self._keep_U[block.units] = False
         self._missing -= block.cost
         self._worth += block.worth
+        if isinstance(block, WholeBlock):
+            self._wholes.lose_whole(block)
+            self._open_C &= ~self._wholes.owned_chains(block)
 
     def _put_aside(self, block: SiteBlock) -> None:
-        """A block is too big for what is missing: for good, as less and less is missing; and its chain waits for it."""
+        """A block is too big for what is missing, now and later, as that only shrinks; so its chain is blocked."""
         self._open_C[block.rank.number] = False
         self._too_big.append(block)
         total = self._worth + block.worth
@@ -117,7 +115,7 @@ class _Selection:
             self._overshooting_U[block.units] = False
 
     def _remove_last(self) -> None:
-        """All that fits has left: the cheapest block that does not fit ends it."""
+        """Nothing that fits is left: remove the cheapest block that does not fit."""
         too_big = [block for block in self._too_big if self._keep_U[block.units].all()]
         left: list[Block] = [*too_big, *self._wholes.blocks()]
         if not left:

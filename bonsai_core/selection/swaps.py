@@ -11,7 +11,7 @@ from bonsai_core.selection.chains import removal_chains, sums
 from bonsai_core.selection.problem import SelectionProblem
 
 CANDIDATES = 4
-"""This many swaps are drawn for each that is taken: the one that costs least importance."""
+"""This many swaps are drawn for each that is made: the one that costs the lowest importance."""
 
 
 class Swaps:
@@ -24,8 +24,8 @@ class Swaps:
         self._alive_U = problem.alive_U
         self._chains = chains = removal_chains(problem)
         priced_U = _priced(problem.importance_U, problem.table.cost_U)
-        self._importance_B = sums(priced_U[self._chains.unit_N], self._chains.size_B)
-        self._smallest = int(self._chains.cost_B.min(initial=np.iinfo(np.int64).max))
+        self._importance_B = sums(priced_U[chains.unit_N], chains.size_B)
+        self._smallest = int(chains.cost_B.min(initial=np.iinfo(np.int64).max))
         self._target = problem.params_to_remove
         # Of each chain, what its first 0, 1, ... blocks cost together.
         self._costs = [np.concatenate([[0], np.cumsum(cost_B)]) for cost_B in chains.by_chain(chains.cost_B)]
@@ -48,7 +48,7 @@ class Swaps:
         giver, taker = rng.permutation(len(gone_C))[:2]
         amount = math.ceil(rng.uniform(0.25, 2.0) * self._target / len(gone_C))
         removed = sum(int(cost[gone]) for cost, gone in zip(self._costs, gone_C, strict=True))
-        most = max(removed, self._target + self._smallest - 1)  # a budget is not overshot by more than there was
+        most = max(removed, self._target + self._smallest - 1)  # the budget is not overshot by more than before
         given, taken = self._costs[giver][: gone_C[giver] + 1], self._costs[taker]
         # The last blocks of the giver that come to the amount, or all of them.
         giving = max(0, int(np.searchsorted(given, given[-1] - amount, side="right")) - 1)
@@ -68,17 +68,15 @@ class Swaps:
 
     def _gone(self, gone_C: NDArray[np.int64]) -> NDArray[np.int64]:
         """The blocks that are gone, chain after chain."""
-        firsts = self._chains.first_C
-        return np.concatenate(
-            [firsts[:0], *(first + np.arange(gone) for first, gone in zip(firsts, gone_C, strict=True))]
-        )
+        pairs = zip(self._chains.first_C, gone_C, strict=True)
+        return np.concatenate([gone_C[:0], *(first + np.arange(gone) for first, gone in pairs)])
 
     def _importance_gone(self, gone_C: NDArray[np.int64]) -> float:
         return float(np.add.accumulate(self._importance_B[self._gone(gone_C)])[-1])
 
 
 def _priced(importance_U: NDArray[np.float64], cost_U: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Units that were not measured, NaN, are as dear as the dearest that were: selection lets them go last too."""
+    """Units that were not measured (NaN) cost as much as the most expensive that was: they go last here too."""
     measured_U = ~np.isnan(importance_U)
-    dearest = float((importance_U[measured_U] / cost_U[measured_U]).max()) if measured_U.any() else 0.0
-    return np.where(measured_U, importance_U, dearest * cost_U)
+    highest = float((importance_U[measured_U] / cost_U[measured_U]).max()) if measured_U.any() else 0.0
+    return np.where(measured_U, importance_U, highest * cost_U)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,14 @@ WHOLES_STREAM = 3
 class WholeDrops:
     """Drops wholes from a round's sub-models, on top of what the sampler drops of single units.
 
-    As with single units, only the least 2p by prior are perturbed, where p is what the round will remove: a layer that
+    As with single units, only the lowest 2p by prior are perturbed, where p is what the round will remove: a layer that
     the model cannot do without would drown what there is to learn of the others. Every sub-model loses about p of them,
-    in a random order without replacement: after as many sub-models as it takes, all have been dropped equally often.
+    in a random order without replacement, so that in the end all have been dropped about equally often.
 
     Attributes:
-        wholes: those that the rules let go.
+        wholes: those that may leave by the rules.
         drawn: those of them that sub-models lose.
-        alive_U: units alive, bool [U].
+        alive_U: bool [U].
         count: how many every sub-model loses.
         seed: of the order: the run's, and the round's number.
     """
@@ -42,13 +43,17 @@ class WholeDrops:
     def of(cls, request: SampleRequest, rules: Rules, seed: tuple[int, int]) -> tuple[SampleRequest, WholeDrops]:
         """The drops of a round, and what is left to the sampler: half of what goes, where both take part."""
         wholes, alive_U, table = rules.wholes(request.table), request.alive_U, request.table
-        alive = [_Candidate.of(whole, request) for whole in wholes if alive_U[whole.units].any()]
-        leaving_U = alive_U & rules.may_leave(table)
-        shared = any(rules.divides(site) for site in table)
-        share = request.drop_fraction / 2 if shared else request.drop_fraction
-        goal = share * int(table.cost_U[leaving_U].sum())
-        total = sum(candidate.cost for candidate in alive)
-        drawn = [candidate for group in _alike(alive) for candidate in _window(group, 2 * goal, total)]
+        groups: dict[str, list[_Candidate]] = {}  # layers, attentions and MLPs: their priors cannot be compared
+        for whole in wholes:
+            units = whole.units[alive_U[whole.units]]
+            if len(units):
+                candidate = _Candidate(whole, table.params_of(units), mean_prior(table, units, request.prior_U))
+                groups.setdefault("layer" if whole.is_layer else whole.name.rpartition(".")[2], []).append(candidate)
+        sampler_too = any(rules.divides(site) for site in table)
+        share = request.drop_fraction / 2 if sampler_too else request.drop_fraction
+        goal = share * int(table.cost_U[alive_U & rules.may_leave(table)].sum())
+        total = sum(candidate.cost for group in groups.values() for candidate in group)
+        drawn = [candidate for group in groups.values() for candidate in _window(group, 2 * goal, total)]
         if len(drawn) < 2 or goal == 0:
             return request, cls(wholes, (), alive_U, 0, seed)
         count = round(goal / float(np.mean([candidate.cost for candidate in drawn])))
@@ -65,7 +70,7 @@ class WholeDrops:
         return keep_MU
 
     def remaining(self, measured: int, total: int) -> Draw:
-        """Sub-models that drop nothing but wholes, as many as it takes until each was dropped once; often none."""
+        """Sub-models that drop nothing but wholes: as many as it takes to drop each once; often none."""
         turns = -(-len(self.drawn) // self.count) if self.drawn else 0
         count = max(0, min(turns, total) - measured)
         return Draw(np.repeat(self.alive_U[None], count, axis=0), np.arange(count))
@@ -75,49 +80,29 @@ class WholeDrops:
         return np.array([importance_U[whole.units][self.alive_U[whole.units]].sum() for whole in self.wholes])
 
     def left_by(self, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The living units but those of wholes that a keep vector drops, bool [U]."""
+        """The living units except those of wholes that a keep vector drops, bool [U]."""
         left_U = self.alive_U.copy()
         for whole in self.wholes:
             left_U[whole.units] &= keep_U[whole.units].any()
         return left_U
 
     def _at_turn(self, turn: int) -> Whole:
-        """The whole whose turn it is: permutations of all that are drawn, consecutively."""
+        """The whole whose turn it is, by consecutive permutations of all that are drawn."""
         block, position = divmod(turn, len(self.drawn))
         order = np.random.default_rng([*self.seed, WHOLES_STREAM, block]).permutation(len(self.drawn))
         return self.drawn[int(order[position])]
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A whole of which something is left.
-
-    Attributes:
-        cost: parameters that its living units free.
-        prior: their mean prior.
-    """
+class _Candidate(NamedTuple):
+    """A whole, the parameters that its living units free, and their mean prior."""
 
     whole: Whole
     cost: int
     prior: float
 
-    @classmethod
-    def of(cls, whole: Whole, request: SampleRequest) -> _Candidate:
-        units = whole.units[request.alive_U[whole.units]]
-        return cls(whole, request.table.params_of(units), mean_prior(request.table, units, request.prior_U))
-
-
-def _alike(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
-    """Layers, attentions and MLPs, whose priors cannot be compared with each other's."""
-    groups: dict[str, list[_Candidate]] = {}
-    for candidate in candidates:
-        whole = candidate.whole
-        groups.setdefault("layer" if whole.is_layer else whole.name.rpartition(".")[2], []).append(candidate)
-    return list(groups.values())
-
 
 def _window(group: list[_Candidate], goal: float, total: int) -> list[_Candidate]:
-    """The lowest of a group by prior: its share of the goal, or two; all if the prior tells none apart."""
+    """The lowest of a group by prior: its share of the goal, but at least two; all if the priors are equal."""
     if len({candidate.prior for candidate in group}) <= 1:
         return group
     of_group, cost = sum(candidate.cost for candidate in group), 0

@@ -1,11 +1,13 @@
-"""Whole sub-layers and layers, which compete with the blocks of their own units: what is left of one is a block that
-gets cheaper as its units leave.
+"""Whole sub-layers and layers, which compete with the blocks of their own units.
+
+What is left of one is a block that gets cheaper as its units leave.
 
 Shape legend: W wholes, C chains, n blocks that leave consecutively.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +27,7 @@ class Remainders:
     """What is left of the wholes that may leave, while a selection goes on.
 
     Args:
-        keep_U: what selection has left so far; it changes while this is used.
+        keep_U: what the selection still keeps, bool [U]; the selection changes it.
     """
 
     def __init__(self, problem: SelectionProblem, chains: Chains, keep_U: NDArray[np.bool_]) -> None:
@@ -48,9 +50,7 @@ class Remainders:
         self._loss_B = np.where(measured_B, chains.importance_B, 0.0)  # what a block takes off its wholes' importance
         self._value_B = np.where(measured_B, chains.value_B, np.inf)  # measured wholes leave before unmeasured blocks
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int:
         return len(self._wholes)
 
     def owned_chains(self, whole: WholeBlock) -> NDArray[np.bool_]:
@@ -58,17 +58,17 @@ class Remainders:
         owned_C: NDArray[np.bool_] = self._owns_WC[whole.rank.number]
         return owned_C
 
-    def blocks(self) -> list[WholeBlock]:
-        """One for each whole of which something is left and that may leave."""
-        return [self._block(int(number)) for number in np.flatnonzero(self._allowed_W & (self._size_W > 0))]
+    def blocks(self, which_W: NDArray[np.bool_] | bool = True) -> list[WholeBlock]:
+        """One for each whole that may leave and of which something is left."""
+        return [self._block(int(number)) for number in np.flatnonzero(self._open_W & which_W)]
 
     def next(self, missing: int, before: SiteBlock | None) -> WholeBlock | None:
         """The lowest of those that cost no more than what is missing; None if `before` ranks lower still."""
-        may_W = self._allowed_W & (self._size_W > 0) & (self._cost_W <= missing)
-        if before is not None:  # those that were not measured are NaN, and leave after all others
+        may_W = self._cost_W <= missing
+        if before is not None and before.rank.tier == Tier.MEASURED:  # NaN, not measured, leave after all others
             per_W = self._cost_W if self._by_cost else self._size_W
-            may_W &= self._importance_W / np.maximum(per_W, 1) <= self._value_B[before.index]
-        lowest = min((self._block(int(number)) for number in np.flatnonzero(may_W)), key=_rank, default=None)
+            may_W &= self._importance_W / np.maximum(per_W, 1) <= before.rank.value
+        lowest = min(self.blocks(may_W), key=attrgetter("rank"), default=None)
         return lowest if before is None or lowest is None or lowest.rank < before.rank else None
 
     def may_precede(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.bool_]:
@@ -80,7 +80,7 @@ class Remainders:
         owns = self._owns_WC[rivals][:, chains.chain_B[blocks]]
 
         def left(whole_W: NDArray[Number], block_B: NDArray[Number]) -> NDArray[Number]:
-            """Of each whole before each block leaves."""
+            """What each whole has left before each block leaves, [W, n]."""
             taken = np.where(owns, block_B[blocks], block_B.dtype.type(0))[:, :-1]
             return np.subtract.accumulate(np.concatenate([whole_W[rivals, None], taken], axis=1), axis=1)
 
@@ -98,7 +98,7 @@ class Remainders:
         return np.asarray(precedes.any(axis=0))
 
     def _rivals(self, blocks: NDArray[np.int64], missing: int) -> NDArray[np.int64]:
-        """Wholes that might leave before one of some blocks, by bounds: those of the others cannot get low enough."""
+        """Wholes that might leave before one of some blocks; bounds show that no other can get low enough."""
         chain_n, loss = self._chains.chain_B[blocks], self._loss_B[blocks]
         cost_W = self._cost_W - self._taken(chain_n, self._chains.cost_B[blocks])
         size_W = self._size_W - self._taken(chain_n, self._chains.size_B[blocks])
@@ -107,7 +107,7 @@ class Remainders:
         before_W, after_W = (self._cost_W, cost_W) if self._by_cost else (self._size_W, size_W)
         value_W = lowest_W / np.maximum(np.where(lowest_W < 0, after_W, before_W), 1)
         highest = self._value_B[blocks].max(initial=-np.inf)
-        return np.flatnonzero(self._allowed_W & (self._size_W > 0) & (cost_W <= missing) & (value_W <= highest))
+        return np.flatnonzero(self._open_W & (cost_W <= missing) & (value_W <= highest))
 
     def lose(self, blocks: NDArray[np.int64]) -> None:
         """Blocks of single units have left, in this order."""
@@ -137,6 +137,10 @@ class Remainders:
                 self._count(number)
         self._look_up_allowed()
 
+    @property
+    def _open_W(self) -> NDArray[np.bool_]:
+        return np.asarray(self._allowed_W & (self._size_W > 0))
+
     def _look_up_allowed(self) -> None:
         """Which wholes may leave: layers only while enough of them stay."""
         table = self._problem.table
@@ -149,7 +153,7 @@ class Remainders:
         return units[self._keep_U[units]]
 
     def _count(self, number: int) -> None:
-        """Look up what is left of a whole, and by how much its sum of priors may be rounded from now on."""
+        """Look up what is left of a whole, and the largest rounding error that its sum of priors gets from now on."""
         table, units = self._problem.table, self._left_of(number)
         scored = units[table.scored_U[units]]
         prior = self._problem.prior_U[scored]
@@ -159,19 +163,15 @@ class Remainders:
 
     def _block(self, number: int) -> WholeBlock:
         problem, units, cost = self._problem, self._left_of(number), int(self._cost_W[number])
-        importance, liking = float(self._importance_W[number]), mean_prior(problem.table, units, problem.prior_U)
+        importance, prior = float(self._importance_W[number]), mean_prior(problem.table, units, problem.prior_U)
         if np.isnan(importance):
-            return WholeBlock(Rank(Tier.UNMEASURED_WHOLE, liking, 0.0, False, number), cost, units, np.inf)
+            return WholeBlock(Rank(Tier.UNMEASURED_WHOLE, prior, 0.0, False, number), cost, units, np.inf)
         per = cost if self._by_cost else len(units)
         value = importance / per
-        return WholeBlock(Rank(Tier.MEASURED, value, liking, False, number), cost, units, value * per)
-
-
-def _rank(block: WholeBlock) -> Rank:
-    return block.rank
+        return WholeBlock(Rank(Tier.MEASURED, value, prior, False, number), cost, units, value * per)
 
 
 def mean_prior(table: UnitTable, units: NDArray[np.int64], prior_U: NDArray[np.float64]) -> float:
-    """Of some units, but for what belongs to layers alone, which priors do not score; 0 if there is nothing else."""
+    """Of some units, except those that priors do not score (what belongs to layers alone); 0 if none is left."""
     scored = units[table.scored_U[units]]
     return float(prior_U[scored].mean()) if len(scored) else 0.0

@@ -23,7 +23,7 @@ import platformdirs
 from filelock import FileLock
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import whole_folder
+from bonsai_core.rundir import atomic_folder
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_ID = f"HuggingFaceTB/{MODEL_NAME}"
@@ -75,7 +75,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def _make(checkpoint: Path, cache: Path, progress: Callable[[str], None]) -> None:
     """Fetch, convert, and move into place in one step, so that nobody ever sees half a checkpoint."""
-    with whole_folder(checkpoint) as unfinished:
+    with atomic_folder(checkpoint) as unfinished:
         download = unfinished / "download"
         gguf = _find_gguf(cache, download, progress)
         progress(f"Converting {MODEL_NAME} to a checkpoint in {checkpoint} (once, about 20 seconds)")
@@ -162,7 +162,7 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from bonsai_core.upstream import set_origin_name
+    from bonsai_core.upstream import set_model_name
 
     # transformers draws three progress bars here; one of them (5.23) ignores the switch that turns them off.
     with contextlib.redirect_stderr(io.StringIO()):
@@ -174,7 +174,7 @@ def _convert(gguf: Path, checkpoint: Path) -> None:
             dtype=torch.float32,
         )
         # The GGUF file names a training run and has no limit for the tokenizer.
-        set_origin_name(model.config, MODEL_ID)
+        set_model_name(model.config, MODEL_ID)
         tokenizer.model_max_length = CONTEXT_LENGTH
         tokenizer.save_pretrained(checkpoint)
         model.save_pretrained(checkpoint)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.rundir import write_whole
+from bonsai_core.rundir import write_atomically
 from bonsai_core.sweep.page import page
 from bonsai_core.sweep.plots import draw_all
 from bonsai_core.sweep.record import Results
@@ -21,10 +21,10 @@ def write_results(results: Results, plots: Sequence[Plot], directory: Path) -> N
         BonsaiError: the disk is full or not writable.
     """
     try:
-        write_whole(directory / "results.json", results.to_json().encode())
-        write_whole(directory / "results.md", markdown(results).encode())
+        write_atomically(directory / "results.json", results.to_json().encode())
+        write_atomically(directory / "results.md", markdown(results).encode())
         svgs = draw_all(plots, results, directory / "plots")
-        write_whole(directory / "results.html", page(results, svgs).encode())
+        write_atomically(directory / "results.html", page(results, svgs).encode())
     except OSError as error:
         raise BonsaiError(
             f"Cannot write the results to {directory}: {error.strerror or error}. The runs are safe; make room or "

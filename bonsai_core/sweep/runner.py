@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import MeasurementCache, run
-from bonsai_core.engine.lifecycle import resume
+from bonsai_core.engine.lifecycle import resume_run
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
-from bonsai_core.rundir.files import refuse_other_than_folder
+from bonsai_core.rundir.files import refuse_other_than
 from bonsai_core.sources import with_absolute_paths
 from bonsai_core.sweep.expand import SweepRun
 
@@ -109,7 +109,7 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, cache: Measur
     try:
         if RunDirectory(path).config_path.is_file():
             # The settings are those of the sweep's file, see `_refuse_other_settings`; so is the trust.
-            result = resume(path, trust_remote_code=True, registry=registry, cache=cache)
+            result = resume_run(path, trust_remote_code=True, registry=registry, cache=cache)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
@@ -130,7 +130,7 @@ def _finished(run_: SweepRun, directory: Path) -> Outcome | None:
 
 def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
     path = directory / run_.name
-    refuse_other_than_folder(path)
+    refuse_other_than("folder", path)
     if not RunDirectory(path).config_path.is_file():
         return
     files = RunDirectory.open(path)

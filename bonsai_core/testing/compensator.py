@@ -9,16 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import (
-    Compensator,
-    InputCompensator,
-    Removal,
-    Repair,
-    Statistic,
-    TextCompensator,
-    WeightCompensator,
-)
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
+from bonsai_core.contracts import Compensator, Removal, Repair, TextCompensator, WeightCompensator
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
 TOKENS, OUT = 96, 10
@@ -33,35 +25,36 @@ class CompensatorContract(ComponentContract[Compensator]):
             repair = repaired(self.make(), [inputs], weight, keep)
             wanted = {"weight": (OUT, int(keep.sum()), channels), "bias": (OUT,)}
             for name, given in _given(repair).items():
-                assert given.shape == wanted[name], f"a {name} of {wanted[name]} was wanted, not {tuple(given.shape)}"
+                assert given.shape == wanted[name], f"a {name} of {wanted[name]} is expected, not {tuple(given.shape)}"
                 assert given.isfinite().all(), f"not finite: {given}"
 
     def test_what_is_not_announced_is_not_given(self) -> None:
         compensator = self.make()
-        repair = repaired(compensator, *_in_one_batch(12, 4))
+        inputs, weight, keep = _example()
+        repair = repaired(compensator, [inputs], weight, keep)
         assert repair.weight is None or compensator.changes_weights, "a weight was given; set changes_weights = True"
         assert repair.bias is None or compensator.adds_bias, "a bias was given; set adds_bias = True"
 
     def test_keeping_all_changes_nothing(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         repair = repaired(self.make(), [inputs], weight, torch.ones_like(keep))
         assert repair.bias is None or not repair.bias.any(), f"nothing was removed, and the bias changed: {repair.bias}"
         assert repair.weight is None or torch.equal(repair.weight.float(), weight), "nothing was removed"
 
     def test_keeping_nothing_is_no_error(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         repair = repaired(self.make(), [inputs], weight, torch.zeros_like(keep))
         assert all(given.isfinite().all() for given in _given(repair).values()), "not finite"
 
     def test_splitting_the_batches_changes_nothing(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         whole = _given(repaired(self.make(), [inputs], weight, keep))
         split = _given(repaired(self.make(), list(torch.split(inputs, [1, 31, 64])), weight, keep))
         for name, given in whole.items():
             torch.testing.assert_close(split[name], given, rtol=ROUNDING, atol=ROUNDING)
 
     def test_permuting_what_is_kept_permutes_the_repair(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         order = torch.arange(11, -1, -1)
         given = _given(repaired(self.make(), [inputs], weight, keep))
         permuted = _given(repaired(self.make(), [inputs[:, order]], weight[:, order], keep[order]))
@@ -71,36 +64,33 @@ class CompensatorContract(ComponentContract[Compensator]):
             torch.testing.assert_close(permuted[name], expected, rtol=ROUNDING, atol=ROUNDING)
 
     def test_repair_never_moves_the_output_further_away(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         repair = repaired(self.make(), [inputs], weight, keep)
         dense = torch.einsum("tuc,ouc->to", inputs.double(), weight.double())
 
         def error(kept_weight: Tensor, bias: Tensor | None) -> Tensor:
-            found = torch.einsum("tuc,ouc->to", inputs[:, keep].double(), kept_weight.double())
-            return (found + (0 if bias is None else bias.double()) - dense).square().mean()
+            output = torch.einsum("tuc,ouc->to", inputs[:, keep].double(), kept_weight.double())
+            return (output + (0 if bias is None else bias.double()) - dense).square().mean()
 
         before = error(weight[:, keep], None)
         after = error(weight[:, keep] if repair.weight is None else repair.weight, repair.bias)
         assert after <= before * (1 + ROUNDING), f"squared error {before:.4g} before repair, {after:.4g} after"
 
     def test_what_it_is_given_is_not_changed(self) -> None:
-        inputs, weight, keep = _example(12, 4)
+        inputs, weight, keep = _example()
         compensator = self.make()
-        given = {"inputs": inputs, "weight": weight, "keep": keep}
-        before = {name: tensor.clone() for name, tensor in given.items()}
-        if isinstance(compensator, TextCompensator):
-            statistic = _statistic(compensator, [inputs])
-            given["total"], before["total"] = statistic.total, statistic.total.clone()
-            with torch.inference_mode():
-                compensator.repair(Removal(weight, keep), statistic)
-        else:
-            repaired(compensator, [inputs], weight, keep)
-        for name, tensor in given.items():
-            assert torch.equal(tensor, before[name]), f"{name} was changed in place"
+        with unchanged(inputs=inputs, weight=weight, keep=keep), torch.inference_mode():
+            if isinstance(compensator, TextCompensator):
+                statistic = statistic_of(compensator, [inputs])
+                with unchanged(total=statistic.total):
+                    compensator.repair(Removal(weight, keep), statistic)
+            else:
+                repaired(compensator, [inputs], weight, keep)
 
     def test_no_global_rng_is_read(self) -> None:
         def all_numbers() -> NDArray[np.float64]:
-            given = _given(repaired(self.make(), *_in_one_batch(12, 4)))
+            inputs, weight, keep = _example()
+            given = _given(repaired(self.make(), [inputs], weight, keep))
             return np.concatenate([np.zeros(1), *(tensor.double().flatten().numpy() for tensor in given.values())])
 
         assert_no_global_rng(all_numbers)
@@ -111,19 +101,10 @@ def repaired(compensator: Compensator, batches: Sequence[Tensor], weight: Tensor
     removal = Removal(weight, keep)
     with torch.inference_mode():
         if isinstance(compensator, TextCompensator):
-            return compensator.repair(removal, _statistic(compensator, batches))
+            return compensator.repair(removal, statistic_of(compensator, batches))
         kinds = "inherit WeightCompensator, InputCompensator or MomentCompensator"
         assert isinstance(compensator, WeightCompensator), kinds
         return compensator.repair(removal)
-
-
-def _statistic(compensator: TextCompensator, batches: Sequence[Tensor]) -> Statistic:
-    """What the compensator receives for batches of inputs, [tokens, units, channels]."""
-    if isinstance(compensator, InputCompensator):
-        total = torch.stack([compensator.accumulate(batch).double() for batch in batches]).sum(dim=0)
-    else:
-        total = second_moments(batches)
-    return Statistic(total, sum(len(batch) for batch in batches))
 
 
 def _given(repair: Repair) -> dict[str, Tensor]:
@@ -132,13 +113,8 @@ def _given(repair: Repair) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in both.items() if tensor is not None}
 
 
-def _in_one_batch(units: int, channels: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    inputs, weight, keep = _example(units, channels)
-    return [inputs], weight, keep
-
-
-def _example(units: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs [tokens, units, channels] whose means are not zero, a weight [out, units, channels], half of it kept."""
+def _example(units: int = 12, channels: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs [tokens, units, channels] with means, a weight [out, units, channels], and which half of it is kept."""
     generator = torch.Generator().manual_seed(units)
     mean = torch.randn(units, channels, generator=generator)
     inputs = mean + torch.randn(TOKENS, units, channels, generator=generator)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from bonsai_core.contracts import Component
+from bonsai_core.contracts import (
+    Component,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    Statistic,
+    TextCompensator,
+    TextPrior,
+)
 
 C = TypeVar("C", bound=Component)
 
@@ -57,7 +65,7 @@ class ComponentContract(ABC, Generic[C]):
 
 @contextmanager
 def global_rng_kept() -> Iterator[None]:
-    """While open, the global random number generators may be seeded; afterwards they are as before."""
+    """Restore the global random number generators after the block."""
     before = _states()
     try:
         yield
@@ -68,7 +76,7 @@ def global_rng_kept() -> Iterator[None]:
 
 
 def assert_no_global_rng(compute: Callable[[], NDArray[Any]]) -> None:
-    """`compute` gives the same whatever the global generators hold, and leaves them as they are."""
+    """`compute` returns the same for any state of the global generators, and does not change it."""
     results = []
     with global_rng_kept():
         for seed in (1, 2):
@@ -90,7 +98,28 @@ def _same_states(a: tuple[Any, Any, torch.Tensor], b: tuple[Any, Any, torch.Tens
     return a[0] == b[0] and numpy_same and torch.equal(a[2], b[2])
 
 
-def second_moments(batches: Sequence[Tensor]) -> Tensor:
-    """What a `MomentPrior` receives for inputs [tokens, units, channels] and hidden states of size 1."""
+@contextmanager
+def unchanged(**tensors: Tensor) -> Iterator[None]:
+    """The block must not change these tensors."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    yield
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, before[name]), f"{name} was changed in place"
+
+
+def statistic_of(reader: TextPrior | TextCompensator, batches: Sequence[Tensor]) -> Statistic:
+    """What a prior or compensator receives for batches of inputs, [tokens, units, channels].
+
+    Second moments are those for hidden states of size 1.
+    """
     rows = torch.cat([batch.flatten(1) for batch in batches])
-    return rows.T @ rows
+    if isinstance(reader, InputPrior | InputCompensator):
+        parts = [reader.accumulate(batch) for batch in batches]
+        for part, batch in zip(parts, batches, strict=True):
+            assert len(part) == batch.shape[1], f"accumulate() must return [units, ...], not {tuple(part.shape)}"
+    elif isinstance(reader, LayerPrior):
+        states = [(batch.flatten(1), batch.flatten(1) + batch.flatten(1).abs().sqrt()) for batch in batches]
+        parts = [reader.accumulate(before, after) for before, after in states]
+    else:
+        return Statistic(rows.T @ rows, len(rows))
+    return Statistic(torch.stack([part.double() for part in parts]).sum(dim=0), len(rows))

@@ -21,12 +21,11 @@ class EstimatorContract(ComponentContract[Estimator]):
     randomness hold for them.
 
     Attributes:
-        least_tau: Kendall's tau to a planted ranking that has to be reached with many sub-models.
-        tolerance: largest change, relative to the largest importance, that an iterative fit may show when units
-            or sub-models come in another order.
+        minimum_tau: Kendall's tau to a planted ranking that has to be reached with many sub-models.
+        tolerance: largest change, relative to the largest importance, when units or sub-models are permuted.
     """
 
-    least_tau = 0.8
+    minimum_tau = 0.8
     tolerance = 1e-3
 
     def test_one_finite_importance_per_unit(self) -> None:
@@ -45,7 +44,7 @@ class EstimatorContract(ComponentContract[Estimator]):
             return
         for scale in (1.0, 1e-4):
             tau = kendalltau(self._fit(measured(scale=scale)), planted()).statistic
-            assert tau > self.least_tau, f"Kendall's tau {tau:.2f} with utilities of size {scale}"
+            assert tau > self.minimum_tau, f"Kendall's tau {tau:.2f} with utilities of size {scale}"
 
     def test_constant_utilities_add_no_ranking_of_their_own(self) -> None:
         if not self.make().needs_measurements:
@@ -59,8 +58,7 @@ class EstimatorContract(ComponentContract[Estimator]):
                 assert spread == 0, f"utilities of {constant} throughout gave importances that differ by {spread:.3g}"
 
     def test_permuting_units_permutes_importances(self) -> None:
-        m = measured()
-        order = np.random.default_rng(1).permutation(NUM_UNITS)
+        m, order = measured(), np.random.default_rng(1).permutation(NUM_UNITS)
         permuted = Measurements(
             m.keep_MU[:, order], m.utility_M, m.group_M, m.prior_U[order], m.site_U[order], m.cost_U[order]
         )
@@ -118,8 +116,7 @@ def planted(num_units: int = NUM_UNITS) -> NDArray[np.float64]:
 def measured(num_units: int = NUM_UNITS, num_submodels: int = MANY, scale: float = 1.0) -> Measurements:
     """Pairs of complementary sub-models, whose utility is what they keep, plus noise.
 
-    The prior knows nothing of the planted importances: what is learnt comes from the measurements. The arrays are
-    read-only: an estimator that changes them raises.
+    The prior is independent of the planted importances. The arrays are read-only: changing them raises.
     """
     rng = np.random.default_rng(num_units)
     drawn_PU = rng.random(((num_submodels + 1) // 2, num_units)) < 0.5

@@ -10,19 +10,17 @@ GROUP_PARAMS, CHANNEL_PARAMS, FIXED_PARAMS, EMBEDDINGS = 640, 96, 64, 5000
 def example_table(
     num_layers: int = 4, num_groups: int = 4, width: int = 24, *, layers_leave: bool = False
 ) -> UnitTable:
-    """Sites of `num_layers` layers, attention and MLP by turns; norms cost `FIXED_PARAMS` a layer."""
-    sites: list[Site] = []
-    first = 0
-    sizes: tuple[tuple[SiteKind, int, int, int], ...] = (
+    """Attention and MLP of `num_layers` layers, whose norms cost `FIXED_PARAMS` each."""
+    sizes: list[tuple[SiteKind, int, int, int]] = [
         ("attention", num_groups, GROUP_PARAMS, 8),
         ("mlp", width, CHANNEL_PARAMS, 1),
-    )
+    ]
+    sizes += [("layer", 1, FIXED_PARAMS, 0)] if layers_leave else []
+    sites: list[Site] = []
     for layer in range(num_layers):
         for kind, num_units, params, channels in sizes:
-            sites.append(Site(f"layers.{layer}.{kind}", layer, kind, first, num_units, params, channels))
-            first += num_units
-        if layers_leave:
-            sites.append(Site(f"layers.{layer}", layer, "layer", first, 1, FIXED_PARAMS, 0))
-            first += 1
+            name = f"layers.{layer}" if kind == "layer" else f"layers.{layer}.{kind}"
+            first = sites[-1].units.stop if sites else 0
+            sites.append(Site(name, layer, kind, first, num_units, params, channels))
     decoder = num_layers * (num_groups * GROUP_PARAMS + width * CHANNEL_PARAMS + FIXED_PARAMS)
     return UnitTable(tuple(sites), decoder, decoder + EMBEDDINGS)

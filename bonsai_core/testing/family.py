@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,7 @@ class FamilyContract(ABC):
     def make_model(self) -> Any:
         """A new causal LM of the family, float32, on the CPU, with the same weights at every call.
 
-        Random weights do; let them be large (a standard deviation of 0.2), so that every unit matters.
+        Random weights are fine, but large ones (a standard deviation of 0.2), so that every unit matters.
         """
 
     def test_every_layer_has_its_sites(self) -> None:
@@ -90,12 +91,9 @@ class FamilyContract(ABC):
         subject = self._subject()
         dense = logits(subject.model)
         for keep_U in keep_vectors(subject.table):
-            try:
-                with subject.masked(keep_U):
-                    logits(subject.model)
-                    raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                pass
+            with suppress(KeyboardInterrupt), subject.masked(keep_U):
+                logits(subject.model)
+                raise KeyboardInterrupt
         assert not has_hooks(subject.model)
         assert torch.equal(logits(subject.model), dense)
 
@@ -104,8 +102,8 @@ class FamilyContract(ABC):
 
 
 def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
-    """Lightly and heavily pruned, ragged across layers; with whole sub-layers gone, the first attention too; and with
-    the first layer gone, where layers can leave."""
+    """Lightly and heavily pruned, with other widths in every layer; without some whole sub-layers, the first attention
+    among them; and without the first layer, if layers can leave."""
     rng = np.random.default_rng(0)
     ragged = []
     for share in (0.2, 0.6):
@@ -131,7 +129,7 @@ def keep_vectors(table: UnitTable) -> list[NDArray[np.bool_]]:
 
 
 def _without_first(table: UnitTable, site: Site) -> NDArray[np.bool_]:
-    """A keep vector that drops the first unit of a site; where a whole layer is the unit, all of it."""
+    """A keep vector that drops the first unit of a site; if this is a whole layer, all of it."""
     keep_U = table.keep_all()
     keep_U[site.first] = False
     if site.leaves_with_layer:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bonsai_core.contracts import Answers, ChoiceMetric, DenseTokens, TokenMetric
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, unchanged
 
 TOKENS, VOCABULARY = 300, 50
 PEAK = 3.0
@@ -59,10 +59,8 @@ class TokenMetricContract(ComponentContract[TokenMetric]):
     def test_what_it_is_given_is_not_changed(self) -> None:
         dense, targets = _example()
         logits = _worse(dense, 1.0)
-        before = logits.clone(), targets.clone(), dense.clone()
-        self._per_token(logits, targets, dense)
-        for name, now, then in zip(("logits", "targets", "dense"), (logits, targets, dense), before, strict=True):
-            assert torch.equal(now, then), f"per_token() changed {name} in place"
+        with unchanged(logits=logits, targets=targets, dense=dense):
+            self._per_token(logits, targets, dense)
 
     def test_no_global_rng_is_read(self) -> None:
         dense, targets = _example()

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import InputPrior, LayerPrior, Prior, SiteView, Statistic, TextPrior, WeightPrior
-from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, second_moments
+from bonsai_core.contracts import Prior, SiteView, TextPrior, WeightPrior
+from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
 FLOAT16_MAX = 65504.0
@@ -30,30 +30,30 @@ class PriorContract(ComponentContract[Prior]):
             assert (score_U >= 0).all(), f"negative: {score_U}"
 
     def test_splitting_the_batches_changes_nothing(self) -> None:
-        inputs, weight = _example(12, 4)
+        inputs, weight = _example()
         whole_U = score(self.make(), [inputs], weight)
         for sizes in ([1, 31, 64], [1] * TOKENS):
             split_U = score(self.make(), list(torch.split(inputs, sizes)), weight)
             np.testing.assert_allclose(split_U, whole_U, rtol=ROUNDING, err_msg=f"batches of {sizes} tokens")
 
     def test_permuting_units_permutes_scores(self) -> None:
-        inputs, weight = _example(12, 4)
+        inputs, weight = _example()
         order = np.random.default_rng(0).permutation(12)
         score_U = score(self.make(), [inputs], weight)
         permuted_U = score(self.make(), [inputs[:, order]], weight[:, order], unit_ids=order)
         np.testing.assert_allclose(permuted_U, score_U[order], rtol=ROUNDING)
 
     def test_the_same_seed_gives_the_same_scores(self) -> None:
-        inputs, weight = _example(12, 4)
+        inputs, weight = _example()
         first_U, second_U = (score(self.make(), [inputs], weight) for _ in range(2))
         np.testing.assert_array_equal(first_U, second_U)
 
     def test_no_global_rng_is_read(self) -> None:
-        inputs, weight = _example(12, 4)
+        inputs, weight = _example()
         assert_no_global_rng(lambda: score(self.make(), [inputs], weight))
 
     def test_the_extremes_of_half_precision_stay_finite(self) -> None:
-        inputs, weight = _example(12, 4)
+        inputs, weight = _example()
         extremes = {
             "the largest float16": inputs.sign() * FLOAT16_MAX,
             "float16": inputs.half().float(),
@@ -68,18 +68,15 @@ class PriorContract(ComponentContract[Prior]):
 
     def test_what_it_is_given_is_not_changed(self) -> None:
         prior = self.make()
-        inputs, weight = _example(12, 4)
-        inputs_before, weight_before = inputs.clone(), weight.clone()
+        inputs, weight = _example()
         view = SiteView(weight, np.arange(12), SEED)
-        if isinstance(prior, TextPrior):
-            statistic = _statistic(prior, [inputs], units=12)
-            total_before = statistic.total.clone()
-            prior.score(view, statistic)
-            assert torch.equal(statistic.total, total_before), "score() changed the total in place"
-        else:
-            _score(prior, view, [inputs])
-        assert torch.equal(inputs, inputs_before), "accumulate() changed its inputs in place"
-        assert torch.equal(weight, weight_before), "score() changed the weight in place"
+        with unchanged(inputs=inputs, weight=weight):
+            if isinstance(prior, TextPrior):
+                statistic = statistic_of(prior, [inputs])
+                with unchanged(total=statistic.total):
+                    prior.score(view, statistic)
+            else:
+                _score(prior, view, [inputs])
 
 
 def score(
@@ -93,33 +90,13 @@ def score(
 
 def _score(prior: Prior, view: SiteView, batches: Sequence[Tensor]) -> Tensor:
     if isinstance(prior, TextPrior):
-        return prior.score(view, _statistic(prior, batches, units=view.weight.shape[1]))
+        return prior.score(view, statistic_of(prior, batches))
     assert isinstance(prior, WeightPrior), "inherit WeightPrior, InputPrior, LayerPrior or MomentPrior"
     return prior.score(view)
 
 
-def _statistic(prior: TextPrior, batches: Sequence[Tensor], units: int) -> Statistic:
-    """What the prior receives for batches of inputs, [tokens, units, channels]."""
-    num_tokens = sum(len(batch) for batch in batches)
-    if isinstance(prior, InputPrior):
-        parts = [prior.accumulate(batch).double() for batch in batches]
-        for part in parts:
-            assert part.shape[0] == units, f"accumulate() must lead with units; it gave {tuple(part.shape)}"
-    elif isinstance(prior, LayerPrior):
-        parts = [prior.accumulate(*_layer_states(batch)).double() for batch in batches]
-    else:
-        return Statistic(second_moments(batches), num_tokens)
-    return Statistic(torch.stack(parts).sum(dim=0), num_tokens)
-
-
-def _layer_states(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states before and after a layer, [tokens, hidden], for which the inputs stand in."""
-    before = inputs.flatten(1)
-    return before, before + before.abs().sqrt()
-
-
-def _example(units: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Inputs [tokens, units, channels], of different size in every channel, and a weight [out, units, channels]."""
+def _example(units: int = 12, channels: int = 4) -> tuple[Tensor, Tensor]:
+    """Inputs [tokens, units, channels] of different sizes by channel, and a weight [out, units, channels]."""
     generator = torch.Generator().manual_seed(units)
     size = torch.rand(units, channels, generator=generator) + 0.1
     inputs = torch.randn(TOKENS, units, channels, generator=generator) * size

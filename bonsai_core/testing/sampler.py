@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from bonsai_core.testing.examples import example_table
 class SamplerContract(ComponentContract[Sampler]):
     """Inherit, and let `make` return the sampler.
 
-    A sequential sampler is asked as the engine asks it: until nothing is left to draw, or it draws nothing.
+    A sequential sampler is called as by the engine, until nothing is left to draw or it draws nothing.
     """
 
     def test_keep_vectors_and_groups_have_the_shapes_and_types_asked_for(self) -> None:
@@ -35,10 +36,10 @@ class SamplerContract(ComponentContract[Sampler]):
     def test_every_site_keeps_its_smallest_number_of_units(self) -> None:
         for request in requests():
             keep_MU = self._draw(request).keep_MU
-            for site, enough in zip(request.table, request.minimum_S, strict=True):
-                least = min(int(enough), int(request.alive_U[site.units].sum()))
+            for site, minimum in zip(request.table, request.minimum_S, strict=True):
+                enough = min(int(minimum), int(request.alive_U[site.units].sum()))
                 kept_M = keep_MU[:, site.units].sum(axis=1)
-                assert (kept_M >= least).all(), f"{site.name} has {kept_M.min()} units left, fewer than {least}"
+                assert (kept_M >= enough).all(), f"{site.name} has {kept_M.min()} units left, fewer than {enough}"
 
     def test_sub_models_drop_the_share_asked_for_on_average(self) -> None:
         for drop_fraction in (0.05, 0.1, 0.25):
@@ -68,37 +69,33 @@ class SamplerContract(ComponentContract[Sampler]):
         if not self.make().sequential:
             return
         for request in requests():
-            left, rng = request.num_submodels, np.random.default_rng(0)
-            first = True
-            while left:
-                draw = self.make().sample(replace(request, num_submodels=left), rng)
+            left = request.num_submodels
+            for number, draw in enumerate(self._draws(request)):
                 assert len(draw.keep_MU) <= left, f"{len(draw.keep_MU)} drawn, {left} left"
-                assert len(draw.keep_MU) or not first, "the first draw is empty"
-                if not len(draw.keep_MU):
-                    break
+                assert len(draw.keep_MU) or number, "the first draw is empty"
                 left -= len(draw.keep_MU)
-                first = False
-                request = replace(request, evidence=_evidence(request))
+
+    def _draws(self, request: SampleRequest, seed: int = 0) -> Iterator[Draw]:
+        """All draws of a round; just one, unless the sampler is sequential."""
+        sampler, rng, left = self.make(), np.random.default_rng(seed), request.num_submodels
+        while left > 0:
+            draw = sampler.sample(replace(request, num_submodels=left), rng)
+            yield draw
+            left -= len(draw.keep_MU) if sampler.sequential and len(draw.keep_MU) else left
+            request = replace(request, evidence=_evidence(request))
 
     def _draw(self, request: SampleRequest, seed: int = 0) -> Draw:
         """All of a round's sub-models."""
-        sampler, rng = self.make(), np.random.default_rng(seed)
-        keeps = np.zeros((0, len(request.table)), dtype=bool)
-        groups = np.zeros(0, dtype=np.int64)
-        while len(keeps) < request.num_submodels:
-            draw = sampler.sample(replace(request, num_submodels=request.num_submodels - len(keeps)), rng)
-            if not sampler.sequential:
-                return draw
-            if not len(draw.keep_MU):
-                break
+        first, *others = self._draws(request, seed)
+        keeps, groups = first.keep_MU, first.group_M
+        for draw in others:
             keeps = np.concatenate([keeps, draw.keep_MU])
-            groups = np.concatenate([groups, draw.group_M + (groups.max() + 1 if len(groups) else 0)])
-            request = replace(request, evidence=_evidence(request))
+            groups = np.concatenate([groups, draw.group_M + groups.max() + 1])
         return Draw(keeps, groups)
 
 
 def _evidence(request: SampleRequest) -> Evidence:
-    """Importances that say little, of all living units: some sites look as if they could go altogether."""
+    """Random importances of all living units: some sites seem to be worth nothing at all."""
     importance_U = np.full(len(request.table), np.nan)
     for site in request.table:
         ids = np.flatnonzero(request.alive_U[site.units]) + site.first
@@ -107,7 +104,7 @@ def _evidence(request: SampleRequest) -> Evidence:
 
 
 def requests() -> list[SampleRequest]:
-    """What a sampler meets in runs: first and late rounds, few sub-models, priors that say nothing, tiny sites.
+    """What a sampler meets in runs: first and late rounds, few sub-models, constant priors, tiny sites.
 
     The arrays are read-only: a sampler that changes them raises.
     """

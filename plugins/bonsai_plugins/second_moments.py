@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def damped(moments: Tensor, damping: float) -> Tensor:
-    """A copy with `damping` times the mean diagonal added to the diagonal, in float64, which MPS leaves to the CPU.
+    """A float64 copy with `damping` times the mean diagonal added to the diagonal; on the CPU if they are on MPS.
 
-    Channels that never carry anything are left with the damping; if none ever does, it counts as 1.
+    Channels that are always 0 have the damping alone; if all are, 1 is added.
     """
     device = "cpu" if moments.device.type == "mps" else moments.device
     wide = moments.to(device, copy=True).double()
@@ -21,7 +21,7 @@ def damped(moments: Tensor, damping: float) -> Tensor:
 
 
 def cholesky(moments: Tensor) -> Tensor:
-    """Lower Cholesky factors [..., channels, channels]; with as little more damping as rounding makes necessary."""
+    """Lower Cholesky factors [..., channels, channels], with more damping only if rounding makes it necessary."""
     import torch
 
     factor: Tensor

@@ -1,4 +1,4 @@
-"""Forward latency of two models, side by side, and how much memory is free for having both."""
+"""Forward latency of models side by side, and memory that is free or was held."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WARM_UP = 1
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now; for CPU and MPS that of the machine."""
+    """Memory that is free on a device now; for CPU and MPS, on the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has held so far: of the device on CUDA, else resident memory."""
+    """The largest memory that this process has held so far: of the device on CUDA, else resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -36,7 +36,7 @@ def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int)
     """Medians [sides, times], the sides taking turns, so that a machine whose speed changes is fair to all of them.
 
     Args:
-        sides: each does its work once and returns the times that it took, in seconds, equally many for all.
+        sides: each runs once and returns the times that it took in seconds, the same number of them for all.
         repeats: how often each is timed, after a warm-up.
     """
     seconds_RST = np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)
@@ -62,7 +62,7 @@ def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> t
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class LayerByLayer:
     """Hidden states of some windows on their way through the decoder layers.
 
-    What is wanted of one layer stands in memory for that layer only, at the price of the hidden states of all windows:
-    tokens x hidden size, in the model's type. Layers are called with what the model itself calls them with, recorded
-    once on a single window.
+    Results of one layer need memory for that layer only, at the price of the hidden states of all windows: tokens x
+    hidden size, in the model's type. Layers get the arguments that the model itself passes to them, recorded once on a
+    single window.
 
     Args:
         passes: forward passes over the model; their batch size is used, and shrunk when memory runs out.
-        layers: the model's decoder layers.
         windows_NT: int64 [windows, sequence].
     """
 
@@ -41,8 +41,8 @@ class LayerByLayer:
         """Put all windows through layer `index`; layers must be taken in order.
 
         Args:
-            after_batch: told the hidden states that left the layer, [windows, sequence, hidden], after every batch
-                that went through whole.
+            after_batch: receives the hidden states that left the layer, [windows, sequence, hidden], of every batch
+                that did not run out of memory.
         """
         args, kwargs = self._calls[index]
 
@@ -57,13 +57,13 @@ class LayerByLayer:
         for rows, hidden in self._passes.in_batches(len(self._hidden_NTH), run):
             self._hidden_NTH[rows] = hidden
             after_batch(hidden)
-            # A layer is its share of a pass; summed over the layers the shares are whole.
+            # A layer counts as its share of a pass; over all layers, whole tokens add up.
             share = tokens * len(hidden)
             self._passes.count(share * (index + 1) // layers - share * index // layers)
 
 
 class _ReachedError(Exception):
-    """The first layer has been reached; nothing behind it is needed."""
+    """The first layer has been reached; the rest of the pass is not needed."""
 
 
 def _first_inputs(passes: Passes, first: nn.Module, windows_NT: NDArray[np.int64]) -> Tensor:
@@ -81,37 +81,31 @@ def _first_inputs(passes: Passes, first: nn.Module, windows_NT: NDArray[np.int64
             return reached.pop()
         raise AssertionError("the model does not call its first decoder layer")
 
-    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    with first.register_forward_pre_hook(stop, with_kwargs=True):
         whole: Tensor | None = None
         for rows, hidden in passes.in_batches(len(windows_NT), embed):
             whole = hidden.new_empty(len(windows_NT), *hidden.shape[1:]) if whole is None else whole
             whole[rows] = hidden
-    finally:
-        handle.remove()
     assert whole is not None  # there is a window
     return whole
 
 
 def _record_calls(passes: Passes, layers: Sequence[nn.Module], window_NT: NDArray[np.int64]) -> list[Call]:
-    """What every layer is called with beside the hidden states, at a batch of one window: all of it broadcasts."""
+    """The arguments of every layer besides the hidden states, for a batch of one window: all of them broadcast."""
     calls: list[Call] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(_split(args, kwargs)[1])
 
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
-    try:
-        with torch.inference_mode():
-            _forward(passes, window_NT)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(record, with_kwargs=True))
+        _forward(passes, window_NT)
     return calls
 
 
 def _for_batch(value: Any, size: int) -> Any:
-    """An attention mask of one window as that of a batch: some layers (XGLM) check its size."""
+    """The attention mask of one window, expanded to a batch: some layers (XGLM) check its size."""
     is_mask = isinstance(value, Tensor) and value.ndim == MASK_DIMENSIONS and len(value) == 1
     return value.expand(size, *value.shape[1:]) if is_mask else value
 

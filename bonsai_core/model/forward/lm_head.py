@@ -1,4 +1,4 @@
-"""From last hidden states to logits, as the model itself gets there."""
+"""From last hidden states to logits, as in the model itself."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 from bonsai_core.model.causal_lm import CausalLM
 
+ROWS = 4096
+"""At most this many rows of the projection are held in float32 at once."""
+
 
 class Head:
-    """The output embeddings of a causal LM, and what its family does to their logits.
-
-    Args:
-        model: a transformers causal LM.
-    """
+    """The output embeddings of a causal LM, and what its family does to their logits."""
 
     def __init__(self, model: CausalLM) -> None:
         self.projection: nn.Linear = model.get_output_embeddings()
@@ -36,19 +35,16 @@ class Head:
         logits = logits.float() / self._scaling
         return logits if self._cap is None else (logits / self._cap).tanh() * self._cap
 
-    def average(self, p: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    def average(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """The linear function of the hidden state that gives the logits' average under p [tokens, vocabulary].
-
-        Args:
-            num_rows: so many rows of the projection stand in float32 at once.
 
         Returns:
             float32 [tokens, hidden] and [tokens]: what the hidden state is multiplied with, and what is added.
         """
         weight, bias = self.projection.weight, self.projection.bias
         row = p.new_zeros(len(p), weight.shape[1])
-        for first in range(0, len(weight), num_rows):
-            rows = slice(first, first + num_rows)
+        for first in range(0, len(weight), ROWS):
+            rows = slice(first, first + ROWS)
             row += p[:, rows] @ weight[rows].float()
         constant = p @ bias.float() if bias is not None else p.new_zeros(len(p))
         return row / self._scaling, constant / self._scaling

@@ -1,25 +1,27 @@
-"""Second moments of what sites read, collected a layer at a time."""
+"""Second moments of what sites read, collected layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.layerwise import LayerByLayer
 from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.statistics import on_input
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
 CHUNK_ROWS = 2048
 """At most this many tokens are held in float32 at once."""
 BLOCK = 384
-"""Products are symmetric: above the diagonal blocks of this many channels they are not computed."""
+"""Products are symmetric: above the diagonal, blocks of this many channels are not computed."""
 
 
 def collect_moments(
@@ -27,14 +29,14 @@ def collect_moments(
     passes: Passes,
     windows_NT: NDArray[np.int64],
     keep_U: NDArray[np.bool_],
-    found: Callable[[Site, Tensor], None],
+    receive: Callable[[Site, Tensor], None],
 ) -> None:
     """Second moments of the sub-model under `keep_U`, as `MomentPrior` describes them.
 
     Those of one layer are held in memory at a time: channels squared per site, in float32.
 
     Args:
-        found: receives each site's moments [channels, channels] of the units kept, in the order of the layers.
+        receive: gets each site's moments [channels, channels] of the units kept, in the order of the layers.
 
     Raises:
         BonsaiError: a site reads numbers that are not finite.
@@ -50,7 +52,7 @@ def collect_moments(
                         f"{site.name} reads numbers that are not finite, so nothing can be fitted to them. "
                         f"Try --dtype float32 or bfloat16, or another --dataset."
                     )
-                found(site, _select_alive(subject, site, keep_U, total))
+                receive(site, _select_alive(subject, site, keep_U, total))
 
 
 def _select_alive(subject: Subject, site: Site, keep_U: NDArray[np.bool_], total: Tensor) -> Tensor:
@@ -66,14 +68,6 @@ def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list
     totals: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
 
-    def watch(site: Site) -> Any:
-        module, read = subject.reads(site)
-
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs[site.name] = read(args)
-
-        return module.register_forward_pre_hook(hook)
-
     def add(hidden: Tensor) -> None:
         power = hidden.float().square().sum(dim=-1).flatten()
         size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
@@ -84,12 +78,10 @@ def _of_layer(subject: Subject, stream: LayerByLayer, position: int, sites: list
             for some, their_size in zip(torch.split(rows, CHUNK_ROWS), torch.split(size, CHUNK_ROWS), strict=True):
                 _add_lower(totals[site.name], some.float() * their_size)
 
-    handles = [watch(site) for site in sites]
-    try:
+    with ExitStack() as hooks:
+        for site in sites:
+            hooks.enter_context(on_input(subject, site, partial(inputs.__setitem__, site.name)))
         stream.advance(position, add)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [subject.moments(site, totals[site.name]) for site in sites]
 
 

@@ -1,4 +1,4 @@
-"""Forward passes over windows of text: hidden states, metrics, perplexity, in memory that is known beforehand."""
+"""Forward passes over windows of text: hidden states, metrics and perplexity, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from bonsai_core.model.storage.devices import input_device
 from bonsai_core.sources import Question
 
 CHUNK_LOGITS = 8 * 1024 * 1024
-"""Logits that stand in float32 at once: 32 MiB, whatever the vocabulary and the batch."""
-
-HEAD_ROWS = 4096
+"""Logits that are held in float32 at once: 32 MiB, whatever the vocabulary and the batch."""
 
 
 class DenseSide(NamedTuple):
@@ -39,7 +37,7 @@ class DenseSide(NamedTuple):
     constant: Tensor
 
     def compare(self, head: Head, hidden: Tensor, logits: Tensor, first: int) -> DenseTokens:
-        """Tokens from `first` on, at which a sub-model has these hidden states and logits, held against it."""
+        """Compare a sub-model's hidden states and logits with it, at the tokens from `first` on."""
         rows = slice(first, first + len(hidden))
         if head.is_linear:
             expected_logit = (hidden.float() * self.vector[rows]).sum(dim=-1) + self.constant[rows]
@@ -53,11 +51,9 @@ class Passes:
     """Runs token windows through a model, in batches that shrink when the device runs out of memory.
 
     Args:
-        model: a transformers causal LM.
-        batch_size: windows per forward pass, to begin with.
-        on_warning: told when the batch had to be halved.
-        on_tokens: told how many tokens went through.
-        chunk_logits: logits that are made at once.
+        batch_size: windows per forward pass, at first.
+        on_warning: is notified when the batch is halved.
+        on_tokens: receives the number of tokens of each batch.
     """
 
     def __init__(
@@ -76,15 +72,13 @@ class Passes:
         self._chunk_tokens = max(1, chunk_logits // self._head.vocabulary)
 
     def dense_reference(self, windows_NT: NDArray[np.int64]) -> DenseSide:
-        """What has to be remembered of the model as it stands, to compare sub-models with it on the same windows."""
+        """What is kept of the model as it is now, to compare sub-models with it on the same windows."""
         chunks = []
         with torch.inference_mode():
             for hidden, _ in self._predictions(windows_NT):
                 log_p = self._head.logits(hidden).log_softmax(dim=-1)
                 p = log_p.exp()
-                side = (
-                    self._head.average(p, HEAD_ROWS) if self._head.is_linear else (hidden.float(), p.new_zeros(len(p)))
-                )
+                side = self._head.average(p) if self._head.is_linear else (hidden.float(), p.new_zeros(len(p)))
                 chunks.append(DenseSide(-(p * log_p).sum(dim=-1), *side))
         return DenseSide(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
@@ -107,7 +101,7 @@ class Passes:
 
     def answers(self, questions: Sequence[Question]) -> list[Answers]:
         """Log-likelihoods of every question's choices; sequences of about the same length share a batch."""
-        found = [np.zeros(len(question.sequences)) for question in questions]
+        scores = [np.zeros(len(question.sequences)) for question in questions]
         rows = [(q, c) for q, question in enumerate(questions) for c in range(len(question.sequences))]
         rows.sort(key=lambda row: len(questions[row[0]].sequences[row[1]]))
         start = 0
@@ -121,9 +115,9 @@ class Passes:
             for first, hidden in self.batches(ids_NT, np.array([len(sequence) for sequence in sequences])):
                 for row, states in enumerate(hidden, start=first):
                     q, c = batch[row]
-                    found[q][c] = self._log_likelihood(states, questions[q].sequences[c], questions[q].num_given[c])
+                    scores[q][c] = self._log_likelihood(states, questions[q].sequences[c], questions[q].num_given[c])
             start += len(batch)
-        return [Answers(scores, q.num_bytes, q.gold) for scores, q in zip(found, questions, strict=True)]
+        return [Answers(row, q.num_bytes, q.gold) for row, q in zip(scores, questions, strict=True)]
 
     def _log_likelihood(self, hidden: Tensor, sequence: NDArray[np.int64], num_given: int) -> float:
         """Of the tokens after the first `num_given`, from the last hidden states [tokens or more, hidden]."""
@@ -152,7 +146,7 @@ class Passes:
         """(number of the first window, last hidden states [windows, sequence, hidden]) for every batch.
 
         Args:
-            lengths_N: tokens of each window that are no padding; None where all are not.
+            lengths_N: tokens of each window without padding; None if there is none.
         """
 
         def forward(rows: slice) -> Tensor:
@@ -165,23 +159,23 @@ class Passes:
             yield rows.start, hidden
 
     def in_batches(self, num_windows: int, forward: Callable[[slice], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        """(rows, what `forward` makes of them) for all windows; a batch that does not fit into memory is halved."""
+        """(rows, `forward` of them) for all windows; a batch that does not fit into memory is halved."""
         start = 0
         while start < num_windows:
             rows = slice(start, min(start + self.batch_size, num_windows))
             try:
                 with torch.inference_mode():
-                    found = forward(rows)
+                    output = forward(rows)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 self._halve(rows.stop - rows.start, error)
                 continue
-            yield rows, found
+            yield rows, output
             start = rows.stop
 
     def count(self, tokens: int) -> None:
-        """Tell that so many tokens went through."""
+        """Notify that this many tokens went through the model."""
         if self._count:
             self._count(tokens)
 
@@ -198,6 +192,6 @@ class Passes:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what an error says: CUDA has an exception of its own, CPU and MPS use words."""
+    """Whether an error means that: CUDA has an exception for it, CPU and MPS only words."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

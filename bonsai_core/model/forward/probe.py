@@ -18,23 +18,18 @@ from bonsai_core.sources import Question
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """What sub-models are measured on in one round: windows of text or questions, as the metric reads.
-
-    Attributes:
-        windows_NT: int64 [windows, sequence]; none where the metric reads no text.
-        questions: none where the metric reads none.
-    """
+    """What sub-models are measured on in one round: windows int64 [N, T] or questions, as the metric reads."""
 
     windows_NT: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     questions: Sequence[Question] = ()
 
     @property
     def sha256(self) -> str:
-        """Tells two sets of data apart."""
-        found = hashlib.sha256(f"{self.windows_NT.shape}".encode() + self.windows_NT.tobytes())
+        """Of all that a measurement reads."""
+        digest = hashlib.sha256(f"{self.windows_NT.shape}".encode() + self.windows_NT.tobytes())
         for question in self.questions:
-            found.update(f"{[ids.tolist() for ids in question.sequences]}{question.num_given}{question.gold}".encode())
-        return found.hexdigest()
+            digest.update(f"{[ids.tolist() for ids in question.sequences]}{question.num_given}{question.gold}".encode())
+        return digest.hexdigest()
 
     def token_ids(self) -> Iterator[NDArray[np.int64]]:
         """All tokens, int64 of any shape."""
@@ -48,12 +43,9 @@ class CalibrationData:
 
 
 class ModelProbe:
-    """The `Probe` of a model as it stands, see `bonsai_core.contracts.Probe`.
+    """The `Probe` of a model as it is now, see `bonsai_core.contracts.Probe`.
 
     Args:
-        passes: forward passes over the model.
-        tokenizer: the model's.
-        data: what to measure on.
         dense: the dense model's side of the same windows; None if the metric needs none.
     """
 

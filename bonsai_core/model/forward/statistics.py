@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bonsai_core.contracts import (
     Compensator,
@@ -31,22 +32,14 @@ from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
-Hook = Callable[..., None]
-
 
 def score_units(
-    subject: Subject,
-    prior: Prior,
-    totals: Mapping[str, Tensor],
-    num_tokens: int,
-    keep_U: NDArray[np.bool_],
-    seed: int,
+    subject: Subject, prior: Prior, totals: Mapping[str, Tensor], num_tokens: int, keep_U: NDArray[np.bool_], seed: int
 ) -> NDArray[np.float64]:
     """Scores of all kept units of the sub-model under `keep_U`, float64 [U]; 0 where a unit is gone.
 
     Args:
-        totals: by site name, what the prior reads of the text; not looked at if it needs none.
-        num_tokens: tokens behind them.
+        totals: by site name, what the prior reads of `num_tokens` tokens of text; unused if it needs none.
 
     Raises:
         BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
@@ -59,11 +52,11 @@ def score_units(
         view = SiteView(subject.unit_weight(site, keep_U), ids, seed)
         with torch.inference_mode():
             if isinstance(prior, TextPrior):
-                score_T = prior.score(view, Statistic(totals[site.name], num_tokens))
+                score_n = prior.score(view, Statistic(totals[site.name], num_tokens))
             else:
                 assert isinstance(prior, WeightPrior)  # the registry admits no others
-                score_T = prior.score(view)
-        score = score_T.cpu().double().numpy()
+                score_n = prior.score(view)
+        score = score_n.cpu().double().numpy()
         if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
             raise BonsaiError(
                 f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; "
@@ -85,8 +78,7 @@ def site_repair(
     """What a site gets for losing every unit that is alive but not kept.
 
     Args:
-        totals: by site name, what the compensator reads of the text; not looked at if it needs none.
-        num_tokens: tokens behind them.
+        totals: by site name, what the compensator reads of `num_tokens` tokens of text; unused if it needs none.
 
     Raises:
         BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
@@ -102,11 +94,11 @@ def site_repair(
             repair = compensator.repair(removal)
     wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
     for what, shape in wanted.items():
-        found = getattr(repair, what)
-        if found is not None and (found.shape != shape or not found.isfinite().all()):
+        given = getattr(repair, what)
+        if given is not None and (given.shape != shape or not given.isfinite().all()):
             raise BonsaiError(
                 f"The compensator {compensator.name!r} must give {site.name} a {what} of {shape} finite numbers; it "
-                f"returned {tuple(found.shape)} with {int((~found.isfinite()).sum())} that are not finite."
+                f"returned {tuple(given.shape)} with {int((~given.isfinite()).sum())} that are not finite."
             )
     return repair
 
@@ -121,7 +113,9 @@ def input_totals(
     """Per site, the sum over all tokens of what `reader` accumulates under `keep_U`, of the units kept."""
     totals: dict[str, Tensor] = {}
     batch: dict[str, Tensor] = {}  # overwritten, not added to, when a batch is repeated after an error
-    with subject.masked(keep_U), _watching(subject, reader, batch):
+    with subject.masked(keep_U), ExitStack() as hooks:
+        for hook in _hooks(subject, reader, batch):
+            hooks.enter_context(hook)
         for _ in passes.batches(windows_NT):
             for name, statistic in batch.items():
                 totals[name] = totals[name] + statistic if name in totals else statistic
@@ -131,57 +125,40 @@ def input_totals(
     return {site.name: subject.select_alive(site, keep_U, there[site.name], dim=0) for site in subject.sites_present()}
 
 
-@contextmanager
-def _watching(
+def on_input(subject: Subject, site: Site, receive: Callable[[Tensor], None]) -> RemovableHandle:
+    """A hook that passes on what a site's output projection reads, [..., channels of all units]."""
+    module, read = subject.reads(site)
+    return module.register_forward_pre_hook(lambda module, args: receive(read(args)))
+
+
+def _hooks(
     subject: Subject, reader: InputPrior | LayerPrior | InputCompensator, into: dict[str, Tensor]
-) -> Iterator[None]:
-    """Hooks by which every forward pass leaves each site's statistic in `into`."""
-    if isinstance(reader, LayerPrior):
-        handles = _watch_layers(subject, reader, into)
-    else:
-        handles = _watch_inputs(subject, reader, into)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+) -> list[RemovableHandle]:
+    """Hooks by which every forward pass leaves each site's statistic in `into`, in the widest float of the device.
 
+    All sites of a layer get the statistic of a `LayerPrior`.
+    """
+    wide = torch.float32 if subject.device.type == "mps" else torch.float64
+    sites = subject.sites_present()
 
-def _watch_inputs(subject: Subject, reader: InputPrior | InputCompensator, into: dict[str, Tensor]) -> list[Any]:
-    """From what each output projection reads; in the widest float of the device."""
-
-    def watch(site: Site) -> Any:
-        module, read = subject.reads(site)
-
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = read(args)
+    def of_inputs(site: Site, reader: InputPrior | InputCompensator) -> RemovableHandle:
+        def receive(inputs: Tensor) -> None:
             by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
-            into[site.name] = reader.accumulate(by_unit).to(_wide(subject))
+            into[site.name] = reader.accumulate(by_unit).to(wide)
 
-        return module.register_forward_pre_hook(hook)
+        return on_input(subject, site, receive)
 
-    return [watch(site) for site in subject.sites_present()]
+    def of_layer(index: int, layer: nn.Module, prior: LayerPrior) -> RemovableHandle:
+        names = [site.name for site in sites if site.layer == index]
 
-
-def _watch_layers(subject: Subject, prior: LayerPrior, into: dict[str, Tensor]) -> list[Any]:
-    """From the hidden states before and after each layer; all sites of a layer get its statistic."""
-
-    def watch(names: list[str]) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
             flat = [states.float().reshape(-1, states.shape[-1]) for states in (before, after)]
-            statistic = prior.accumulate(*flat).to(_wide(subject))
-            into.update(dict.fromkeys(names, statistic))
+            into.update(dict.fromkeys(names, prior.accumulate(*flat).to(wide)))
 
-        return hook
+        return layer.register_forward_hook(hook, with_kwargs=True)
 
-    sites = subject.sites_present()
-    return [
-        layer.register_forward_hook(watch([site.name for site in sites if site.layer == index]), with_kwargs=True)
-        for index, layer in subject.layers_present().items()
-    ]
-
-
-def _wide(subject: Subject) -> torch.dtype:
-    return torch.float32 if subject.device.type == "mps" else torch.float64
+    if isinstance(reader, LayerPrior):
+        return [of_layer(index, layer, reader) for index, layer in subject.layers_present().items()]
+    return [of_inputs(site, reader) for site in sites]

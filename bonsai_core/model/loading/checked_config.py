@@ -1,4 +1,4 @@
-"""The configuration of a model whose files are known to fit it, wherever they are."""
+"""The configuration of a model whose files are known to fit it, in a directory or on the hub."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bonsai_core.upstream import tied_pairs
 
 
 def checked_config(source: str, trust_remote_code: bool, warn: Callable[[str], None]) -> Any:
-    """The configuration of a model, as its files are, see `fit_to_files`."""
+    """The configuration of a model, made to fit its files, see `fit_to_files`."""
     return fit_to_files(model_config(source, trust_remote_code), source, trust_remote_code, warn)
 
 
 def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callable[[str], None]) -> Any:
     """The configuration of a model whose files hold what it asks for, see `check_weights`.
 
-    Where it ties embeddings and the files have two that differ, it is a copy that says that they are not tied: so
-    transformers loads them. Files that are quantised already are not looked at here.
+    If it ties embeddings and the files have two that differ, the result is a copy that does not tie them, so that
+    transformers loads both. Files that are quantised already are not checked here.
 
     Args:
         source: a directory or a Hugging Face id; its weights are downloaded if need be.
@@ -50,7 +50,7 @@ def fit_to_files(config: Any, source: str, trust_remote_code: bool, warn: Callab
 
 
 def empty_stock(config: Any, source: str, trust_remote_code: bool) -> Any:
-    """The model of a configuration, without memory.
+    """The model of a configuration, on the meta device.
 
     Raises:
         BonsaiError: transformers cannot build it.
@@ -60,7 +60,7 @@ def empty_stock(config: Any, source: str, trust_remote_code: bool) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code or None)
-    except Exception as error:  # of the model's own code: a size that cannot be raises whatever it meets first
+    except Exception as error:  # from the model's own code: an impossible size raises anything
         raise loading_error(source, error) from error
 
 

@@ -1,4 +1,4 @@
-"""What a model asks of the windows it reads: how they begin, and how long they can be."""
+"""What a model requires of the windows it reads: how they begin, which tokens they have, how long they can be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMED_TOKENS = 5
 
 
 def start_token(family: Family | None, tokenizer: Any) -> int | None:
-    """The token that every window has to begin with, if the family wants one.
+    """The token that every window has to begin with, if the family needs one.
 
     Raises:
         BonsaiError: it does, and the tokenizer has none.
@@ -33,18 +33,14 @@ def start_token(family: Family | None, tokenizer: Any) -> int | None:
     return token
 
 
-def check_tokens(config: Any, tokenizer: Any, drawn: Iterable[NDArray[np.int64]]) -> None:
-    """Check that the model's embeddings have a row for every token that it will read.
-
-    Args:
-        config: the model's configuration.
-        drawn: token ids, int64 of any shape.
+def check_tokens(config: Any, tokenizer: Any, token_ids: Iterable[NDArray[np.int64]]) -> None:
+    """Check that the model's embeddings have a row for each of some token ids, int64 of any shape.
 
     Raises:
         BonsaiError: they have not; the message names the tokens.
     """
     rows = config.get_text_config().vocab_size
-    beyond = sorted({int(token) for ids in drawn for token in np.unique(ids[ids >= rows])})
+    beyond = sorted({int(token) for ids in token_ids for token in np.unique(ids[ids >= rows])})
     if beyond:
         named = ", ".join(f"{tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:NAMED_TOKENS])
         raise BonsaiError(
@@ -57,23 +53,20 @@ def check_tokens(config: Any, tokenizer: Any, drawn: Iterable[NDArray[np.int64]]
 
 @contextmanager
 def tokens_checked(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Check the same of everything that others put through a model; on a GPU what is beyond would end the process."""
+    """Check everything that others put through a model; on a GPU a token beyond would end the process."""
 
     def check(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         check_tokens(model.config, tokenizer, [args[0].cpu().numpy()])
 
-    handle = model.get_input_embeddings().register_forward_pre_hook(check)
-    try:
+    with model.get_input_embeddings().register_forward_pre_hook(check):
         yield
-    finally:
-        handle.remove()
 
 
 def check_positions(config: Any, family: Family | None, sequence_length: int, warn: Callable[[str], None]) -> None:
-    """Tell that windows are longer than what the model was made for: perplexities on them say little.
+    """Warn if windows are longer than the model was made for: perplexities on them say little.
 
     Raises:
-        BonsaiError: the model has no weights for so many positions.
+        BonsaiError: the model has no weights for positions that far.
     """
     most = getattr(config, "max_position_embeddings", None)
     if most is None or sequence_length <= most:

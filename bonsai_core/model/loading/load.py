@@ -1,4 +1,4 @@
-"""Loads models and tokenizers: safetensors only, nobody else's code unless allowed."""
+"""Loads models and tokenizers: safetensors only, and no foreign code unless allowed."""
 
 from __future__ import annotations
 
@@ -50,27 +50,23 @@ def load_model(
         device: ``auto`` (CUDA, else MPS, else CPU) or any name torch knows.
         load_in: ``8bit`` or ``4bit`` quantises linears on the way (bitsandbytes).
         device_map: ``auto`` spreads layers over devices, the CPU and the disk (accelerate).
-        max_memory: of each, like ``0=20GiB,cpu=60GiB``; None: all that is free.
+        max_memory: of each device, like ``0=20GiB,cpu=60GiB``; None: all that is free.
         warn: receives what the user should know about the files.
 
     Raises:
         BonsaiError: there is no such model or device, its files do not hold the weights that its configuration asks
             for, or it cannot be loaded.
     """
-    found = find_source(source)
-    config = checked_config(found, trust_remote_code, warn)
+    path = find_source(source)
+    config = checked_config(path, trust_remote_code, warn)
     placement = Placement(dtype, device, load_in, device_map, max_memory)
-    return load_checked(found, config, placement, trust_remote_code=trust_remote_code, warn=warn)
+    return load_checked(path, config, placement, trust_remote_code=trust_remote_code, warn=warn)
 
 
 def load_checked(
     source: str, config: Any, placement: Placement, *, trust_remote_code: bool, warn: Callable[[str], None]
 ) -> Any:
-    """The same, of a model whose configuration is known to fit its files, see `checked_config`.
-
-    Args:
-        config: it is left as it is.
-    """
+    """The same, of a model whose configuration is known to fit its files, see `checked_config`; it is not changed."""
     from transformers import AutoModelForCausalLM
 
     given = {"config": deepcopy(config), "trust_remote_code": trust_remote_code or None}
@@ -80,11 +76,7 @@ def load_checked(
 def load_with(
     loader: Any, source: str, given: dict[str, Any], placement: Placement, warn: Callable[[str], None]
 ) -> Any:
-    """What a class of transformers makes of a model.
-
-    Args:
-        loader: the class.
-        given: what `from_pretrained` is told besides.
+    """A model, loaded by a class of transformers; `given` are more arguments of its `from_pretrained`.
 
     Raises:
         BonsaiError: it cannot be loaded.
@@ -96,7 +88,7 @@ def load_with(
         model, report = loader.from_pretrained(
             source, dtype=placement.dtype, use_safetensors=True, output_loading_info=True, **given, **options
         )
-        if report["missing_keys"]:  # of files that are quantised already, which nothing else has looked at
+        if report["missing_keys"]:  # from files that are quantised already, which nothing else has checked
             raise ValueError(f"weights are not in its files: {listed(sorted(report['missing_keys']))}")
     except torch.OutOfMemoryError as error:
         remove_offloaded(options)
@@ -126,13 +118,13 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    found = find_source(source)
+    path = find_source(source)
     try:
-        register_own(found)  # or the tokenizer of a pruned checkpoint asks about its modeling file
-        return AutoTokenizer.from_pretrained(found, trust_remote_code=trust_remote_code or None)
-    except Exception as error:  # of code that reads whatever its files say
+        register_own(path)  # or the tokenizer of a pruned checkpoint asks about its modeling file
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code or None)
+    except Exception as error:  # from code that reads whatever its files say
         lacking = [package for package in ("sentencepiece", "google.protobuf") if not _installed(package)]
-        directory = Path(found)
+        directory = Path(path)
         if directory.is_dir() and not any(any(directory.glob(name)) for name in VOCABULARIES):
             raise BonsaiError(
                 f"{source} has no tokenizer: none of {', '.join(VOCABULARIES)} is in it. Put the tokenizer's "

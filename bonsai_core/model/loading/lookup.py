@@ -1,4 +1,4 @@
-"""Finds a model by name, and how it is built, before any weight is read."""
+"""Finds a model by name, its configuration and its declared family, before any weight is read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ADAPTER_NAME = "adapter_config.json"
 
 
 def find_source(name: str) -> str:
-    """The directory or hub id behind a model's name; directories are checked for configuration and weights.
+    """The directory or hub id behind a model's name; a run directory means the checkpoint in it.
 
-    A run directory means the checkpoint in it.
+    Directories are checked for configuration and weights.
 
     Raises:
         BonsaiError: there is no such model, or what is there cannot be used.
@@ -56,7 +56,7 @@ def model_config(source: str, trust_remote_code: bool) -> Any:
     try:
         register_own(source)
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code or None)
-    except Exception as error:  # of the configuration's own code, which computes with whatever config.json says
+    except Exception as error:  # from the configuration's own code, which computes with whatever config.json says
         raise loading_error(source, error) from error
 
 
@@ -64,8 +64,7 @@ def declared_family(config: Any, registry: Registry, slicer: str | None, warn: C
     """The family that is declared for a dense or pruned model; None where there is none.
 
     Args:
-        slicer: what the run that pruned it, or will prune it, goes by; None where no run is known.
-        warn: is notified where nobody declares that one.
+        slicer: of the run that pruned it, or will prune it; None where no run is known.
     """
     families = registry.families()
     try:
@@ -76,10 +75,9 @@ def declared_family(config: Any, registry: Registry, slicer: str | None, warn: C
 
 
 def register_checkpoints(registry: Registry | None = None) -> None:
-    """Teach transformers' auto classes the free-shape checkpoints of every declared family.
+    """Register the free-shape checkpoints of every declared family with transformers' auto classes.
 
-    Args:
-        registry: the plugins; None loads all installed ones.
+    Without a registry, those of all installed plugins.
     """
     families = (registry or Registry()).families()
     for model_type in sorted({model_type for family in families for model_type in family.model_types}):
@@ -87,7 +85,7 @@ def register_checkpoints(registry: Registry | None = None) -> None:
 
 
 def register_own(source: str) -> None:
-    """The same for what one directory or Hugging Face id holds, of whatever family, declared or not.
+    """The same for the model in one directory or behind one Hugging Face id, whether its family is declared or not.
 
     Raises:
         OSError: its configuration cannot be read.
@@ -100,17 +98,17 @@ def register_own(source: str) -> None:
 
 
 def _register(model_type: str) -> None:
-    # One plugin's model type that this transformers lacks stops nobody else's.
+    # A plugin may declare a model type that this transformers lacks; the others must still be registered.
     with suppress(UnknownNameError):
         register([model_type])
 
 
 def loading_error(what: str, error: Exception) -> BonsaiError:
-    """What to tell of a model or tokenizer that does not load."""
-    # What is wrong with a field of config.json stands in the cause.
+    """The error for a model or tokenizer that does not load."""
+    # transformers puts what is wrong with a field of config.json into the cause.
     text = str(error.__cause__ or error) if isinstance(error, StrictDataclassError) else str(error)
     reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    if isinstance(error, KeyError | AttributeError | ArithmeticError):  # which name no sentence
+    if isinstance(error, KeyError | AttributeError | ArithmeticError):  # whose messages are not sentences
         reason = f"{type(error).__name__} {reason}: a field of config.json, or of a file beside it, is wrong."
     return BonsaiError(
         f"Cannot load {what}: {reason} (Give a model directory, a Hugging Face id that can be reached from here, "
@@ -119,7 +117,7 @@ def loading_error(what: str, error: Exception) -> BonsaiError:
 
 
 def _beside(path: Path) -> str:
-    """What an adapter is for, or what it is beside."""
+    """Which model an adapter is for, or that there is one beside it."""
     if (path / "config.json").is_file():
         return "beside a model, which transformers would apply without a word"
     with suppress(OSError, ValueError, TypeError, AttributeError):

@@ -26,14 +26,12 @@ from bonsai_core.units import UnitTable
 
 @dataclass(frozen=True)
 class Parent:
-    """A model that was found but not loaded.
+    """A model that is not loaded yet.
 
     Attributes:
-        name: what the user asked for.
         source: a directory or a hub id.
-        as_read: its transformers configuration, as its config.json says.
-        config: the same, as its files are, see `fit_to_files`.
-        family: how it is built.
+        as_read: its transformers configuration, from its config.json.
+        config: the same, made to fit its files, see `fit_to_files`.
     """
 
     name: str
@@ -44,52 +42,42 @@ class Parent:
 
 
 def find_parent(
-    name: str,
-    registry: Registry,
-    *,
-    slicer: str = "auto",
-    trust_remote_code: bool = False,
-    download: bool = True,
-    warn: Callable[[str], None] = warnings.warn,
+    config: RunConfig, registry: Registry, *, download: bool = True, warn: Callable[[str], None] = warnings.warn
 ) -> Parent:
-    """Look a model up and check that it can be pruned, before it is loaded.
+    """Look up the configured model and check that it can be pruned, before it is loaded.
 
     An architecture that no family is declared for is recognised if it can be, see `recognise`.
 
     Args:
-        name: a directory, a run directory (its checkpoint), a Hugging Face id, or ``demo``.
         download: get the weights of a Hugging Face id; otherwise they are checked when they are loaded.
-        warn: receives what the user should know about the files.
 
     Raises:
         BonsaiError: no such model, no safetensors weights, weights that do not fit the configuration, or an unsupported
             architecture.
     """
+    name, trusted = config.model, config.trust_remote_code
     source = find_source(name)
-    config = model_config(source, trust_remote_code)
-    if stock_class(type(config)) is not type(config):
+    as_read = model_config(source, trusted)
+    if stock_class(type(as_read)) is not type(as_read):
         base = find_provenance(name).dense
         raise BonsaiError(
             f"{name} is a pruned checkpoint with shapes free, which cannot be pruned again. Prune its base model"
             f"{f', {base},' if base else ''} with a larger --sparsity instead."
         )
-    if getattr(config, "quantization_config", None):
+    if getattr(as_read, "quantization_config", None):
         raise BonsaiError(
             f"{name} is quantised already, and slicing needs weights in full precision. Give the model that it was "
             f"made from; --load-in 8bit or 4bit quantises it while it is measured."
         )
     families = registry.families()
-    family = find_family(families, slicer, config) or _recognised(config, families)
+    family = find_family(families, config.slicer, as_read) or _recognised(as_read, families)
     checked = download or Path(source).is_dir()
-    fitted = fit_to_files(config, source, trust_remote_code, warn) if checked else config
-    return Parent(name, source, config, fitted, family.of(fitted))
+    fitted = fit_to_files(as_read, source, trusted, warn) if checked else as_read
+    return Parent(name, source, as_read, fitted, family.of(fitted))
 
 
 def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) -> Any:
-    """Load a model that was found.
-
-    Args:
-        warn: receives what the user should know about files that are quantised already.
+    """Load a model that was looked up.
 
     Raises:
         BonsaiError: it cannot be loaded.
@@ -101,25 +89,14 @@ def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) 
 def load_unit_table(config: RunConfig, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> UnitTable:
     """The unit table of the configured model, which is not loaded.
 
-    Args:
-        warn: receives what the user should know about the files.
-
     Raises:
-        BonsaiError: no such model, weights that do not fit its configuration, or an unsupported architecture.
+        BonsaiError: as for `find_parent`.
     """
-    parent = find_parent(
-        config.model,
-        registry,
-        slicer=config.slicer,
-        trust_remote_code=config.trust_remote_code,
-        download=False,
-        warn=warn,
-    )
-    return table_of(parent, config)
+    return table_of(find_parent(config, registry, download=False, warn=warn), config)
 
 
 def table_of(parent: Parent, config: RunConfig) -> UnitTable:
-    """The unit table of a model that was found but not loaded."""
+    """The unit table of a model that was looked up."""
     model = empty_stock(parent.config, parent.source, config.trust_remote_code)
     return unit_table(model, parent.family, config.units)
 
@@ -135,7 +112,7 @@ def _recognised(config: Any, families: list[Family]) -> Family:
     if text is not config:
         raise BonsaiError(
             f"{architecture} (model type {config.model_type!r}) is multimodal, and Bonsai prunes language models. Its "
-            f"own ({text.model_type!r}) can be taken out and pruned: the README shows how, under Model families."
+            f"own ({text.model_type!r}) can be extracted and pruned: the README shows how, under Model families."
         )
     try:
         if not type(config).__module__.startswith("transformers."):

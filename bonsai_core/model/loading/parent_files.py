@@ -1,4 +1,4 @@
-"""Finds the files of a model that its pruned checkpoints keep, in a directory or in the hub's cache."""
+"""Finds the files of a model that its pruned checkpoints keep, in a directory or on the hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from bonsai_core.model.loading.lookup import find_source, loading_error
 
 
 def find_parent_files(source: str, config: Any, tokenizer: Any) -> ParentFiles:
-    """The parent's files that go into the checkpoint as they are; of a Hugging Face id, all of them are fetched.
-
-    Args:
-        source: a directory, a Hugging Face id, or ``demo``.
-        config: as transformers read it.
-        tokenizer: as transformers loaded it.
+    """The parent's files that go into the checkpoint unchanged; those of a Hugging Face id are downloaded.
 
     Raises:
-        BonsaiError: they cannot be had, or one is a link to something else.
+        BonsaiError: they cannot be obtained, or one is a link to something else.
     """
     directory = Path(find_source(source))
     if not directory.is_dir():

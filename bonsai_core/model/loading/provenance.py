@@ -21,12 +21,12 @@ CONFIG_NAMES = ("config.yaml", "adapt.yaml")
 
 @dataclass(frozen=True)
 class Provenance:
-    """A checkpoint that was found by the name of a model.
+    """A checkpoint, and where it comes from.
 
     Attributes:
         source: a directory, a Hugging Face id, or ``demo``.
-        run: the run directory that it lies in; None where it lies in none.
-        metadata: what bonsai.json says; empty for models that nobody pruned.
+        run: the run directory that it is stored in; None if it is not in one.
+        metadata: the contents of bonsai.json; empty for models that Bonsai did not write.
     """
 
     source: str
@@ -35,22 +35,22 @@ class Provenance:
 
     @property
     def dense(self) -> str | None:
-        """The model that it was pruned from; None where that is not known."""
+        """The model that it was pruned from; None if that is not known."""
         name = self.metadata.get("base_model")
         return name if isinstance(name, str) else None
 
     def setting(self, name: str) -> str | None:
-        """A setting of the run that pruned it, where it is text; None where there is none."""
+        """A setting of the run that pruned it, if it is a string; else None."""
         config = self.metadata.get("config")
-        found = config.get(name) if isinstance(config, dict) else None
-        return found if isinstance(found, str) else None
+        value = config.get(name) if isinstance(config, dict) else None
+        return value if isinstance(value, str) else None
 
     def layers(self) -> list[int] | None:
         """For each of its layers, the number it had in the dense model; None where that is not known."""
         kept = self.metadata.get("kept_units")
         if not isinstance(kept, dict):
             return None
-        numbers = sorted({int(found[1]) for name in kept if (found := _LAYER.match(name))})
+        numbers = sorted({int(match[1]) for name in kept if (match := _LAYER.match(name))})
         return [number for number in numbers if kept.get(f"layers.{number}") != []]
 
 
@@ -71,8 +71,8 @@ def find_provenance(name: str) -> Provenance:
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):  # of no use to anything but these conveniences
-        found = json.loads((path / PROVENANCE_NAME).read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+    with suppress(OSError, ValueError, RecursionError):  # it only serves convenience
+        metadata = json.loads((path / PROVENANCE_NAME).read_text(encoding="utf-8"))
+        if isinstance(metadata, dict):
+            return metadata
     return {}

@@ -1,4 +1,4 @@
-"""Whether a checkpoint, opened as its users open it, is the model that was measured."""
+"""Whether a checkpoint, loaded as its users load it, is the model that was measured."""
 
 from __future__ import annotations
 
@@ -27,19 +27,15 @@ from bonsai_core.model.storage.devices import Placement
 from bonsai_core.model.storage.memory import drop_weights
 
 FLOAT32_TOLERANCE = 1e-4
-"""Relative difference of two losses on one window: the same products of the same numbers, in other memory."""
+"""Relative difference of two losses on one window: the same products of the same numbers."""
 HALF_TOLERANCE = 1e-2
 """The same in half precision."""
 MASKED_FACTOR = 10
-"""Where a mask was measured and smaller matrices are loaded, sums are taken in another order."""
+"""For a model that was measured masked: with its smaller matrices, sums are taken in another order."""
 
 
 def measured_loss(model: CausalLM, window_T: NDArray[np.int64]) -> dict[str, float | None]:
-    """``loss``: mean negative log-likelihood of a window's tokens, nats; None where it is not finite.
-
-    Args:
-        window_T: tokens, int64 [sequence].
-    """
+    """``loss``: mean negative log-likelihood in nats of a window of tokens, int64 [T]; None if it is not finite."""
     passes = Passes(model, 1, lambda text: None)
     loss = passes.token_mean(lambda logits, targets, _: token_nll(logits, targets), window_T[None], None)
     return {"loss": loss if math.isfinite(loss) else None}
@@ -54,59 +50,59 @@ def verify_saved(
     masked: bool = False,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Load a checkpoint in every way there is, one at a time, and compare what it makes of a window.
+    """Load a checkpoint in each of its ways, one at a time, and compare its loss on a window.
 
     Args:
-        window_T: tokens, int64 [sequence].
-        loss: what the measured model makes of it, see `measured_loss`.
-        placement: of the measured model.
-        masked: whether the measured model was under a mask.
+        window_T: tokens, int64 [T].
+        loss: the measured model's, see `measured_loss`.
+        masked: whether the measured model was masked instead of sliced.
         trust_remote_code: whether code that came with the dense model may run.
 
     Returns:
-        ``loss``, and ``loaded``: the same by the way of loading; or ``skipped``: why nothing was compared.
+        ``loss``, and ``loaded``: the loss by way of loading; or ``skipped``: why nothing was compared.
 
     Raises:
-        BonsaiError: it cannot be loaded in one of them, or is another model.
+        BonsaiError: it cannot be loaded in one of these ways, or is another model.
     """
     if loss is None:
         return {"skipped": "the loss of the measured model is not finite"}
     loaded: dict[str, float | None] = {}
     for way, load in _ways(directory, placement, trust_remote_code).items():
         model = load()
-        loaded[way] = found = measured_loss(model, window_T)["loss"]
+        loaded[way] = value = measured_loss(model, window_T)["loss"]
         tolerance = FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
         drop_weights(model)
-        if found is None or not math.isclose(found, loss, rel_tol=tolerance * (MASKED_FACTOR if masked else 1)):
+        tolerance *= MASKED_FACTOR if masked else 1
+        if value is None or not math.isclose(value, loss, rel_tol=tolerance):
             raise BonsaiError(
                 f"The checkpoint {directory} is not the model that was measured: loaded with {way}, its loss on the "
-                f"first evaluation window is {found}, and that of the measured model is {loss}. Do not use it, and "
+                f"first evaluation window is {value}, and that of the measured model is {loss}. Do not use it, and "
                 f"report this with the settings and the model's config.json."
             )
     return {"loss": loss, "loaded": loaded}
 
 
 def _ways(directory: Path, placement: Placement, trust_remote_code: bool) -> dict[str, Callable[[], Any]]:
-    """How a checkpoint can be loaded, by what users call it."""
+    """The ways in which a checkpoint can be loaded, under the names that users know."""
 
-    def as_known() -> Any:
+    def registered() -> Any:
         config = checked_config(str(directory), trust_remote_code, warnings.warn)
         return load_checked(str(directory), config, placement, trust_remote_code=trust_remote_code, warn=warnings.warn)
 
     saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     if not saved["model_type"].startswith(PREFIX):
-        return {"transformers": as_known}
+        return {"transformers": registered}
     return {
-        "bonsai-prune installed": as_known,
+        "bonsai-prune installed": registered,
         "trust_remote_code=True": lambda: _load_by_its_code(directory, placement),
     }
 
 
 def _load_by_its_code(directory: Path, placement: Placement) -> Any:
-    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as where Bonsai is not installed.
+    """A checkpoint of the shapes `free`, loaded by the modeling file in it, as if Bonsai were not installed.
 
     Raises:
-        BonsaiError: it cannot be loaded, or its file, which is run, is not what Bonsai writes, to the letter.
+        BonsaiError: it cannot be loaded, or its file, which is executed, is not exactly what Bonsai writes.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

@@ -1,7 +1,7 @@
 """The laws of slicing: whether a declaration fits a model.
 
 Each takes a small float32 model with random weights that are not tiny, and returns what does not hold, or None.
-`recognise` checks them on the spot, `FamilyContract` of `bonsai_core.testing` on more keep vectors and implementations.
+`recognise` checks them, and `FamilyContract` of `bonsai_core.testing` does with more keep vectors and implementations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 def family_mismatch(model: Any, family: Family) -> str | None:
     """What does not hold of a model and its declared family; None if all does.
 
-    Some units of every site are masked, then sliced away. The model is spent afterwards.
+    Some units of every site are masked, then sliced away: the model cannot be used afterwards.
     """
     try:
         subject = Subject(model, family)
@@ -50,7 +50,7 @@ def family_mismatch(model: Any, family: Family) -> str | None:
 
 
 def head_mismatch(model: CausalLM, tolerance: float = TOLERANCE) -> str | None:
-    """Whether `Head` knows what the model makes of its last hidden states."""
+    """Whether `Head` gives the model's own logits."""
     with torch.inference_mode():
         hidden = model.base_model(input_ids=few_tokens(model), use_cache=False).last_hidden_state
         by_head = Head(model).logits(hidden)
@@ -60,11 +60,7 @@ def head_mismatch(model: CausalLM, tolerance: float = TOLERANCE) -> str | None:
 
 
 def idle_units(subject: Subject, without: Iterable[tuple[Site, NDArray[np.bool_]]]) -> str | None:
-    """Whether dropping units of a site makes a difference.
-
-    Args:
-        without: sites, each with a keep vector that drops some of its units.
-    """
+    """Whether dropping units makes a difference: of each site those that its keep vector drops."""
     dense = logits(subject.model)
     for site, keep_U in without:
         with subject.masked(keep_U):
@@ -86,7 +82,7 @@ def slicing_mismatch(subject: Subject, keep_U: NDArray[np.bool_], tolerance: flo
     if not _equal(logits(model), masked, tolerance):
         return "slicing units away is not the same as masking them"
     if not _equal(logits_with_cache(model), masked, tolerance):
-        return "with a key-value cache the logits of the sliced model are others"
+        return "with a key-value cache the sliced model has other logits"
     freed, priced = before - num_params(model), subject.table.removed_params(keep_U)
     return None if freed == priced else f"slicing freed {freed} parameters instead of {priced}"
 
@@ -100,9 +96,7 @@ def logits(model: CausalLM) -> Tensor:
 
 def logits_with_cache(model: Any) -> Tensor:
     """The same, the first tokens at once and the others one by one, keys and values from the cache."""
-    ids = few_tokens(model)
-    pieces = []
-    cache = None
+    ids, cache, pieces = few_tokens(model), None, []
     with torch.inference_mode():
         for piece in (ids[:, :PROMPT], *torch.split(ids[:, PROMPT:], 1, dim=1)):
             output = model(input_ids=piece, use_cache=True, **cache_argument(model, cache))
@@ -123,7 +117,7 @@ def num_params(model: CausalLM) -> int:
 
 
 def _some_units(table: UnitTable) -> Iterable[tuple[Site, NDArray[np.int64]]]:
-    """A third of every site's units, where that leaves as many as must stay."""
+    """A third of every site's units, if that leaves enough."""
     rng = np.random.default_rng(0)
     for site in table:
         few = min(max(1, site.num_units // 3), site.num_units - max(1, site.minimum))
@@ -138,7 +132,6 @@ def _without(table: UnitTable, units: NDArray[np.int64]) -> NDArray[np.bool_]:
     return keep_U
 
 
-def _equal(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=tolerance * float(expected.abs().max())
-    )
+def _equal(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
+    atol = tolerance * float(expected.abs().max())
+    return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=0, atol=atol)

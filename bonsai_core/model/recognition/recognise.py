@@ -1,8 +1,8 @@
 """Recognises how a model is built that no family is declared for, and proves it before it is used.
 
-A small random model of the same architecture is made from the configuration: its first and its last layer, few tokens
-of vocabulary. What its linears read in one forward pass says which of them belong together; what comes out of that is
-believed only if masking units and slicing them away give the same logits on it.
+A small random model of the same architecture is made from the configuration: its first and last layer, and a small
+vocabulary. What its linears read in one forward pass shows which of them belong together. A family found in this way is
+accepted only if masking units and slicing them away give the same logits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from bonsai_core.model.structure.layer_count import set_layers
 
 NAME = "recognised"
 VOCABULARY, TOKENS = 512, 8
+CODE_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)
+"""What modeling code raises when sizes or fields do not fit."""
 HEADS_FIELDS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 GROUPS_FIELDS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups")
 WIDTH_FIELDS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "inner_dim", "hidden_dim")
@@ -35,7 +39,7 @@ class _Seen:
 
     Attributes:
         path: its name, relative to the layer.
-        reads: linears with the same number are given the same tensor.
+        reads: the same number for linears that get the same tensor.
     """
 
     path: str
@@ -53,10 +57,10 @@ class _Seen:
 
 
 def recognise(config: Any) -> Family:
-    """The family of a model, from its configuration; it has been found to fit.
+    """The family of a model, from its configuration; the laws hold for it.
 
     Raises:
-        BonsaiError: its structure is not clear, or what looks clear does not hold; the message says what was found.
+        BonsaiError: no family is found, or the laws do not hold; the message describes what was found.
     """
     model = _small_model(config)
     layers = _layers_path(model)
@@ -69,9 +73,9 @@ def recognise(config: Any) -> Family:
         sites = candidate.model_dump(exclude={"name", "model_types", "title"}, exclude_defaults=True)
         tried.append(f"{sites}: {problem}")
     if not tried:
-        found = ", ".join(f"{s.path} [{s.rows} x {s.columns}]" for s in seen)
+        linears = ", ".join(f"{s.path} [{s.rows} x {s.columns}]" for s in seen)
         raise BonsaiError(
-            f"the linears of a decoder layer in {layers} ({found}) are no attention and MLP of known shape"
+            f"the linears of a decoder layer in {layers} ({linears}) are not an attention and an MLP of known shape"
         )
     raise BonsaiError(f"what it looks like does not hold: {'; '.join(tried[:2])}")
 
@@ -93,29 +97,21 @@ def _small_model(config: Any) -> Any:
         for name, parameter in model.named_parameters():
             mean = 1.0 if "norm" in name or "ln" in name else 0.0
             nn.init.normal_(parameter, mean=mean, std=0.2, generator=generator)
-    except (
-        StrictDataclassError,
-        ValueError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ImportError,
-    ) as error:
+    except (StrictDataclassError, *CODE_ERRORS, LookupError, ImportError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BonsaiError(f"a small one cannot be made from its configuration: {reason}") from error
+        raise BonsaiError(f"a small model cannot be made from its configuration: {reason}") from error
     return model.eval()
 
 
 def _layers_path(model: nn.Module) -> str:
     """Where the list of decoder layers is."""
     number = getattr(model.config, "num_hidden_layers", None)
-    found: list[str] = [
+    lists: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == number and len({type(layer) for layer in module}) == 1
     ]
-    outermost = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outermost) != 1:
         raise BonsaiError(f"it has {len(outermost)} lists of {number} equal layers, not one")
     return outermost[0]
@@ -125,23 +121,17 @@ def _linears(model: Any, layers: str) -> list[_Seen]:
     """The linears of the first layer in the order in which they are called."""
     called: list[tuple[str, nn.Linear, Tensor]] = []
 
-    def watch(path: str) -> Any:
-        def hook(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
-            called.append((path, module, args[0]))
+    def record(path: str, module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        called.append((path, module, args[0]))
 
-        return hook
-
-    layer = model.get_submodule(layers)[0]
-    paths = {path: module for path, module in layer.named_modules() if isinstance(module, nn.Linear)}
-    handles = [module.register_forward_pre_hook(watch(path)) for path, module in paths.items()]
-    try:
-        with torch.inference_mode():
+    with ExitStack() as hooks, torch.inference_mode():
+        for path, module in model.get_submodule(layers)[0].named_modules():
+            if isinstance(module, nn.Linear):
+                hooks.enter_context(module.register_forward_pre_hook(partial(record, path)))
+        try:
             model(input_ids=torch.arange(TOKENS)[None] % model.config.vocab_size, use_cache=False)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise BonsaiError(f"a small one does not run: {error}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
+        except (*CODE_ERRORS, IndexError) as error:
+            raise BonsaiError(f"a small model does not run: {error}") from error
     inputs: list[Tensor] = []
     for _, _, given in called:
         if not any(given is other for other in inputs):
@@ -151,12 +141,12 @@ def _linears(model: Any, layers: str) -> list[_Seen]:
 
 
 def _candidates(config: Any, layers: str, seen: list[_Seen], model: Any) -> Iterator[Family]:
-    """Families that the linears may be, the likeliest first; those without attention last."""
+    """Families that fit the linears, the likeliest first; those without attention last."""
     hidden = model.get_input_embeddings().weight.shape[1]
     heads_field = _field(config, HEADS_FIELDS)
     if heads_field is None:
         return
-    # Without a field, or with one that multi-query attention does not obey, all heads may share one group.
+    # Without a field, or where multi-query attention ignores it, all heads may share one group.
     layer, groups_fields = model.get_submodule(layers)[0], (_field(config, GROUPS_FIELDS), heads_field, None)
     attentions = [
         attention

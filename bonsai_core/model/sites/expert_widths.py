@@ -27,7 +27,7 @@ from bonsai_core.upstream import gated, is_offloaded
 class ExpertWidths(Mixture):
     """A unit is one channel of every expert; the experts of a layer are one parameter, so their widths are equal.
 
-    Channels are put together by rank: the first unit has each expert's strongest channel, as the norms of the weights
+    Channels are grouped by rank: the first unit has each expert's strongest channel, as the norms of the weights
     into and out of it say; their numbers in different experts mean nothing.
 
     Legend for array shapes: E = experts, C = channels of one, T = tokens, K = experts that a token is sent to.
@@ -48,7 +48,7 @@ class ExpertWidths(Mixture):
             weight = getattr(declared_module(layer.module, declared.module, family), name, None)
             if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or weight.shape[dim] % width:
                 raise BonsaiError(
-                    f"{declared.module}.{name} is no parameter of experts with {width} channels; the family "
+                    f"{declared.module}.{name} is not a parameter of experts with {width} channels; the family "
                     f"{family.name!r} does not fit."
                 )
             price += weight.numel() // width

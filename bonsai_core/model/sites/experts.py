@@ -37,7 +37,8 @@ class Experts(Mixture):
                 weight = getattr(declared_module(layer.module, module, family), name, None)
                 if not isinstance(weight, nn.Parameter) or len(weight) != count:
                     raise BonsaiError(
-                        f"{module}.{name} is no parameter of {count} experts; the family {family.name!r} does not fit."
+                        f"{module}.{name} is not a parameter of {count} experts; the family {family.name!r} "
+                        f"does not fit."
                     )
                 price += weight.numel() // count
         minimum = declared_count(config, declared.per_token_field, family)

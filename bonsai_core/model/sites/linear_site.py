@@ -55,7 +55,7 @@ class LinearSite(ModelSite):
 
     @abstractmethod
     def _empty(self, bias: nn.Parameter | None, position: int) -> StandIn:
-        """Put something in place of the sub-layer that gives the output projection's bias, or nothing; return it."""
+        """Replace the sub-layer by a stand-in that outputs the output projection's bias or zeros; return it."""
 
     @classmethod
     def declare(cls, layer: DecoderLayer, first: int, family: Family, config: Any) -> Site:

@@ -85,7 +85,7 @@ class ModelSite(ABC):
 
     @abstractmethod
     def reads(self) -> Reader:
-        """What reads the units' output: hooked by those who watch it."""
+        """The module that reads the units' output, for hooks."""
 
     @abstractmethod
     def unit_weight(self, keep: NDArray[np.bool_]) -> Tensor:

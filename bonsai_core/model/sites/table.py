@@ -26,7 +26,7 @@ SITES: Mapping[SiteKind, type[ModelSite]] = {
     "experts": Experts,
     "expert_width": ExpertWidths,
 }
-"""In the order of the sites of a layer. What leaves only with its layer is no class: the layer itself goes."""
+"""In the order of the sites of a layer. A `layer` site has no class: the layer itself is removed."""
 
 
 def site_kinds(layer: nn.Module, family: Family, units: Collection[UnitKind] = ()) -> tuple[SiteKind, ...]:

@@ -61,7 +61,7 @@ def find_device(name: str) -> torch.device:
 
 
 def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is told of a placement on a device.
+    """The arguments of `from_pretrained` for a placement on a device.
 
     Raises:
         BonsaiError: bitsandbytes is needed and not installed, or the limits of memory cannot be read.
@@ -97,7 +97,7 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:
-    """Take away what was written to disk for a model that is gone, or that did not load."""
+    """Remove what was written to disk for a model that is gone, or that did not load."""
     if "offload_folder" in options:
         shutil.rmtree(options["offload_folder"], ignore_errors=True)
 

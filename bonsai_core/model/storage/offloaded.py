@@ -1,4 +1,4 @@
-"""Weights that accelerate puts in place for a module's forward pass and takes away again."""
+"""Weights that accelerate loads for a module's forward pass and then removes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def name_tied_weights(model: Any) -> None:
 
 @contextmanager
 def changed(module: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """A module with another weight, where it has it only while it runs too; no trace stays.
+    """Replace a module's weight for a while, offloaded ones too; no trace stays.
 
     Args:
         name: of the weight.

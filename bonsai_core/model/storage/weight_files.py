@@ -1,4 +1,4 @@
-"""A checkpoint's weights where they lie: read from disk one at a time."""
+"""A checkpoint's weights where they are: read from disk one at a time."""
 
 from __future__ import annotations
 

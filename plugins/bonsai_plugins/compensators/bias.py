@@ -1,4 +1,4 @@
-"""FLAP's repair: what was removed is replaced by its mean."""
+"""FLAP's repair: the output of removed units is replaced by its mean."""
 
 from __future__ import annotations
 

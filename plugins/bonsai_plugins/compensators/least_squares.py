@@ -1,4 +1,4 @@
-"""Least-squares repair: what is kept takes over, as far as it can, from what goes."""
+"""Least-squares repair: what is kept makes up for what is removed, as far as possible."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bonsai_plugins.second_moments import cholesky, damped
 
 
 class LeastSquares(MomentCompensator):
-    """Re-fits the kept columns of the output projection, so that its output on calibration text stays.
+    """Re-fits the kept columns of the output projection, so that its output on calibration text changes little.
 
     With H the second moments of its input, K the kept and D the removed channels,
-    W_K <- W_K + W_D H_DK (H_KK + damping)^-1: the least squared error of the output, plus the damping times the squared
-    change of the weights. Hassibi and Stork 1992 (optimal brain surgeon), for groups of columns as in Kurtic et al.
-    2023 (ZipLM), arXiv:2302.04089. Where we differ: errors are relative to the token's hidden state.
+    W_K <- W_K + W_D H_DK (H_KK + damping)^-1 minimises the squared error of the output plus the damping times the
+    squared change of the weights. Hassibi and Stork 1992 (optimal brain surgeon), for groups of columns as in Kurtic
+    et al. 2023 (ZipLM), arXiv:2302.04089. Where we differ: errors are relative to the token's hidden state.
     """
 
     name: ClassVar[str] = "least_squares"

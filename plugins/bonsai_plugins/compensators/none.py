@@ -8,7 +8,7 @@ from bonsai_core import Removal, Repair, WeightCompensator
 
 
 class NoRepair(WeightCompensator):
-    """What is kept stays as it is, as in the paper."""
+    """Kept weights do not change, as in the paper."""
 
     name: ClassVar[str] = "none"
 

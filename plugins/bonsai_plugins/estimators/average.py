@@ -13,8 +13,8 @@ from bonsai_plugins.estimators.patterns import Patterns
 class Average(Estimator):
     """Mean utility of the sub-models that keep a unit, less that of those that drop it: perturbation, no regression.
 
-    What the other units did is noise to it. The control for the regression of Dery et al. 2024, arXiv:2402.05406,
-    section 4.3.
+    The effects of the other units are noise to it. The control for the regression of Dery et al. 2024,
+    arXiv:2402.05406, section 4.3.
     """
 
     name: ClassVar[str] = "average"

@@ -12,7 +12,7 @@ from bonsai_plugins.estimators.patterns import Patterns
 
 
 class Bayes(Estimator):
-    """Ridge that says how sure it is: a normal prior and noise whose sizes make the measurements most likely.
+    """Ridge with a posterior: the sizes of a normal prior and of the noise make the measurements most likely.
 
     MacKay 1992, Neural Computation 4(3), "Bayesian interpolation"; updates as in Tipping 2001, JMLR 1. No
     cross-validation. Units that always went together share their effect and its posterior standard deviation. Constant
@@ -20,12 +20,12 @@ class Bayes(Estimator):
 
     Where we differ: the fit runs in at most M coordinates (`Patterns.rotated`); the covariance [U, U] is never made.
     With V the directions and S the posterior covariance of their coefficients, the variance of a pattern's effect is
-    (V S V')_pp + (1 - sum_k V_pk^2) / lambda, the second term for what no sub-model tells apart.
+    (V S V')_pp + (1 - sum_k V_pk^2) / lambda, the second term for what no sub-model distinguishes.
     """
 
     name: ClassVar[str] = "bayes"
     gives_spread: ClassVar[bool] = True
-    iterations: int = Field(1000, ge=1, description="Most updates of the two sizes.")
+    iterations: int = Field(1000, ge=1, description="Maximum number of updates of the two sizes.")
 
     def fit(self, measurements: Measurements) -> Fit:
         from sklearn.linear_model import BayesianRidge
@@ -42,13 +42,11 @@ class Bayes(Estimator):
         model = BayesianRidge(max_iter=self.iterations, tol=1e-6)
         model.fit(coordinate_MK / feature_size, (measurements.utility_M - measurements.utility_M.mean()) / utility_size)
         known_P = ((direction_PK @ model.sigma_) * direction_PK).sum(axis=1)
-        told_apart_P = np.square(direction_PK).sum(axis=1)
-        variance_P = known_P + np.maximum(1 - told_apart_P, 0) / model.lambda_
-        return Fit(
-            patterns.per_unit(direction_PK @ model.coef_) * unit,
-            {
-                "noise": float(utility_size / np.sqrt(model.alpha_)),
-                "prior_spread": float(unit / np.sqrt(model.lambda_)),
-            },
-            patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit),
-        )
+        distinguished_P = np.square(direction_PK).sum(axis=1)
+        variance_P = known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_
+        details = {
+            "noise": float(utility_size / np.sqrt(model.alpha_)),
+            "prior_spread": float(unit / np.sqrt(model.lambda_)),
+        }
+        spread_U = patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit)
+        return Fit(patterns.per_unit(direction_PK @ model.coef_) * unit, details, spread_U)

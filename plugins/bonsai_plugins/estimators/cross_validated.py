@@ -15,7 +15,7 @@ LOOSE = 1e4  # how much less a common direction is penalised than a feature
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """Coefficients of the features and of the directions common to them, and the strength they were fitted with."""
 
     coefficient_K: NDArray[np.float64]
@@ -35,7 +35,7 @@ class CrossValidated(Estimator):
 
     def _search(
         self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64]
-    ) -> Found:
+    ) -> Solution:
         """Ridge towards zero, of centred features."""
         return self._search_at(feature_MK, utility_M, group_M, np.square(feature_MK).sum() / len(feature_MK))
 
@@ -45,10 +45,10 @@ class CrossValidated(Estimator):
         feature_MK: NDArray[np.float64],
         utility_M: NDArray[np.float64],
         group_M: NDArray[np.int64],
-    ) -> Found:
-        """Ridge with more features that are all but unpenalised: directions that coefficients are drawn towards.
+    ) -> Solution:
+        """Ridge towards common directions: additional features with almost no penalty.
 
-        Their coefficients are never negative: a direction whose best one is takes no part.
+        Their coefficients are never negative: a direction whose best coefficient is negative is left out.
         """
         feature_MK, common_MC = centred(feature_MK), centred(common_MC)
         scale, size_C = np.square(feature_MK).sum() / len(feature_MK), np.square(common_MC).mean(axis=0)
@@ -57,20 +57,20 @@ class CrossValidated(Estimator):
         while True:
             stretch_C = np.sqrt(LOOSE * scale / size_C[used_C])
             loose_MC = common_MC[:, used_C] * stretch_C
-            found = self._search_at(np.column_stack([loose_MC, feature_MK]), utility_M, group_M, scale)
-            common_C[used_C] = found.coefficient_K[: used_C.sum()] * stretch_C
+            solution = self._search_at(np.column_stack([loose_MC, feature_MK]), utility_M, group_M, scale)
+            common_C[used_C] = solution.coefficient_K[: used_C.sum()] * stretch_C
             if (common_C >= 0).all():
-                return Found(found.coefficient_K[used_C.sum() :], found.alpha, common_C)
+                return Solution(solution.coefficient_K[used_C.sum() :], solution.alpha, common_C)
             used_C, common_C = used_C & (common_C >= 0), np.zeros(len(used_C))
 
     def _search_at(
         self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64], scale: float
-    ) -> Found:
+    ) -> Solution:
         from sklearn.linear_model import Ridge
         from sklearn.model_selection import GridSearchCV
 
         if scale == 0:
-            return Found(np.zeros(feature_MK.shape[1]), max(self.alphas))
+            return Solution(np.zeros(feature_MK.shape[1]), max(self.alphas))
         search = GridSearchCV(
             Ridge(solver="cholesky"),
             {"alpha": [alpha * scale for alpha in self.alphas]},
@@ -78,11 +78,11 @@ class CrossValidated(Estimator):
             cv=grouped_folds(group_M, self.folds),
         )
         search.fit(feature_MK, utility_M)
-        return Found(search.best_estimator_.coef_, float(search.best_params_["alpha"] / scale))
+        return Solution(search.best_estimator_.coef_, float(search.best_params_["alpha"] / scale))
 
 
 def can_be_cross_validated(measurements: Measurements) -> bool:
-    """Whether there is something to learn, and a second group to choose the strength by."""
+    """Whether the utilities differ, and there are two groups to choose the strength by."""
     return len(np.unique(measurements.group_M)) >= 2 and bool(np.ptp(measurements.utility_M) > 0)
 
 
@@ -101,7 +101,7 @@ def standardised(measurements: Measurements) -> tuple[NDArray[np.float64], float
 
 
 def centred(feature_MK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Features less their mean; exactly zero where all that varies is rounding."""
+    """Features less their mean; exactly zero if they vary by rounding only."""
     deviation_MK = feature_MK - feature_MK.mean(axis=0)
     varies_K = np.abs(deviation_MK).max(axis=0) > 1e-9 * np.abs(feature_MK).max(axis=0)
     return np.asarray(deviation_MK * varies_K)

@@ -13,7 +13,7 @@ from bonsai_plugins.estimators.patterns import Patterns
 
 
 class ElasticNet(Estimator):
-    """Least squares with an absolute and a squared penalty: zeros as in lasso, and likes share as in ridge.
+    """Least squares with an absolute and a squared penalty: zeros as in lasso; similar units share as in ridge.
 
     Zou and Hastie 2005, J. R. Stat. Soc. B 67(2), eq. 3; coordinate descent, strength and mixture chosen by
     cross-validation. With tens of thousands of units measured one by one a fit takes a minute.

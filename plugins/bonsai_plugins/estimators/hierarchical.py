@@ -1,4 +1,4 @@
-"""Sites first, then the prior's order, then single units as far as they predict."""
+"""Sites first, then the prior's order, then single units as far as they improve predictions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bonsai_plugins.estimators.ranks import rank_weight, site_share
 
 
 class Hierarchical(CrossValidated):
-    """One sensitivity per site, inside a site the prior's order, single units only as far as they predict better.
+    """One sensitivity per site, inside a site the prior's order, single units only as far as they improve predictions.
 
     1. Ridge of the utilities on the share of its perturbed weight that each site keeps: the effect of losing all of it,
        drawn towards the sites' common mean. Weights come from the prior's ranks, mean 1 within a site.
-    2. Inside a site the less liked units are cheaper, in a site of negative price too.
-    3. Ridge of what is left over on single units; a share of it is added, the one with the highest Kendall tau on
-       sub-models that were held out. Ties, and fewer than three groups, go to none.
+    2. Inside a site, units with a lower prior are less important, even if the site's effect is negative.
+    3. Ridge of the residuals on single units; a share of it is added, the one with the highest Kendall tau on held-out
+       sub-models. It is none if there are ties or fewer than three groups.
 
     Partial pooling as in multilevel models: Gelman and Hill 2007, chapter 12; added residual fits as in Friedman 2001,
     "Greedy function approximation". Where we differ: the share is chosen by rank correlation, since ranks decide.
@@ -44,8 +44,10 @@ class Hierarchical(CrossValidated):
     def _levels(self, problem: _Problem, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Importances by site and prior, and what single units add to them, from some of the sub-models."""
         measured, kept_MS = problem.measurements.rows(rows), problem.kept_MS[rows]
-        found = self._search_around(kept_MS.sum(axis=1, keepdims=True), kept_MS, measured.utility_M, measured.group_M)
-        effect_U = (found.common_C[0] + found.coefficient_K)[problem.site_U]
+        solution = self._search_around(
+            kept_MS.sum(axis=1, keepdims=True), kept_MS, measured.utility_M, measured.group_M
+        )
+        effect_U = (solution.common_C[0] + solution.coefficient_K)[problem.site_U]
         by_site_U = (effect_U + np.abs(effect_U) * (problem.weight_U - 1)) * problem.share_U
         left_M = measured.utility_M - measured.keep_MU @ by_site_U
         coordinate_MK = centred(problem.coordinate_MK[rows])
@@ -71,7 +73,7 @@ class Hierarchical(CrossValidated):
                 + (deviation_MU @ by_site_U)[:, None]
                 + np.outer(deviation_MU @ by_unit_U, blends)
             )
-        # A prediction that never varies has no tau: it ranks nothing.
+        # A constant prediction ranks nothing, and has no tau.
         tau_B = np.nan_to_num([kendalltau(predicted_M, utility_M).statistic for predicted_M in predicted_MB.T])
         best = int(np.argmax(tau_B))
         return float(blends[best]), {"held_out_tau": float(tau_B[best]), "held_out_tau_of_sites": float(tau_B[0])}
@@ -79,7 +81,7 @@ class Hierarchical(CrossValidated):
 
 @dataclass(frozen=True)
 class _Problem:
-    """What every fit to some of the sub-models starts from; utilities have no part in it but as given.
+    """What every fit to some of the sub-models starts from.
 
     Attributes:
         site_U: int64 [U]; sites numbered from 0.

@@ -13,7 +13,7 @@ from bonsai_plugins.estimators.patterns import Patterns
 
 
 class Lasso(Estimator):
-    """Least squares with an absolute penalty: most importances become exactly zero, and the prior orders those.
+    """Least squares with an absolute penalty: most importances are exactly zero, and ordered by the prior.
 
     Tibshirani 1996; coordinate descent, strength chosen by cross-validation.
     """

@@ -11,19 +11,18 @@ from bonsai_plugins.estimators.ranks import rank_fraction
 
 
 class PriorOnly(Estimator):
-    """Importance from the prior alone: the no-regression arm, and every one-shot baseline.
+    """Importance from the prior alone, for one-shot baselines and comparisons without regression.
 
-    With one round and the prior `wanda` this is one-shot Wanda with an equal cut per site; the paper's
-    no-regression arm with more rounds. Dery et al. 2024, arXiv:2402.05406, section 4.3. Equal shares are equal under
-    `--rank density`, the default; `global` is meant for `--rank importance` and for priors whose scores can be compared
-    across sites.
+    With one round and the prior `wanda` this is one-shot Wanda with an equal cut per site; with more, the no-regression
+    arm of Dery et al. 2024, arXiv:2402.05406, section 4.3. Shares are equal with `--rank density`, the default;
+    `global` is meant for `--rank importance` and for priors whose scores can be compared across sites.
     """
 
     name: ClassVar[str] = "none"
     needs_measurements: ClassVar[bool] = False
     allocation: Literal["equal", "global"] = Field(
         "equal",
-        description="equal: every site loses the same share, its least units first; global: scores are compared "
+        description="equal: every site loses the same share, its lowest units first; global: scores are compared "
         "across sites as they are.",
     )
 

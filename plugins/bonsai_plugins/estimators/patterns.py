@@ -1,4 +1,4 @@
-"""Units that always went together, and few coordinates in place of many columns."""
+"""Units that were always dropped together, and few coordinates in place of many columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bonsai_core import Measurements
 
 @dataclass(frozen=True)
 class Patterns:
-    """Sub-models as features of a regression: one feature for all units that always went together.
+    """Sub-models as features of a regression: one feature for all units that were always dropped together.
 
-    Nothing tells such units apart, so a fit finds the effect of them together, and they share it in proportion to their
-    parameters. The penalty is on that effect: were it on each unit's share, a window of 300 channels could have an
-    effect 17 times that of a window of one head before it costs the same, and with few sub-models only the size of
-    the windows would be learnt.
+    Such units cannot be distinguished: a fit finds their joint effect, and they share it in proportion to their
+    parameters. The penalty is on the joint effect. If it were on each unit's share, a window of 300 channels could have
+    17 times the effect of a window of one head at the same penalty, and few sub-models would teach only the windows'
+    sizes.
 
     Attributes:
         feature_MP: float64 [M, P]; kept or not, less the mean.

@@ -24,5 +24,5 @@ class Ridge(CrossValidated):
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))  # nothing to learn: the prior orders
         patterns = Patterns.of(measurements)
-        found = self._search(patterns.feature_MP, measurements.utility_M, measurements.group_M)
-        return Fit(patterns.per_unit(found.coefficient_K), {"alpha": found.alpha})
+        solution = self._search(patterns.feature_MP, measurements.utility_M, measurements.group_M)
+        return Fit(patterns.per_unit(solution.coefficient_K), {"alpha": solution.alpha})

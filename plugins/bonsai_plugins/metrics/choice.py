@@ -14,8 +14,8 @@ class Choice(ChoiceMetric):
     """How well multiple-choice questions are answered: accuracy, or the log-likelihood of the right choice.
 
     Choices are scored by their log-likelihood after the question (Brown et al. 2020, arXiv:2005.14165, section 2.4).
-    Accuracy is what people quote, but it moves in steps of one question; the likelihood of the right choice among
-    all of a question's choices says more per forward pass.
+    Accuracy is what people quote, but it changes in steps of one question; the likelihood of the right choice among all
+    of a question's choices says more per forward pass.
     """
 
     name: ClassVar[str] = "choice"

@@ -1,4 +1,4 @@
-"""How much of a unit's output a constant could not stand in for."""
+"""How much of a unit's output a constant cannot replace."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _standardised(channel: Tensor) -> Tensor:
 
     largest = channel.max()
     if largest > 0:
-        channel = channel / largest  # or squares of the extremes would not fit
+        channel = channel / largest  # or squares of the extremes would overflow
     if channel.shape[-1] > 1:
         channel = channel.square()
     deviation = channel - channel.mean()

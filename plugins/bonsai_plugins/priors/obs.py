@@ -1,4 +1,4 @@
-"""What least squares could not make up for: the optimal brain surgeon for structures."""
+"""The error that least squares cannot repair: the optimal brain surgeon for structures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OptimalBrainSurgeon(MomentPrior):
-    """Squared error of the output that a unit's removal leaves behind once the others are re-fitted to make up for it.
+    """Squared error of the output that remains after a unit's removal once the others are re-fitted.
 
     Units go greedily, the cheapest first: with H the damped second moments of the site's input, removing the channels G
     of a unit costs tr(W_G ((H^-1)_GG)^-1 W_G'), after which W and H^-1 are those of the site without it. Hassibi and
@@ -24,7 +24,7 @@ class OptimalBrainSurgeon(MomentPrior):
 
     name: ClassVar[str] = "obs"
     damping: float = Field(1e-3, gt=0, description="Relative to the mean square of the input's channels.")
-    steps: int = Field(32, ge=1, description="Units go in so many steps; fewer are faster, more are greedier.")
+    steps: int = Field(32, ge=1, description="Steps in which units are removed; fewer are faster, more are greedier.")
 
     def score(self, site: SiteView, statistic: Statistic) -> Tensor:
         import torch
@@ -41,7 +41,7 @@ class OptimalBrainSurgeon(MomentPrior):
             error = _error_of_each(weight, inverse, channels)
             order = error.argsort(stable=True)
             gone, stay = order[:step], order[step:].sort().values
-            score[left[gone]] = error[gone].clamp(min=largest)  # never below that of a unit which went earlier
+            score[left[gone]] = error[gone].clamp(min=largest)  # never below that of a unit removed earlier
             largest = torch.maximum(largest, error[gone].max())
             weight, inverse = _without(weight, inverse, _channels(gone, channels), _channels(stay, channels))
             left = left[stay]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Random(WeightPrior):
-    """Uniform noise per unit; the same seed gives a unit the same score wherever it stands."""
+    """Uniform noise per unit; the score depends on the seed and the unit's number alone."""
 
     name: ClassVar[str] = "random"
 

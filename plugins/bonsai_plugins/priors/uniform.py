@@ -1,4 +1,4 @@
-"""No preference at all."""
+"""No preference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wanda for units: weights times the size of what they are multiplied with."""
+"""Wanda for units: weights times the size of their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One-shot baselines of the literature, through the same engine: a prior and an allocation, nothing measured.
+"""One-shot baselines of the literature, by the same engine: a prior and an allocation, no sub-model measured.
 
 All see 64 windows of 256 tokens; `--prior-samples` and `--sequence-length` change that.
 """

@@ -1,4 +1,4 @@
-"""Our own recipes: what to spend for which quality."""
+"""Our own recipes, by effort and quality."""
 
 from bonsai_core import Recipe
 

@@ -1,4 +1,4 @@
-"""The paper's stated future work: spends sub-models where the decision is still open, and stops when none is."""
+"""The paper's stated future work: spends sub-models where the decision is open, and stops once it has settled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TRIALS = 32
 
 
 class Adaptive(Sampler):
-    """First antithetic pairs; then sub-models that would be the answer, were the importances what they may well be.
+    """First antithetic pairs; then the selections that follow from plausible importances.
 
     Each later sub-model removes what selection would remove under importances drawn from the estimator's posterior
-    (Thompson 1933), or under its upper and lower confidence bounds; so units whose fate is decided stay where they are,
-    and those around the cut are measured again and again. Pairs use opposite deviations. The round ends early when
-    nearly the same parameters would go whatever is drawn. Dery et al. 2024, arXiv:2402.05406, name it as future work;
-    needs an estimator with a posterior (`bayes`).
+    (Thompson 1933), or under its upper and lower confidence bounds; so units whose fate is decided do not change, and
+    those around the cut are measured again and again. Pairs use opposite deviations. The round ends early when all
+    draws would remove nearly the same parameters. Dery et al. 2024, arXiv:2402.05406, name it as future work; needs an
+    estimator with a posterior (`bayes`).
     """
 
     name: ClassVar[str] = "adaptive"
@@ -54,7 +54,7 @@ class Adaptive(Sampler):
         return Draw(np.stack(keeps)[:count], np.arange(count) // 2)
 
     def _deviation(self, evidence: Evidence, position: float, rng: np.random.Generator) -> NDArray[np.float64]:
-        """By how many standard deviations each importance is off, [U]."""
+        """By how many standard deviations each importance deviates, [U]."""
         if self.rule == "bounds":
             return np.full(len(evidence.spread_U), 0.5 + 1.5 * position)
         return _posterior_deviation(evidence, rng)
@@ -63,22 +63,22 @@ class Adaptive(Sampler):
         expected_U = _answer(request, evidence, np.zeros(len(request.table)))
         gone = request.alive_U & ~expected_U
         cost_U = request.table.cost_U
-        shared = []
+        agreement = []
         for _ in range(TRIALS):
             drawn_U = _answer(request, evidence, _posterior_deviation(evidence, rng))
-            shared.append(cost_U[gone & ~drawn_U].sum() / max(1, cost_U[gone].sum()))
-        return float(np.mean(shared)) >= self.settled
+            agreement.append(cost_U[gone & ~drawn_U].sum() / max(1, cost_U[gone].sum()))
+        return float(np.mean(agreement)) >= self.settled
 
 
 def _posterior_deviation(evidence: Evidence, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Standard normal numbers, [U]; the same for units that were measured as one."""
+    """Standard normal numbers, [U]; the same for units that were always dropped together."""
     rows_UE = np.stack([evidence.importance_U, evidence.spread_U], axis=1)
     which_U = np.unique(rows_UE, axis=0, return_inverse=True)[1].ravel()
     return np.asarray(rng.standard_normal(which_U.max() + 1)[which_U])
 
 
 def _answer(request: SampleRequest, evidence: Evidence, deviation_U: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """What would be kept if the importances were off by so many standard deviations: the cheapest go, up to p."""
+    """The keep vector for importances that deviate by some standard deviations: the cheapest units go, up to p."""
     importance_U = evidence.importance_U + deviation_U * evidence.spread_U
     price_U = importance_U / request.table.cost_U if request.rank == "density" else importance_U
     ids = np.flatnonzero(request.alive_U & np.isfinite(importance_U))
@@ -91,7 +91,7 @@ def _answer(request: SampleRequest, evidence: Evidence, deviation_U: NDArray[np.
 
 
 def _spare(request: SampleRequest, order: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the units in this order may go before their site is down to its smallest number, bool."""
+    """Which of the units in this order may go before their site is at its minimum, bool."""
     site_U = request.table.site_U
     left_S = np.bincount(site_U[request.alive_U], minlength=len(request.table.sites)) - request.minimum_S
     spare = np.zeros(len(order), dtype=bool)

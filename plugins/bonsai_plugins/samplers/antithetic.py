@@ -1,4 +1,4 @@
-"""The paper's sampler: perturbs the bottom of each site, and every draw comes with its complement."""
+"""The paper's sampler: perturbs the lowest units of each site, in pairs of complementary draws."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs,
 class Antithetic(Sampler):
     """Per site: the top 1-2p is never perturbed, the rest is drawn by the prior, each draw with its complement.
 
-    Dery et al. 2024, arXiv:2402.05406, section 3.1 and Algorithm 1. The window is 2p of what is alive, where p is this
-    round's share of what is alive, so that window and cut always belong together. As in the paper, a site whose window
-    rounds to nothing (a layer's 3 KV groups at p = 0.05) is not perturbed.
+    Dery et al. 2024, arXiv:2402.05406, section 3.1 and Algorithm 1. The window is 2p of the living units, where p is
+    the share of them that this round removes. As in the paper, a site whose window rounds to nothing (a layer's 3 KV
+    groups at p = 0.05) is not perturbed.
 
     Where we differ, by default: with far fewer sub-models than units in the windows, a regression over single units is
     mostly noise. Then whole windows are switched, half of the sites in a draw and the others in its complement, which

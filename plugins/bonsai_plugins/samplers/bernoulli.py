@@ -1,4 +1,4 @@
-"""Independent coin flips: the control that knows nothing."""
+"""Independent coin flips: the control without knowledge."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ class Bernoulli(Sampler):
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         shape = (request.num_submodels, len(request.table))
         keep_MU = request.alive_U & (rng.random(shape) >= request.drop_fraction)
-        for site, enough in zip(request.table, request.minimum_S, strict=True):
+        for site, minimum in zip(request.table, request.minimum_S, strict=True):
             alive = np.flatnonzero(request.alive_U[site.units]) + site.first
-            least = min(int(enough), len(alive))
             for keep_U in keep_MU:
                 dropped = alive[~keep_U[alive]]
-                missing = least - (len(alive) - len(dropped))
+                missing = min(int(minimum), len(alive)) - (len(alive) - len(dropped))
                 if missing > 0:
                     keep_U[rng.choice(dropped, missing, replace=False)] = True
         return Draw(keep_MU, np.arange(request.num_submodels))

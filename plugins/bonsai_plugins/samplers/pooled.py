@@ -1,4 +1,4 @@
-"""One distribution over all sites: a site that the prior finds cheap is perturbed more."""
+"""One distribution over all sites: a site with low priors is perturbed more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs
 class Pooled(Sampler):
     """Units of all sites in one pool, ordered by their prior standardised within each site.
 
-    The window is the least 2p of all living parameters, wherever they lie, and its units are kept in proportion to the
+    The window is the lowest 2p of all living parameters, in whatever sites, and its units are kept in proportion to the
     softmax of the standardised priors; each draw comes with its complement. After the global variant of the authors'
     later work on the method of Dery et al. 2024, arXiv:2402.05406.
     """
@@ -35,7 +35,7 @@ class Pooled(Sampler):
 
 
 def _standardised(prior_U: NDArray[np.float64], site_U: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each unit's prior in standard deviations from its site's mean, float64 [U]; 0 where a site's are all the same."""
+    """Each unit's prior in standard deviations from its site's mean, float64 [U]; 0 if a site's are equal."""
     standard_U = np.zeros(len(prior_U))
     for site in np.unique(site_U):
         here = site_U == site
@@ -45,13 +45,13 @@ def _standardised(prior_U: NDArray[np.float64], site_U: NDArray[np.int64]) -> ND
 
 
 def _window(request: SampleRequest, standard_U: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The least units by standardised prior whose parameters make up 2p of the living ones, in that order.
+    """The lowest units by standardised prior whose parameters make up 2p of the living ones, in that order.
 
-    Units of which a site may not lose any more are passed over.
+    Units that a site must keep are skipped.
     """
     ids = np.flatnonzero(request.alive_U)
     site = request.table.site_U[ids]
-    # How far up its site a unit stands, 0..1: where priors tie, all sites give the same share.
+    # A unit's relative position in its site, 0..1: if priors tie, all sites give the same share.
     height = np.empty(len(ids))
     position = np.empty(len(ids), dtype=np.int64)
     for number in np.unique(site):

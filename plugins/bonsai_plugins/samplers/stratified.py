@@ -1,4 +1,4 @@
-"""How much each site loses is varied in a balanced design, so that the sites' effects separate."""
+"""Varies how much each site loses in a balanced design, so that the sites' effects separate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bonsai_plugins.samplers.windows import windows_per_site
 
 
 class Stratified(Sampler):
-    """Per site and pair, one of several shares of its window goes, the least liked units first; then the complement.
+    """Per site and pair, one of several shares of its window goes, the lowest priors first; then the complement.
 
-    Over the pairs every site takes every share equally often, in an order of its own: a Latin hypercube over sites
+    Over the pairs every site gets every share equally often, in an order of its own: a Latin hypercube over sites
     (McKay, Beckman and Conover 1979). A site whose window leaves in several steps shows how its price rises.
     """
 

@@ -18,11 +18,11 @@ LEVEL_HELP = (
 
 
 def windows_per_site(request: SampleRequest) -> list[NDArray[np.int64]]:
-    """Per site, the least 2p of its living units by prior; none where that is less than one unit."""
+    """Per site, the lowest 2p of its living units by prior; none if that is less than one unit."""
     windows = []
-    for site, least in zip(request.table, request.minimum_S, strict=True):
+    for site, minimum in zip(request.table, request.minimum_S, strict=True):
         ids = np.arange(site.first, site.first + site.num_units)[request.alive_U[site.units]]
-        size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - least)
+        size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - minimum)
         if size >= 1:
             windows.append(ids[np.argsort(request.prior_U[ids], kind="stable")[:size]])
     return windows

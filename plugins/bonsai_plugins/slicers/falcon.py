@@ -1,4 +1,4 @@
-"""Falcon: one model type, built in three ways; query, key and value share one linear."""
+"""Falcon: one model type, built in three ways; query, key and value are fused into one linear."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: query, key and value of a head lie side by side in one linear."""
+"""GPT-NeoX and Pythia: query, key and value of a head are consecutive rows of one linear."""
 
 from bonsai_core import AttentionSite, Family, MlpSite
 

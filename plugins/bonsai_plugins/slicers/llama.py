@@ -1,4 +1,4 @@
-"""Families built like LLaMA, with separate q/k/v projections and a gated MLP: a declaration says that by default."""
+"""Families built like LLaMA, with separate q/k/v projections and a gated MLP, which are a declaration's defaults."""
 
 from bonsai_core import Family
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts: attention as in their dense kin, and experts in place of MLP channels."""
+"""Mixtures of experts: attention as in their dense relatives, and experts in place of an MLP."""
 
 from bonsai_core import ExpertsSite, Family
 

@@ -1,4 +1,4 @@
-"""OPT: biases everywhere, and the MLP's linears lie in the decoder layer itself."""
+"""OPT: biases everywhere, and the MLP's linears are in the decoder layer itself."""
 
 from bonsai_core import AttentionSite, Family, MlpSite
 

@@ -45,7 +45,7 @@ def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Cur
 
 
 def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
-    """Do it, or what is left of it.
+    """Run the adaptation, or finish one that was interrupted.
 
     Raises:
         BonsaiError: its place is taken by another adaptation, or it fails.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
 
 from bonsai_core.errors import DamagedError
 
@@ -17,40 +17,32 @@ Value = FiniteFloat | None
 """A number that was measured; None where it was not finite."""
 
 
-class Part(BaseModel):
+class JsonObject(BaseModel):
     """Of what we wrote ourselves: types are as they were, and what later versions add is let through."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Text(Part):
-    name: str
+def json_object(**fields: Any) -> type[JsonObject]:
+    """The schema of an object with these fields: each a type, or a type and a default."""
+    pairs: dict[str, Any] = {
+        name: field if isinstance(field, tuple) else (field, ...) for name, field in fields.items()
+    }
+    return create_model("JsonObject", __base__=JsonObject, **pairs)
 
 
-class _Perplexity(Part):
-    dense: Value
-    pruned: Value
-    sequence_length: Count
-    windows: Count
-    text: _Text
+class _NotDone(JsonObject):
+    model_config = ConfigDict(extra="forbid")
+
+    skipped: str
 
 
-class _BeforeAndAfter(Part):
-    dense: Count
-    pruned: Count
-
-
-class _Sparsity(Part):
-    decoder: FiniteFloat
-    whole_model: FiniteFloat
-
-
-class _Divergence(Part):
+class _Divergence(JsonObject):
     held_out: Value = None
     measured: Value = None
 
 
-class _Round(Part):
+class _Round(JsonObject):
     sparsity: FiniteFloat
     units_removed: Count
     submodels: Count
@@ -61,7 +53,7 @@ class _Round(Part):
     perplexity: Value = None
 
 
-class _Kept(Part):
+class _Kept(JsonObject):
     kept: Count
     dense: Count
 
@@ -72,84 +64,41 @@ class _Kept(Part):
         return self
 
 
-class _Timed(Part):
-    dense_s: Annotated[FiniteFloat, Field(gt=0)]
-    pruned_s: Annotated[FiniteFloat, Field(gt=0)]
-    tokens: Count
-
-
-class _NotDone(Part):
-    model_config = ConfigDict(extra="forbid")
-
-    skipped: str
-
-
-class _Verified(Part):
-    loss: Value
-    loaded: dict[str, Value]
-
-
-class _Memory(Part):
-    peak_bytes: Count
-
-
-class _RunConfig(Part):
-    model: str
-    eval_rounds: bool
-
-
-class RunReport(Part):
-    """Of a run."""
-
-    config: _RunConfig
-    perplexity: _Perplexity
-    parameters: _BeforeAndAfter
-    sparsity: _Sparsity
-    weight_bytes: _BeforeAndAfter
-    rounds: list[_Round]
-    layers: list[dict[str, _Kept]]
-    latency: _Timed | _NotDone | None
-    verified: _Verified | _NotDone
-    memory: _Memory
-    seconds: dict[str, Seconds]
-
-
-class _Evaluation(_Text):
-    windows: Count
-    sequence_length: Count
-
-
-class _Recovery(Part):
-    teacher: Value
-    before: Value
-    after: Value
-
-
-class _Losses(Part):
+class _Losses(JsonObject):
     loss: FiniteFloat
     lm: FiniteFloat
     kl: FiniteFloat
     hidden: FiniteFloat
 
 
-class _Parameters(Part):
-    all: Count
-    trained: Count
-
-
-class AdaptReport(Part):
-    """Of an adaptation."""
-
-    evaluation: _Evaluation
-    perplexity: _Recovery
-    losses: Annotated[list[_Losses], Field(min_length=1)]
-    steps: Count
-    tokens: Count
-    epochs: FiniteFloat
-    parameters: _Parameters
-    verified: _Verified | _NotDone
-    memory: _Memory
-    seconds: dict[str, Seconds]
+_BEFORE_AND_AFTER = json_object(dense=Count, pruned=Count)
+_POSITIVE = Annotated[FiniteFloat, Field(gt=0)]
+_COMMON = {
+    "verified": json_object(loss=Value, loaded=dict[str, Value]) | _NotDone,
+    "memory": json_object(peak_bytes=Count),
+    "seconds": dict[str, Seconds],
+}
+RUN_REPORT = json_object(
+    config=json_object(model=str, eval_rounds=bool),
+    perplexity=json_object(dense=Value, pruned=Value, sequence_length=Count, windows=Count, text=json_object(name=str)),
+    parameters=_BEFORE_AND_AFTER,
+    sparsity=json_object(decoder=FiniteFloat, whole_model=FiniteFloat),
+    weight_bytes=_BEFORE_AND_AFTER,
+    rounds=list[_Round],
+    layers=list[dict[str, _Kept]],
+    latency=json_object(dense_s=_POSITIVE, pruned_s=_POSITIVE, tokens=Count) | _NotDone | None,
+    **_COMMON,
+)
+ADAPT_REPORT = json_object(
+    evaluation=json_object(name=str, windows=Count, sequence_length=Count),
+    perplexity=json_object(teacher=Value, before=Value, after=Value),
+    losses=Annotated[list[_Losses], Field(min_length=1)],
+    steps=Count,
+    tokens=Count,
+    epochs=FiniteFloat,
+    parameters=json_object(all=Count, trained=Count),
+    **_COMMON,
+)
 
 
 def read_report(path: Path, schema: type[BaseModel]) -> Mapping[str, Any]:
@@ -160,8 +109,8 @@ def read_report(path: Path, schema: type[BaseModel]) -> Mapping[str, Any]:
         DamagedError: it is damaged; the message says how to write it again.
     """
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema.model_validate(found)
+        report: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema.model_validate(report)
     except FileNotFoundError:
         raise
     except ValidationError as error:
@@ -170,11 +119,11 @@ def read_report(path: Path, schema: type[BaseModel]) -> Mapping[str, Any]:
         raise _damaged(path, "it is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
-    return found
+    return report
 
 
 def first_fault(error: ValidationError, whole: str) -> str:
-    """Where a part is not as it should be, and how; `whole` is what to call all of it."""
+    """Which field is not as it should be, and how; `whole` is what to call all of it."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 

@@ -1,4 +1,4 @@
-"""Room on disk, and names that are still free."""
+"""Free disk space, and free names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bonsai_core.errors import BonsaiError
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
-    """Refuse before the work starts if its result would not fit.
+    """Refuse before the run starts if its result would not fit.
 
     Raises:
         BonsaiError: less is free than the run needs.
@@ -27,7 +27,7 @@ def check_disk(path: Path, needed_bytes: int) -> None:
 
 
 def free_path(folder: Path, name: str) -> Path:
-    """folder/name, without what file names should not have, and with a number behind it where that is taken."""
+    """folder/name without characters that are awkward in file names, and with a number appended if it exists."""
     base = folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model")
     candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
     return next(path for path in candidates if not os.path.lexists(path))
