@@ -134,13 +134,20 @@ def test_weights_of_different_types_are_told(small_run: RunConfig, pico_director
     assert any(isinstance(event, Warned) and "different types" in event.text for event in events)
 
 
-def test_a_dense_model_that_is_gone_stops_nothing(small_run: RunConfig, pruned: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", ["./gone", "an unfinished run", "~nobody-there"])
+def test_a_dense_model_that_is_gone_stops_nothing(
+    small_run: RunConfig, pruned: Path, tmp_path: Path, gone: str
+) -> None:
     shutil.copytree(pruned / "model", tmp_path / "model")
-    story = json.loads((tmp_path / "model/bonsai.json").read_text())
-    (tmp_path / "model/bonsai.json").write_text(json.dumps({**story, "base_model": "./gone"}))
+    if gone == "an unfinished run":
+        (tmp_path / "run").mkdir()
+        shutil.copy(pruned / "config.yaml", tmp_path / "run")
+        gone = str(tmp_path / "run")
+    metadata = json.loads((tmp_path / "model/bonsai.json").read_text())
+    (tmp_path / "model/bonsai.json").write_text(json.dumps({**metadata, "base_model": gone}))
     found, events = measured(small_run, [tmp_path / "model"])
     assert len(found["models"]) == 1
-    assert any(isinstance(event, Warned) and "./gone is not beside them" in event.text for event in events)
+    assert any(isinstance(event, Warned) and f"{gone} is not beside them" in event.text for event in events)
 
 
 def test_models_with_other_tokens_are_told_apart(

@@ -25,6 +25,7 @@ from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, RunDirectory, held
+from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.settings.recipe_files import read_recipe
 from bonsai_core.sweep.expand import SweepRun
@@ -431,3 +432,13 @@ def test_code_of_a_strangers_model_runs_only_if_asked_for_again(small_run: RunCo
     with pytest.raises(BonsaiError, match=r"If you trust it: bonsai resume .*run --trust-remote-code"):
         resume(tmp_path / "run")
     assert resume(tmp_path / "run", trust_remote_code=True).report["perplexity"] == report["perplexity"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_folder(path) as partial:
+        shutil.rmtree(partial)  # what takes the new one's name then fails
+    assert (path / "weights").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]

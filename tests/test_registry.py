@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Listener
 
-from bonsai_core import BonsaiError, Registry
+from bonsai_core import BonsaiError, Registry, hookimpl
 from bonsai_core.cli.settings import installed
 from bonsai_core.config import PluginChoice
 from bonsai_core.events import Warned
@@ -199,3 +199,48 @@ def test_the_built_ins_are_sound_and_come_from_the_distribution() -> None:
     assert registry.problems == []
     assert all(names(registry, kind) for kind in KINDS)
     assert {offer.source.split(" ")[0] for offer in registry.offers("estimator")} == {"bonsai-prune"}
+
+
+COMPENSATOR = """
+from typing import ClassVar
+from bonsai_core import {bases}, Repair, hookimpl
+
+class Mine({bases}):
+    "Does nothing."
+    name: ClassVar[str] = "mine"
+    def accumulate(self, inputs):
+        return inputs.sum(0)
+    def repair(self, removal, statistic):
+        return Repair()
+
+@hookimpl
+def bonsai_compensators():
+    return [Mine]
+"""
+
+
+@pytest.mark.parametrize(
+    ("bases", "fault"),
+    [
+        ("InputCompensator", "compensator Mine must set changes_weights or adds_bias; with neither it is never called"),
+        ("InputCompensator, MomentCompensator", "inherits InputCompensator and MomentCompensator: choose one"),
+    ],
+)
+def test_what_the_engine_would_never_call_is_refused(shelf: Shelf, bases: str, fault: str) -> None:
+    shelf.add("their-plugin", COMPENSATOR.format(bases=bases))
+    registry = shelf.registry()
+    assert fault in problems(registry)
+    assert names(registry, "compensator") == []
+
+
+def test_an_observer_for_a_while_leaves_nothing_behind(shelf: Shelf) -> None:
+    registry = shelf.registry()
+
+    class Faulty(Listener):
+        @hookimpl
+        def bonsai_priors(self) -> str:
+            return "no list"
+
+    for _ in range(2):  # the second time it is not "registered twice"
+        with pytest.raises(BonsaiError, match="must return a list"), registry.observed_by(Faulty(), "the display"):
+            pass

@@ -56,9 +56,9 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
             f"try --dtype float32 ({config.dtype} was asked for), in a new run with another --out."
         )
     keep_U = prune(job, ledger)
+    ledger.begin(Stage.EVALUATE, "perplexity of the pruned model")
+    perplexity(job, keep_U, Step("evaluate/pruned", tokens=job.evaluation_NT.size), ledger)
     with subject.masked(keep_U):
-        ledger.begin(Stage.EVALUATE, "perplexity of the pruned model")
-        perplexity(job, Step("evaluate/pruned", tokens=job.evaluation_NT.size), ledger)
         loss = ledger.once(Step("loss"), lambda: measured_loss(subject.model, job.evaluation_NT[0]))["loss"]
     ledger.once(Step("peak"), lambda: {"bytes": peak_bytes(subject.device)})
     written = _save(job, keep_U, ledger)

@@ -95,11 +95,6 @@ class Job:
         """Tells two parents apart; asked for before the model is sliced."""
         return self.subject.storage.fingerprint()
 
-    def slices_after(self, number: int) -> bool:
-        """Whether the units that round `number` (from 1) removes leave memory after it."""
-        is_last = number == len(self.plan.targets)
-        return self.subject.in_place and (is_last or self.slices_between_rounds)
-
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, as journaled at its start."""
         return {
@@ -117,7 +112,7 @@ class Job:
         kept = 1 - self.config.sparsity * table.decoder_params / table.total_params
         if methods.watches_moments:
             scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
-        if methods.compensator.repairs and methods.compensator.changes_weights:
+        if methods.compensator.changes_weights:
             outputs = [self.subject.output(site) for site in table if site.has_output]
             copies = len(self.plan.targets) + 2  # of every round, of its sub-models, and of the search's
             numbers = sum(output.in_features * output.out_features for output in outputs)

@@ -17,8 +17,10 @@ from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import Arrays
 
 
-def perplexity(job: Job, step: Step, ledger: Ledger, cache_key: Mapping[str, Any] | None = None) -> float | None:
-    """Perplexity of the model as it stands on the evaluation text; None where it is not finite.
+def perplexity(
+    job: Job, keep_U: NDArray[np.bool_], step: Step, ledger: Ledger, cache_key: Mapping[str, Any] | None = None
+) -> float | None:
+    """Perplexity of the sub-model under a keep vector on the evaluation text; None where it is not finite.
 
     Args:
         cache_key: of the dense model's, which other runs may have measured.
@@ -26,7 +28,8 @@ def perplexity(job: Job, step: Step, ledger: Ledger, cache_key: Mapping[str, Any
     windows_NT = job.evaluation_NT
 
     def measure() -> Arrays:
-        return {"perplexity": np.array([job.passes.perplexity(windows_NT)])}
+        with job.subject.masked(keep_U):
+            return {"perplexity": np.array([job.passes.perplexity(windows_NT)])}
 
     def compute() -> Payload:
         value = float(ledger.cached(cache_key, windows_NT.size, measure)["perplexity"][0])
@@ -43,7 +46,9 @@ def perplexity(job: Job, step: Step, ledger: Ledger, cache_key: Mapping[str, Any
 def dense_perplexity(job: Job, ledger: Ledger) -> float | None:
     """Perplexity of the dense model, which the job's model still is; None where it is not finite."""
     cache_key = {**job.cache_key, "perplexity": job.evaluation_NT} if ledger.has_cache else None
-    return perplexity(job, Step("evaluate/dense", tokens=job.evaluation_NT.size), ledger, cache_key)
+    return perplexity(
+        job, job.table.keep_all(), Step("evaluate/dense", tokens=job.evaluation_NT.size), ledger, cache_key
+    )
 
 
 def dense_side(job: Job, windows_NT: NDArray[np.int64], ledger: Ledger) -> DenseSide:

@@ -85,15 +85,20 @@ class Repairs:
         directory, number = self._ledger.directory, self._step.round
         files = TensorFiles(directory.tensor_path(number, "repair"), directory.writing)
 
+        computed: Payload = {}
+
         def write() -> Payload:
+            nonlocal computed
             self._ledger.begin(Stage.REPAIR, f"repair by {self._compensator.name}", number)
             self._write(files, keep_U)
-            return {"sha256": files.sha256()}
+            computed = {"sha256": files.sha256()}
+            return computed
 
-        def is_whole(payload: Payload) -> bool:
+        def is_intact(payload: Payload) -> bool:
             return files.folder.exists() and files.sha256() == payload["sha256"]
 
-        if not is_whole(self._ledger.once(self._step, write, holds=is_whole)):
+        recorded = self._ledger.once(self._step, write, holds=is_intact)
+        if computed and computed["sha256"] != recorded["sha256"]:
             self._ledger.warn(f"The repair of round {number} was computed again and rounds differently.")
         for site in self._subject.sites_present():
             if site.name in files:

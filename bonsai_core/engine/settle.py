@@ -29,21 +29,22 @@ def settle(
     """
     if job.methods.compensator.repairs:
         repairs.apply_permanently(keep_U)
-    if job.slices_after(round.number):
+    if job.subject.in_place and job.slices_between_rounds:
         job.subject.slice(keep_U)
-        if round.last and job.methods.compensator.adds_bias:
+    held_out_kl = _divergence(job, round, keep_U, ledger)
+    after = None
+    if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
+        ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
+        after = perplexity(job, keep_U, round.step("evaluate", job.evaluation_NT.size), ledger)
+    if job.subject.in_place and round.last:
+        job.subject.slice(keep_U)
+        if job.methods.compensator.adds_bias:
             job.subject.complete_biases()
-    with job.subject.masked(keep_U):
-        held_out_kl = _divergence(job, round, ledger)
-        after = None
-        if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
-            ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
-            after = perplexity(job, round.step("evaluate", job.evaluation_NT.size), ledger)
     sparsity, tau, removed = (selection[name] for name in ("sparsity", "kendall_tau", "units_removed"))
     ledger.notify(RoundFinished(round.number, sparsity, tau, removed, after, held_out_kl))
 
 
-def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
+def _divergence(job: Job, round: Round, keep_U: NDArray[np.bool_], ledger: Ledger) -> float | None:
     """KL to the dense model on text that nothing is chosen by; None where there is none.
 
     The ledger also gets the KL on the sub-models' text; the gap between the two is overfitting.
@@ -53,9 +54,10 @@ def _divergence(job: Job, round: Round, ledger: Ledger) -> float | None:
         return None
 
     def measure() -> Payload:
-        divergence = {"held_out": _kl(job, held_out)}
-        if measured.dense is not None:
-            divergence["measured"] = _kl(job, measured)
+        with job.subject.masked(keep_U):
+            divergence = {"held_out": _kl(job, held_out)}
+            if measured.dense is not None:
+                divergence["measured"] = _kl(job, measured)
         return divergence
 
     step = round.step("divergence", job.plan.divergence_tokens)

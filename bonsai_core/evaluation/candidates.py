@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def _slicers(provenances: Iterable[Provenance]) -> dict[str, str]:
         if slicer is not None:
             slicers[provenance.source] = slicer
             if provenance.dense is not None:
-                slicers.setdefault(find_provenance(provenance.dense).source, slicer)
+                with suppress(BonsaiError):  # a dense model that cannot be found is not evaluated either
+                    slicers.setdefault(find_provenance(provenance.dense).source, slicer)
     return slicers
 
 

@@ -100,11 +100,14 @@ class Registry:
     @contextmanager
     def observed_by(self, observer: object, source: str) -> Iterator[None]:
         """While open, `observer` receives every event; `source` names it in messages."""
-        self.register(observer, source)
         try:
+            self.register(observer, source)
             yield
         finally:
-            self._manager.unregister(observer)
+            if self._manager.is_registered(observer):
+                self._manager.unregister(observer)
+            for rows in self._offers.values():
+                rows[:] = [row for row in rows if row.source != source]
 
     def offers(self, kind: str) -> list[Offer]:
         """All usable offers of a kind, by name."""
@@ -240,12 +243,17 @@ def _item_fault(kind: str, item: object) -> str | None:
     if not (isinstance(item, type) and issubclass(item, bases)):
         *others, last = [base.__name__ for base in bases]
         return f"{returned} a subclass of {', '.join(others)}{' or ' if others else ''}{last}"
+    several = [base.__name__ for base in bases if issubclass(item, base)]
+    if len(several) > 1:
+        return f"{kind} {item.__name__} inherits {' and '.join(several)}: choose one"
     if inspect.isabstract(item):
         missing = ", ".join(sorted(item.__abstractmethods__))
         return f"{kind} {item.__name__} does not define {missing}"
     name = getattr(item, "name", None)
     if not (isinstance(name, str) and NAME_PATTERN.fullmatch(name)):
         return f"{kind} {item.__name__} needs a lower-case `name`, not {name!r}"
+    if issubclass(item, InputCompensator | MomentCompensator) and not (item.changes_weights or item.adds_bias):
+        return f"{kind} {item.__name__} must set changes_weights or adds_bias; with neither it is never called"
     return None
 
 

@@ -70,6 +70,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(previous)
         partial.replace(path)
+    except BaseException:
+        if previous.exists() and not path.exists():
+            previous.replace(path)
+        raise
     finally:
         _remove(partial, previous)
 

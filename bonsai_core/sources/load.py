@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.settings.common import CommonSettings
+from bonsai_core.settings.recipe_files import is_recipe_file
 from bonsai_core.sources import hub
 from bonsai_core.sources.builtin import builtin_text
 from bonsai_core.sources.files import is_path, read_file
@@ -79,6 +80,8 @@ def with_absolute_paths(config: Config) -> Config:
     """
     names = {field: getattr(config, field) for field in config.PATHS}
     paths = {field: user_path(name) for field, name in names.items() if name not in (None, "demo", *NAMED)}
+    if "adapt" in paths and not is_recipe_file(names["adapt"]):
+        del paths["adapt"]  # a folder may have the name of a recipe
     return config.model_copy(update={field: str(path.resolve()) for field, path in paths.items() if exists(path)})
 
 
