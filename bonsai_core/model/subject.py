@@ -190,9 +190,9 @@ class Subject:
         return (site for site in self._sites.values() if isinstance(site, LinearSite))
 
     def _linear_site(self, site: Site) -> LinearSite:
-        found = self._sites[site.name]
-        assert isinstance(found, LinearSite)
-        return found
+        model_site = self._sites[site.name]
+        assert isinstance(model_site, LinearSite)
+        return model_site
 
     def _remove_layers(self, gone: Collection[int]) -> None:
         """Remove whole layers; those after them move up, in the key-value cache and in the configuration too."""

@@ -73,7 +73,9 @@ class LinearSite(ModelSite):
             unowned = sum(layout.unowned_params(linear) for layout, linear in zip(layouts, linears, strict=True))
             rest = sum(parameter.numel() for parameter in inside.parameters()) - own + unowned
         name = f"layers.{layer.number}.{cls.kind}"
-        return Site(name, layer.number, cls.kind, first, num_units, price, channels, rest, stretches=layouts[-1].runs)
+        return Site(
+            name, layer.number, cls.kind, first, num_units, price, channels, rest, stretches=layouts[-1].stretches
+        )
 
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:

@@ -122,11 +122,11 @@ class Elsewhere(Storage):
         keep, site = torch.from_numpy(applied.keep), output.site
         own_bias = self.find(output.layer, f"{output.path}.bias")
 
-        def hook(module: nn.Module, args: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
             if applied.weight is not None:
                 inputs = by_unit(args[0], site)[..., keep.to(args[0].device), :].flatten(-2)
-                found = functional.linear(inputs, applied.weight.flatten(1).to(inputs))
-                found = found if own_bias is None else found + own_bias.to(found)
-            return found if applied.bias is None else found + applied.bias.to(found)
+                result = functional.linear(inputs, applied.weight.flatten(1).to(inputs))
+                result = result if own_bias is None else result + own_bias.to(result)
+            return result if applied.bias is None else result + applied.bias.to(result)
 
         return hook

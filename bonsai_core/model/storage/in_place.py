@@ -43,8 +43,8 @@ class InPlace(Storage):
 
     def find(self, layer: DecoderLayer, path: str) -> Tensor | None:
         holder, _, name = path.rpartition(".")
-        found: Tensor | None = getattr(layer.module.get_submodule(holder), name, None)
-        return None if found is None else found.detach()
+        tensor: Tensor | None = getattr(layer.module.get_submodule(holder), name, None)
+        return None if tensor is None else tensor.detach()
 
     def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
         return by_unit(output.linear.weight.detach(), output.site), None
@@ -53,12 +53,12 @@ class InPlace(Storage):
         return None
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        linear, num_runs = output.linear, output.site.stretches
+        linear, num_stretches = output.linear, output.site.stretches
         if repair.weight is not None:
             kept = torch.from_numpy(keep).to(linear.weight.device)
-            runs = linear.weight.data.view(len(linear.weight), num_runs, len(keep), -1)
-            new = in_model_order(repair.weight, output.site).view(len(runs), num_runs, int(keep.sum()), -1)
-            runs[:, :, kept] = new.to(runs.device, runs.dtype)
+            stretches = linear.weight.data.view(len(linear.weight), num_stretches, len(keep), -1)
+            new = in_model_order(repair.weight, output.site).view(len(stretches), num_stretches, int(keep.sum()), -1)
+            stretches[:, :, kept] = new.to(stretches.device, stretches.dtype)
         if repair.bias is not None:
             change = repair.bias.to(linear.weight.device).float()
             before = linear.bias.detach().float() if linear.bias is not None else 0

@@ -63,8 +63,8 @@ class _Changed(Mapping[str, Tensor]):
         self._change = change
 
     def __getitem__(self, name: str) -> Tensor:
-        found = self._source[name]
-        return self._change(found) if name == self._name else found
+        weight = self._source[name]
+        return self._change(weight) if name == self._name else weight
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source)

@@ -42,9 +42,9 @@ class Storage(ABC):
 
     def parameter(self, layer: DecoderLayer, path: str) -> Tensor:
         """A parameter that is known to be there."""
-        found = self.find(layer, path)
-        assert found is not None, f"{path} is in no file"
-        return found
+        tensor = self.find(layer, path)
+        assert tensor is not None, f"{path} is in no file"
+        return tensor
 
     @abstractmethod
     def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:

@@ -12,8 +12,8 @@ from bonsai_core.units import Site
 
 def by_unit(tensor: Tensor, site: Site) -> Tensor:
     """[..., units, channels], of the model's own order; a view where units lie side by side."""
-    runs = tensor.reshape(*tensor.shape[:-1], site.stretches, -1, site.unit_channels // site.stretches)
-    return runs.movedim(-3, -2).flatten(-2)  # [..., runs, units, block] -> [..., units, channels]
+    stretches = tensor.reshape(*tensor.shape[:-1], site.stretches, -1, site.unit_channels // site.stretches)
+    return stretches.movedim(-3, -2).flatten(-2)  # [..., stretches, units, block] -> [..., units, channels]
 
 
 def in_model_order(tensor: Tensor, site: Site) -> Tensor:

@@ -20,27 +20,27 @@ class LinearLayout:
         blocks: consecutive rows (``dim`` 0) or columns (``dim`` 1) that belong to one unit. Fused projections have
             several: all units' first blocks, then all units' second blocks, ...
         dim: 0 for projections into the site, 1 for its output projection.
-        runs: all this is repeated this many times; a block is a unit's share of one run.
+        stretches: all this is repeated this many times; a block is a unit's share of one stretch.
         rest: rows after all of them that belong to no unit.
-        tail: rows after each run that belong to no unit.
+        tail: rows after each stretch that belong to no unit.
     """
 
     path: str
     blocks: tuple[int, ...]
     dim: int
-    runs: int = 1
+    stretches: int = 1
     rest: int = 0
     tail: int = 0
 
     @property
     def lines_per_unit(self) -> int:
         """Rows or columns that belong to one unit."""
-        return self.runs * sum(self.blocks)
+        return self.stretches * sum(self.blocks)
 
     @property
     def unowned(self) -> int:
         """Rows that belong to no unit."""
-        return self.rest + self.runs * self.tail
+        return self.rest + self.stretches * self.tail
 
     def check(self, linear: nn.Linear, num_units: int, family: Family) -> None:
         """Check that a linear has the rows or columns of this many units.
@@ -73,13 +73,13 @@ class LinearLayout:
             dim: the tensor's dimension that is divided into units.
         """
         kept, before, after = kept.to(tensor.device), tensor.shape[:dim], tensor.shape[dim + 1 :]
-        lines = [self.runs * (num_units * block + self.tail) for block in self.blocks]
+        lines = [self.stretches * (num_units * block + self.tail) for block in self.blocks]
         *owned, rest = torch.split(tensor, [*lines, self.rest], dim)
         pieces = []
         for piece, block in zip(owned, self.blocks, strict=True):
-            runs = piece.reshape(*before, self.runs, -1, *after)
-            units, tail = torch.split(runs, [num_units * block, self.tail], dim + 1)
-            units = units.reshape(*before, self.runs, num_units, block, *after)
+            parts = piece.reshape(*before, self.stretches, -1, *after)
+            units, tail = torch.split(parts, [num_units * block, self.tail], dim + 1)
+            units = units.reshape(*before, self.stretches, num_units, block, *after)
             left = units.index_select(dim + 1, kept).flatten(dim + 1, dim + 2)
             pieces.append((torch.cat([left, tail], dim + 1) if self.tail else left).flatten(dim, dim + 1))
         pieces += [rest] if self.rest else []
