@@ -9,14 +9,14 @@ import torch
 
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.checkpoint import checkpoint_directory, weight_bytes
-from bonsai_core.events import Stage
 from bonsai_core.model.loading.lookup import find_source
 from bonsai_core.model.loading.saved import verify_saved
+from bonsai_core.model.loading.saving import save_once, verify_once
 from bonsai_core.model.storage.devices import Placement
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.rundir import check_disk
 from bonsai_core.rundir.journal import Payload
-from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.rundir.versions import versions
 
 DISK_MARGIN = 1.1
@@ -35,19 +35,12 @@ def check_room(path: Path, job: AdaptJob) -> None:
     check_disk(path, int(DISK_MARGIN * (size + 2 * state + job.scratch_bytes())))
 
 
-def is_saved(ledger: Ledger) -> bool:
-    """Whether the checkpoint is as it was saved, neither deleted nor cut short by a power cut."""
-    saved = ledger.journal.get("save")
-    return saved is not None and _is_intact(saved, ledger)
-
-
 def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
     """Write the checkpoint.
 
     Raises:
         BonsaiError: it cannot be written.
     """
-    path = ledger.directory.model_path
     metadata = {
         **job.provenance.metadata,
         "adaptation": {
@@ -58,16 +51,12 @@ def save(job: AdaptJob, model: Any, ledger: Ledger) -> None:
         },
     }
 
-    def write() -> Payload:
-        with (
-            ledger.directory.writing(f"the checkpoint {path}"),
-            checkpoint_directory(path, model, job.tokenizer, metadata, job.parent_files) as partial,
-        ):
+    def write(path: Path) -> int:
+        with checkpoint_directory(path, model, job.tokenizer, metadata, job.parent_files) as partial:
             model.save_pretrained(partial)
-        return {"bytes": weight_bytes(path), "parameters": sum(parameter.numel() for parameter in model.parameters())}
+        return sum(parameter.numel() for parameter in model.parameters())
 
-    ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), write, holds=lambda saved: _is_intact(saved, ledger))
+    save_once(ledger, write)
 
 
 def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
@@ -79,7 +68,6 @@ def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
     Raises:
         BonsaiError: it cannot be loaded, or is not the model that was adapted.
     """
-    ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
     free_cache()
     config, loss = job.config, ledger.journal["loss"]["loss"]
     placement = Placement(device=config.device)
@@ -88,8 +76,4 @@ def verify(job: AdaptJob, ledger: Ledger, *, again: bool) -> None:
         path, window_T = ledger.directory.model_path, job.evaluation_NL[0]
         return verify_saved(path, window_T, loss, placement, trust_remote_code=config.trust_remote_code)
 
-    ledger.once(Step("verify"), verified, holds=lambda _: not again)
-
-
-def _is_intact(saved: Payload, ledger: Ledger) -> bool:
-    return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))
+    verify_once(ledger, verified, again=again)

@@ -6,16 +6,15 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from bonsai_core.adaptation.checkpoint import is_saved, save, verify
+from bonsai_core.adaptation.checkpoint import save, verify
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.distillation import prepare_teacher
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.adaptation.report import build_adapt_report, draw_curve
 from bonsai_core.adaptation.student import adapted_student
 from bonsai_core.events import AdaptationFinished, AdaptationStarted
-from bonsai_core.rundir import refuse_changes
+from bonsai_core.model.loading.saving import is_saved
 from bonsai_core.rundir.ledger import Ledger, Step
-from bonsai_core.rundir.versions import versions
 
 
 def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[str, Any]:
@@ -56,11 +55,7 @@ def _check_identity(job: AdaptJob, ledger: Ledger) -> None:
         "passes": {"precision": job.precision},
         "config": job.config.decisive(),
     }
-    started = ledger.once(Step("adapt"), lambda: {**identity, "versions": versions()})
-    for what, now in identity.items():
-        refuse_changes(what, started[what], now)
-    if started["versions"] != versions():
-        ledger.warn(f"Started with {started['versions']}, resumed with {versions()}.")
+    ledger.check_identity(Step("adapt"), identity, identity)
 
 
 def _train_and_save(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> None:

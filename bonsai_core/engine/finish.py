@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.engine.checkpoint import latencies, verify_checkpoint, write_checkpoint
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.perplexities import dense_perplexity, perplexity
@@ -19,8 +18,8 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.events import RunFinished, RunStarted, Stage
 from bonsai_core.model.forward.latency import peak_bytes
 from bonsai_core.model.loading.saved import measured_loss
+from bonsai_core.model.loading.saving import is_saved, save_once, verify_once
 from bonsai_core.rundir.arrays import load_array
-from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.report import build_report
 
@@ -61,26 +60,18 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
     with subject.masked(keep_U):
         loss = ledger.once(Step("loss"), lambda: measured_loss(subject.model, job.evaluation_NT[0]))["loss"]
     ledger.once(Step("peak"), lambda: {"bytes": peak_bytes(subject.device)})
-    written = _save(job, keep_U, ledger)
+    written = save_once(ledger, lambda path: write_checkpoint(job, keep_U, path))
     if config.latency:
         ledger.begin(Stage.LATENCY, "latency, dense and pruned side by side")
         ledger.once(Step("latency"), lambda: latencies(job))
-    ledger.begin(Stage.VERIFY, "the checkpoint, loaded again")
-    path = ledger.directory.model_path
-    ledger.once(Step("verify"), lambda: verify_checkpoint(job, path, loss), holds=lambda _: not written)
+    verify_once(ledger, lambda: verify_checkpoint(job, ledger.directory.model_path, loss), again=written)
     return _report(job, keep_U, ledger)
 
 
 def _is_finished(job: Job, ledger: Ledger) -> bool:
     """Whether the ledger has everything and the checkpoint is as it was saved."""
-    saved = ledger.journal.get("save")
     measured = Step("latency") in ledger or not job.config.latency
-    return measured and Step("verify") in ledger and saved is not None and _is_intact(saved, ledger)
-
-
-def _is_intact(saved: Payload, ledger: Ledger) -> bool:
-    """Whether the checkpoint is as it was saved: it may have been deleted, or cut short by a power cut."""
-    return bool(saved["bytes"] == weight_bytes(ledger.directory.model_path))
+    return measured and Step("verify") in ledger and is_saved(ledger)
 
 
 def _last_selection(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
@@ -89,22 +80,6 @@ def _last_selection(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     sha256 = ledger.journal[Step("selection", number).key]["sha256"]
     path = ledger.directory.array_path(number, "selection")
     return load_array(path, "keep_U", sha256, kind=np.bool_, length=len(job.table))
-
-
-def _save(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> bool:
-    """Write the checkpoint; whether it had to be written."""
-    path, written = ledger.directory.model_path, False
-
-    def save() -> Payload:
-        nonlocal written
-        written = True
-        with ledger.directory.writing(f"the checkpoint {path}"):
-            parameters = write_checkpoint(job, keep_U, path)
-        return {"bytes": weight_bytes(path), "parameters": parameters}
-
-    ledger.begin(Stage.SAVE, "checkpoint")
-    ledger.once(Step("save"), save, holds=lambda saved: _is_intact(saved, ledger))
-    return written
 
 
 def _report(job: Job, keep_U: NDArray[np.bool_], ledger: Ledger) -> Mapping[str, Any]:

@@ -12,16 +12,16 @@ from bonsai_core.config import RunConfig
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
-from bonsai_core.engine.job import Job
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
-from bonsai_core.events import Warned
 from bonsai_core.registry.registry import Registry
-from bonsai_core.rundir import Journal, RunDirectory, check_disk, free_path, refuse_changes, refuse_code
-from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
+from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import MeasurementCache
-from bonsai_core.rundir.versions import versions
 from bonsai_core.sources import with_absolute_paths
+
+CHECKED = ("calibration", "evaluation", "model", "measured_on")
+"""What a resumed run must find as it was; its configuration is checked before anything is loaded."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def run(
     job = open_job(config, registry, registry.observe, metric)
     check_disk(path, job.disk_bytes)
     with directory.begin(config, registry.observe) as journal:
-        journal.append("run", {**job.identity(), "versions": versions()})
-        report = finish(job, Ledger(directory, journal, registry.observe, cache))
+        ledger = Ledger(directory, journal, registry.observe, cache)
+        ledger.check_identity(Step("run"), job.identity(), CHECKED)
+        report = finish(job, ledger)
     del job  # its weights make room
     result = RunResult(path, report)
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
@@ -117,21 +118,10 @@ def resume_run(
             before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
             refuse_changes("configuration", before, config.decisive())
         job = open_job(config, registry, registry.observe, metric)
-        _check_identity(job, journal, registry)
+        ledger = Ledger(directory, journal, registry.observe, cache)
+        ledger.check_identity(Step("run"), job.identity(), CHECKED)
         directory.remove_temporaries()
-        report = finish(job, Ledger(directory, journal, registry.observe, cache))
+        report = finish(job, ledger)
     del job  # its weights make room
     result = RunResult(directory.path, report)
     return replace(result, adapted=follow_up(plan, registry)) if plan else result
-
-
-def _check_identity(job: Job, journal: Journal, registry: Registry) -> None:
-    """Refuse to continue with another text or model than the run was started with."""
-    identity = job.identity()
-    if "run" not in journal:
-        journal.append("run", {**identity, "versions": versions()})
-    started = journal["run"]
-    for what in ("calibration", "evaluation", "model", "measured_on"):
-        refuse_changes(what, started.get(what, {}), identity.get(what, {}))
-    if started["versions"] != versions():
-        registry.observe(Warned(f"Started with {started['versions']}, resumed with {versions()}."))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from bonsai_core.events import Event, Stage, StageStarted, TokensDone, Warned
 from bonsai_core.rundir.arrays import load_array, save_arrays
 from bonsai_core.rundir.directory import JournaledDirectory
+from bonsai_core.rundir.identity import refuse_changes
 from bonsai_core.rundir.journal import Journal, Payload
 from bonsai_core.rundir.measurement_cache import Arrays, MeasurementCache
+from bonsai_core.rundir.versions import versions
 
 Result = TypeVar("Result")
 
@@ -102,6 +104,22 @@ class Ledger:
             return journaled
         self.record(step, *self._timed(compute))
         return self.journal[step.key]
+
+    def check_identity(self, step: Step, identity: Payload, checked: Collection[str]) -> None:
+        """Refuse to continue with another text, model or setting than the run was started with.
+
+        Args:
+            identity: recorded by the first process, with the versions of packages; other versions are warned of.
+            checked: keys of `identity` that must not have changed.
+
+        Raises:
+            BonsaiError: one has; the message says which.
+        """
+        started = self.once(step, lambda: {**identity, "versions": versions()})
+        for what in checked:
+            refuse_changes(what, started.get(what, {}), identity.get(what, {}))
+        if started["versions"] != versions():
+            self.warn(f"Started with {started['versions']}, resumed with {versions()}.")
 
     def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
         """Journal the payload of a step that the caller has timed; if it is there already, the first one stays.
