@@ -7,6 +7,7 @@ from typing import final
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.rundir import ADAPT_REPORT, CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory, Names
+from bonsai_core.settings.names import checked_name
 
 
 @final
@@ -49,6 +50,10 @@ class AdaptDirectory(JournaledDirectory):
 
 
 def is_adaptation(path: Path) -> bool:
-    """Whether a directory is that of an adaptation, not of a run."""
-    config_path = AdaptDirectory(path).config_path
+    """Whether a directory is that of an adaptation, not of a run.
+
+    Raises:
+        BonsaiError: it has a name that no directory can have.
+    """
+    config_path = AdaptDirectory(Path(checked_name(str(path), "run directory"))).config_path
     return config_path.exists() or config_path.is_symlink()  # links to nothing are refused when it is opened
