@@ -75,10 +75,10 @@ class LoadingSettings(CommonSettings):
         "auto", description="Type of the weights; auto is the checkpoint's own."
     )
     load_in: Literal["full", "8bit", "4bit"] = Field(
-        "full", description="Quantise the model while it is measured (bitsandbytes); what is saved is not quantised."
+        "full", description="Quantise the weights in memory (bitsandbytes); checkpoints are not quantised."
     )
     device_map: Literal["none", "auto"] = Field(
-        "none", description="auto: spread the model over GPU, CPU and disk while it is measured (accelerate)."
+        "none", description="auto: spread the model over GPU, CPU and disk (accelerate)."
     )
     max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
 
