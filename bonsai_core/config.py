@@ -37,7 +37,8 @@ class PluginChoice(BaseModel):
 class RunConfig(LoadingSettings):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
-    PATHS = ("model", "dataset", "eval_dataset", "metric_dataset", "adapt")
+    PATHS = ("model", "dataset", "eval_dataset", "metric_dataset")
+    RECIPES = ("adapt",)
 
     model: Usable[str] = Field(
         "demo", description="A directory, a run directory, a Hugging Face id, or 'demo' (SmolLM2-135M-Instruct)."

@@ -424,3 +424,11 @@ def install_fake_distribution(site: Path, add_to_path: Callable[[str], None]) ->
     (site / GGUF_MEMBER).parent.mkdir()
     (site / GGUF_MEMBER).write_bytes(b"not the weights")
     add_to_path(str(site))
+
+
+def test_a_folder_with_the_name_of_a_recipe_is_not_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "mine.yaml").write_text("method: full")
+    assert with_absolute_paths(RunConfig(adapt="full")).adapt == "full"
+    assert with_absolute_paths(RunConfig(adapt="mine.yaml")).adapt == str(tmp_path / "mine.yaml")

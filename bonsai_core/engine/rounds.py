@@ -14,7 +14,6 @@ from bonsai_core.engine.perplexities import dense_side
 from bonsai_core.events import Stage
 from bonsai_core.model.forward.passes import DenseSide
 from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
-from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 
 
@@ -135,24 +134,20 @@ def sample_request(job: Job, round: Round, alive_U: NDArray[np.bool_], prior_U: 
 def _samples(job: Job, ledger: Ledger) -> tuple[list[MeasuringData], list[MeasuringData], MeasuringData | None]:
     """What rounds measure on, per draw; what their searches measure on, per draw; and what is held out."""
     drawn, compared = job.calibration, job.methods.compared
-    held_out = [CalibrationData(drawn.held_out_NT)] if len(drawn.held_out_NT) else []
-    last = "divergence" if held_out else "selection"
+    held_out = CalibrationData(drawn.held_out_NT) if len(drawn.held_out_NT) else None
+    last = "divergence" if held_out is not None else "selection"
     finished = all(Step(last, number) in ledger for number in range(1, len(job.plan.targets) + 1))
-    needs_dense = (compared or bool(held_out)) and not finished
-    samples: list[list[MeasuringData]] = []
+    needs_dense = (compared or held_out is not None) and not finished
 
-    def compare() -> Payload:
-        for data, wanted in ((drawn.data, compared), (drawn.search, compared), (held_out, True)):
-            sides = (dense_side(job, each.windows_NT, ledger) if wanted and needs_dense else None for each in data)
-            samples.append([MeasuringData(each, side) for each, side in zip(data, sides, strict=True)])
-        return {}
+    def sample(data: CalibrationData, wanted: bool) -> MeasuringData:
+        return MeasuringData(data, dense_side(job, data.windows_NT, ledger) if wanted and needs_dense else None)
+
+    def samples() -> tuple[list[MeasuringData], list[MeasuringData], MeasuringData | None]:
+        measured, search = ([sample(data, compared) for data in draws] for draws in (drawn.data, drawn.search))
+        return measured, search, None if held_out is None else sample(held_out, True)
 
     if needs_dense:
         ledger.begin(Stage.DENSE, "the dense model on the calibration text")
-        # The sides stay in memory, so every process computes them; the ledger has the time that took.
-        ledger.once(Step("dense"), compare, holds=lambda _: False)
-    else:
-        compare()
-        ledger.skip(job.plan.dense_tokens if finished else 0)
-    measured, search, others = samples
-    return measured, search, others[0] if others else None
+        return ledger.timed(Step("dense"), samples)
+    ledger.skip(job.plan.dense_tokens if finished else 0)
+    return samples()

@@ -115,11 +115,22 @@ class Ledger:
         Raises:
             BonsaiError: one has; the message says which.
         """
-        started = self.once(step, lambda: {**identity, "versions": versions()})
+        now = versions()
+        started = self.once(step, lambda: {**identity, "versions": now})
         for what in checked:
             refuse_changes(what, started.get(what, {}), identity.get(what, {}))
-        if started["versions"] != versions():
-            self.warn(f"Started with {started['versions']}, resumed with {versions()}.")
+        if started["versions"] != now:
+            self.warn(f"Started with {started['versions']}, resumed with {now}.")
+
+    def timed(self, step: Step, compute: Callable[[], Result]) -> Result:
+        """What `compute` returns, which every process needs in memory; the journal has the time of the first one.
+
+        Raises:
+            BonsaiError: the journal cannot be written.
+        """
+        result, elapsed_s = self._timed(compute)
+        self.record(step, {}, elapsed_s)
+        return result
 
     def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
         """Journal the payload of a step that the caller has timed; if it is there already, the first one stays.

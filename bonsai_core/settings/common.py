@@ -18,10 +18,12 @@ class CommonSettings(Schema):
 
     Attributes:
         PATHS: fields that may name a file or a folder.
+        RECIPES: fields that may name a recipe's file.
         NOT_DECISIVE: fields that do not change the result by more than rounding.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
+    RECIPES: ClassVar[tuple[str, ...]] = ()
     NOT_DECISIVE: ClassVar[frozenset[str]] = frozenset({"out"})
 
     eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")

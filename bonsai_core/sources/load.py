@@ -78,10 +78,9 @@ def with_absolute_paths(config: Config) -> Config:
     Raises:
         BonsaiError: a name in it is one that no file can have.
     """
-    names = {field: getattr(config, field) for field in config.PATHS}
+    recipes = [field for field in config.RECIPES if (name := getattr(config, field)) and is_recipe_file(name)]
+    names = {field: getattr(config, field) for field in (*config.PATHS, *recipes)}
     paths = {field: user_path(name) for field, name in names.items() if name not in (None, "demo", *NAMED)}
-    if "adapt" in paths and not is_recipe_file(names["adapt"]):
-        del paths["adapt"]  # a folder may have the name of a recipe
     return config.model_copy(update={field: str(path.resolve()) for field, path in paths.items() if exists(path)})
 
 
