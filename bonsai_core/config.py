@@ -99,7 +99,14 @@ class RunConfig(LoadingSettings):
         "common", description="common: the same calibration draw in every round; fresh: a new one in each."
     )
     sequence_length: Length = Field(256, description="Tokens per calibration window.")
-    batch_size: Positive = Field(8, description="Windows per forward pass.")
+    batch_size: Positive | None = Field(
+        None, description="Calibration windows per pass through a layer; left out: what suits the device."
+    )
+    batch_tokens: Positive | None = Field(
+        None,
+        description="Tokens of sub-models that go through the layers together, which takes memory for their hidden "
+        "states; left out: 65536.",
+    )
     eval_rounds: bool = Field(False, description="Perplexity after every round, not only at the end.")
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."

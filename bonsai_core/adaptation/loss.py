@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bonsai_core.model.forward.lm_head import Head
-from bonsai_core.model.forward.passes import CHUNK_LOGITS
+from bonsai_core.model.forward.predictions import CHUNK_LOGITS
 
 SMALLEST = 1e-6
 """Lowest probability of the bucket."""

@@ -7,25 +7,26 @@ from typing import Any
 
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.events import TokensDone
+from bonsai_core.model.forward.chunks import Chunks, default_tokens
 from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.storage.fingerprint import fingerprint
 from bonsai_core.rundir import refuse_changes
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 
-EVALUATION_BATCH = 8
-
 
 def passes_over(model: Any, ledger: Ledger) -> Passes:
     """Forward passes whose tokens observers are notified of."""
-    return Passes(model, EVALUATION_BATCH, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens)))
+    tokens = default_tokens(input_device(model))
+    return Passes(model, Chunks(tokens, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens))))
 
 
 def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float | None:
     """Perplexity on the evaluation windows of ``teacher``, ``adapted`` or a step's number; None if it is not finite."""
 
     def compute() -> Payload:
-        value = passes.perplexity(job.evaluation_NL)
+        value = passes.predictions.perplexity(job.evaluation_NL)
         return {"perplexity": value if math.isfinite(value) else None}
 
     step = Step(f"evaluate/{of}", tokens=job.evaluation_NL.size)

@@ -69,7 +69,7 @@ class StoredTeacher:
         first = done = self._done
         ledger.skip(windows_WL[:first].size)
         started = time.monotonic()
-        for start, hidden in passes.batches(windows_WL[first:]):
+        for start, hidden in passes.last_hidden(windows_WL[first:]):
             for window, states in enumerate(hidden, start=first + start):
                 self._store(window, passes, states[:-1])
             number = first + start + len(hidden)
@@ -118,7 +118,7 @@ class StoredTeacher:
     def _store(self, window: int, passes: Passes, states: Tensor) -> None:
         first = 0
         with torch.inference_mode():
-            for logits in passes.logits(states):
+            for logits in passes.predictions.logits(states):
                 top, rows = TopTokens.of(logits, self._k), slice(first, first + len(logits))
                 self._ids_WLK[window, rows] = top.ids.cpu().numpy()
                 self._log_p_WLK[window, rows] = top.log_p.cpu().numpy()

@@ -21,8 +21,8 @@ from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.state import load_state, save_state, trained
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.forward.chunks import out_of_memory
 from bonsai_core.model.forward.lm_head import Head
-from bonsai_core.model.forward.passes import out_of_memory
 from bonsai_core.upstream import average_over_passes, checkpointing, use_one_gpu
 
 LOWEST_RATE = 0.1

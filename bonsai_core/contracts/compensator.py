@@ -15,6 +15,7 @@ from bonsai_core.contracts.component import Component
 from bonsai_core.contracts.statistic import Statistic
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -42,6 +43,10 @@ class Repair:
 
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Repair:
+        """The same in another type of number."""
+        return Repair(*(None if tensor is None else tensor.to(dtype) for tensor in (self.weight, self.bias)))
 
 
 class Compensator(Component):

@@ -61,10 +61,10 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     adaptation = check_ahead(plan, config, registry) if plan else None
     job = open_job(config, registry, registry.observe)
     check_disk(config.out or Path(), job.disk_bytes)
-    batch = job.calibration.prior_RNT[0][: config.batch_size]
-    job.passes.perplexity(batch)  # the first pass is slower than the rest
+    batch = job.calibration.prior_RNT[0][: job.passes.chunks.windows(config.sequence_length)]
+    job.passes.predictions.perplexity(batch)  # the first pass is slower than the rest
     start = time.perf_counter()
-    job.passes.perplexity(batch)
+    job.passes.predictions.perplexity(batch)
     per_token = (time.perf_counter() - start) / batch.size
     follows = None
     if adaptation is not None:

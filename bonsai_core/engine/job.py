@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.calibration import Calibration
-from bonsai_core.engine.methods import Methods
+from bonsai_core.engine.methods import Methods, runs_in_lockstep
 from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
+from bonsai_core.model.forward.latency import total_bytes
+from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.parent import Parent
 from bonsai_core.model.subject import Subject
@@ -23,6 +25,14 @@ from bonsai_core.sources import Text
 from bonsai_core.units import UnitTable
 
 DISK_MARGIN = 1.1
+BATCH_TOKENS = 65_536
+"""Tokens of sub-models that go through the layers together: their hidden states are held in memory."""
+MOMENTS_SHARE = 1 / 16
+"""Of the memory of the device, for second moments that sub-models' repairs need again."""
+SCRATCH_BYTES = 2**30
+"""On disk beside the checkpoint, for repairs that a resumed run would compute again otherwise."""
+PATTERNS_PER_SITE = 4
+"""At most this many different repairs per site are computed for a draw, on average over the sites."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class Job:
         evaluation_NT: windows for the perplexity before and after, int64 [windows, sequence].
         rules: what selection may remove.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
-        passes: forward passes over the subject's model.
+        passes: forward passes over the whole of the subject's model.
+        lockstep: the same layer by layer, for many sub-models at once.
         slices_between_rounds: whether a model that is sliced in place is so after every round, not only the last one.
     """
 
@@ -52,6 +63,7 @@ class Job:
     rules: Rules
     dense_bytes: int
     passes: Passes
+    lockstep: Lockstep
     slices_between_rounds: bool
 
     @property
@@ -85,7 +97,7 @@ class Job:
             "load_in": self.config.load_in,
             "dtype": self.config.dtype,
             "units": [[s.name, s.num_units, s.unit_params] for s in self.subject.table],
-            "batch_size": self.config.batch_size,
+            "chunk_tokens": self.passes.chunks.tokens,
             "device": self.subject.device.type,
             "versions": versions(),
         }
@@ -105,16 +117,37 @@ class Job:
             **({"measured_on": self.calibration.measured_on} if self.calibration.measured_on else {}),
         }
 
+    def submodels_at_once(self, num_tokens: int) -> int:
+        """Sub-models of this many tokens that go through the layers together, and into the ledger as a whole."""
+        if not runs_in_lockstep(self.methods.metric):
+            return 1
+        return max(1, (self.config.batch_tokens or BATCH_TOKENS) // num_tokens)
+
+    @cached_property
+    def keeps_moments(self) -> bool:
+        """Whether the second moments of all layers fit into the share of memory that they may have."""
+        moments = sum(4 * (site.num_units * site.unit_channels) ** 2 for site in self.table)
+        return moments <= MOMENTS_SHARE * total_bytes(self.subject.device)
+
+    @cached_property
+    def stores_repairs(self) -> bool:
+        """Whether the repairs of all rounds fit into the disk space that a run may use beside its checkpoint."""
+        return len(self.plan.targets) * self._repair_bytes <= SCRATCH_BYTES
+
     @property
     def disk_bytes(self) -> int:
-        """About how much room the pruned checkpoint needs, and while a round lasts its statistics and repairs."""
-        table, methods, scratch = self.table, self.methods, 0
-        kept = 1 - self.config.sparsity * table.decoder_params / table.total_params
-        if methods.watches_moments:
-            scratch += sum(4 * (site.num_units * site.unit_channels) ** 2 for site in table)
-        if methods.compensator.changes_weights:
-            outputs = [self.subject.output(site) for site in table if site.has_output]
-            copies = len(self.plan.targets) + 2  # of every round, of its sub-models, and of the search's
-            numbers = sum(output.in_features * output.out_features for output in outputs)
-            scratch += int(copies * numbers * self.dense_bytes / table.total_params)
-        return int(DISK_MARGIN * (kept * self.dense_bytes + scratch))
+        """About how much room the pruned checkpoint needs, and what a run stores beside it."""
+        kept = 1 - self.config.sparsity * self.table.decoder_params / self.table.total_params
+        repairs = len(self.plan.targets) * self._repair_bytes if self.stores_repairs else 0
+        if not runs_in_lockstep(self.methods.metric):
+            repairs += PATTERNS_PER_SITE * self._repair_bytes  # of sub-models, and of the search's
+        return int(DISK_MARGIN * (kept * self.dense_bytes + repairs))
+
+    @property
+    def _repair_bytes(self) -> int:
+        """Size of one repair of every site."""
+        if not self.methods.compensator.changes_weights:
+            return 0
+        outputs = [self.subject.output(site) for site in self.table if site.has_output]
+        numbers = sum(output.in_features * output.out_features for output in outputs)
+        return int(numbers * self.dense_bytes / self.table.total_params)

@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Draw, SampleRequest
 from bonsai_core.engine.estimate import Measured, evidence
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import Round, Stream
+from bonsai_core.engine.submodels import measure_submodels
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Stage, SubmodelMeasured
 from bonsai_core.rundir.journal import Payload
@@ -50,13 +51,16 @@ def measure(
         drawn_MU = drops.dropped_from(draw.keep_MU, len(keep_MU))
         dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
         if len(keep_MU) == 0:  # decided once per round, so that all draws are comparable
-            repaired = _prepare_repairs(job, round, drawn_MU, repairs, ledger)
-        for index, keep_U in enumerate(drawn_MU, start=len(keep_MU)):
-            value = _value(job, round, index, keep_U, repairs if repaired else None, cache_key, ledger)
-            ledger.notify(SubmodelMeasured(round.number, index, total, methods.metric.name, value))
-            value_M = np.append(value_M, np.nan if value is None else value)
-        group_M = np.concatenate([group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0)])
+            repaired = repairs.affordable(drawn_MU)
+        for first in range(0, len(drawn_MU), batch := job.submodels_at_once(num_tokens)):
+            part = slice(first, first + batch)
+            start = len(keep_MU) + first
+            values = _values(job, round, start, drawn_MU, part, repairs if repaired else None, cache_key, ledger)
+            for index, value in enumerate(values, start=start):
+                ledger.notify(SubmodelMeasured(round.number, index, total, methods.metric.name, value))
+                value_M = np.append(value_M, np.nan if value is None else value)
         keep_MU = np.concatenate([keep_MU, drawn_MU])
+        group_M = np.append(group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0))
         if not exhausted and len(keep_MU) < total:
             so_far = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
             known = evidence(methods.estimator, request, so_far)
@@ -77,41 +81,38 @@ def _draw(job: Job, round: Round, request: SampleRequest, num_drawn: int) -> Dra
     return draw
 
 
-def _value(
+def _values(
     job: Job,
     round: Round,
-    index: int,
-    keep_U: NDArray[np.bool_],
+    start: int,
+    drawn_MU: NDArray[np.bool_],
+    part: slice,
     repairs: Repairs | None,
     cache_key: Mapping[str, Any] | None,
     ledger: Ledger,
-) -> float | None:
-    """The metric's value of one sub-model, with repairs where there are some; None where it is not finite."""
-    num_tokens = round.measuring.data.num_tokens
+) -> list[float | None]:
+    """The metric's values of a part of the sub-models drawn, all in one step; None for one that is not finite.
+
+    Args:
+        start: number of the first one in the round.
+        repairs: what repairs them; None if they are measured as they are.
+    """
+    keep_MU = drawn_MU[part]
+    step = round.step(f"submodels-{start}", len(keep_MU) * round.measuring.data.num_tokens)
 
     def compute() -> Arrays:
-        sub_model = job.subject.masked(keep_U) if repairs is None else repairs.applied(keep_U)
-        with sub_model, torch.no_grad():
-            return {"value": np.array([job.methods.metric.measure(round.measuring.probe(job))])}
+        if repairs is not None and not runs_in_lockstep(job.methods.metric):
+            repairs.prepare(drawn_MU)
+        values = measure_submodels(job, round.measuring, keep_MU, repairs)
+        return {"values": np.array(values, dtype=np.float64)}
 
     def measured() -> Payload:
-        key = {**cache_key, "keep": keep_U, "repaired": repairs is not None} if cache_key else None
-        value = float(ledger.cached(key, num_tokens, compute)["value"][0])
-        return {"value": value if np.isfinite(value) else None}
+        key = {**cache_key, "keep": keep_MU, "repaired": repairs is not None} if cache_key else None
+        value_M = ledger.cached(key, step.tokens, compute)["values"]
+        return {"values": [float(value) if np.isfinite(value) else None for value in value_M]}
 
-    value: float | None = ledger.once(round.step(f"submodel-{index}", num_tokens), measured)["value"]
-    return value
-
-
-def _prepare_repairs(job: Job, round: Round, keep_MU: NDArray[np.bool_], repairs: Repairs, ledger: Ledger) -> bool:
-    """Whether the round's sub-models are measured as repaired; if so, the repairs of the first draw are ready."""
-    if not job.methods.compensator.repairs:
-        return False
-    journaled = all(round.step(f"submodel-{index}") in ledger for index in range(len(keep_MU)))
-    prepared = ledger.once(
-        round.step("submodel-repairs"), lambda: {"repaired": repairs.prepare(keep_MU)}, holds=lambda _: journaled
-    )
-    return bool(prepared["repaired"])
+    values: list[float | None] = ledger.once(step, measured)["values"]
+    return values
 
 
 def _cache_key(job: Job, round: Round, request: SampleRequest) -> Mapping[str, Any] | None:

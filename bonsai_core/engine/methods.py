@@ -7,15 +7,15 @@ from typing import cast
 
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import (
+    ChoiceMetric,
     Compensator,
     Estimator,
     Metric,
-    MomentCompensator,
-    MomentPrior,
     Prior,
     Sampler,
     TextCompensator,
     TextPrior,
+    TokenMetric,
 )
 from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
 from bonsai_core.errors import BonsaiError
@@ -43,14 +43,9 @@ class Methods:
         return self.needs_submodels and self.metric.needs_dense
 
     @property
-    def watches_moments(self) -> bool:
-        """Whether second moments are collected."""
-        return isinstance(self.prior, MomentPrior) or self._repairs_by_moments
-
-    @property
-    def shares_moments(self) -> bool:
-        """Whether prior and compensator need second moments, which one pass finds for both."""
-        return isinstance(self.prior, MomentPrior) and self._repairs_by_moments
+    def repairs_submodels(self) -> bool:
+        """Whether sub-models may be repaired before they are measured."""
+        return self.needs_submodels and self.compensator.repairs
 
     @property
     def prior_reads_text(self) -> bool:
@@ -64,12 +59,8 @@ class Methods:
 
     @property
     def statistics_passes(self) -> int:
-        """Passes over the prior's windows in a round."""
-        return self.prior_reads_text + self.compensator_reads_text - self.shares_moments
-
-    @property
-    def _repairs_by_moments(self) -> bool:
-        return self.compensator.repairs and isinstance(self.compensator, MomentCompensator)
+        """Passes over the prior's windows in a round: for the prior, and for each layer before and after its repair."""
+        return self.prior_reads_text + 2 * self.compensator_reads_text
 
 
 def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
@@ -115,3 +106,8 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
             f"--shapes free, or another --compensator."
         )
     return methods
+
+
+def runs_in_lockstep(metric: Metric) -> bool:
+    """Whether a metric needs predictions alone; others get the model itself, one sub-model at a time."""
+    return type(metric).measure in (TokenMetric.measure, ChoiceMetric.measure)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.engine.job import Job
-from bonsai_core.model.forward.passes import DenseSide
+from bonsai_core.model.forward.predictions import DenseSide
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import Arrays
@@ -28,8 +28,7 @@ def perplexity(
     windows_NT = job.evaluation_NT
 
     def measure() -> Arrays:
-        with job.subject.masked(keep_U):
-            return {"perplexity": np.array([job.passes.perplexity(windows_NT)])}
+        return {"perplexity": np.array([job.lockstep.predictions_of(windows_NT, keep_U).perplexity(windows_NT)])}
 
     def compute() -> Payload:
         value = float(ledger.cached(cache_key, windows_NT.size, measure)["perplexity"][0])
@@ -55,7 +54,7 @@ def dense_side(job: Job, windows_NT: NDArray[np.int64], ledger: Ledger) -> Dense
     """The dense model's side of what sub-models are compared on, while the job's model is dense."""
 
     def compute() -> Arrays:
-        side = job.passes.dense_reference(windows_NT)
+        side = job.lockstep.predictions_of(windows_NT, job.table.keep_all()).dense_side(windows_NT)
         return {name: tensor.cpu().numpy() for name, tensor in side._asdict().items()}
 
     cache_key = {**job.cache_key, "dense side": windows_NT} if ledger.has_cache else None

@@ -46,13 +46,13 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     keep_U = job.table.keep_all()
     for round in plan_rounds(job, ledger):
         alive_U = keep_U
-        with Repairs.of_round(job, round, alive_U, ledger) as repairs:
+        with Repairs.of_submodels(job, round, alive_U, ledger) as repairs:
             decide = partial(next_keep, job, round, alive_U, repairs, ledger)
             # A resumed run reads what a finished round decided from its directory.
             selection, keep_U = ledger.once_with_array(
                 round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
             )
-            settle(job, round, selection, keep_U, repairs, ledger)
+        settle(job, round, selection, alive_U, keep_U, ledger)
     return keep_U
 
 
@@ -61,7 +61,7 @@ def next_keep(
 ) -> tuple[Payload, Arrays]:
     """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
     methods = job.methods
-    prior_U = score(job, round, alive_U, repairs.statistics, ledger)
+    prior_U = score(job, round, repairs.statistics, ledger)
     # If --units has sublayer or layer, sub-models lose some of these too; the sampler gets the rest.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
     if not methods.needs_submodels:

@@ -12,8 +12,8 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.perplexities import dense_side
 from bonsai_core.events import Stage
-from bonsai_core.model.forward.passes import DenseSide
-from bonsai_core.model.forward.probe import CalibrationData, ModelProbe
+from bonsai_core.model.forward.predictions import DenseSide
+from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.rundir.ledger import Ledger, Step
 
 
@@ -36,10 +36,6 @@ class MeasuringData:
 
     data: CalibrationData
     dense: DenseSide | None
-
-    def probe(self, job: Job) -> ModelProbe:
-        """What a metric sees of the job's model on it."""
-        return ModelProbe(job.passes, job.tokenizer, self.data, self.dense)
 
     def first(self, num_windows: int) -> MeasuringData:
         """Only the first windows."""
@@ -87,9 +83,13 @@ class Round:
         """All that the round decides. The repair's tokens count in its own step, since a resumed run may repeat it."""
         return self.step("selection", job.plan.prune_tokens - self.repair(job).tokens)
 
+    def divergence(self, job: Job) -> Step:
+        """The comparison with the dense model after the round."""
+        return self.step("divergence", job.plan.divergence_tokens)
+
     def repair(self, job: Job) -> Step:
-        """The repair after the selection."""
-        return self.step("repair", self.prior_NT.size if job.methods.compensator_reads_text else 0)
+        """The repair after the selection, whose text goes through every layer before it is repaired and after."""
+        return self.step("repair", 2 * self.prior_NT.size if job.methods.compensator_reads_text else 0)
 
 
 def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:

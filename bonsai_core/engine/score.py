@@ -9,24 +9,16 @@ from bonsai_core.engine.job import Job
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
-from bonsai_core.model.forward.statistics import score_units
+from bonsai_core.model.forward.statistics import site_scores
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.rundir.measurement_cache import Arrays, code_of
 
 
-def score(
-    job: Job, round: Round, alive_U: NDArray[np.bool_], statistics: RoundStatistics, ledger: Ledger
-) -> NDArray[np.float64]:
+def score(job: Job, round: Round, statistics: RoundStatistics, ledger: Ledger) -> NDArray[np.float64]:
     """Scores of the units alive, float64 [U]; larger means keep. Dead units hold 0."""
-    prior, num_tokens = job.methods.prior, round.prior_NT.size
-    # Second moments that repairs need too count with the repair: a resumed run collects them again for it.
-    tokens = num_tokens if job.methods.prior_reads_text and not job.methods.shares_moments else 0
-
-    def compute() -> Arrays:
-        totals = statistics.totals(prior)
-        return {"prior_U": score_units(job.subject, prior, totals, num_tokens, alive_U, round.prior_seed)}
-
+    prior, alive_U = job.methods.prior, statistics.alive_U
+    step = round.step("prior", round.prior_NT.size if job.methods.prior_reads_text else 0)
     cache_key = None
     if ledger.has_cache and alive_U.all():
         cache_key = {
@@ -37,9 +29,26 @@ def score(
             "seed": round.prior_seed,
         }
 
+    def compute() -> Arrays:
+        score_U, sweep = np.zeros(len(alive_U)), statistics.sweep(prior)
+        for number in job.lockstep.layers():
+            totals = sweep.layer(number)
+            for site in job.subject.sites_present():
+                if site.layer == number and alive_U[site.units].any():
+                    ids = np.flatnonzero(alive_U[site.units]) + site.first
+                    score_U[ids] = site_scores(
+                        job.subject,
+                        prior,
+                        totals.get(site.name),
+                        statistics.num_tokens,
+                        site,
+                        alive_U,
+                        round.prior_seed,
+                    )
+        return {"prior_U": score_U}
+
     def scored() -> tuple[Payload, Arrays]:
-        return {}, ledger.cached(cache_key, tokens, compute)
+        return {}, ledger.cached(cache_key, step.tokens, compute)
 
     ledger.begin(Stage.PRIOR, f"prior {prior.name}", round.number)
-    step = round.step("prior", tokens)
     return ledger.once_with_array(step, scored, name="prior_U", kind=np.float64, length=len(alive_U))[1]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import MeasuringData, Round, Stream
+from bonsai_core.engine.submodels import measure_submodels
 from bonsai_core.events import Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -55,42 +56,42 @@ def refine(
     num_windows = len(everything.data.windows_NT)
     little = everything.first(num_windows // FIRST_HEAT)
 
-    def utility(name: str, candidate_U: NDArray[np.bool_], sample: MeasuringData) -> float:
-        return _utility(job, round, name, candidate_U, sample, repairs, ledger)
+    def utilities(name: str, keep_MU: Sequence[NDArray[np.bool_]], sample: MeasuringData) -> list[float]:
+        return _utilities(job, round, name, np.stack(keep_MU), sample, repairs, ledger)
 
-    best_U, best = keep_U, utility("start", keep_U, everything)
+    best_U, (best,) = keep_U, utilities("start", [keep_U], everything)
     start, improved = best, 0
     for generation in range(job.config.search):
         text = f"search, generation {generation + 1} of {job.config.search}"
         ledger.begin(Stage.SEARCH, text, round.number)
         rng = round.rng(Stream.SEARCH, generation)
         offspring = [swaps.propose(best_U, int(rng.integers(1, MOST_SWAPS + 1)), rng) for _ in range(OFFSPRING)]
-        heats = [utility(f"{generation}-{index}", child_U, little) for index, child_U in enumerate(offspring)]
-        for index in np.argsort(heats, kind="stable")[::-1][:FINALISTS]:
-            reached = utility(f"{generation}-{index}-final", offspring[index], everything)
+        heats = utilities(f"{generation}", offspring, little)
+        finalists = [offspring[index] for index in np.argsort(heats, kind="stable")[::-1][:FINALISTS]]
+        for child_U, reached in zip(finalists, utilities(f"{generation}-final", finalists, everything), strict=True):
             if reached > best:
-                best_U, best, improved = offspring[index], reached, improved + 1
-        repairs.keep_only(best_U)
+                best_U, best, improved = child_U, reached, improved + 1
     numbers = {"search_start": start, "search_end": best, "search_improved": improved}
     return best_U, {name: None if np.isinf(number) else number for name, number in numbers.items()}
 
 
-def _utility(
+def _utilities(
     job: Job,
     round: Round,
     name: str,
-    keep_U: NDArray[np.bool_],
+    keep_MU: NDArray[np.bool_],
     sample: MeasuringData,
     repairs: Repairs,
     ledger: Ledger,
-) -> float:
-    """Of the model as the round would leave it with this keep vector; -inf where it is not finite."""
-    metric = job.methods.metric
+) -> list[float]:
+    """Of the model as the round would leave it with these keep vectors; -inf where one is not finite."""
+    metric, repair = job.methods.metric, repairs if job.methods.compensator.repairs else None
 
     def measure() -> Payload:
-        with repairs.applied(keep_U), torch.no_grad():
-            value = float(metric.measure(sample.probe(job)))
-        return {"value": value if np.isfinite(value) else None}
+        if repair is not None and not runs_in_lockstep(metric):
+            repair.prepare(keep_MU)
+        return {"values": measure_submodels(job, sample, keep_MU, repair)}
 
-    value = ledger.once(round.step(f"search-{name}", sample.data.num_tokens), measure)["value"]
-    return -np.inf if value is None else metric.utility(value)
+    step = round.step(f"search-{name}", len(keep_MU) * sample.data.num_tokens)
+    values = ledger.once(step, measure)["values"]
+    return [-np.inf if value is None else metric.utility(value) for value in values]

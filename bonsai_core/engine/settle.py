@@ -1,8 +1,10 @@
-"""What a round ends with: the model repaired, then sliced, then compared with the dense one."""
+"""What a round ends with: the model repaired layer by layer, compared with the dense one, and sliced."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +12,41 @@ from torch import Tensor
 
 from bonsai_core.contracts import DenseTokens, token_kl
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.layer_repairs import LayerRepairs
 from bonsai_core.engine.perplexities import perplexity
-from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import MeasuringData, Round
 from bonsai_core.events import RoundFinished, Stage
+from bonsai_core.model.forward.lanes import LayerLanes
+from bonsai_core.model.forward.lockstep import Stream
+from bonsai_core.model.storage.tensor_files import TensorFiles
+from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 
+NOT_STORED = ""
+"""In place of a digest: the repairs are too large, so a resumed run computes them again."""
+
 
 def settle(
-    job: Job, round: Round, selection: Payload, keep_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
+    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_], ledger: Ledger
 ) -> None:
     """Repair and slice the model as the round decided. Nothing else slices it.
 
     Args:
         selection: numbers of what the round decided, for observers.
+        alive_U: the units alive at its start, bool [U].
         keep_U: the units it keeps, bool [U].
     """
+    divergence: Payload | None = None
+    compared = _compared(round) if round.divergence(job) not in ledger else {}
     if job.methods.compensator.repairs:
-        repairs.apply_permanently(keep_U)
+        divergence = _repair(job, round, alive_U, keep_U, compared, ledger)
+    kl = None
+    if round.held_out is not None:
+        measured = divergence or None
+        kl = ledger.once(round.divergence(job), lambda: measured or _walk(job, keep_U, compared))["held_out"]
     if job.subject.in_place and job.slices_between_rounds:
         job.subject.slice(keep_U)
-    held_out_kl = _divergence(job, round, keep_U, ledger)
     after = None
     if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
         ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
@@ -41,36 +56,91 @@ def settle(
         if job.methods.compensator.adds_bias:
             job.subject.complete_biases()
     sparsity, tau, removed = (selection[name] for name in ("sparsity", "kendall_tau", "units_removed"))
-    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, after, held_out_kl))
+    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, after, kl))
 
 
-def _divergence(job: Job, round: Round, keep_U: NDArray[np.bool_], ledger: Ledger) -> float | None:
-    """KL to the dense model on text that nothing is chosen by; None where there is none.
+def _repair(
+    job: Job,
+    round: Round,
+    alive_U: NDArray[np.bool_],
+    keep_U: NDArray[np.bool_],
+    compared: Mapping[str, MeasuringData],
+    ledger: Ledger,
+) -> Payload | None:
+    """Repair the model; one that is in the run directory is reused.
 
-    The ledger also gets the KL on the sub-models' text; the gap between the two is overfitting.
+    Returns:
+        The divergence, where the repair was computed now: its text went through the layers with that of the repair.
     """
-    held_out, measured = round.held_out, round.measuring
-    if held_out is None:
-        return None
+    directory, subject, step = ledger.directory, job.subject, round.repair(job)
+    files = TensorFiles(directory.tensor_path(round.number, "repair"), directory.writing)
+    computed: Payload | None = None
+    divergence: Payload | None = None
 
-    def measure() -> Payload:
-        with job.subject.masked(keep_U):
-            divergence = {"held_out": _kl(job, held_out)}
-            if measured.dense is not None:
-                divergence["measured"] = _kl(job, measured)
-        return divergence
+    def compute() -> Payload:
+        nonlocal computed, divergence
+        ledger.begin(Stage.REPAIR, f"repair by {job.methods.compensator.name}", round.number)
+        with _storing(job, files, ledger) as stored:
+            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, alive_U, keep_U, stored))
+        computed = {"sha256": files.sha256() if job.stores_repairs else NOT_STORED}
+        return computed
 
-    step = round.step("divergence", job.plan.divergence_tokens)
-    value: float | None = ledger.once(step, measure)["held_out"]
-    return value
+    def is_intact(payload: Payload) -> bool:
+        return files.folder.exists() and files.sha256() == payload["sha256"]
+
+    recorded = ledger.once(step, compute, holds=is_intact)
+    if computed is None:
+        for site in subject.sites_present():
+            if site.name in files:
+                subject.repair(site, keep_U, files.load_repair(site.name, subject.home))
+    elif computed["sha256"] != recorded["sha256"]:
+        ledger.warn(f"The repair of round {round.number} was computed again and rounds differently.")
+    return divergence
 
 
-def _kl(job: Job, sample: MeasuringData) -> float | None:
+@contextmanager
+def _storing(job: Job, files: TensorFiles, ledger: Ledger) -> Iterator[TensorFiles | None]:
+    """Where a round's repairs are stored, as a whole or not at all; None if they are too large for that."""
+    if not job.stores_repairs:
+        yield None
+        return
+    with ledger.directory.writing(str(files.folder)), atomic_folder(files.folder) as folder:
+        yield TensorFiles(folder, ledger.directory.writing)
+
+
+def _walk(
+    job: Job,
+    keep_U: NDArray[np.bool_],
+    compared: Mapping[str, MeasuringData],
+    repairs: LayerRepairs | None = None,
+) -> dict[str, float | None]:
+    """KL to the dense model on some text, which goes from layer to layer as these are repaired."""
+    lockstep = job.lockstep
+    streams = {name: lockstep.stream(sample.data.windows_NT) for name, sample in compared.items()}
+    for number in lockstep.layers():
+        if repairs is not None:
+            repairs.apply(number)
+        lanes = LayerLanes.of(job.subject, number, keep_U[None], None)
+        text = [] if repairs is None or repairs.text is None else [repairs.text]
+        for stream in (*text, *streams.values()):
+            lockstep.advance(number, stream, lanes)
+    return {name: _kl(job, sample, streams[name]) for name, sample in compared.items()}
+
+
+def _compared(round: Round) -> dict[str, MeasuringData]:
+    """Text that nothing is chosen by; and the sub-models' own: the gap between the two is overfitting."""
+    if round.held_out is None:
+        return {}
+    measured = {} if round.measuring.dense is None else {"measured": round.measuring}
+    return {"held_out": round.held_out, **measured}
+
+
+def _kl(job: Job, sample: MeasuringData, stream: Stream) -> float | None:
     """Mean KL to the dense model in nats per token; None where it is not finite."""
 
     def per_token(logits: Tensor, targets: Tensor, dense: DenseTokens | None) -> Tensor:
         assert dense is not None
         return token_kl(logits, dense)
 
-    mean = job.passes.token_mean(per_token, sample.data.windows_NT, sample.dense)
+    mean = job.lockstep.predictions([stream]).token_mean(per_token, stream.ids_NT, sample.dense)
     return mean if math.isfinite(mean) else None

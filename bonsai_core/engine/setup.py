@@ -16,6 +16,8 @@ from bonsai_core.engine.methods import choose_methods
 from bonsai_core.engine.runtimes import warn_of_pattern
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, TokensDone, Warned
+from bonsai_core.model.forward.chunks import Chunks, default_tokens
+from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.checked_config import weights_directory
 from bonsai_core.model.loading.input_limits import check_positions, check_tokens, start_token
@@ -86,6 +88,8 @@ def open_job(
     for kind in rules.stuck(subject.table):
         warn(f"No unit of the kind {kind} can leave with {rules.describe()}.")
     _check_target(config, subject.table, rules)
+    windows = config.batch_size * config.sequence_length if config.batch_size else default_tokens(subject.device)
+    chunks = Chunks(windows, warn, lambda tokens: notify(TokensDone(tokens)))
     return Job(
         config,
         methods,
@@ -98,7 +102,8 @@ def open_job(
         evaluation_NT,
         rules,
         dense_bytes,
-        Passes(model, config.batch_size, warn, lambda tokens: notify(TokensDone(tokens))),
+        Passes(model, chunks),
+        Lockstep(subject, chunks),
         # Smaller matrices are faster everywhere but on CUDA with unaligned widths.
         slices_between_rounds=subject.device.type != "cuda" or rules.multiple("mlp") % ALIGNED_WIDTH == 0,
     )

@@ -19,6 +19,7 @@ from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
 from bonsai_core.evaluation.speed import generation_memory, generation_seconds
 from bonsai_core.events import EvaluationStarted, Event, Stage, StageStarted, TokensDone, Warned
+from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.latency import free_bytes
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.checked_config import weights_directory
@@ -119,9 +120,10 @@ def _measure(
         observe(Warned(f"{candidate.name}: {text}"))
 
     model = _load(candidate, config, warn)
-    passes = Passes(model, config.batch_size, warn, lambda tokens: observe(TokensDone(tokens)))
+    chunks = Chunks(config.batch_size * config.eval_sequence_length, warn, lambda tokens: observe(TokensDone(tokens)))
+    passes = Passes(model, chunks)
     _check_head(passes, candidate.windows_NL, candidate.name)
-    perplexity = passes.perplexity(candidate.windows_NL)
+    perplexity = passes.predictions.perplexity(candidate.windows_NL)
     scores = {}
     for task, questions in candidate.questions.items():
         observe(StageStarted(Stage.EVALUATE, 0, f"{candidate.name}: {task}"))
@@ -138,7 +140,7 @@ def _measure(
     if harness is not None:
         observe(StageStarted(Stage.HARNESS, 0, f"{candidate.name}: lm-evaluation-harness"))
         with tokens_checked(model, candidate.tokenizer):
-            entry["lm_eval"] = harness.measure(model, candidate.tokenizer, passes.batch_size, config.limit)
+            entry["lm_eval"] = harness.measure(model, candidate.tokenizer, config.batch_size, config.limit)
     if config.speed:
         observe(StageStarted(Stage.MEMORY, 0, f"{candidate.name}: memory"))
         entry["memory"] = generation_memory(model, config.generations, warn)
@@ -157,8 +159,8 @@ def _check_head(passes: Passes, windows_NL: NDArray[np.int64], name: str) -> Non
     ids = windows_NL[:1, :CHECKED_TOKENS]
     with torch.inference_mode():
         own = passes.model(input_ids=torch.from_numpy(ids).to(input_device(passes.model)), use_cache=False).logits[0]
-        ((_, hidden),) = passes.batches(ids, np.zeros(1, dtype=np.int64))
-        ours = torch.cat(list(passes.logits(hidden[0]))).cpu()
+        ((_, hidden),) = passes.last_hidden(ids, np.zeros(1, dtype=np.int64))
+        ours = torch.cat(list(passes.predictions.logits(hidden[0]))).cpu()
     own = own.float().cpu()
     if own.isfinite().all() and not torch.allclose(ours, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
         raise BonsaiError(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from bonsai_core.model.forward.chunks import out_of_memory
 from bonsai_core.model.forward.latency import median_seconds, synchronize
-from bonsai_core.model.forward.passes import out_of_memory
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.storage.memory import free_cache
 

@@ -92,7 +92,7 @@ class Subject:
 
         Units of a mixture count as one channel each, see `Mixture`.
         """
-        weight = self._sites[site.name].unit_weight(self._present(site, alive_U))
+        weight = self._sites[site.name].unit_weight(self.present(site, alive_U))
         return weight.to(self.device).float()
 
     def moments(self, site: Site, lower: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Subject:
 
     def select_alive(self, site: Site, alive_U: NDArray[np.bool_], present: Tensor, dim: int) -> Tensor:
         """Of a tensor over the units that are still there, those alive: where slicing waits, others are there too."""
-        return select_units(present, self._present(site, alive_U), dim)
+        return select_units(present, self.present(site, alive_U), dim)
 
     def sites_present(self) -> list[Site]:
         """Attentions, MLPs and mixtures of experts that have at least one unit left."""
@@ -127,7 +127,7 @@ class Subject:
                 if not self.table.layer_stays(number, keep_U):
                     stack.callback(layer.register_forward_hook(_pass_through, with_kwargs=True).remove)
             for site in self.sites_present():
-                keep = self._present(site, keep_U)
+                keep = self.present(site, keep_U)
                 if not keep.all() and self.table.layer_stays(site.layer, keep_U):
                     stack.enter_context(self._sites[site.name].masked(keep))
             present = (site.output for site in self._linear_sites() if self.present_U[site.site.units].any())
@@ -143,19 +143,19 @@ class Subject:
         self._remove_layers([n for n in self.layers_present() if not self.table.layer_stays(n, keep_U)])
         positions = {number: position for position, number in enumerate(self.layers_present())}
         for site in self.sites_present():
-            keep = self._present(site, keep_U)
+            keep = self.present(site, keep_U)
             if not keep.all():
                 self._sites[site.name].slice(keep, positions[site.layer])
         self.present_U = self.present_U & keep_U
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
         """Apply a repair for good; units that are not kept stay as they are."""
-        self.storage.repair(self._linear_site(site).output, self._present(site, keep_U), repair)
+        self.storage.repair(self._linear_site(site).output, self.present(site, keep_U), repair)
 
     @contextmanager
     def repaired(self, keep_U: NDArray[np.bool_], repairs: Iterable[tuple[Site, Repair]]) -> Iterator[None]:
         """The sub-model under a keep vector, with repairs, which are taken one at a time; no trace stays."""
-        of_outputs = ((self._linear_site(site).output, self._present(site, keep_U), repair) for site, repair in repairs)
+        of_outputs = ((self._linear_site(site).output, self.present(site, keep_U), repair) for site, repair in repairs)
         with self.storage.repaired(of_outputs), self.masked(keep_U):
             yield
 
@@ -182,7 +182,7 @@ class Subject:
                 sizes[site.layer].update(SITES[site.kind].sizes(self.family, self.model.config, count))
         return list(sizes.values())
 
-    def _present(self, site: Site, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def present(self, site: Site, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of the units that a site still has, those kept, bool [units present]."""
         return keep_U[site.units][self.present_U[site.units]]
 

@@ -33,8 +33,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
     ),
     r"evaluate/(teacher|adapted|\d+)": json_object(perplexity=Value),
     r"round-\d+/(prior|repair)|(model|teacher)-weights": json_object(sha256=str),
-    r"round-\d+/submodel-repairs": json_object(repaired=bool),
-    r"round-\d+/(submodel-\d+|search-.+)": json_object(value=Value),
+    r"round-\d+/(submodels-\d+|search-.+)": json_object(values=list[Value]),
     r"round-\d+/selection": json_object(
         sha256=str,
         sparsity=FiniteFloat,

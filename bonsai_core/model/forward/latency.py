@@ -22,6 +22,13 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def total_bytes(device: torch.device) -> int:
+    """Memory of a device; for CPU and MPS, of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
 def peak_bytes(device: torch.device) -> int:
     """The largest memory that this process has held so far: of the device on CUDA, else resident memory."""
     if device.type == "cuda":

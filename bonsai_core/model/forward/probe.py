@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Answers
 from bonsai_core.contracts.metric import PerToken
-from bonsai_core.model.forward.passes import DenseSide, Passes
+from bonsai_core.model.forward.padding import PaddedBatch
+from bonsai_core.model.forward.predictions import DenseSide, Predictions
 from bonsai_core.sources import Question
 
 
@@ -42,22 +43,26 @@ class CalibrationData:
         return sum(ids.size for ids in self.token_ids())
 
 
+@dataclass
 class ModelProbe:
-    """The `Probe` of a model as it is now, see `bonsai_core.contracts.Probe`.
+    """See `bonsai_core.contracts.Probe`.
 
-    Args:
+    Attributes:
+        model: the sub-model; None where it is one of many lanes, for metrics that read predictions alone.
+        predictions: the sub-model's.
+        padded: the questions' sequences.
         dense: the dense model's side of the same windows; None if the metric needs none.
     """
 
-    def __init__(self, passes: Passes, tokenizer: Any, data: CalibrationData, dense: DenseSide | None) -> None:
-        self.model = passes.model
-        self.tokenizer = tokenizer
-        self._passes = passes
-        self._data = data
-        self._dense = dense
+    model: Any
+    tokenizer: Any
+    predictions: Predictions
+    data: CalibrationData
+    padded: Sequence[PaddedBatch]
+    dense: DenseSide | None
 
     def token_mean(self, per_token: PerToken) -> float:
-        return self._passes.token_mean(per_token, self._data.windows_NT, self._dense)
+        return self.predictions.token_mean(per_token, self.data.windows_NT, self.dense)
 
     def answers(self) -> Sequence[Answers]:
-        return self._passes.answers(self._data.questions)
+        return self.predictions.answers(self.data.questions, self.padded)

@@ -19,6 +19,7 @@ from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME, PREFIX
 from bonsai_core.contracts.metric import token_nll
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.causal_lm import CausalLM
+from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.checked_config import checked_config
 from bonsai_core.model.loading.load import load_checked, load_with
@@ -36,8 +37,8 @@ MASKED_FACTOR = 10
 
 def measured_loss(model: CausalLM, window_T: NDArray[np.int64]) -> dict[str, float | None]:
     """``loss``: mean negative log-likelihood in nats of a window of tokens, int64 [T]; None if it is not finite."""
-    passes = Passes(model, 1, lambda text: None)
-    loss = passes.token_mean(lambda logits, targets, _: token_nll(logits, targets), window_T[None], None)
+    passes = Passes(model, Chunks(window_T.size, lambda text: None))
+    loss = passes.predictions.token_mean(lambda logits, targets, _: token_nll(logits, targets), window_T[None], None)
     return {"loss": loss if math.isfinite(loss) else None}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bonsai_core.checkpoint import EmptyAttention, EmptyMLP
-from bonsai_core.contracts import AttentionSite, Family, MlpSite
+from bonsai_core.contracts import AttentionSite, Family, MlpSite, Repair
 from bonsai_core.model.sites.model_site import ModelSite, Reader
+from bonsai_core.model.sites.variant import Variant, product
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import by_unit, in_model_order, numbers_of, select_units
 from bonsai_core.model.structure.declared import declared_linear, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
 from bonsai_core.model.structure.linears import LinearLayout
+from bonsai_core.model.structure.replaced import forward_replaced
 from bonsai_core.units import Site
 
 StandIn = EmptyAttention | EmptyMLP
@@ -32,6 +35,8 @@ class LinearSite(ModelSite):
     Attributes:
         output: the output projection.
     """
+
+    mixes_variants: ClassVar[bool] = True
 
     def __init__(self, site: Site, layer: DecoderLayer, family: Family, config: Any, storage: Storage) -> None:
         super().__init__(site, layer, family, config, storage)
@@ -80,9 +85,31 @@ class LinearSite(ModelSite):
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
         """The other units' channels are zeros where the output projection reads them."""
-        channels = torch.from_numpy(keep)[:, None].expand(-1, self.site.unit_channels)
-        hook = _multiply_by(in_model_order(channels, self.site))
-        with self.output.linear.register_forward_pre_hook(hook):
+        with self.output.linear.register_forward_pre_hook(_multiply_by(self._channels(keep))):
+            yield
+
+    def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
+        standing = self.storage.standing_repair(self.output)
+        of, weight, change = keep, None, None
+        if standing is not None:
+            of, weight, change = standing.keep, standing.weight, standing.bias
+        if repair is not None and repair.weight is not None:
+            of, weight = keep, repair.weight
+        if repair is not None and repair.bias is not None:
+            change = repair.bias if change is None else change + repair.bias.to(change)
+        if weight is None:
+            return Variant(keep, None if keep.all() else self._channels(keep), None, change)
+        whole = weight.new_zeros(len(weight), len(keep), weight.shape[-1])
+        whole[:, numbers_of(of).to(whole.device)] = weight
+        whole[:, numbers_of(~keep).to(whole.device)] = 0
+        own = self.storage.find(self.output.layer, f"{self.output.path}.bias")
+        biases = [bias.to(whole.device).float() for bias in (own, change) if bias is not None]
+        return Variant(keep, None, in_model_order(whole, self.site), sum(biases[1:], biases[0]) if biases else None)
+
+    @contextmanager
+    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> Iterator[None]:
+        linear = self.output.linear
+        with forward_replaced(linear, partial(product, linear.forward, variants, variant_N)):
             yield
 
     def slice(self, keep: NDArray[np.bool_], position: int) -> None:
@@ -128,6 +155,10 @@ class LinearSite(ModelSite):
         whole = self.storage.find(self.layer, path)
         return None if whole is None else layout.cut(whole, numbers_of(keep), len(keep), 0)
 
+    def _channels(self, keep: NDArray[np.bool_]) -> Tensor:
+        """Whether each channel that the output projection reads is of a unit kept, bool [channels]."""
+        return in_model_order(torch.from_numpy(keep)[:, None].expand(-1, self.site.unit_channels), self.site)
+
     def _bias_path(self, keep: NDArray[np.bool_]) -> str:
         """The name of the output projection's bias; what replaces an emptied sub-layer has it itself."""
         module = self.declared(self.family).module
@@ -139,7 +170,11 @@ class LinearSite(ModelSite):
 
     def _output_bias(self) -> Tensor:
         """With what repairs add; zeros where one was added to others only."""
-        own, change = self.storage.find(self.layer, f"{self.output.path}.bias"), self.storage.added_bias(self.output)
+        own, standing = (
+            self.storage.find(self.layer, f"{self.output.path}.bias"),
+            self.storage.standing_repair(self.output),
+        )
+        change = None if standing is None else standing.bias
         if own is None:
             own = torch.zeros(self.output.linear.out_features, dtype=self.storage.dtype_of(self.output))
         return own if change is None else (own.float() + change.cpu().float()).to(own.dtype)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import ExpertsSite, Family
+from bonsai_core.contracts import ExpertsSite, Family, Repair
 from bonsai_core.model.sites.model_site import ModelSite, Reader
+from bonsai_core.model.sites.variant import Variant
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import numbers_of, select_units
@@ -24,6 +27,8 @@ class Mixture(ModelSite):
     Attributes:
         experts: the module of the experts.
     """
+
+    mixes_variants: ClassVar[bool] = False
 
     def __init__(self, site: Site, layer: DecoderLayer, family: Family, config: Any, storage: Storage) -> None:
         super().__init__(site, layer, family, config, storage)
@@ -58,6 +63,14 @@ class Mixture(ModelSite):
         """Where a family has its experts."""
         assert family.experts is not None
         return family.experts
+
+    def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
+        return Variant(keep)
+
+    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> AbstractContextManager[None]:
+        """Routers and experts are changed for all sequences of a call."""
+        keep = variants[variant_N[0]].keep
+        return nullcontext() if keep.all() else self.masked(keep)
 
     def slice(self, keep: NDArray[np.bool_], position: int) -> None:
         kept = numbers_of(keep)

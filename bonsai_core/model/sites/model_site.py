@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bonsai_core.contracts import Family
+from bonsai_core.contracts import Family, Repair
+from bonsai_core.model.sites.variant import Variant
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.layers import DecoderLayer
 from bonsai_core.units import Site, SiteKind
@@ -34,9 +35,11 @@ class ModelSite(ABC):
 
     Attributes:
         kind: the name of the kind in `units.KINDS_OF_SITE`, which says of it what needs no model.
+        mixes_variants: whether one call of the layer can compute several variants.
     """
 
     kind: ClassVar[SiteKind]
+    mixes_variants: ClassVar[bool]
 
     def __init__(self, site: Site, layer: DecoderLayer, family: Family, config: Any, storage: Storage) -> None:
         self.site = site
@@ -74,6 +77,18 @@ class ModelSite(ABC):
     @abstractmethod
     def masked(self, keep: NDArray[np.bool_]) -> AbstractContextManager[None]:
         """The layer without what the other units give; no trace stays."""
+
+    @abstractmethod
+    def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
+        """What the layer computes without the other units, repaired or not, for `computing`."""
+
+    @abstractmethod
+    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> AbstractContextManager[None]:
+        """The layer computing these variants; no trace stays.
+
+        Args:
+            variant_N: the variant of each sequence of a call; the same for all of them unless `mixes_variants`.
+        """
 
     @abstractmethod
     def slice(self, keep: NDArray[np.bool_], position: int) -> None:

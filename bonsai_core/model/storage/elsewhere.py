@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -15,25 +15,10 @@ from torch.nn import functional
 
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.storage.storage import OutputRepair, Storage
+from bonsai_core.model.storage.storage import OutputRepair, StandingRepair, Storage
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.structure.channels import by_unit
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
-
-
-@dataclass(frozen=True)
-class AppliedRepair:
-    """The repair of a site, which its output projection does not hold but a hook applies.
-
-    Attributes:
-        keep: units that it is for, bool [units]; all others are gone.
-        weight: [out, units kept, channels]; None where the parent's stays.
-        bias: what is added to the output, [out]; None for nothing.
-    """
-
-    keep: NDArray[np.bool_]
-    weight: Tensor | None
-    bias: Tensor | None
 
 
 @final
@@ -60,7 +45,7 @@ class Elsewhere(Storage):
             )
         self._layers = family.layers
         self._files = files
-        self._applied: dict[str, AppliedRepair] = {}
+        self._applied: dict[str, StandingRepair] = {}
 
     @property
     def files(self) -> WeightFiles:
@@ -83,16 +68,15 @@ class Elsewhere(Storage):
             return applied.weight, applied.keep
         return by_unit(self.parameter(output.layer, f"{output.path}.weight"), output.site), None
 
-    def added_bias(self, output: OutputProjection) -> Tensor | None:
-        applied = self._applied.get(output.site.name)
-        return None if applied is None else applied.bias
+    def standing_repair(self, output: OutputProjection) -> StandingRepair | None:
+        return self._applied.get(output.site.name)
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
         before = self._applied.get(output.site.name)
         biases = [bias for bias in (before.bias if before else None, repair.bias) if bias is not None]
         bias = sum(biases[1:], biases[0]) if biases else None
         if before is None or repair.weight is not None:
-            self._applied[output.site.name] = AppliedRepair(keep.copy(), repair.weight, bias)
+            self._applied[output.site.name] = StandingRepair(keep.copy(), repair.weight, bias)
         else:
             self._applied[output.site.name] = replace(before, bias=bias)
 
@@ -118,7 +102,7 @@ class Elsewhere(Storage):
     def fingerprint(self) -> str:
         return self._files.fingerprint()
 
-    def _hook(self, output: OutputProjection, applied: AppliedRepair) -> Any:
+    def _hook(self, output: OutputProjection, applied: StandingRepair) -> Any:
         keep, site = torch.from_numpy(applied.keep), output.site
         own_bias = self.find(output.layer, f"{output.path}.bias")
 

@@ -49,7 +49,7 @@ class InPlace(Storage):
     def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
         return by_unit(output.linear.weight.detach(), output.site), None
 
-    def added_bias(self, output: OutputProjection) -> Tensor | None:
+    def standing_repair(self, output: OutputProjection) -> None:
         return None
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:

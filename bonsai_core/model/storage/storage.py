@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,21 @@ from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
 
 OutputRepair = tuple[OutputProjection, NDArray[np.bool_], Repair]
 """An output projection, which of the units that it has are kept, bool [units], and the repair that it gets for it."""
+
+
+@dataclass(frozen=True)
+class StandingRepair:
+    """The repair of a site that its output projection does not hold.
+
+    Attributes:
+        keep: units that it is for, bool [units]; all others are gone.
+        weight: [out, units kept, channels]; None where the parent's stays.
+        bias: what is added to the output, [out]; None for nothing.
+    """
+
+    keep: NDArray[np.bool_]
+    weight: Tensor | None
+    bias: Tensor | None
 
 
 class Storage(ABC):
@@ -55,8 +71,8 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def added_bias(self, output: OutputProjection) -> Tensor | None:
-        """What repairs add to an output projection's bias that is not in its weights, [out]; None for nothing."""
+    def standing_repair(self, output: OutputProjection) -> StandingRepair | None:
+        """What an output projection was repaired to that its weights do not hold; None for nothing."""
 
     @abstractmethod
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -38,10 +38,10 @@ class TensorFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, self._path(name))
 
-    def save_repair(self, name: str, repair: Repair, dtype: torch.dtype) -> None:
-        """Write a repair in the type that it will have in the model."""
+    def save_repair(self, name: str, repair: Repair) -> None:
+        """Write a repair."""
         given = {"weight": repair.weight, "bias": repair.bias}
-        self.save(name, **{key: tensor.to(dtype) for key, tensor in given.items() if tensor is not None})
+        self.save(name, **{key: tensor for key, tensor in given.items() if tensor is not None})
 
     def load_repair(self, name: str, device: torch.device) -> Repair:
         """A repair as it was written, on a device.
@@ -68,12 +68,6 @@ class TensorFiles:
         for path in sorted(filter(Path.is_file, self.folder.glob("*.safetensors"))):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
-
-    def remove_all_but(self, names: Collection[str]) -> None:
-        """Delete all others."""
-        for path in self.folder.glob("*.safetensors"):
-            if path.name.removesuffix(".safetensors") not in names:
-                path.unlink()
 
     def inside(self, name: str) -> TensorFiles:
         """A folder in this one."""

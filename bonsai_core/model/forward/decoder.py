@@ -1,0 +1,137 @@
+"""A causal LM taken apart at its decoder layers, whatever its family: what enters, calls and leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bonsai_core.model.causal_lm import CausalLM
+from bonsai_core.model.storage.devices import input_device
+from bonsai_core.model.structure.replaced import forward_replaced
+from bonsai_core.upstream import map_tensors
+
+MASK_DIMENSIONS = 4
+FEW_TOKENS = 2
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Decoder:
+    """Runs the decoder layers of a model one at a time, with what the model itself passes to them.
+
+    Between two layers there must be nothing but the hidden states. The model's own forward pass gives all else, with
+    other functions in the place of its layers: the embeddings, the arguments of each layer, which depend on the number
+    of tokens alone, and what follows the last layer.
+
+    Args:
+        layers: gives the layers that the model has now, by number.
+    """
+
+    def __init__(self, model: CausalLM, layers: Callable[[], Mapping[int, nn.Module]]) -> None:
+        self._model = model
+        self._layers = layers
+        self._rest: dict[int, tuple[Any, ...] | None] = {}
+        self._calls: dict[tuple[int, int], Call] = {}
+
+    def embedded(self, ids_NT: Tensor) -> Tensor:
+        """The hidden states that enter the first layer, [windows, sequence, hidden]."""
+        reached: list[Tensor] = []
+
+        def stop(number: int, hidden: Tensor, call: Call) -> Tensor:
+            reached.append(hidden)
+            raise _ReachedError
+
+        with self._instead(stop):
+            try:
+                self._forward(ids_NT)
+            except _ReachedError:
+                return reached.pop()
+        raise AssertionError("the model does not call its first decoder layer")
+
+    def layer(self, number: int, hidden: Tensor) -> Tensor:
+        """The hidden states that leave a layer, [windows, sequence, hidden], from those that enter it."""
+        key = (number, hidden.shape[1])
+        if key not in self._calls:
+            self._record_calls(hidden.shape[1])
+        args, kwargs = map_tensors(lambda value: _for_batch(value, len(hidden)), self._calls[key])
+        output = self._layers()[number](hidden, *args, **kwargs)
+        left: Tensor = output[0] if isinstance(output, tuple) else output
+        return left
+
+    def last_hidden(self, hidden: Tensor) -> Tensor:
+        """What the head reads, [windows, sequence, hidden], from the hidden states that left the last layer."""
+        self._learn_outputs()
+        last = list(self._layers())[-1]
+        ids_NT = torch.zeros(hidden.shape[:2], dtype=torch.long)
+        with self._instead(lambda number, before, call: hidden if number == last else before):
+            return self._forward(ids_NT)
+
+    def _record_calls(self, num_tokens: int) -> None:
+        """The arguments of every layer besides the hidden states, for a batch of one window: all of them broadcast."""
+        self._learn_outputs()
+
+        def record(number: int, hidden: Tensor, call: Call) -> Tensor:
+            self._calls[number, num_tokens] = call
+            return hidden
+
+        with self._instead(record):
+            self._forward(torch.zeros((1, num_tokens), dtype=torch.long))
+
+    def _learn_outputs(self) -> None:
+        """Whether layers return the hidden states alone or in a tuple, and with what, from a pass over a few tokens."""
+        if self._rest:
+            return
+
+        def learn(number: int) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                self._rest[number] = output[1:] if isinstance(output, tuple) else None
+
+            return hook
+
+        with ExitStack() as hooks:
+            for number, layer in self._layers().items():
+                hooks.enter_context(layer.register_forward_hook(learn(number)))
+            self._forward(torch.zeros((1, FEW_TOKENS), dtype=torch.long))
+
+    @contextmanager
+    def _instead(self, function: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
+        """`function(number, hidden states, other arguments)` instead of each layer; no trace stays."""
+
+        def stand_in(number: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden, call = _split(args, kwargs)
+                after, rest = function(number, hidden, call), self._rest.get(number)
+                return after if rest is None else (after, *rest)
+
+            return forward
+
+        with ExitStack() as stack:
+            for number, layer in self._layers().items():
+                stack.enter_context(forward_replaced(layer, stand_in(number)))
+            yield
+
+    def _forward(self, ids_NT: Tensor) -> Tensor:
+        with torch.inference_mode():
+            output = self._model.base_model(input_ids=ids_NT.to(input_device(self._model)), use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+class _ReachedError(Exception):
+    """The first layer has been reached; the rest of the pass is not needed."""
+
+
+def _for_batch(value: Any, size: int) -> Any:
+    """The attention mask of one window, expanded to a batch: some layers (XGLM) check its size."""
+    is_mask = isinstance(value, Tensor) and value.ndim == MASK_DIMENSIONS and len(value) == 1
+    return value.expand(size, *value.shape[1:]) if is_mask else value
+
+
+def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """The hidden states of a layer's call, and the rest of it."""
+    if args:
+        return args[0], (args[1:], kwargs)
+    return kwargs["hidden_states"], ((), {name: value for name, value in kwargs.items() if name != "hidden_states"})

@@ -1,0 +1,160 @@
+"""Sums over all tokens of what the sites of a layer read, or of what enters and leaves it, while text goes through."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.contracts import (
+    Compensator,
+    InputCompensator,
+    InputPrior,
+    LayerPrior,
+    MomentCompensator,
+    MomentPrior,
+    Prior,
+    TextCompensator,
+    TextPrior,
+)
+from bonsai_core.model.forward.moments import add_moments, finished_moments
+from bonsai_core.model.subject import Subject
+from bonsai_core.units import Site
+
+Reader = Prior | Compensator
+_Read = Callable[[tuple[Any, ...]], Tensor]
+MOMENTS = "second moments"
+
+
+def statistic_of(reader: Reader) -> str | None:
+    """Tells the statistics apart that plugins read of text; None for a plugin that reads none."""
+    if isinstance(reader, MomentPrior | MomentCompensator):
+        return MOMENTS
+    reads = isinstance(reader, TextPrior | TextCompensator)
+    return f"{type(reader).__module__}.{type(reader).__qualname__}({reader!r})" if reads else None
+
+
+@final
+class LayerTotals:
+    """What a prior or a compensator gets of one layer's sites, while chunks of text go through the layer.
+
+    Args:
+        number: the layer's.
+        reader: it must read text.
+        alive_U: the units alive, bool [U]; others, where slicing waits, are left out.
+    """
+
+    def __init__(self, subject: Subject, number: int, reader: Reader, alive_U: NDArray[np.bool_]) -> None:
+        self._subject = subject
+        self._alive_U = alive_U
+        self._sites = [s for s in subject.sites_present() if s.layer == number and alive_U[s.units].any()]
+        self._sum = _sum_for(reader)
+        self._inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a chunk is repeated after an error
+        self._totals: dict[str, Tensor] = {}
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hooks by which every call of the layer leaves what its sites read; no trace stays."""
+        with ExitStack() as hooks:
+            for site in self._sites:
+                module, read = self._subject.reads(site)
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._receive, site, read)))
+            yield
+
+    def _receive(self, site: Site, read: _Read, module: object, args: tuple[Any, ...]) -> None:
+        self._inputs[site.name] = read(args)
+
+    def _receive(self, site: Site, read: _Read, module: object, args: tuple[Any, ...]) -> None:
+        self._inputs[site.name] = read(args)
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        """Add the chunk that the layer has just computed, from what entered and what left it."""
+        for site in self._sites:
+            self._totals[site.name] = self._sum.added(
+                self._totals.get(site.name), site, self._inputs.pop(site.name), before, after
+            )
+
+    def result(self) -> Mapping[str, Tensor]:
+        """The totals by site name.
+
+        Raises:
+            BonsaiError: a site reads numbers that are not finite.
+        """
+        return {
+            site.name: self._sum.finished(self._subject, site, self._alive_U, self._totals[site.name])
+            for site in self._sites
+        }
+
+
+class _Sum(ABC):
+    """How one kind of statistic adds up."""
+
+    @abstractmethod
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """A total with a chunk: what the site read [.., tokens, channels], what entered and what left the layer."""
+
+    @abstractmethod
+    def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
+        """What a plugin receives."""
+
+
+@final
+class _Moments(_Sum):
+    """Second moments, see `MomentPrior`."""
+
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return add_moments(total, inputs, after)
+
+    def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
+        return finished_moments(subject, site, alive_U, total)
+
+
+@final
+class _OfInputs(_Sum):
+    """What a plugin accumulates of each site's inputs, in the widest float of the device."""
+
+    def __init__(self, reader: InputPrior | InputCompensator) -> None:
+        self._reader = reader
+
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
+        return _plus(total, self._reader.accumulate(by_unit))
+
+    def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
+        return subject.select_alive(site, alive_U, total.to(subject.device), dim=0)
+
+
+@final
+class _OfLayer(_Sum):
+    """What a plugin accumulates of the hidden states around a layer; all its sites receive the same."""
+
+    def __init__(self, reader: LayerPrior) -> None:
+        self._reader = reader
+
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        flat = [states.float().reshape(-1, states.shape[-1]) for states in (before, after)]
+        return _plus(total, self._reader.accumulate(*flat))
+
+    def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
+        return total
+
+
+def _sum_for(reader: Reader) -> _Sum:
+    if isinstance(reader, MomentPrior | MomentCompensator):
+        return _Moments()
+    if isinstance(reader, LayerPrior):
+        return _OfLayer(reader)
+    assert isinstance(reader, InputPrior | InputCompensator)  # the registry admits no others
+    return _OfInputs(reader)
+
+
+def _plus(total: Tensor | None, statistic: Tensor) -> Tensor:
+    wide = statistic.to(torch.float32 if statistic.device.type == "mps" else torch.float64)
+    return wide if total is None else total + wide

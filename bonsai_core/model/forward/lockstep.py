@@ -1,0 +1,161 @@
+"""In lockstep: all sub-models, with all their text, go through one decoder layer before any reaches the next.
+
+A lane is some windows under one keep vector. The weights of a layer are needed once for all lanes, and what is found
+at one layer, such as second moments and repairs, is used there and dropped. In memory are the hidden states: lanes x
+windows x tokens x hidden size numbers, in the model's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.model.forward.chunks import Chunks
+from bonsai_core.model.forward.decoder import Decoder
+from bonsai_core.model.forward.lanes import LayerLanes
+from bonsai_core.model.forward.predictions import LastHidden, Predictions
+from bonsai_core.model.subject import Subject
+
+AfterChunk = Callable[[Tensor, Tensor], None]
+"""Receives the hidden states that entered a layer and those that left it, [windows, sequence, hidden]."""
+
+
+class Stream:
+    """Windows of one length on their way through the layers, the same ones in each lane.
+
+    Args:
+        ids_NT: the windows' tokens, int64 [windows, sequence].
+        hidden_NTH: the hidden states of all lanes, one lane after the other, [lanes * windows, sequence, hidden].
+        lengths_N: tokens of each window without padding; None if there is none.
+        counted: whether its tokens count as work done.
+    """
+
+    def __init__(
+        self,
+        ids_NT: NDArray[np.int64],
+        hidden_NTH: Tensor,
+        lengths_N: NDArray[np.int64] | None = None,
+        *,
+        counted: bool = True,
+    ) -> None:
+        self.ids_NT = ids_NT
+        self.hidden_NTH = hidden_NTH
+        self.num_lanes = len(hidden_NTH) // len(ids_NT)
+        self.lane_N = np.repeat(np.arange(self.num_lanes), len(ids_NT))
+        self._tokens_N = np.full(len(ids_NT), ids_NT.shape[1]) if lengths_N is None else lengths_N
+        self._counted = counted
+
+    def share(self, rows: slice, layer: int, num_layers: int) -> int:
+        """Tokens of some rows that count for one layer; over all layers, each row's tokens add up."""
+        if not self._counted:
+            return 0
+        tokens_n = np.tile(self._tokens_N, self.num_lanes)[rows]
+        return int((tokens_n * (layer + 1) // num_layers - tokens_n * layer // num_layers).sum())
+
+
+class Lockstep:
+    """The decoder layers of a model under pruning, one at a time, for any number of lanes.
+
+    Args:
+        chunks: of the rows that one call of a layer takes.
+    """
+
+    def __init__(self, subject: Subject, chunks: Chunks) -> None:
+        self.subject = subject
+        self.chunks = chunks
+        self._decoder = Decoder(subject.model, subject.layers_present)
+
+    def stream(
+        self,
+        ids_NT: NDArray[np.int64],
+        lanes: int = 1,
+        lengths_N: NDArray[np.int64] | None = None,
+        *,
+        counted: bool = True,
+    ) -> Stream:
+        """Windows in front of the first layer, in a number of lanes; see `Stream`."""
+        whole: Tensor | None = None
+        num_windows = len(ids_NT)
+        ids = torch.from_numpy(ids_NT)
+        for rows, hidden in self.chunks.run(
+            len(ids_NT), ids_NT.shape[1], lambda rows: self._decoder.embedded(ids[rows])
+        ):
+            if whole is None:
+                whole = hidden.new_empty(lanes, num_windows, *hidden.shape[1:])
+            whole[:, rows] = hidden
+        assert whole is not None  # there is a window
+        return Stream(ids_NT, whole.flatten(0, 1), lengths_N, counted=counted)
+
+    def layers(self) -> Iterator[int]:
+        """The numbers of the layers in order, each with its weights at hand while it is its turn."""
+        return iter(list(self.subject.layers_present()))
+
+    def advance(
+        self,
+        number: int,
+        stream: Stream,
+        lanes: LayerLanes,
+        after: AfterChunk | None = None,
+        *,
+        only_look: bool = False,
+    ) -> None:
+        """Put a stream through a layer; layers must be taken in order.
+
+        Args:
+            after: receives the hidden states of every chunk that did not run out of memory.
+            only_look: the stream stays in front of the layer.
+        """
+        hidden_NTH, lane_N = stream.hidden_NTH, stream.lane_N
+
+        def run(rows: slice) -> Tensor:
+            before, lanes_n = hidden_NTH[rows], lane_N[rows]
+            left = before
+            for call in lanes.calls(lanes_n):
+                if len(call) == len(before):
+                    with lanes.computing(lanes_n):
+                        return self._decoder.layer(number, before)
+                index = torch.from_numpy(call).to(before.device)
+                with lanes.computing(lanes_n[call]):
+                    some = self._decoder.layer(number, before[index]).to(before.device)
+                left = left.clone() if left is before else left
+                left[index] = some
+            return left
+
+        for rows, hidden in self.chunks.run(len(hidden_NTH), hidden_NTH.shape[1], run):
+            if after is not None:
+                after(hidden_NTH[rows], hidden)
+            if not only_look:
+                hidden_NTH[rows] = hidden
+            self._count(number, stream, rows)
+
+    def skip(self, number: int, stream: Stream) -> None:
+        """Count a stream's tokens at a layer that it need not go through."""
+        self._count(number, stream, slice(None))
+
+    def _count(self, number: int, stream: Stream, rows: slice) -> None:
+        layers = list(self.subject.layers_present())
+        self.chunks.count(stream.share(rows, layers.index(number), len(layers)))
+
+    def last_hidden(self, stream: Stream, lane: int = 0) -> LastHidden:
+        """What the head reads of one lane, once its stream has left the last layer."""
+        of_lane = stream.hidden_NTH[lane * len(stream.ids_NT) :][: len(stream.ids_NT)]
+        for rows, hidden in self.chunks.run(
+            len(of_lane), of_lane.shape[1], lambda rows: self._decoder.last_hidden(of_lane[rows])
+        ):
+            yield rows.start, hidden
+
+    def predictions(self, streams: list[Stream], lane: int = 0) -> Predictions:
+        """The predictions of one lane for the windows of streams that have left the last layer."""
+        by_ids = {id(stream.ids_NT): stream for stream in streams}
+        return Predictions(self.subject.model, lambda ids_NT, lengths_N: self.last_hidden(by_ids[id(ids_NT)], lane))
+
+    def predictions_of(self, windows_NT: NDArray[np.int64], keep_U: NDArray[np.bool_]) -> Predictions:
+        """The predictions for some windows under one keep vector, without repairs."""
+        stream = self.stream(windows_NT)
+        for number in self.layers():
+            self.advance(number, stream, LayerLanes.of(self.subject, number, keep_U[None], None))
+        return self.predictions([stream])
