@@ -160,7 +160,8 @@ def set_offloaded_weights(module: Any, weights: Mapping[str, Tensor] | None) -> 
 def set_offloaded(module: Any, offloaded: bool) -> None:
     """Whether accelerate (1.10 on) fetches a module's weights for every call, or uses those that the module has.
 
-    `_hf_hook.offload`, which is read before and after a call. What has it False does not count as offloaded.
+    `_hf_hook.offload`, which is read before and after a call. Where it is False, the module does not count as
+    offloaded.
     """
     module._hf_hook.offload = offloaded
 

@@ -30,15 +30,17 @@ from bonsai_core.model.subject import Subject
 from bonsai_core.upstream import has_hooks, is_offloaded, offloaded_weights, set_offloaded_weights
 
 UNLIKE = [next(p for p in PICOS if p.family == name) for name in ("llama", "gemma2", "phi3", "opt", "falcon")]
-PLACES = pytest.mark.parametrize("place", ["disk", "host"])
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+PLACES = pytest.mark.parametrize("place", ["disk", "host", pytest.param("cuda", marks=needs_cuda)])
 WAYS = pytest.mark.parametrize("units", [("experts",), ("expert_width",)], ids=["experts", "widths"])
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def offloaded(parent: Path, place: str, **settings: Any) -> Any:
-    """A model whose decoder layers have no weights of their own."""
-    if place == "host":
-        return cpu_offload(load_model(str(parent), device="cpu", **settings), execution_device=torch.device("cpu"))
+    """A model whose decoder layers have no weights of their own: they are on disk, or on the CPU for it or CUDA."""
+    if place != "disk":
+        device = torch.device("cuda:0" if place == "cuda" else "cpu")
+        return cpu_offload(load_model(str(parent), device="cpu", **settings), execution_device=device)
     return load_model(str(parent), device="cpu", device_map="auto", max_memory="cpu=20KB", **settings)
 
 
@@ -250,49 +252,48 @@ def chosen_of(layers: Mapping[int, Any], calls: Mapping[int, tuple[Call, Tensor]
 
 
 @PLACES
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_only_experts_that_tokens_are_sent_to_are_fetched(
-    registry: Registry, spread: Callable[..., Any], place: str, dtype: str
+    registry: Registry, spread: Callable[..., Any], place: str, implementation: str
 ) -> None:
     pico = Pico("qwen3_moe", 2)
-    model = spread(pico, place, dtype=dtype)
+    model = spread(pico, place, dtype="bfloat16")
+    model.set_experts_implementation(implementation)
     layers = layers_of(registry, pico, model)
     one, two = recorded(model, layers, tokens=1), recorded(model, layers, tokens=2)
-    needed = {
-        number: a | b
-        for (number, a), b in zip(chosen_of(layers, one).items(), chosen_of(layers, two).values(), strict=True)
-    }
+    chosen = [chosen_of(layers, calls) for calls in (one, two)]
     with nothing_stays(model), turns(layers, counts := Fetches()) as taken, torch.inference_mode():
         for number, layer in taken:
-            experts = layer.mlp.experts
             for calls in (one, two, one):
                 (args, kwargs), output = calls[number]
                 assert torch.equal(first(layer(*args, **kwargs)), first(output))
-            there = experts.down_proj.flatten(1).any(dim=1).nonzero().flatten().tolist()
-            assert set(there) == needed[number] < set(range(experts.num_experts))
-    assert counts.num_experts == sum(map(len, needed.values()))
+    num_needed = sum(len(chosen[0][number] | chosen[1][number]) for number in layers)
+    num_all = sum(layer.mlp.experts.num_experts for layer in layers.values())
+    assert counts.num_experts == num_needed < num_all
     whole = sum(weight.nbytes for layer in layers.values() for weight in layer.parameters())
-    left_out = sum(
-        sum(weight[0].nbytes for weight in layer.mlp.experts.parameters()) * (5 - len(needed[number]))
-        for number, layer in layers.items()
-    )
-    assert counts.num_bytes == whole - left_out
+    expert = sum(weight[0].nbytes for weight in layers[0].mlp.experts.parameters())
+    assert counts.num_bytes == whole - (num_all - num_needed) * expert
 
 
-def test_experts_that_are_stored_together_in_another_type_are_fetched_one_at_a_time(
-    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_experts_that_are_stored_in_another_type_are_zeros_until_they_are_fetched(
+    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, implementation: str
 ) -> None:
     pico = Pico("mixtral", 2)
-    pico.build().save_pretrained(tmp_path, save_original_format=False)
+    pico.build().save_pretrained(tmp_path, save_original_format=False)  # else they are stored again as they are loaded
     tokenizer.save_pretrained(tmp_path)
     model = offloaded(tmp_path, "disk", dtype="bfloat16")
+    model.set_experts_implementation(implementation)
     layers = layers_of(registry, pico, model)
-    calls, counts = recorded(model, layers, tokens=1), Fetches()
-    with nothing_stays(model), turns(layers, counts) as taken, torch.inference_mode():
+    calls = recorded(model, layers, tokens=1)
+    chosen = chosen_of(layers, calls)
+    with nothing_stays(model), turns(layers, counts := Fetches()) as taken, torch.inference_mode():
         for number, layer in taken:
             (args, kwargs), output = calls[number]
-            assert torch.equal(first(layer(*args, **kwargs)), first(output))
-    assert counts.num_experts == 2 * LAYERS
+            for experts, there in ((layer.mlp.experts, set()), (layer.mlp.experts, chosen[number])):
+                assert set(experts.down_proj.flatten(1).any(dim=1).nonzero().flatten().tolist()) == there
+                assert torch.equal(first(layer(*args, **kwargs)), first(output))
+    assert counts.num_experts == sum(map(len, chosen.values())) == 2 * LAYERS
 
 
 def frozen(registry: Registry, pico: Pico, model: Any, parent: Path, units: Any) -> Subject:
@@ -351,17 +352,17 @@ def test_a_weight_is_changed_and_read_while_it_is_in_place(registry: Registry, s
             assert torch.equal(fetched(layer.mlp.up_proj, "weight"), weight)
 
 
-def test_modules_that_share_a_weight_both_have_it(registry: Registry, spread: Callable[..., Any]) -> None:
+def test_layers_and_modules_that_share_weights_all_have_them(
+    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     pico = Pico("llama", 2)
-    model = spread(pico, "host")
-    layers = layers_of(registry, pico, model)
-    again = {number: layers[0] for number in range(3)}  # one module in place of three layers
-    calls = recorded(model, layers)
+    model = load_model(str(saved(pico, tokenizer, tmp_path)), device="cpu")
+    mlp = model.model.layers[0].mlp
+    mlp.gate_proj.weight = mlp.up_proj.weight
+    model = cpu_offload(model, execution_device=torch.device("cpu"))
+    calls = recorded(model, layers := layers_of(registry, pico, model))
     (args, kwargs), output = calls[0]
-    for layer in layers.values():
-        layer.mlp.gate_proj = layer.mlp.up_proj
-    (args, kwargs), output = recorded(model, layers)[0]
-    with nothing_stays(model), turns(again, counts := Fetches()) as taken, torch.inference_mode():
-        assert all(torch.equal(first(layer(*args, **kwargs)), first(output)) for _, layer in taken)
-    once = {id(weight): weight.nbytes for weight in layers[0].parameters()}
-    assert counts == Fetches(num_layers=3, num_bytes=3 * sum(once.values()))
+    with nothing_stays(model), turns({0: layers[0], 1: layers[0], 2: layers[2]}) as taken, torch.inference_mode():
+        found = [first(layer(*args, **kwargs)) for _, layer in taken]
+    assert torch.equal(found[0], first(output))
+    assert torch.equal(found[1], first(output))

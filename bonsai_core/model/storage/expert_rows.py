@@ -10,29 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from bonsai_core.model.storage.incoming import Fetches
-from bonsai_core.model.storage.memory import staged
-from bonsai_core.model.storage.offloaded import is_changed, stored
+from bonsai_core.model.storage.memory import read_in, staged
+from bonsai_core.model.storage.offloaded import is_changed, own_weights, stored
 from bonsai_core.upstream import execution_device, is_experts, offloaded_weights
 
 EXPERTS_DIMENSIONS = 3
 
 
-def names_by_expert(module: Any) -> list[str]:
+def names_by_expert(module: nn.Module) -> list[str]:
     """The weights of an offloaded module that are fetched by expert: [experts, ...] of a mixture, as they are stored.
 
     What `changed` makes of them is made of all experts, so then there are none.
     """
     if not is_experts(module) or is_changed(module):
         return []
-    weights: dict[str, nn.Parameter] = module._parameters
-    return [name for name, weight in weights.items() if weight is not None and weight.ndim == EXPERTS_DIMENSIONS]
+    return [name for name, weight in own_weights(module) if weight.ndim == EXPERTS_DIMENSIONS]
 
 
 @contextmanager
-def fetched_by_expert(experts: Any, names: list[str], fetches: Fetches) -> Iterator[None]:
-    """The module has room for the weights of all experts, and before each of its calls, gets those that it lacks.
+def fetched_by_expert(experts: nn.Module, names: list[str], fetches: Fetches) -> Iterator[None]:
+    """Before each call of the module, the weights of the experts that its tokens are sent to are fetched, once each.
 
-    Experts that no token was sent to are zeros. On the CPU, the system gives memory to what is written only.
+    Where the weights are mapped or held on the right device and in the right type, the module has them as they are, and
+    those of the experts are read in. Otherwise it has room for all experts, in which the others are zeros.
 
     Args:
         experts: an offloaded module.
@@ -42,36 +42,46 @@ def fetched_by_expert(experts: Any, names: list[str], fetches: Fetches) -> Itera
     Raises:
         BonsaiError: the weights cannot be read.
     """
-    stand_ins: dict[str, nn.Parameter] = {name: experts._parameters[name] for name in names}
+    stand_ins: dict[str, nn.Parameter] = {name: getattr(experts, name) for name in names}
     sources = {name: stored(offloaded_weights(experts), name) for name in names}
-    with torch.inference_mode(False):  # calls may be made in this mode or not
-        device = execution_device(experts)
-        rooms = {name: torch.zeros_like(one, device=device, requires_grad=False) for name, one in stand_ins.items()}
+    device = execution_device(experts)
+    rooms = {name: _room(sources[name], stand_in, device) for name, stand_in in stand_ins.items()}
     weights = {name: nn.Parameter(room, stand_ins[name].requires_grad) for name, room in rooms.items()}
     there: set[int] = set()
 
     def fetch(module: nn.Module, args: tuple[Any, ...]) -> None:
-        assert all(module._parameters[name] is weight for name, weight in weights.items()), "experts were changed"
+        assert all(getattr(module, name) is weight for name, weight in weights.items()), "experts were changed"
         _, chosen, _ = args
         for number in chosen.unique().tolist():
             if number not in there:
                 for name, room in rooms.items():
-                    _copy(sources[name][number], room[number])
+                    _fetch(sources[name][number], room[number])
                     fetches.num_bytes += room[number].nbytes
                 there.add(number)
                 fetches.num_experts += 1
 
     hook = experts.register_forward_pre_hook(fetch, prepend=True)  # before those that read the weights
-    experts._parameters.update(weights)
+    for name, weight in weights.items():
+        setattr(experts, name, weight)
     try:
         yield
     finally:
         hook.remove()
-        experts._parameters.update(stand_ins)
+        for name, stand_in in stand_ins.items():
+            setattr(experts, name, stand_in)
 
 
-def _copy(source: Tensor, room: Tensor) -> None:
-    if room.device.type == "cuda":
+def _room(source: Tensor, stand_in: nn.Parameter, device: torch.device) -> Tensor:
+    if (source.device, source.dtype) == (device, stand_in.dtype):
+        return source
+    with torch.inference_mode(False):  # calls, which write into it, may be made in this mode or not
+        return torch.zeros_like(stand_in, device=device, requires_grad=False)
+
+
+def _fetch(source: Tensor, room: Tensor) -> None:
+    if room.data_ptr() == source.data_ptr():
+        read_in(room)
+    elif room.device.type == "cuda":
         room.copy_(staged(source, room.dtype), non_blocking=True)
     else:
         room.copy_(source)

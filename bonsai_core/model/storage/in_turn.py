@@ -10,6 +10,7 @@ from torch import nn
 
 from bonsai_core.model.storage.expert_rows import fetched_by_expert, names_by_expert
 from bonsai_core.model.storage.incoming import Fetches, Incoming
+from bonsai_core.model.storage.offloaded import own_weights
 from bonsai_core.upstream import is_offloaded, set_offloaded
 
 
@@ -30,29 +31,29 @@ def in_turn(
         fetches: is added to.
 
     Yields:
-        (number, layer). The weights of the last one are gone.
+        (number, layer); the layer before has released its weights.
 
     Raises:
         BonsaiError: the weights of the layer that is next cannot be read.
     """
     counted = Fetches() if fetches is None else fetches
-    away = {number: [one for one in layer.modules() if is_offloaded(one)] for number, layer in layers.items()}
+    offloaded = {number: [one for one in layer.modules() if is_offloaded(one)] for number, layer in layers.items()}
     thread = ThreadPoolExecutor(1, "weights")
     try:
-        arriving = _arriving(thread, filter(None, away.values()))
+        arriving = _arriving(thread, filter(None, offloaded.values()))
         for number, layer in layers.items():
             with ExitStack() as stack:
-                if away[number]:
+                if offloaded[number]:
                     stack.enter_context(next(arriving).in_place(counted))
                 yield number, layer
     finally:
         thread.shutdown(cancel_futures=True)
 
 
-def _arriving(thread: ThreadPoolExecutor, offloaded: Iterable[Sequence[nn.Module]]) -> Iterator[_Layer]:
-    """The weights of each layer when they are there; those of the next are on their way then."""
+def _arriving(thread: ThreadPoolExecutor, layers: Iterable[Sequence[nn.Module]]) -> Iterator[_Layer]:
+    """The weights of each layer once they are there, while those of the next are on their way."""
     before: Future[_Layer] | None = None
-    for modules in offloaded:
+    for modules in layers:
         coming = thread.submit(_Layer(modules).fetch)
         if before is not None:
             yield before.result()
@@ -70,8 +71,8 @@ class _Layer:
         self._weights = [
             Incoming(module, name)
             for module in modules
-            for name, weight in module._parameters.items()
-            if weight is not None and name not in self._by_expert[module]
+            for name, _ in own_weights(module)
+            if name not in self._by_expert[module]
         ]
 
     def fetch(self) -> _Layer:

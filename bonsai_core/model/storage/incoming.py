@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +40,9 @@ class Incoming:
         name: of the weight.
     """
 
-    def __init__(self, module: Any, name: str) -> None:
+    def __init__(self, module: nn.Module, name: str) -> None:
         self._module, self._name = module, name
-        self._stand_in: nn.Parameter = module._parameters[name]  # on the meta device
+        self._stand_in: nn.Parameter = getattr(module, name)  # on the meta device
         self._source = offloaded_weights(module)  # the turn of another layer may change it for a while
         self._device = execution_device(module)
         self._value: Tensor | None = None
@@ -74,13 +73,13 @@ class Incoming:
 
     @contextmanager
     def in_place(self, fetches: Fetches) -> Iterator[None]:
-        """The module has its weight, once it is fetched; afterwards it has none, and nor has this."""
+        """The module has its weight, which must be fetched already; afterwards nothing holds it."""
         assert offloaded_weights(self._module) is self._source, "the weight was changed while it was fetched"
         assert self._value is not None
         fetches.num_bytes += self._value.nbytes
-        self._module._parameters[self._name] = nn.Parameter(self._value, self._stand_in.requires_grad)
+        setattr(self._module, self._name, nn.Parameter(self._value, self._stand_in.requires_grad))
         self._value = None
         try:
             yield
         finally:
-            self._module._parameters[self._name] = self._stand_in
+            setattr(self._module, self._name, self._stand_in)

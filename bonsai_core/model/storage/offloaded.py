@@ -29,6 +29,11 @@ def fetched(module: nn.Module, name: str) -> Tensor:
     return weight.detach()
 
 
+def own_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that accelerate puts into an offloaded module itself, by all of their names in it."""
+    return module.named_parameters(recurse=False, remove_duplicate=False)
+
+
 def stored(weights: Mapping[str, Tensor], name: str) -> Tensor:
     """One of `offloaded_weights` where it is: on the CPU, or mapped from a file, of which nothing is read yet.
 
