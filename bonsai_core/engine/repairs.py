@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.job import PATTERNS_PER_SITE, Job
-from bonsai_core.engine.round_statistics import RoundStatistics, StatisticsSweep, Totals
+from bonsai_core.engine.round_statistics import RoundStatistics, Totals
 from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.lanes import RepairOf
 from bonsai_core.model.forward.statistics import site_repair
@@ -57,17 +57,15 @@ class Repairs:
             return compensator.repairs
         return sum(len(self._different(keep_MU, site)) for site in sites) <= PATTERNS_PER_SITE * len(sites)
 
-    def sweep(self) -> StatisticsSweep:
-        """The statistics that repairs need, layer by layer."""
-        return self.statistics.sweep(self._job.methods.compensator, again=True)
+    def sweep(self) -> Callable[[int], RepairOf]:
+        """Repairs of a layer's sites, to be asked for at every layer of a sweep; a site that loses nothing gets none."""
+        statistics_of = self.statistics.sweep(self._job.methods.compensator, again=True)
 
-    def of_layer(self, totals: Totals) -> RepairOf:
-        """Repairs of a layer's sites from its statistics; a site that loses nothing gets none."""
+        def of_layer(number: int) -> RepairOf:
+            totals = statistics_of(number)
+            return lambda site, keep_U: self._of(site, keep_U, totals) if self._loses(site, keep_U) else None
 
-        def repair_of(site: Site, keep_U: NDArray[np.bool_]) -> Repair | None:
-            return self._of(site, keep_U, totals) if self._loses(site, keep_U) else None
-
-        return repair_of
+        return of_layer
 
     def prepare(self, keep_MU: NDArray[np.bool_]) -> None:
         """Store the repairs of some sub-models for `applied`; those stored already stay."""
@@ -75,10 +73,10 @@ class Repairs:
         patterns = [(site, keep_U) for site in sites for keep_U in self._different(keep_MU, site)]
         if all(_name(site, keep_U) in self._prepared for site, keep_U in patterns):
             return
-        sweep = self.sweep()
+        statistics_of = self.statistics.sweep(self._job.methods.compensator, again=True)
 
         def prepare_layer(number: int) -> None:
-            totals = sweep.layer(number)
+            totals = statistics_of(number)
             for site, keep_U in patterns:
                 if site.layer == number and _name(site, keep_U) not in self._prepared:
                     self._prepared.save_repair(_name(site, keep_U), self._of(site, keep_U, totals))

@@ -30,10 +30,10 @@ def score(job: Job, round: Round, statistics: RoundStatistics, ledger: Ledger) -
         }
 
     def compute() -> Arrays:
-        subject, score_U, sweep = job.subject, np.zeros(len(alive_U)), statistics.sweep(prior)
+        subject, score_U, statistics_of = job.subject, np.zeros(len(alive_U)), statistics.sweep(prior)
 
         def score_layer(number: int) -> None:
-            totals = sweep.layer(number)
+            totals = statistics_of(number)
             for site in subject.sites_present():
                 if site.layer == number and alive_U[site.units].any():
                     ids = np.flatnonzero(alive_U[site.units]) + site.first
