@@ -58,7 +58,7 @@ class Repairs:
         return sum(len(self._different(keep_MU, site)) for site in sites) <= PATTERNS_PER_SITE * len(sites)
 
     def sweep(self) -> Callable[[int], RepairOf]:
-        """Repairs of a layer's sites, to be asked for at every layer of a sweep; a site that loses nothing gets none."""
+        """Repairs of sites, asked for at every layer of a sweep; a site that loses nothing gets none."""
         statistics_of = self.statistics.sweep(self._job.methods.compensator, again=True)
 
         def of_layer(number: int) -> RepairOf:

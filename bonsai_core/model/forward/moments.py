@@ -16,8 +16,6 @@ from bonsai_core.units import Site
 
 CHUNK_ROWS = 2048
 """At most this many tokens are held in float32 at once."""
-TF32_HALF = 1 << 12
-"""Half of the last bit that TF32 keeps of a float32."""
 CPU_BLOCK, GPU_BLOCK = 384, 2048
 """Products are symmetric: above the diagonal, blocks of this many channels are not computed."""
 
@@ -61,37 +59,23 @@ def finished_moments(subject: Subject, site: Site, alive_U: NDArray[np.bool_], t
 
 def _add_lower(total: Tensor, rows: Tensor) -> None:
     """Add rows' @ rows [channels, channels] to `total`, as far as it is on or below the diagonal."""
-    if total.device.type != "cuda":
-        _add_products(total, rows, rows, CPU_BLOCK)
-        return
-    high, low = split_for_tensor_cores(rows)
-    with _tensor_cores():
-        for left, right in ((high, high), (high, low), (low, high)):
-            _add_products(total, left, right, GPU_BLOCK)
-
-
-def _add_products(total: Tensor, left: Tensor, right: Tensor, block: int) -> None:
-    for start in range(0, len(total), block):
-        end = start + block
-        total[start:end, :end].addmm_(left[:, start:end].T, right[:, :end])
-
-
-def split_for_tensor_cores(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 as a sum of two parts that TF32 holds: 10 bits of the mantissa, and the rest to its own 10 bits.
-
-    Three products of parts, without that of the two rests, are as good as one in float32, and several times faster. One
-    product of rounded numbers is not: it changes moments by up to 0.2 % of their mean diagonal in the spectral norm,
-    twice what damping adds.
-    """
-    high = ((rows.view(torch.int32) + TF32_HALF) & ~(2 * TF32_HALF - 1)).view(torch.float32)
-    return high, rows - high
+    block = CPU_BLOCK if total.device.type == "cpu" else GPU_BLOCK
+    with tensor_cores(total.device):
+        for start in range(0, len(total), block):
+            end = start + block
+            total[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
 
 
 @contextmanager
-def _tensor_cores() -> Iterator[None]:
-    """Products of float32 round their factors to TF32; sums stay in float32."""
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """On CUDA, products of float32 with factors rounded to 10 bits (TF32); sums stay in float32.
+
+    The rounding adds up to 0.0003 of the mean diagonal to moments, in the spectral norm, which is less than what
+    damping adds (tests/test_lockstep.py).
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
