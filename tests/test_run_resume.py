@@ -32,8 +32,8 @@ EVENTS = [
         for number in (1, 2)
         for step in (
             "prior",
-            "submodel-repairs",
-            *(f"submodel-{index}" for index in range(4)),
+            "submodels-0",
+            "submodels-2",
             "selection",
             "repair",
             "divergence",
@@ -117,7 +117,10 @@ def contents(directory: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def config(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole")
+    """A run that puts its sub-models through the layers in two batches of two."""
+    return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole").model_copy(
+        update={"batch_tokens": 2 * small_run.samples * small_run.sequence_length}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +226,7 @@ def test_killed_over_and_over_it_still_gets_there(
     config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
 ) -> None:
     path = tmp_path / "run"
-    assert in_child(run_and_die_at_event, elsewhere(config, path), "round-1/submodel-1") == -signal.SIGKILL
+    assert in_child(run_and_die_at_event, elsewhere(config, path), "round-1/submodels-0") == -signal.SIGKILL
     for number in range(3):
         assert in_child(die_at_rename, resume, path, 0, "after") == -signal.SIGKILL, number
     assert_resumes(path, whole, registry)
@@ -259,8 +262,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"prior": "obs", "compensator": "least_squares", "eval_rounds": True},
         [
             "round-1/prior",
-            "round-1/submodel-repairs",
-            "round-1/submodel-1",
+            "round-1/submodels-0",
             "round-1/repair",
             "round-2/prior",
             "evaluate/pruned",
@@ -269,16 +271,22 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "search": (
         {"compensator": {"name": "least_squares"}, "search": 2, "search_samples": 4, "samples": 2, "prior_samples": 8},
-        ["round-1/search-start", "round-1/search-0-3", "round-1/divergence", "round-2/selection"],
+        [
+            "round-1/search-start",
+            "round-1/search-0",
+            "round-1/search-0-final",
+            "round-1/divergence",
+            "round-2/selection",
+        ],
     ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
         ["round-2/repair"],
     ),
-    "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodel-1"]),
+    "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodels-0"]),
     "adaptive": (
         {"sampler": {"name": "adaptive", "batch": 2, "settled": 1.0}, "estimator": "bayes", "submodels": 8},
-        ["round-1/submodel-2", "round-1/submodel-4", "round-2/submodel-3"],
+        ["round-1/submodels-2", "round-1/submodels-4", "round-2/submodels-2"],
     ),
 }
 
