@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -156,9 +157,32 @@ def set_offloaded_weights(module: Any, weights: Mapping[str, Tensor] | None) -> 
     module._hf_hook.weights_map = weights
 
 
-def execution_device(module: Any) -> Any:
+def set_offloaded(module: Any, offloaded: bool) -> None:
+    """Whether accelerate (1.10 on) fetches a module's weights for every call, or uses those that the module has.
+
+    `_hf_hook.offload`, which is read before and after a call. Where it is False, the module does not count as
+    offloaded.
+    """
+    module._hf_hook.offload = offloaded
+
+
+def execution_device(module: Any) -> torch.device:
     """Where an offloaded module runs: `_hf_hook.execution_device`, accelerate 1.10 on."""
-    return module._hf_hook.execution_device
+    return torch.device(module._hf_hook.execution_device)
+
+
+def offloaded_file(weights: Any, name: str) -> tuple[str, str] | None:
+    """The safetensors file that has a weight of `offloaded_weights`, and its name there; None if it is elsewhere.
+
+    accelerate 1.10 on: the map is a `PrefixedDataset` over an `OffloadedWeightsLoader`, whose `state_dict` goes before
+    its `index`. The loader itself would copy a weight to its device or to another type as a whole.
+    """
+    whole_name, dataset = f"{getattr(weights, 'prefix', '')}{name}", getattr(weights, "dataset", None)
+    if whole_name in getattr(dataset, "state_dict", {}):
+        return None
+    place: Mapping[str, str] = getattr(dataset, "index", {}).get(whole_name, {})
+    file = place.get("safetensors_file")
+    return None if file is None else (file, place.get("weight_name", whole_name))
 
 
 def offload_index(module: Any) -> MutableMapping[str, Any]:
@@ -193,6 +217,14 @@ def gated(experts: Any, inputs: Tensor) -> Tensor:
     """
     inner: Tensor = experts._apply_gate(inputs)
     return inner
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module is the experts of a mixture: called with hidden states, experts by token, and their weights.
+
+    transformers 5.14 on: the decorator of such classes sees to it that they have `_apply_gate`.
+    """
+    return hasattr(module, "_apply_gate")
 
 
 def cache_argument(model: Any, cache: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bonsai_core.engine.job import Job
 from bonsai_core.engine.perplexities import dense_perplexity, perplexity
 from bonsai_core.engine.prune import prune
 from bonsai_core.engine.runtimes import runtimes
+from bonsai_core.engine.sizes import choose_sizes
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import RunFinished, RunStarted, Stage
 from bonsai_core.model.forward.latency import peak_bytes
@@ -48,6 +49,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
     if _is_finished(job, ledger):
         ledger.skip(plan.forward_tokens)
         return _report(job, _last_selection(job, ledger), ledger)
+    choose_sizes(job, ledger)
     ledger.begin(Stage.EVALUATE, "perplexity of the dense model")
     if dense_perplexity(job, ledger) is None:
         raise BonsaiError(

@@ -25,8 +25,6 @@ from bonsai_core.sources import Text
 from bonsai_core.units import UnitTable
 
 DISK_MARGIN = 1.1
-BATCH_TOKENS = 65_536
-"""Tokens of sub-models that go through the layers together: their hidden states are held in memory."""
 MOMENTS_SHARE = 1 / 16
 """Of the memory of the device, for second moments that sub-models' repairs need again."""
 SCRATCH_BYTES = 2**30
@@ -118,10 +116,14 @@ class Job:
         }
 
     def submodels_at_once(self, num_tokens: int) -> int:
-        """Sub-models of this many tokens that go through the layers together, and into the ledger as a whole."""
+        """Sub-models of this many tokens that go through the layers together, and into the ledger as a whole.
+
+        Those that share a chunk always share a batch, so that the size of batches changes no number.
+        """
         if not runs_in_lockstep(self.methods.metric):
             return 1
-        return max(1, (self.config.batch_tokens or BATCH_TOKENS) // num_tokens)
+        chunk = max(1, self.lockstep.chunks.tokens // num_tokens)
+        return max(1, self.lockstep.batch_tokens // num_tokens // chunk) * chunk
 
     @cached_property
     def keeps_moments(self) -> bool:

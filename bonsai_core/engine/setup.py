@@ -103,7 +103,7 @@ def open_job(
         rules,
         dense_bytes,
         Passes(model, chunks),
-        Lockstep(subject, chunks),
+        Lockstep(subject, chunks, config.batch_tokens),
         # Smaller matrices are faster everywhere but on CUDA with unaligned widths.
         slices_between_rounds=subject.device.type != "cuda" or rules.multiple("mlp") % ALIGNED_WIDTH == 0,
     )

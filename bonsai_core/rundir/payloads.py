@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from bonsai_core.rundir.report_schema import JsonObject, Value, first_fault, json_object
 
@@ -44,6 +44,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
         repaired_submodels=(bool, False),
     ),
     r"round-\d+/divergence": json_object(held_out=Value, measured=(Value, None)),
+    "chunk": json_object(tokens=PositiveInt, batch_tokens=PositiveInt),
     "peak": json_object(bytes=NonNegativeInt),
     "save": json_object(bytes=NonNegativeInt, parameters=NonNegativeInt),
     "trained": json_object(parameters=NonNegativeInt),

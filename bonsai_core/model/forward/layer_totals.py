@@ -71,9 +71,6 @@ class LayerTotals:
     def _receive(self, site: Site, read: _Read, module: object, args: tuple[Any, ...]) -> None:
         self._inputs[site.name] = read(args)
 
-    def _receive(self, site: Site, read: _Read, module: object, args: tuple[Any, ...]) -> None:
-        self._inputs[site.name] = read(args)
-
     def add(self, before: Tensor, after: Tensor) -> None:
         """Add the chunk that the layer has just computed, from what entered and what left it."""
         for site in self._sites:

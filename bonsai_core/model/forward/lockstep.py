@@ -20,6 +20,7 @@ from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.predictions import LastHidden, Predictions
 from bonsai_core.model.subject import Subject
 
+BATCH_TOKENS = 65_536
 AfterChunk = Callable[[Tensor, Tensor], None]
 """Receives the hidden states that entered a layer and those that left it, [windows, sequence, hidden]."""
 
@@ -62,11 +63,13 @@ class Lockstep:
 
     Args:
         chunks: of the rows that one call of a layer takes.
+        batch_tokens: of all lanes that go through the layers together, about.
     """
 
-    def __init__(self, subject: Subject, chunks: Chunks) -> None:
+    def __init__(self, subject: Subject, chunks: Chunks, batch_tokens: int | None = None) -> None:
         self.subject = subject
         self.chunks = chunks
+        self.batch_tokens = batch_tokens or BATCH_TOKENS
         self._decoder = Decoder(subject.model, subject.layers_present)
 
     def stream(

@@ -62,20 +62,30 @@ class ExpertWidths(Mixture):
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
         """What the other units put out is multiplied by zeros."""
-        weight = self.layer.module.get_parameter(self._output).detach()
-        columns = self._rank_EC[:, numbers_of(~keep)][:, None].expand(-1, weight.shape[1], -1)
+        name, removed_EC = self._output.rpartition(".")[2], self._rank_EC[:, numbers_of(~keep)]
         if is_offloaded(self.experts):
-            name = self._output.rpartition(".")[2]
+            columns = removed_EC[:, None].expand(-1, getattr(self.experts, name).shape[1], -1)
             with changed(self.experts, name, lambda whole: whole.scatter(-1, columns.to(whole.device), 0)):
                 yield
             return
-        columns = columns.to(weight.device)
-        before = weight.gather(-1, columns)  # in place, since a copy of all experts may find no room
+        # In place, since a copy of all experts may find no room, and once an expert is used: it may arrive only then.
+        before: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+        def mask(module: nn.Module, args: tuple[Any, ...]) -> None:
+            for number in args[1].unique().tolist():
+                if number not in before:
+                    weight: Tensor = getattr(module, name).detach()[number]
+                    columns = removed_EC[number].to(weight.device).expand(len(weight), -1)
+                    before[number] = weight, columns, weight.gather(-1, columns)
+                    weight.scatter_(-1, columns, 0)
+
+        hook = self.experts.register_forward_pre_hook(mask)
         try:
-            weight.scatter_(-1, columns, 0)
             yield
         finally:
-            weight.scatter_(-1, columns, before)
+            hook.remove()
+            for weight, columns, values in before.values():
+                weight.scatter_(-1, columns, values)
 
     def _parameters(self) -> tuple[str, ...]:
         declared = self.declared(self.family)

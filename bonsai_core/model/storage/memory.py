@@ -31,6 +31,16 @@ def release(tensor: Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
+def read_in(tensor: Tensor) -> None:
+    """Read what a tensor has mapped from a file, one byte of each page; one that is in memory is left as it is."""
+    tensor.reshape(-1).view(torch.uint8)[:: mmap.PAGESIZE].sum()
+
+
+def staged(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of a tensor in pinned memory, which a CUDA device can read while the CPU goes on."""
+    return torch.empty(tensor.shape, dtype=dtype, pin_memory=True).copy_(tensor)
+
+
 def drop_weights(model: nn.Module) -> None:
     """Let go of a model's weights, though others hold the model; it cannot be used any more."""
     for parameter in model.parameters():

@@ -1,0 +1,68 @@
+"""How many tokens go through a layer at once: what a short measurement on this device finds fastest."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from bonsai_core.engine.job import Job
+from bonsai_core.model.forward.chunks import CPU_TOKENS, GPU_TOKENS
+from bonsai_core.model.forward.lanes import LayerLanes
+from bonsai_core.model.forward.latency import synchronize
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Ledger, Step
+
+WORTH_MEASURING = 10**13
+"""Multiplications of a run (tokens x parameters) from which on the measurement is short beside it."""
+SIZES = 4
+"""Each twice the one before it."""
+REPEATS = 3
+BATCH_SECONDS = 60
+"""Of work in a batch of sub-models, which is lost if the run is killed."""
+FASTER = 0.9
+"""A larger chunk must take less than this of the time of a smaller one, or it is not worth its memory."""
+
+
+def choose_sizes(job: Job, ledger: Ledger) -> None:
+    """Set the tokens of a chunk and of a batch of sub-models, unless the user has; a resumed run takes the first ones.
+
+    Runs that are short get the default for their device.
+    """
+    lockstep, config = job.lockstep, job.config
+    if job.plan.forward_tokens * job.table.total_params < WORTH_MEASURING:
+        return
+    smallest = CPU_TOKENS if job.subject.device.type == "cpu" else GPU_TOKENS // 4
+    sizes = [smallest * 2**n for n in range(SIZES)] if config.batch_size is None else [lockstep.chunks.tokens]
+
+    def measure() -> Payload:
+        chunk, best_s = lockstep.chunks.tokens, math.inf
+        for size in sizes:
+            seconds = _seconds_per_token(job, size)
+            if seconds < FASTER * best_s:
+                chunk, best_s = size, seconds
+        return {"tokens": chunk, "batch_tokens": min(lockstep.batch_tokens, int(BATCH_SECONDS / best_s))}
+
+    found = ledger.once(Step("chunk"), measure)
+    lockstep.chunks.tokens = found["tokens"]
+    if config.batch_tokens is None:
+        lockstep.batch_tokens = found["batch_tokens"]
+
+
+def _seconds_per_token(job: Job, size: int) -> float:
+    """Of all layers by the first one, with text in chunks of this size; infinite where the prior has less text."""
+    lockstep, windows_NT = job.lockstep, job.calibration.prior_RNT[0]
+    few_NT = windows_NT[: max(1, size // windows_NT.shape[1])]
+    if few_NT.size < size:
+        return math.inf
+    lockstep.chunks.tokens = size
+    stream = lockstep.stream(few_NT, counted=False)
+    number = next(iter(lockstep.layers()))
+    lanes = LayerLanes.of(job.subject, number, job.table.keep_all()[None], None)
+    times: list[float] = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        lockstep.advance(number, stream, lanes, only_look=True)
+        synchronize(job.subject.device)
+        times.append(time.perf_counter() - start)
+    seconds: float = min(times) * len(job.subject.layers_present()) / few_NT.size
+    return seconds
