@@ -433,35 +433,35 @@ def test_biases_do_not_go_into_stock_checkpoints(small_run: RunConfig, registry:
         run(settings(small_run, tmp_path / "run", compensator="bias", shapes="uniform"), registry=registry)
 
 
-@pytest.mark.parametrize(("level", "first", "repaired"), [("site", 8, True), ("unit", 24, False)])
+@pytest.mark.parametrize(("level", "first", "repaired"), [("site", 4, True), ("unit", 24, False)])
 def test_the_adaptive_sampler_repairs_all_sub_models_of_a_round_or_none(
     small_run: RunConfig, tmp_path: Path, level: str, first: int, repaired: bool
 ) -> None:
     registry, watch = Registry(), RepairsPerDraw()
     registry.register(watch, "a test")
     registry.register(WeightsAlone(), "a notebook")
-    adaptive = {"name": "adaptive", "batch": first, "settled": 1.0, "level": level}
+    adaptive = {"name": "adaptive", "first": 0.5, "batch": 2, "settled": 1.0, "level": level}
     config = settings(
         small_run, tmp_path / "run", sampler=adaptive, estimator="bayes", submodels=2 * first, compensator="rescaled"
     )
     report = run(config, registry=registry).report
     assert [row["repaired_submodels"] for row in report["rounds"]] == [repaired] * 2
-    assert [key for key, _ in watch.draws] == [f"round-{n}/submodels-{start}" for n in (1, 2) for start in (0, first)]
-    assert [count > 0 for _, count in watch.draws] == [repaired] * 4
+    assert {"round-1/submodels-0", f"round-1/submodels-{first}", "round-2/submodels-0"} <= watch.draws.keys()
+    assert {count > 0 for count in watch.draws.values()} == {repaired}
 
 
 class RepairsPerDraw:
     """Counts the repairs that were computed for each batch of sub-models."""
 
     def __init__(self) -> None:
-        self.draws: list[tuple[str, int]] = []
+        self.draws: dict[str, int] = {}
         self._before = 0
 
     @hookimpl
     def bonsai_observe(self, event: Event) -> None:
         if isinstance(event, Journaled):
             if "submodels" in event.key:
-                self.draws.append((event.key, len(Rescaled.computed) - self._before))
+                self.draws[event.key] = len(Rescaled.computed) - self._before
             self._before = len(Rescaled.computed)
 
 
