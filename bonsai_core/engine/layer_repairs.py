@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.round_statistics import Totals
 from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import LayerTotals
@@ -40,14 +38,13 @@ class LayerRepairs:
         self._keep_U = keep_U
         self._stored = stored
         reads_text = job.methods.compensator_reads_text
-        self._num_tokens = round.prior_NT.size
         self.text = job.lockstep.stream(round.prior_NT) if reads_text else None
 
     def apply(self, number: int) -> None:
         """Repair a layer's sites for good; the text must be in front of the layer."""
         subject, compensator = self._job.subject, self._job.methods.compensator
         losing = self._losing(number)
-        totals: Mapping[str, Tensor] = {}
+        totals: Totals = {}
         if self.text is not None and losing:
             collected = LayerTotals(subject, number, compensator, self._alive_U)
             lanes = LayerLanes.of(subject, number, self._alive_U[None], None)
@@ -57,9 +54,7 @@ class LayerRepairs:
         elif self.text is not None:
             self._job.lockstep.skip(number, self.text)
         for site in losing:
-            repair = site_repair(
-                subject, compensator, totals.get(site.name), self._num_tokens, site, self._alive_U, self._keep_U
-            )
+            repair = site_repair(subject, compensator, totals.get(site.name), site, self._alive_U, self._keep_U)
             in_type = repair.to(subject.dtype_of(site))  # as it is read again
             subject.repair(site, self._keep_U, in_type)
             if self._stored is not None:

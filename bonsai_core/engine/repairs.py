@@ -76,11 +76,14 @@ class Repairs:
         if all(_name(site, keep_U) in self._prepared for site, keep_U in patterns):
             return
         sweep = self.sweep()
-        for number in self._job.lockstep.layers():
+
+        def prepare_layer(number: int) -> None:
             totals = sweep.layer(number)
             for site, keep_U in patterns:
                 if site.layer == number and _name(site, keep_U) not in self._prepared:
                     self._prepared.save_repair(_name(site, keep_U), self._of(site, keep_U, totals))
+
+        self._job.lockstep.sweep(prepare_layer)
 
     @contextmanager
     def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
@@ -92,10 +95,8 @@ class Repairs:
             yield
 
     def _of(self, site: Site, keep_U: NDArray[np.bool_], totals: Totals) -> Repair:
-        compensator, statistics = self._job.methods.compensator, self.statistics
-        total, num_tokens = totals.get(site.name), statistics.num_tokens
-        subject = self._job.subject
-        repair = site_repair(subject, compensator, total, num_tokens, site, statistics.alive_U, keep_U)
+        subject, compensator, alive_U = self._job.subject, self._job.methods.compensator, self.statistics.alive_U
+        repair = site_repair(subject, compensator, totals.get(site.name), site, alive_U, keep_U)
         return repair.to(subject.dtype_of(site))
 
     def _sites(self) -> list[Site]:

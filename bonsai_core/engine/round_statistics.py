@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from bonsai_core.contracts import Statistic
 from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import MOMENTS, LayerTotals, Reader, statistic_of
 
-Totals = Mapping[str, Tensor]
+Totals = Mapping[str, Statistic]
 """By site name, what a prior or a compensator reads of the text; nothing where it reads none."""
 
 
@@ -32,11 +32,6 @@ class RoundStatistics:
         self.windows_NT = windows_NT
         self._job = job
         self._kept: dict[int, Totals] = {}
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens behind all totals."""
-        return self.windows_NT.size
 
     def sweep(self, reader: Reader, *, again: bool = False) -> StatisticsSweep:
         """The statistics of a plugin, to be asked for layer by layer in order.

@@ -30,21 +30,17 @@ def score(job: Job, round: Round, statistics: RoundStatistics, ledger: Ledger) -
         }
 
     def compute() -> Arrays:
-        score_U, sweep = np.zeros(len(alive_U)), statistics.sweep(prior)
-        for number in job.lockstep.layers():
+        subject, score_U, sweep = job.subject, np.zeros(len(alive_U)), statistics.sweep(prior)
+
+        def score_layer(number: int) -> None:
             totals = sweep.layer(number)
-            for site in job.subject.sites_present():
+            for site in subject.sites_present():
                 if site.layer == number and alive_U[site.units].any():
                     ids = np.flatnonzero(alive_U[site.units]) + site.first
-                    score_U[ids] = site_scores(
-                        job.subject,
-                        prior,
-                        totals.get(site.name),
-                        statistics.num_tokens,
-                        site,
-                        alive_U,
-                        round.prior_seed,
-                    )
+                    statistic = totals.get(site.name)
+                    score_U[ids] = site_scores(subject, prior, statistic, site, alive_U, round.prior_seed)
+
+        job.lockstep.sweep(score_layer)
         return {"prior_U": score_U}
 
     def scored() -> tuple[Payload, Arrays]:

@@ -117,13 +117,16 @@ def _walk(
     """KL to the dense model on some text, which goes from layer to layer as these are repaired."""
     lockstep = job.lockstep
     streams = {name: lockstep.stream(sample.data.windows_NT) for name, sample in compared.items()}
-    for number in lockstep.layers():
+    text = [] if repairs is None or repairs.text is None else [repairs.text]
+
+    def visit(number: int) -> None:
         if repairs is not None:
             repairs.apply(number)
         lanes = LayerLanes.of(job.subject, number, keep_U[None], None)
-        text = [] if repairs is None or repairs.text is None else [repairs.text]
         for stream in (*text, *streams.values()):
             lockstep.advance(number, stream, lanes)
+
+    lockstep.sweep(visit)
     return {name: _kl(job, sample, streams[name]) for name, sample in compared.items()}
 
 

@@ -56,13 +56,17 @@ def _seconds_per_token(job: Job, size: int) -> float:
         return math.inf
     lockstep.chunks.tokens = size
     stream = lockstep.stream(few_NT, counted=False)
-    number = next(iter(lockstep.layers()))
-    lanes = LayerLanes.of(job.subject, number, job.table.keep_all()[None], None)
+    first, layers = next(iter(job.subject.layers_present())), len(job.subject.layers_present())
+    lanes = LayerLanes.of(job.subject, first, job.table.keep_all()[None], None)
     times: list[float] = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        lockstep.advance(number, stream, lanes, only_look=True)
-        synchronize(job.subject.device)
-        times.append(time.perf_counter() - start)
-    seconds: float = min(times) * len(job.subject.layers_present()) / few_NT.size
+
+    def visit(number: int) -> None:
+        for _ in range(REPEATS if number == first else 0):
+            start = time.perf_counter()
+            lockstep.advance(number, stream, lanes, only_look=True)
+            synchronize(job.subject.device)
+            times.append(time.perf_counter() - start)
+
+    lockstep.sweep(visit)
+    seconds: float = min(times) * layers / few_NT.size
     return seconds

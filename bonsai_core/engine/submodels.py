@@ -35,11 +35,14 @@ def _in_lockstep(job: Job, sample: MeasuringData, keep_MU: NDArray[np.bool_], re
     texts = [(batch.ids_NT, batch.lengths_N) for batch in padded] if padded else [(data.windows_NT, None)]
     streams = [lockstep.stream(ids_NT, len(keep_MU), lengths_N) for ids_NT, lengths_N in texts]
     sweep = None if repairs is None else repairs.sweep()
-    for number in lockstep.layers():
+
+    def visit(number: int) -> None:
         repair_of = None if repairs is None or sweep is None else repairs.of_layer(sweep.layer(number))
         lanes = LayerLanes.of(job.subject, number, keep_MU, repair_of)
         for stream in streams:
             lockstep.advance(number, stream, lanes)
+
+    lockstep.sweep(visit)
     probes = (
         ModelProbe(None, job.tokenizer, lockstep.predictions(streams, lane), data, padded, sample.dense)
         for lane in range(len(keep_MU))

@@ -38,6 +38,7 @@ class Decoder:
 
     def embedded(self, ids_NT: Tensor) -> Tensor:
         """The hidden states that enter the first layer, [windows, sequence, hidden]."""
+        self._learn_outputs()
         reached: list[Tensor] = []
 
         def stop(number: int, hidden: Tensor, call: Call) -> Tensor:
@@ -63,7 +64,6 @@ class Decoder:
 
     def last_hidden(self, hidden: Tensor) -> Tensor:
         """What the head reads, [windows, sequence, hidden], from the hidden states that left the last layer."""
-        self._learn_outputs()
         last = list(self._layers())[-1]
         ids_NT = torch.zeros(hidden.shape[:2], dtype=torch.long)
         with self._instead(lambda number, before, call: hidden if number == last else before):
@@ -71,7 +71,6 @@ class Decoder:
 
     def _record_calls(self, num_tokens: int) -> None:
         """The arguments of every layer besides the hidden states, for a batch of one window: all of them broadcast."""
-        self._learn_outputs()
 
         def record(number: int, hidden: Tensor, call: Call) -> Tensor:
             self._calls[number, num_tokens] = call

@@ -21,6 +21,7 @@ from bonsai_core.contracts import (
     MomentCompensator,
     MomentPrior,
     Prior,
+    Statistic,
     TextCompensator,
     TextPrior,
 )
@@ -58,6 +59,7 @@ class LayerTotals:
         self._sum = _sum_for(reader)
         self._inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a chunk is repeated after an error
         self._totals: dict[str, Tensor] = {}
+        self._num_tokens = 0
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -73,19 +75,22 @@ class LayerTotals:
 
     def add(self, before: Tensor, after: Tensor) -> None:
         """Add the chunk that the layer has just computed, from what entered and what left it."""
+        self._num_tokens += before[..., 0].numel()
         for site in self._sites:
             self._totals[site.name] = self._sum.added(
                 self._totals.get(site.name), site, self._inputs.pop(site.name), before, after
             )
 
-    def result(self) -> Mapping[str, Tensor]:
-        """The totals by site name.
+    def result(self) -> Mapping[str, Statistic]:
+        """What the reader receives, by site name.
 
         Raises:
             BonsaiError: a site reads numbers that are not finite.
         """
         return {
-            site.name: self._sum.finished(self._subject, site, self._alive_U, self._totals[site.name])
+            site.name: Statistic(
+                self._sum.finished(self._subject, site, self._alive_U, self._totals[site.name]), self._num_tokens
+            )
             for site in self._sites
         }
 

@@ -7,7 +7,8 @@ windows x tokens x hidden size numbers, in the model's type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.decoder import Decoder
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.predictions import LastHidden, Predictions
+from bonsai_core.model.storage.in_turn import in_turn
+from bonsai_core.model.storage.incoming import Fetches
 from bonsai_core.model.subject import Subject
 
 BATCH_TOKENS = 65_536
@@ -64,12 +67,16 @@ class Lockstep:
     Args:
         chunks: of the rows that one call of a layer takes.
         batch_tokens: of all lanes that go through the layers together, about.
+
+    Attributes:
+        fetches: of weights that are not where they are used.
     """
 
     def __init__(self, subject: Subject, chunks: Chunks, batch_tokens: int | None = None) -> None:
         self.subject = subject
         self.chunks = chunks
         self.batch_tokens = batch_tokens or BATCH_TOKENS
+        self.fetches = Fetches()
         self._decoder = Decoder(subject.model, subject.layers_present)
 
     def stream(
@@ -93,9 +100,11 @@ class Lockstep:
         assert whole is not None  # there is a window
         return Stream(ids_NT, whole.flatten(0, 1), lengths_N, counted=counted)
 
-    def layers(self) -> Iterator[int]:
-        """The numbers of the layers in order, each with its weights at hand while it is its turn."""
-        return iter(list(self.subject.layers_present()))
+    def sweep(self, visit: Callable[[int], None]) -> None:
+        """Visit the layers by their numbers, in order, each with its weights at hand while it is its turn."""
+        with closing(in_turn(self.subject.layers_present(), self.fetches)) as turns:
+            for number, _ in turns:
+                visit(number)
 
     def advance(
         self,
@@ -106,7 +115,7 @@ class Lockstep:
         *,
         only_look: bool = False,
     ) -> None:
-        """Put a stream through a layer; layers must be taken in order.
+        """Put a stream through a layer; in the sweep that visits it.
 
         Args:
             after: receives the hidden states of every chunk that did not run out of memory.
@@ -159,6 +168,5 @@ class Lockstep:
     def predictions_of(self, windows_NT: NDArray[np.int64], keep_U: NDArray[np.bool_]) -> Predictions:
         """The predictions for some windows under one keep vector, without repairs."""
         stream = self.stream(windows_NT)
-        for number in self.layers():
-            self.advance(number, stream, LayerLanes.of(self.subject, number, keep_U[None], None))
+        self.sweep(lambda number: self.advance(number, stream, LayerLanes.of(self.subject, number, keep_U[None], None)))
         return self.predictions([stream])

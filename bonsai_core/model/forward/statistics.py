@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.contracts import (
     Compensator,
@@ -27,8 +26,7 @@ from bonsai_core.units import Site
 def site_scores(
     subject: Subject,
     prior: Prior,
-    total: Tensor | None,
-    num_tokens: int,
+    statistic: Statistic | None,
     site: Site,
     alive_U: NDArray[np.bool_],
     seed: int,
@@ -36,7 +34,7 @@ def site_scores(
     """Scores of the units of a site that are alive, float64 [units alive].
 
     Args:
-        total: what the prior reads of `num_tokens` tokens of text; None if it needs none.
+        statistic: what the prior reads of the site; None if it needs no text.
 
     Raises:
         BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
@@ -45,8 +43,8 @@ def site_scores(
     view = SiteView(subject.unit_weight(site, alive_U), ids, seed)
     with torch.inference_mode():
         if isinstance(prior, TextPrior):
-            assert total is not None
-            score_n = prior.score(view, Statistic(total, num_tokens))
+            assert statistic is not None
+            score_n = prior.score(view, statistic)
         else:
             assert isinstance(prior, WeightPrior)  # the registry admits no others
             score_n = prior.score(view)
@@ -62,8 +60,7 @@ def site_scores(
 def site_repair(
     subject: Subject,
     compensator: Compensator,
-    total: Tensor | None,
-    num_tokens: int,
+    statistic: Statistic | None,
     site: Site,
     alive_U: NDArray[np.bool_],
     keep_U: NDArray[np.bool_],
@@ -71,7 +68,7 @@ def site_repair(
     """What a site gets for losing every unit that is alive but not kept.
 
     Args:
-        total: what the compensator reads of `num_tokens` tokens of text; None if it needs none.
+        statistic: what the compensator reads of the site; None if it needs no text.
 
     Raises:
         BonsaiError: the compensator returned a wrong shape, or numbers that are not finite.
@@ -81,8 +78,8 @@ def site_repair(
     removal = Removal(weight, keep)
     with torch.inference_mode():
         if isinstance(compensator, TextCompensator):
-            assert total is not None
-            repair = compensator.repair(removal, Statistic(total, num_tokens))
+            assert statistic is not None
+            repair = compensator.repair(removal, statistic)
         else:
             assert isinstance(compensator, WeightCompensator)  # the registry admits no others
             repair = compensator.repair(removal)
