@@ -28,6 +28,7 @@ from bonsai_core import (
     Registry,
     Repair,
     Site,
+    Statistic,
     TokenMetric,
 )
 from bonsai_core.config import PluginChoice
@@ -244,25 +245,28 @@ def test_biases_are_priced(registry: Registry) -> None:
 # Priors in the model
 
 
-def totals_of(
+def statistics_of(
     subject: Subject, chunks: Chunks, reader: Prior | Compensator, keep_U: NDArray[np.bool_]
-) -> dict[str, Tensor]:
+) -> dict[str, Statistic]:
     """By site name, what a prior or compensator reads of the text."""
     lockstep = Lockstep(subject, chunks)
-    stream, totals = lockstep.stream(windows()), dict[str, Tensor]()
-    for number in lockstep.layers():
-        of_layer = LayerTotals(subject, number, reader, keep_U)
-        with of_layer.reading():
-            lockstep.advance(number, stream, LayerLanes.of(subject, number, keep_U[None], None), of_layer.add)
-        totals.update(of_layer.result())
-    return totals
+    stream, statistics = lockstep.stream(windows()), dict[str, Statistic]()
+
+    def visit(number: int) -> None:
+        totals = LayerTotals(subject, number, reader, keep_U)
+        with totals.reading():
+            lockstep.advance(number, stream, LayerLanes.of(subject, number, keep_U[None], None), totals.add)
+        statistics.update(totals.result())
+
+    lockstep.sweep(visit)
+    return statistics
 
 
 def scores_of(subject: Subject, chunks: Chunks, prior: Prior, keep_U: NDArray[np.bool_]) -> NDArray[np.float64]:
-    totals, score_U = totals_of(subject, chunks, prior, keep_U), np.zeros(len(keep_U))
+    statistics, score_U = statistics_of(subject, chunks, prior, keep_U), np.zeros(len(keep_U))
     for site in subject.sites_present():
         ids = np.flatnonzero(keep_U[site.units]) + site.first
-        score_U[ids] = site_scores(subject, prior, totals[site.name], windows().size, site, keep_U, seed=0)
+        score_U[ids] = site_scores(subject, prior, statistics[site.name], site, keep_U, seed=0)
     return score_U
 
 
@@ -413,12 +417,15 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model: Any) -> None:
 def test_moments_layer_by_layer_are_those_of_whole_passes(registry: Registry, pico: Pico) -> None:
     subject = subject_of(pico, registry)
     keep_U = keep_vectors(subject.table)[0]
-    found = totals_of(subject, quiet(), _compensator(registry, "least_squares"), keep_U)
+    found = statistics_of(subject, quiet(), _compensator(registry, "least_squares"), keep_U)
     with torch.inference_mode(), subject.masked(keep_U):
         expected = {site.name: _moments_in_one_pass(subject, site, keep_U) for site in with_output(subject)}
     assert found.keys() == {site.name for site in subject.sites_present()} >= expected.keys()
     for name, moments in expected.items():
-        torch.testing.assert_close(found[name].double(), moments, rtol=1e-4, atol=1e-5 * float(moments.abs().max()))
+        assert found[name].num_tokens == windows().size
+        torch.testing.assert_close(
+            found[name].total.double(), moments, rtol=1e-4, atol=1e-5 * float(moments.abs().max())
+        )
 
 
 def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]) -> Tensor:
@@ -479,7 +486,7 @@ def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
     rows = _rows(subject, site, ids_NT)
     expected = np.linalg.lstsq(rows[:, 3:], rows @ weight.T, rcond=None)[0].T
     moments = torch.from_numpy(rows.T @ rows).float()
-    repair = site_repair(subject, compensator, moments, len(rows), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
+    repair = site_repair(subject, compensator, Statistic(moments, len(rows)), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
     assert repair.weight is not None
     np.testing.assert_allclose(repair.weight.flatten(1).numpy(), expected, atol=1e-2 * np.abs(expected).max())
 
@@ -493,9 +500,9 @@ def _compensator(registry: Registry, name: str) -> Compensator:
 def _repairs(subject: Subject, compensator: Compensator, keep_U: NDArray[np.bool_]) -> dict[str, Repair]:
     """What every site that loses units gets, from statistics of the dense model."""
     alive_U = subject.table.keep_all()
-    totals = totals_of(subject, quiet(), compensator, alive_U)
+    statistics = statistics_of(subject, quiet(), compensator, alive_U)
     return {
-        site.name: site_repair(subject, compensator, totals[site.name], windows().size, site, alive_U, keep_U)
+        site.name: site_repair(subject, compensator, statistics[site.name], site, alive_U, keep_U)
         for site in with_output(subject)
         if not keep_U[site.units].all()
     }
