@@ -95,7 +95,7 @@ class Job:
             "load_in": self.config.load_in,
             "dtype": self.config.dtype,
             "units": [[s.name, s.num_units, s.unit_params] for s in self.subject.table],
-            "chunk_tokens": self.passes.chunks.tokens,
+            "chunk_tokens": self.lockstep.chunk_tokens,
             "device": self.subject.device.type,
             "versions": versions(),
         }
@@ -122,7 +122,7 @@ class Job:
         """
         if not runs_in_lockstep(self.methods.metric):
             return 1
-        chunk = max(1, self.lockstep.chunks.tokens // num_tokens)
+        chunk = max(1, self.lockstep.chunk_tokens // num_tokens)
         return max(1, self.lockstep.batch_tokens // num_tokens // chunk) * chunk
 
     @cached_property

@@ -32,10 +32,10 @@ def choose_sizes(job: Job, ledger: Ledger) -> None:
     if job.plan.forward_tokens * job.table.total_params < WORTH_MEASURING:
         return
     smallest = CPU_TOKENS if job.subject.device.type == "cpu" else GPU_TOKENS // 4
-    sizes = [smallest * 2**n for n in range(SIZES)] if config.batch_size is None else [lockstep.chunks.tokens]
+    sizes = [smallest * 2**n for n in range(SIZES)] if config.batch_size is None else [lockstep.chunk_tokens]
 
     def measure() -> Payload:
-        chunk, best_s = lockstep.chunks.tokens, math.inf
+        chunk, best_s = lockstep.chunk_tokens, math.inf
         for size in sizes:
             seconds = _seconds_per_token(job, size)
             if seconds < FASTER * best_s:
@@ -43,9 +43,7 @@ def choose_sizes(job: Job, ledger: Ledger) -> None:
         return {"tokens": chunk, "batch_tokens": min(lockstep.batch_tokens, int(BATCH_SECONDS / best_s))}
 
     found = ledger.once(Step("chunk"), measure)
-    lockstep.chunks.tokens = found["tokens"]
-    if config.batch_tokens is None:
-        lockstep.batch_tokens = found["batch_tokens"]
+    lockstep.set_sizes(found["tokens"], config.batch_tokens or found["batch_tokens"])
 
 
 def _seconds_per_token(job: Job, size: int) -> float:
@@ -54,7 +52,7 @@ def _seconds_per_token(job: Job, size: int) -> float:
     few_NT = windows_NT[: max(1, size // windows_NT.shape[1])]
     if few_NT.size < size:
         return math.inf
-    lockstep.chunks.tokens = size
+    lockstep.set_sizes(size, lockstep.batch_tokens)
     stream = lockstep.stream(few_NT, counted=False)
     first, layers = next(iter(job.subject.layers_present())), len(job.subject.layers_present())
     lanes = LayerLanes.of(job.subject, first, job.table.keep_all()[None], None)

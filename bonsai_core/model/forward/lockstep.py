@@ -69,12 +69,14 @@ class Lockstep:
         batch_tokens: of all lanes that go through the layers together, about.
 
     Attributes:
+        chunk_tokens: of a chunk as it was meant, before memory ran out.
         fetches: of weights that are not where they are used.
     """
 
     def __init__(self, subject: Subject, chunks: Chunks, batch_tokens: int | None = None) -> None:
         self.subject = subject
         self.chunks = chunks
+        self.chunk_tokens = chunks.tokens
         self.batch_tokens = batch_tokens or BATCH_TOKENS
         self.fetches = Fetches()
         self._decoder = Decoder(subject.model, subject.layers_present)
@@ -99,6 +101,11 @@ class Lockstep:
             whole[:, rows] = hidden
         assert whole is not None  # there is a window
         return Stream(ids_NT, whole.flatten(0, 1), lengths_N, counted=counted)
+
+    def set_sizes(self, chunk_tokens: int, batch_tokens: int) -> None:
+        """Change the tokens of a chunk and of all lanes together."""
+        self.chunks.tokens = self.chunk_tokens = chunk_tokens
+        self.batch_tokens = batch_tokens
 
     def sweep(self, visit: Callable[[int], None]) -> None:
         """Visit the layers by their numbers, in order, each with its weights at hand while it is its turn."""
