@@ -158,7 +158,7 @@ def contents(directory: Path) -> dict[str, Any]:
 def config(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A run that puts its sub-models through the layers in two batches of two."""
     return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole").model_copy(
-        update={"batch_tokens": 2 * small_run.samples * small_run.sequence_length}
+        update={"batch_size": 2 * small_run.samples, "batch_tokens": 1}
     )
 
 
