@@ -37,12 +37,13 @@ from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
 from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
+from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger
 
-TOKENS, HIDDEN, TOP = 11, 6, 5
+TOKENS, HIDDEN, TOP, WINDOW = 11, 6, 5, 16
 
 
 def after_step(number: int) -> Any:
@@ -148,7 +149,7 @@ class TestLoss:
 
 class TestTeacher:
     def passes(self, pico_directory: Path, on_tokens: Callable[[int], None] | None = None) -> Passes:
-        return Passes(load_model(str(pico_directory), device="cpu"), 2, print, on_tokens)
+        return Passes(load_model(str(pico_directory), device="cpu"), Chunks(2 * WINDOW, print, on_tokens))
 
     def stored(self, folder: Path) -> StoredTeacher:
         return StoredTeacher(folder / "teacher", (5, 15, TOP), VOCABULARY)
@@ -166,7 +167,7 @@ class TestTeacher:
             stored.compute(passes, windows, Ledger(directory, journal, observe))
 
     def test_what_is_stored_is_what_it_says_to_half_precision(self, pico_directory: Path, tmp_path: Path) -> None:
-        windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
+        windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, WINDOW))
         passes, stored = self.passes(pico_directory), self.stored(tmp_path)
         self.compute(stored, passes, windows, tmp_path, lambda event: None)
         chosen = torch.tensor([3, 1])
@@ -180,7 +181,7 @@ class TestTeacher:
         torch.testing.assert_close(found.log_p, expected.log_p, rtol=1e-3, atol=1e-3)
 
     def test_it_goes_on_where_it_was_stopped(self, pico_directory: Path, tmp_path: Path) -> None:
-        windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, 16))
+        windows = np.random.default_rng(0).integers(VOCABULARY, size=(5, WINDOW))
         files = []
         for name in ("whole", "stopped"):
             folder = tmp_path / name
@@ -194,7 +195,7 @@ class TestTeacher:
             passes = self.passes(pico_directory, tokens.append)
             self.compute(self.stored(folder), passes, windows, folder, listener.bonsai_observe)
             replayed = [event.tokens for event in listener.events if isinstance(event, TokensDone) and event.replayed]
-            assert (sum(replayed), sum(tokens)) == ((2 * 16, 3 * 16) if name == "stopped" else (0, 5 * 16))
+            assert (sum(replayed), sum(tokens)) == ((2 * WINDOW, 3 * WINDOW) if name == "stopped" else (0, 5 * WINDOW))
             files.append([(folder / "teacher" / file).read_bytes() for file in ("ids.bin", "log_p.bin")])
         assert files[0] == files[1]
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from bonsai_core import BonsaiError, DenseTokens, Registry, RunConfig, register_checkpoints, run, token_kl, token_nll
 from bonsai_core.checkpoint import save_checkpoint
 from bonsai_core.engine.setup import open_job
+from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.subject import Subject
@@ -83,11 +84,11 @@ def save(subject: Subject, directory: Path, shapes: Any = "free") -> None:
 @pytest.mark.parametrize("pico", ONE_OF_EACH, ids=str)
 def test_metrics_see_the_logits_of_the_model_itself(registry: Registry, pico: Pico) -> None:
     subject, ids_NT = subject_of(registry, pico), windows()
-    passes = Passes(subject.model, 2, on_warning=print)
-    dense = passes.dense_reference(ids_NT)
+    measured = Passes(subject.model, Chunks(2 * ids_NT.shape[1], print)).predictions
+    dense = measured.dense_side(ids_NT)
     with subject.masked(keep_vectors(subject.table)[0]):
-        nll = passes.token_mean(lambda logits, targets, _: token_nll(logits, targets), ids_NT, None)
-        kl = passes.token_mean(lambda logits, _, held: token_kl(logits, as_tokens(held)), ids_NT, dense)
+        nll = measured.token_mean(lambda logits, targets, _: token_nll(logits, targets), ids_NT, None)
+        kl = measured.token_mean(lambda logits, _, held: token_kl(logits, as_tokens(held)), ids_NT, dense)
         sub_model = predictions(subject.model, ids_NT)
     whole = predictions(subject.model, ids_NT)
     targets = torch.from_numpy(ids_NT[:, 1:]).flatten()

@@ -295,7 +295,7 @@ def runs(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.Temp
     run(config.model_copy(update={"out": paths["finished"]}), registry=registry)
     stopping = Registry()
     stopping.register(
-        Stopper(lambda event: isinstance(event, Journaled) and event.key == "round-2/submodel-1"), "a test"
+        Stopper(lambda event: isinstance(event, Journaled) and event.key == "round-2/submodels-0"), "a test"
     )
     with pytest.raises(StoppedError):
         run(config.model_copy(update={"out": paths["stopped"]}), registry=stopping)

@@ -23,6 +23,7 @@ from bonsai_core.adaptation.state import load_state, save_state
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import DamagedError
 from bonsai_core.events import Event, Journaled, Warned
+from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.rundir import Journal, RunDirectory, held
 from bonsai_core.rundir.files import atomic_folder
@@ -320,8 +321,8 @@ def test_a_bit_that_changed_in_a_journal_is_noticed_or_harmless(
         ("evaluate/dense", {"perplexity": "12"}, "perplexity: Input should be a valid number"),
         ("round-1/prior", {}, "sha256: Field required"),
         ("round-1/selection", {"sha256": 5}, "sha256: Input should be a valid string"),
-        ("round-1/submodel-3", {"value": [1]}, "value: Input should be a valid number"),
-        ("round-1/submodel-repairs", {"repaired": "no"}, "repaired: Input should be a valid boolean"),
+        ("round-1/submodels-3", {"values": [0.5, [1]]}, "values.1: Input should be a valid number"),
+        ("round-1/search-start", {"values": 0.5}, "values: Input should be a valid list"),
         ("save", {"bytes": -1, "parameters": 1}, "bytes: Input should be greater"),
         ("step-3", {"loss": None}, "loss: Input should be a valid number"),
         ("dense", [1], "it: Input should be a valid dict"),
@@ -368,8 +369,8 @@ def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
 def test_what_a_teacher_said_counts_only_where_it_is_whole(
     pico_directory: Path, tmp_path: Path, name: str, damage: Any
 ) -> None:
-    passes = Passes(load_model(str(pico_directory), device="cpu"), 2, print)
     windows = np.random.default_rng(0).integers(512, size=(3, 16))
+    passes = Passes(load_model(str(pico_directory), device="cpu"), Chunks(2 * windows.shape[1], print))
 
     def stored() -> StoredTeacher:
         return StoredTeacher(tmp_path / "teacher", (3, 15, 5), 512)

@@ -24,19 +24,20 @@ from transformers import DynamicCache, StaticCache
 from bonsai_core import (
     BonsaiError,
     Compensator,
-    InputCompensator,
-    InputPrior,
-    LayerPrior,
     Prior,
     Registry,
     Repair,
     Site,
+    Statistic,
     TokenMetric,
 )
 from bonsai_core.config import PluginChoice
-from bonsai_core.model.forward.moments import collect_moments
+from bonsai_core.model.forward.chunks import Chunks
+from bonsai_core.model.forward.lanes import LayerLanes
+from bonsai_core.model.forward.layer_totals import LayerTotals
+from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.forward.statistics import input_totals, score_units, site_repair
+from bonsai_core.model.forward.statistics import site_repair, site_scores
 from bonsai_core.model.recognition.laws import logits
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.structure.declared import decoder_layers
@@ -59,11 +60,17 @@ def windows(num_windows: int = 5, sequence_length: int = 12) -> NDArray[np.int64
     return np.random.default_rng(0).integers(VOCABULARY, size=(num_windows, sequence_length))
 
 
-def quiet(model: Any, batch_size: int = 4, **settings: Any) -> Passes:
+def quiet(num_windows: int = 4) -> Chunks:
+    """Chunks of a number of `windows`, which must not shrink."""
+
     def refuse(text: str) -> None:
         raise AssertionError(text)
 
-    return Passes(model, batch_size, on_warning=refuse, **settings)
+    return Chunks(num_windows * windows().shape[1], refuse)
+
+
+def quiet_passes(model: Any, num_windows: int = 4, **settings: Any) -> Passes:
+    return Passes(model, quiet(num_windows), **settings)
 
 
 @pytest.fixture
@@ -238,20 +245,29 @@ def test_biases_are_priced(registry: Registry) -> None:
 # Priors in the model
 
 
-def totals_of(
-    subject: Subject, passes: Passes, reader: Prior | Compensator, keep_U: NDArray[np.bool_]
-) -> dict[str, Tensor]:
+def statistics_of(
+    subject: Subject, chunks: Chunks, reader: Prior | Compensator, keep_U: NDArray[np.bool_]
+) -> dict[str, Statistic]:
     """By site name, what a prior or compensator reads of the text."""
-    if isinstance(reader, InputPrior | LayerPrior | InputCompensator):
-        return input_totals(subject, passes, reader, windows(), keep_U)
-    totals: dict[str, Tensor] = {}
-    collect_moments(subject, passes, windows(), keep_U, lambda site, moments: totals.update({site.name: moments}))
-    return totals
+    lockstep = Lockstep(subject, chunks)
+    stream, statistics = lockstep.stream(windows()), dict[str, Statistic]()
+
+    def visit(number: int) -> None:
+        totals = LayerTotals(subject, number, reader, keep_U)
+        with totals.reading():
+            lockstep.advance(number, stream, LayerLanes.of(subject, number, keep_U[None], None), totals.add)
+        statistics.update(totals.result())
+
+    lockstep.sweep(visit)
+    return statistics
 
 
-def scores_of(subject: Subject, passes: Passes, prior: Prior, keep_U: NDArray[np.bool_]) -> NDArray[np.float64]:
-    totals = totals_of(subject, passes, prior, keep_U)
-    return score_units(subject, prior, totals, windows().size, keep_U, seed=0)
+def scores_of(subject: Subject, chunks: Chunks, prior: Prior, keep_U: NDArray[np.bool_]) -> NDArray[np.float64]:
+    statistics, score_U = statistics_of(subject, chunks, prior, keep_U), np.zeros(len(keep_U))
+    for site in subject.sites_present():
+        ids = np.flatnonzero(keep_U[site.units]) + site.first
+        score_U[ids] = site_scores(subject, prior, statistics[site.name], site, keep_U, seed=0)
+    return score_U
 
 
 @pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence", "obs"])
@@ -262,7 +278,7 @@ def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pi
     keep_U = keep_vectors(masked.table)[0]
     sliced.slice(keep_U)
     scores = [
-        scores_of(subject, quiet(subject.model, batch_size), prior, keep_U)
+        scores_of(subject, quiet(batch_size), prior, keep_U)
         for subject, batch_size in ((masked, 5), (masked, 2), (sliced, 5))
     ]
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
@@ -274,8 +290,9 @@ def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pi
 
 
 def test_the_dense_model_has_no_divergence_from_itself(model: Any, kl: TokenMetric) -> None:
-    passes = quiet(model)
-    assert passes.token_mean(kl.per_token, windows(), passes.dense_reference(windows())) == pytest.approx(0, abs=1e-6)
+    predictions = quiet_passes(model).predictions
+    dense = predictions.dense_side(windows())
+    assert predictions.token_mean(kl.per_token, windows(), dense) == pytest.approx(0, abs=1e-6)
 
 
 def test_kl_in_chunks_equals_the_plain_formula(model: Any, kl: TokenMetric, registry: Registry) -> None:
@@ -288,10 +305,10 @@ def test_kl_in_chunks_equals_the_plain_formula(model: Any, kl: TokenMetric, regi
             result: Tensor = model(input_ids=ids).logits[:, :-1].double().log_softmax(dim=-1)
         return result
 
-    dense, passes = log_probabilities(), quiet(model, chunk_logits=3 * VOCABULARY)
-    reference = passes.dense_reference(windows())
+    dense, predictions = log_probabilities(), quiet_passes(model, chunk_logits=3 * VOCABULARY).predictions
+    side = predictions.dense_side(windows())
     with subject.masked(keep_U):
-        pruned, measured = log_probabilities(), passes.token_mean(kl.per_token, windows(), reference)
+        pruned, measured = log_probabilities(), predictions.token_mean(kl.per_token, windows(), side)
     assert measured == pytest.approx(float((dense.exp() * (dense - pruned)).sum(dim=-1).mean()), rel=1e-4)
     assert measured > 0.01
 
@@ -300,19 +317,19 @@ def test_perplexity_is_that_of_transformers(model: Any) -> None:
     ids = torch.from_numpy(windows())
     with torch.inference_mode():
         loss = float(model(input_ids=ids, labels=ids).loss)
-    assert quiet(model).perplexity(windows()) == pytest.approx(np.exp(loss), rel=1e-5)
+    assert quiet_passes(model).predictions.perplexity(windows()) == pytest.approx(np.exp(loss), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_the_batch_size_does_not_change_perplexity(model: Any, batch_size: int) -> None:
-    whole = quiet(model, 5).perplexity(windows())
-    assert quiet(model, batch_size).perplexity(windows()) == pytest.approx(whole, rel=1e-5)
+    whole = quiet_passes(model, 5).predictions.perplexity(windows())
+    assert quiet_passes(model, batch_size).predictions.perplexity(windows()) == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_whole_vocabulary_of_logits_is_made_for_few_tokens_at_once(model: Any) -> None:
     seen: list[tuple[int, int]] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    quiet(model, chunk_logits=4 * VOCABULARY).perplexity(windows())
+    quiet_passes(model, chunk_logits=4 * VOCABULARY).predictions.perplexity(windows())
     assert sum(rows for rows, _ in seen) == windows()[:, 1:].size
     assert max(rows * vocabulary for rows, vocabulary in seen) == 4 * VOCABULARY
 
@@ -336,15 +353,15 @@ def room_for(model: Any, num_windows: int) -> Iterator[None]:
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_result(model: Any, kl: TokenMetric) -> None:
-    expected = quiet(model).perplexity(windows())
+    expected = quiet_passes(model).predictions.perplexity(windows())
     warnings: list[str] = []
     tokens: list[int] = []
-    passes = Passes(model, 5, on_warning=warnings.append, on_tokens=tokens.append)
+    predictions = Passes(model, Chunks(windows().size, warnings.append, tokens.append)).predictions
     with room_for(model, 2):
-        reference = passes.dense_reference(windows())
-        assert passes.perplexity(windows()) == pytest.approx(expected, rel=1e-5)
-        assert passes.token_mean(kl.per_token, windows(), reference) == pytest.approx(0, abs=1e-6)
-    assert warnings == ["The device ran out of memory: the batch is now 2 windows instead of 5."]
+        dense = predictions.dense_side(windows())
+        assert predictions.perplexity(windows()) == pytest.approx(expected, rel=1e-5)
+        assert predictions.token_mean(kl.per_token, windows(), dense) == pytest.approx(0, abs=1e-6)
+    assert warnings == ["The device ran out of memory: a pass now takes 24 tokens instead of 60."]
     assert sum(tokens) == 3 * windows().size
 
 
@@ -353,11 +370,10 @@ def test_running_out_of_memory_does_not_count_a_batch_twice_in_a_prior(registry:
     subject = subject_of(PICOS[1], registry)
     prior: Any = registry.create("prior", PluginChoice(name=name))
     keep_U = subject.table.keep_all()
-    expected = scores_of(subject, quiet(subject.model), prior, keep_U)
+    expected = scores_of(subject, quiet(), prior, keep_U)
     warnings: list[str] = []
     with room_in_the_last_layer(subject.model, 2):
-        passes = Passes(subject.model, 5, on_warning=warnings.append)
-        score = scores_of(subject, passes, prior, keep_U)
+        score = scores_of(subject, Chunks(windows().size, warnings.append), prior, keep_U)
     assert len(warnings) == 1
     np.testing.assert_allclose(score, expected, rtol=1e-5)
 
@@ -379,9 +395,9 @@ def room_in_the_last_layer(model: Any, num_windows: int) -> Iterator[None]:
 
 def test_a_single_window_that_does_not_fit_is_an_error_that_says_what_to_do(model: Any) -> None:
     warnings: list[str] = []
-    passes = Passes(model, 4, on_warning=warnings.append)
+    passes = Passes(model, Chunks(4 * windows().shape[1], warnings.append))
     with room_for(model, 0), pytest.raises(BonsaiError, match=r"single window.*--sequence-length.*2\.00 GiB"):
-        passes.perplexity(windows())
+        passes.predictions.perplexity(windows())
     assert len(warnings) == 2
 
 
@@ -391,7 +407,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model: Any) -> None:
 
     model.base_model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        quiet(model).perplexity(windows())
+        quiet_passes(model).predictions.perplexity(windows())
 
 
 # Second moments and repair
@@ -401,12 +417,15 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model: Any) -> None:
 def test_moments_layer_by_layer_are_those_of_whole_passes(registry: Registry, pico: Pico) -> None:
     subject = subject_of(pico, registry)
     keep_U = keep_vectors(subject.table)[0]
-    found = totals_of(subject, quiet(subject.model), _compensator(registry, "least_squares"), keep_U)
+    found = statistics_of(subject, quiet(), _compensator(registry, "least_squares"), keep_U)
     with torch.inference_mode(), subject.masked(keep_U):
         expected = {site.name: _moments_in_one_pass(subject, site, keep_U) for site in with_output(subject)}
     assert found.keys() == {site.name for site in subject.sites_present()} >= expected.keys()
     for name, moments in expected.items():
-        torch.testing.assert_close(found[name].double(), moments, rtol=1e-4, atol=1e-5 * float(moments.abs().max()))
+        assert found[name].num_tokens == windows().size
+        torch.testing.assert_close(
+            found[name].total.double(), moments, rtol=1e-4, atol=1e-5 * float(moments.abs().max())
+        )
 
 
 def _moments_in_one_pass(subject: Subject, site: Site, keep_U: NDArray[np.bool_]) -> Tensor:
@@ -467,7 +486,7 @@ def test_least_squares_is_the_dense_computation(registry: Registry) -> None:
     rows = _rows(subject, site, ids_NT)
     expected = np.linalg.lstsq(rows[:, 3:], rows @ weight.T, rcond=None)[0].T
     moments = torch.from_numpy(rows.T @ rows).float()
-    repair = site_repair(subject, compensator, {site.name: moments}, len(rows), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
+    repair = site_repair(subject, compensator, Statistic(moments, len(rows)), site, subject.table.keep_all(), keep_U)  # type: ignore[arg-type]
     assert repair.weight is not None
     np.testing.assert_allclose(repair.weight.flatten(1).numpy(), expected, atol=1e-2 * np.abs(expected).max())
 
@@ -480,9 +499,10 @@ def _compensator(registry: Registry, name: str) -> Compensator:
 
 def _repairs(subject: Subject, compensator: Compensator, keep_U: NDArray[np.bool_]) -> dict[str, Repair]:
     """What every site that loses units gets, from statistics of the dense model."""
-    totals = totals_of(subject, quiet(subject.model), compensator, subject.table.keep_all())
+    alive_U = subject.table.keep_all()
+    statistics = statistics_of(subject, quiet(), compensator, alive_U)
     return {
-        site.name: site_repair(subject, compensator, totals, windows().size, site, subject.table.keep_all(), keep_U)
+        site.name: site_repair(subject, compensator, statistics[site.name], site, alive_U, keep_U)
         for site in with_output(subject)
         if not keep_U[site.units].all()
     }

@@ -470,11 +470,11 @@ def test_memory_of_repairs_does_not_grow_with_sub_models_times_patterns(
     with directory.begin(job.config, print) as journal:
         ledger = Ledger(directory, journal, print)
         first = plan_rounds(job, ledger)[0]
-        with Repairs.of_round(job, first, alive_U, ledger) as repairs:
+        with Repairs.of_submodels(job, first, alive_U, ledger) as repairs:
             keep_MU = np.random.default_rng(0).random((1000, len(alive_U))) < 0.9
             tracemalloc.start()
             try:
-                assert not repairs.prepare(keep_MU)
+                assert not repairs.affordable(keep_MU)
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()

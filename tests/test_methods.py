@@ -32,8 +32,7 @@ from bonsai_core import (
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import open_job
-from bonsai_core.events import Event, TokensDone, Warned
-from bonsai_core.model.forward.passes import Passes
+from bonsai_core.events import Event, Journaled, TokensDone, Warned
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import draw_questions, read_rows
@@ -143,8 +142,10 @@ class Rescaled(WeightCompensator):
 
     name: ClassVar[str] = "rescaled"
     changes_weights: ClassVar[bool] = True
+    computed: ClassVar[list[torch.Size]] = []
 
     def repair(self, removal: Removal) -> Repair:
+        self.computed.append(removal.weight.shape)
         kept = removal.weight[:, removal.keep]
         return Repair(weight=kept * (removal.weight.norm() / kept.norm()) if len(kept[0]) else kept)
 
@@ -218,7 +219,8 @@ def test_repaired_sub_models_are_worth_what_repair_makes_of_them(
         assert config.out is not None
         with closing(sqlite3.connect(config.out / "journal.sqlite")) as database:
             rows = dict(database.execute("SELECT key, payload FROM events"))
-        values.append([json.loads(rows[f"round-1/submodel-{index}"])["value"] for index in range(config.submodels)])
+        values.append(json.loads(rows["round-1/submodels-0"])["values"])
+        assert len(values[-1]) == config.submodels
     assert all(repaired < plain for plain, repaired in zip(*values, strict=True)), values
 
 
@@ -245,7 +247,7 @@ def test_choices_are_scored_as_by_hand(
 ) -> None:
     job = open_job(settings(small_run, tmp_path, metric="choice", metric_dataset=questions, samples=3), registry, print)
     drawn = draw_questions(read_rows(questions), job.tokenizer, num_questions=3, seed=0, draw=0, warn=print)
-    answers = Passes(job.subject.model, 2, on_warning=print).answers(drawn)
+    answers = job.passes.answers(drawn)
     assert sorted(found.gold for found in answers) == [0, 0, 1]
     with torch.inference_mode():
         for question, found in zip(drawn, answers, strict=True):
@@ -431,15 +433,36 @@ def test_biases_do_not_go_into_stock_checkpoints(small_run: RunConfig, registry:
         run(settings(small_run, tmp_path / "run", compensator="bias", shapes="uniform"), registry=registry)
 
 
+@pytest.mark.parametrize(("level", "first", "repaired"), [("site", 4, True), ("unit", 24, False)])
 def test_the_adaptive_sampler_repairs_all_sub_models_of_a_round_or_none(
-    small_run: RunConfig, registry: Registry, tmp_path: Path
+    small_run: RunConfig, tmp_path: Path, level: str, first: int, repaired: bool
 ) -> None:
-    adaptive = {"sampler": {"name": "adaptive", "batch": 8, "settled": 1.0}, "estimator": "bayes", "submodels": 16}
-    report = run(settings(small_run, tmp_path / "run", **adaptive), registry=registry).report
-    with closing(sqlite3.connect(tmp_path / "run" / "journal.sqlite")) as database:
-        keys = [key for (key,) in database.execute("SELECT key FROM events WHERE key LIKE '%submodel-repairs%'")]
-    assert keys == ["round-1/submodel-repairs", "round-2/submodel-repairs"]
-    assert all(row["repaired_submodels"] for row in report["rounds"])
+    registry, watch = Registry(), RepairsPerDraw()
+    registry.register(watch, "a test")
+    registry.register(WeightsAlone(), "a notebook")
+    adaptive = {"name": "adaptive", "first": 0.5, "batch": 2, "settled": 1.0, "level": level}
+    config = settings(
+        small_run, tmp_path / "run", sampler=adaptive, estimator="bayes", submodels=2 * first, compensator="rescaled"
+    )
+    report = run(config, registry=registry).report
+    assert [row["repaired_submodels"] for row in report["rounds"]] == [repaired] * 2
+    assert {"round-1/submodels-0", f"round-1/submodels-{first}", "round-2/submodels-0"} <= watch.draws.keys()
+    assert {count > 0 for count in watch.draws.values()} == {repaired}
+
+
+class RepairsPerDraw:
+    """Counts the repairs that were computed for each batch of sub-models."""
+
+    def __init__(self) -> None:
+        self.draws: dict[str, int] = {}
+        self._before = 0
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Journaled):
+            if "submodels" in event.key:
+                self.draws[event.key] = len(Rescaled.computed) - self._before
+            self._before = len(Rescaled.computed)
 
 
 def test_limits_hold_to_the_end(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ EVENTS = [
         for number in (1, 2)
         for step in (
             "prior",
-            "submodel-repairs",
-            *(f"submodel-{index}" for index in range(4)),
+            "submodels-0",
+            "submodels-2",
             "selection",
             "repair",
             "divergence",
@@ -48,6 +49,44 @@ EVENTS = [
 ]
 RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json"]
 """What a run moves into place, in order."""
+
+
+class Photographer:
+    """Copies a run directory as a kill at an event would leave it: all files, without the process.
+
+    Args:
+        directory: of the run.
+        keys: of the events; None for all.
+        copies: gives where a copy is put, by key.
+    """
+
+    def __init__(self, directory: Path, copies: Callable[[str], Path], keys: Collection[str] | None = None) -> None:
+        self._directory = directory
+        self._copies = copies
+        self._keys = keys
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Journaled) and (self._keys is None or event.key in self._keys):
+            shutil.copytree(self._directory, self._copies(event.key))
+
+
+@contextmanager
+def photographed_renames(directory: Path, copies: Callable[[int, str], Path]) -> Iterator[list[str]]:
+    """Copies a run directory before and after everything that is moved into place, whose names are yielded."""
+    replace, names = os.replace, list[str]()
+
+    def replace_and_copy(source: Any, target: Any) -> None:
+        number = len(names)
+        names.append(Path(target).name)
+        if number:  # before the first, there is no run yet
+            shutil.copytree(directory, copies(number, "before"))
+        replace(source, target)
+        shutil.copytree(directory, copies(number, "after"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_and_copy)
+        yield names
 
 
 class Killer:
@@ -117,15 +156,42 @@ def contents(directory: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def config(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole")
+    """A run that puts its sub-models through the layers in two batches of two."""
+    return elsewhere(small_run, tmp_path_factory.mktemp("runs") / "whole").model_copy(
+        update={"batch_size": 2 * small_run.samples, "batch_tokens": 1}
+    )
+
+
+class Whole(NamedTuple):
+    """A run that was never killed, and its directory as kills would have left it."""
+
+    contents: dict[str, Any]
+    at_event: Callable[[str], Path]
+    at_rename: Callable[[int, str], Path]
+    renames: list[str]
 
 
 @pytest.fixture(scope="module")
-def whole(config: RunConfig, registry: Registry) -> dict[str, Any]:
-    """A run that was never killed."""
-    run(config, registry=registry)
+def watched(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     assert config.out is not None
-    return contents(config.out)
+    folder, registry = tmp_path_factory.mktemp("copies"), Registry()
+
+    def at_event(key: str) -> Path:
+        return folder / key.replace("/", "-")
+
+    def at_rename(number: int, when: str) -> Path:
+        return folder / f"{number}-{when}"
+
+    registry.register(Photographer(config.out, at_event), "the photographer")
+    with photographed_renames(config.out, at_rename) as renames:
+        run(config, registry=registry)
+    return Whole(contents(config.out), at_event, at_rename, renames)
+
+
+@pytest.fixture
+def whole(watched: Whole) -> dict[str, Any]:
+    """What a run that was never killed ends with."""
+    return watched.contents
 
 
 def elsewhere(config: RunConfig, path: Path) -> RunConfig:
@@ -172,11 +238,9 @@ def test_another_seed_gives_other_measurements(
 
 @pytest.mark.parametrize("key", EVENTS)
 def test_killed_at_any_event_it_resumes_to_the_same_bytes(
-    config: RunConfig, whole: dict[str, Any], key: str, tmp_path: Path, registry: Registry
+    watched: Whole, key: str, tmp_path: Path, registry: Registry
 ) -> None:
-    path = tmp_path / "run"
-    assert in_child(run_and_die_at_event, elsewhere(config, path), key) == -signal.SIGKILL
-    assert_resumes(path, whole, registry)
+    assert_resumes(shutil.copytree(watched.at_event(key), tmp_path / "run"), watched.contents, registry)
 
 
 def test_the_events_are_all_there_are(config: RunConfig, whole: dict[str, Any]) -> None:
@@ -189,12 +253,15 @@ def test_the_events_are_all_there_are(config: RunConfig, whole: dict[str, Any]) 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", range(1, len(RENAMES)), ids=lambda n: f"{n}-{RENAMES[n]}")
 def test_killed_around_any_rename_it_resumes_to_the_same_bytes(
-    config: RunConfig, whole: dict[str, Any], number: int, when: str, tmp_path: Path, registry: Registry
+    watched: Whole, number: int, when: str, registry: Registry
 ) -> None:
-    path = tmp_path / "run"
-    assert in_child(die_at_rename, run, elsewhere(config, path), number, when) == -signal.SIGKILL
+    path = watched.at_rename(number, when)
     assert (path / "report.json").exists() == ((RENAMES[number], when) == ("report.json", "after"))
-    assert_resumes(path, whole, registry)
+    assert_resumes(path, watched.contents, registry)
+
+
+def test_the_renames_are_all_there_are(watched: Whole) -> None:
+    assert watched.renames == RENAMES
 
 
 def test_killed_before_its_configuration_is_written_it_starts_anew(
@@ -223,8 +290,8 @@ def test_killed_over_and_over_it_still_gets_there(
     config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
 ) -> None:
     path = tmp_path / "run"
-    assert in_child(run_and_die_at_event, elsewhere(config, path), "round-1/submodel-1") == -signal.SIGKILL
-    for number in range(3):
+    assert in_child(run_and_die_at_event, elsewhere(config, path), "round-1/submodels-0") == -signal.SIGKILL
+    for number in range(2):
         assert in_child(die_at_rename, resume, path, 0, "after") == -signal.SIGKILL, number
     assert_resumes(path, whole, registry)
 
@@ -259,8 +326,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"prior": "obs", "compensator": "least_squares", "eval_rounds": True},
         [
             "round-1/prior",
-            "round-1/submodel-repairs",
-            "round-1/submodel-1",
+            "round-1/submodels-0",
             "round-1/repair",
             "round-2/prior",
             "evaluate/pruned",
@@ -269,16 +335,22 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "search": (
         {"compensator": {"name": "least_squares"}, "search": 2, "search_samples": 4, "samples": 2, "prior_samples": 8},
-        ["round-1/search-start", "round-1/search-0-3", "round-1/divergence", "round-2/selection"],
+        [
+            "round-1/search-start",
+            "round-1/search-0",
+            "round-1/search-0-final",
+            "round-1/divergence",
+            "round-2/selection",
+        ],
     ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
         ["round-2/repair"],
     ),
-    "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodel-1"]),
+    "fresh": ({"resample": "fresh"}, ["round-1/selection", "round-2/submodels-0"]),
     "adaptive": (
         {"sampler": {"name": "adaptive", "batch": 2, "settled": 1.0}, "estimator": "bayes", "submodels": 8},
-        ["round-1/submodel-2", "round-1/submodel-4", "round-2/submodel-3"],
+        ["round-1/submodels-2", "round-1/submodels-4", "round-2/submodels-2"],
     ),
 }
 
@@ -289,22 +361,24 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
 ) -> None:
     changes, keys = VARIANTS[variant]
     values = config.model_dump(mode="json") | changes | {"out": str(tmp_path / "whole"), "latency": False}
-    varied = RunConfig.from_mapping(values, "the test")
-    run(varied, registry=registry)
+
+    def at_event(key: str) -> Path:
+        return tmp_path / key.replace("/", "-")
+
+    watching = Registry()
+    watching.register(Photographer(tmp_path / "whole", at_event, keys), "the photographer")
+    run(RunConfig.from_mapping(values, "the test"), registry=watching)
     expected = contents(tmp_path / "whole")
-    for number, key in enumerate(keys):
-        path = tmp_path / f"killed-{number}"
-        assert in_child(run_and_die_at_event, elsewhere(varied, path), key) == -signal.SIGKILL
-        assert_resumes(path, expected, registry)
+    for key in keys:
+        assert_resumes(at_event(key), expected, registry)
 
 
 @pytest.mark.parametrize("key", ["round-1/prior", "round-1/selection", "round-2/repair", "evaluate/pruned", "latency"])
-def test_after_a_kill_the_work_still_adds_up(config: RunConfig, key: str, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert in_child(run_and_die_at_event, elsewhere(config, path), key) == -signal.SIGKILL
+def test_after_a_kill_the_work_still_adds_up(watched: Whole, key: str, tmp_path: Path) -> None:
+    shutil.copytree(watched.at_event(key), tmp_path / "run")
     counting, counter = Registry(), TokenCounter()
     counting.register(counter, "the counter")
-    report = resume(path, registry=counting).report
+    report = resume(tmp_path / "run", registry=counting).report
     assert counter.tokens == report["forward_tokens"]
 
 
@@ -320,10 +394,7 @@ class TokenCounter:
             self.tokens += event.tokens
 
 
-def test_repairs_that_were_half_removed_are_computed_again(
-    config: RunConfig, whole: dict[str, Any], tmp_path: Path, registry: Registry
-) -> None:
-    path = tmp_path / "run"
-    assert in_child(run_and_die_at_event, elsewhere(config, path), "evaluate/pruned") == -signal.SIGKILL
+def test_repairs_that_were_half_removed_are_computed_again(watched: Whole, tmp_path: Path, registry: Registry) -> None:
+    path = shutil.copytree(watched.at_event("evaluate/pruned"), tmp_path / "run")
     next((path / "round-001" / "repair").iterdir()).unlink()
-    assert_resumes(path, whole, registry)
+    assert_resumes(path, watched.contents, registry)
