@@ -70,8 +70,7 @@ def _add_lower(total: Tensor, rows: Tensor) -> None:
 def tensor_cores(device: torch.device) -> Iterator[None]:
     """On CUDA, products of float32 with factors rounded to 10 bits (TF32); sums stay in float32.
 
-    The rounding adds less than a tenth of what damping adds to the error of a repair (tests/test_lockstep.py); 0.0001 of
-    it in examples with up to ten times as much in common as of their own, and channels that differ a hundredfold.
+    The rounding adds less than a tenth of what damping adds to the error of a repair (tests/test_lockstep.py).
     """
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
