@@ -120,11 +120,11 @@ class CrossValidated(Estimator):
 
 def _dual(product_MM: NDArray[np.float64], utility_M: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """Weights of the sub-models' features: ridge in the dual, float64 [M], 0 in total."""
-    from scipy.linalg import solve
+    from scipy.linalg import cho_factor, cho_solve
 
     penalised_MM = product_MM.copy()
     penalised_MM[np.diag_indices_from(penalised_MM)] += alpha
-    weight_M = solve(penalised_MM, utility_M - utility_M.mean(), assume_a="pos")
+    weight_M = cho_solve(cho_factor(penalised_MM, overwrite_a=True), utility_M - utility_M.mean())
     return np.asarray(weight_M - weight_M.mean())
 
 

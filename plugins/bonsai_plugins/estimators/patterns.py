@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bonsai_core import Measurements
 
 BLOCK = 2**20
-"""Entries of the features that are numbers at a time, not bits of a keep matrix: 8 MB."""
+"""Entries of the features that are numbers at a time: 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Patterns:
     @classmethod
     def of(cls, measurements: Measurements) -> Patterns:
         """The patterns of the measured sub-models."""
-        bits_UB = np.ascontiguousarray(np.packbits(measurements.keep_MU, axis=0).T)
+        keep_MU = measurements.keep_MU
+        bits_UB = np.concatenate([np.packbits(keep_UM.copy(), axis=1) for keep_UM in _blocks(keep_MU.T)])
         whole_U = bits_UB.view(np.dtype((np.void, bits_UB.shape[1])))[:, 0]  # compared byte by byte
         _, first_P, pattern_U = np.unique(whole_U, return_index=True, return_inverse=True)
-        keep_PM = np.unpackbits(bits_UB[first_P], axis=1, count=len(measurements.keep_MU)).view(np.bool_)
+        keep_PM = np.unpackbits(bits_UB[first_P], axis=1, count=len(keep_MU)).view(np.bool_)
         share_U = measurements.cost_U / np.bincount(pattern_U, measurements.cost_U)[pattern_U]
         return cls(keep_PM, pattern_U, share_U)
 
@@ -55,29 +56,29 @@ class Patterns:
         """Every unit's share, float64 [U], of an effect of its pattern, or of the effect's standard deviation."""
         return np.asarray(value_P[self.pattern_U] * self.share_U)
 
-    def blocks(self) -> Iterator[slice]:
-        """Some patterns after others, so few that their features may be held as numbers."""
-        step = max(1, BLOCK // self.keep_PM.shape[1])
-        return (slice(first, first + step) for first in range(0, len(self.keep_PM), step))
-
     @cached_property
     def both_MM(self) -> NDArray[np.float64]:
         """How many patterns two sub-models both keep: the products of features that are not centred, exactly."""
         both_MM = np.zeros((self.keep_PM.shape[1],) * 2)
-        for block in self.blocks():
-            keep_PM = self.keep_PM[block].astype(np.float32)  # counts in a block are exact: there are less than 2**24
-            both_MM += keep_PM.T @ keep_PM
+        for keep_PM in _blocks(self.keep_PM):
+            number_PM = keep_PM.astype(np.float32)  # counts in a block are exact: there are fewer than 2**24
+            both_MM += number_PM.T @ number_PM
         return both_MM
 
     def combined(self, weight_MC: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums of the sub-models' features, weighted, float64 [P, C]; of weights [M], [P]."""
         centred_MC = weight_MC - weight_MC.mean(axis=0)  # instead of the features: the sums are the same
-        return np.concatenate([self.keep_PM[block] @ centred_MC for block in self.blocks()])
+        return np.concatenate([keep_PM @ centred_MC for keep_PM in _blocks(self.keep_PM)])
 
     def squared(self, weight_MK: NDArray[np.float64], value_KC: NDArray[np.float64]) -> NDArray[np.float64]:
         """`np.square(combined(weight_MK)) @ value_KC`, of which the first is too large to be held, float64 [P, C]."""
         centred_MK = weight_MK - weight_MK.mean(axis=0)
-        return np.concatenate([np.square(self.keep_PM[block] @ centred_MK) @ value_KC for block in self.blocks()])
+        return np.concatenate([np.square(keep_PM @ centred_MK) @ value_KC for keep_PM in _blocks(self.keep_PM)])
+
+    def products(self, value_ML: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Of what the sub-models keep with some values, in single precision, float32 [P, L]."""
+        number_ML = value_ML.astype(np.float32)
+        return np.concatenate([keep_PM.astype(np.float32) @ number_ML for keep_PM in _blocks(self.keep_PM)])
 
     def rotated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The same features in at most M coordinates, and the way back.
@@ -100,3 +101,9 @@ def centred_products(both_MM: NDArray[np.float64]) -> NDArray[np.float64]:
     """Products of sub-models' features less their mean, from those of features that are not centred."""
     deviation_MM = both_MM - both_MM.mean(axis=0)
     return np.asarray(deviation_MM - deviation_MM.mean(axis=1, keepdims=True))
+
+
+def _blocks(keep_PM: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Some rows after others, so few that they may be held as numbers."""
+    step = max(1, BLOCK // keep_PM.shape[1])
+    return (keep_PM[first : first + step] for first in range(0, len(keep_PM), step))

@@ -69,8 +69,7 @@ def lasso_paths(
 
 def _products(patterns: Patterns, lanes: Sequence[_Lane]) -> NDArray[np.float32]:
     """Of all features with the lanes' residuals, [P, L]."""
-    residual_ML = np.stack([lane.own_residual_M for lane in lanes], axis=1).astype(np.float32)
-    return np.concatenate([patterns.keep_PM[block].astype(np.float32) @ residual_ML for block in patterns.blocks()])
+    return patterns.products(np.stack([lane.own_residual_M for lane in lanes], axis=1))
 
 
 class _Lane:
