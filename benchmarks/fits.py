@@ -114,9 +114,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, nargs="+", default=[1, 368], help="units that leave together; 1: none")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
-    print(
-        "| estimator | patterns | seed | seconds | CPU s | peak, MB | before the fit, MB | tau, planted | tau, held out |"
-    )
+    print("| estimator | patterns | seed | seconds | CPU s | peak, MB | before, MB | tau, planted | tau, held out |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for window in given.windows:
         for name in given.estimators:
