@@ -214,13 +214,13 @@ def test_a_fit_never_holds_all_that_sub_models_keep_as_numbers(registry: Registr
     assert peak < 0.75 * 8 * measurements.keep_MU.size, f"{peak / 1e6:.0f} MB"
 
 
-@pytest.mark.parametrize("num_effects", [3, 40])
+@pytest.mark.parametrize("num_effects", [3, 15])
 def test_lasso_of_many_units_is_that_of_scikit_learn(num_effects: int) -> None:
     """Beyond what fits in memory as numbers, the same path is found by other means."""
     from sklearn.linear_model import lasso_path
 
     rng = np.random.default_rng(num_effects)
-    keep_MU = np.unique(rng.random((60, 7000)) < 0.5, axis=1)
+    keep_MU = np.unique(rng.random((60, 2500)) < 0.5, axis=1)
     truth_U = np.where(np.arange(len(keep_MU.T)) < num_effects, 1.0, 0.0)
     utility_M = keep_MU @ truth_U + 0.1 * rng.standard_normal(60)
     utility_M = (utility_M - utility_M.mean()) / utility_M.std()
@@ -228,11 +228,11 @@ def test_lasso_of_many_units_is_that_of_scikit_learn(num_effects: int) -> None:
     largest = np.abs(patterns.combined(utility_M)).max() / 60
     alphas = np.geomspace(largest, largest / 20, 5)
     lanes = [np.arange(60), np.arange(40), np.arange(20, 60)]
-    paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=1e-7, iterations=100_000)
+    paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=1e-6, iterations=10_000)
     for lane, rows in enumerate(lanes):
         feature_TU = keep_MU[rows] - keep_MU[rows].mean(axis=0)
         centred_T = utility_M[rows] - utility_M[rows].mean()
-        expected_UA = lasso_path(feature_TU, centred_T, alphas=alphas, tol=1e-7, max_iter=100_000)[1]
+        expected_UA = lasso_path(feature_TU, centred_T, alphas=alphas, tol=1e-6, max_iter=10_000)[1]
         for solutions, expected_U in zip(paths, expected_UA.T, strict=True):
             found_U = np.zeros(len(truth_U))
             found_U[solutions[lane].feature_W] = solutions[lane].coefficient_W

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bonsai_plugins.estimators.patterns import Patterns
 
-CANDIDATES = 6000
+CANDIDATES = 1000
 """Features of a lane that are numbers at a time."""
 ADDED = 300
 """Features that join a working set at a time."""
@@ -145,7 +145,7 @@ class _Lane:
             coef_init=coefficient_W,
             precompute=False,
             check_input=False,
-            tol=self._tolerance / 4,
+            tol=self._tolerance,
             max_iter=self._iterations,
         )[1]
         return np.asarray(found_W1[:, 0])
