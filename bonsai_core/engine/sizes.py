@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
+
 from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.chunks import CPU_TOKENS, GPU_TOKENS
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.latency import synchronize
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.measurement_cache import Arrays
+from bonsai_core.rundir.versions import versions
 
 WORTH_MEASURING = 10**13
 """Multiplications of a run (tokens x parameters) from which on the measurement is short beside it."""
@@ -34,15 +38,21 @@ def choose_sizes(job: Job, ledger: Ledger) -> None:
     smallest = CPU_TOKENS if job.subject.device.type == "cpu" else GPU_TOKENS // 4
     sizes = [smallest * 2**n for n in range(SIZES)] if config.batch_size is None else [lockstep.chunk_tokens]
 
-    def measure() -> Payload:
+    def measure() -> Arrays:
         chunk, best_s = lockstep.chunk_tokens, math.inf
         for size in sizes:
             seconds = _seconds_per_token(job, size)
             if seconds < FASTER * best_s:
                 chunk, best_s = size, seconds
-        return {"tokens": chunk, "batch_tokens": min(lockstep.batch_tokens, int(BATCH_SECONDS / best_s))}
+        return {"sizes": np.array([chunk, min(lockstep.batch_tokens, int(BATCH_SECONDS / best_s))])}
 
-    found = ledger.once(Step("chunk"), measure)
+    def measured() -> Payload:
+        # Runs that share measurements share the sizes, too, by which these are rounded.
+        key = {"model": job.fingerprint, "dtype": config.dtype, "device": job.subject.device.type, "sizes": sizes}
+        chunk, batch = ledger.cached({**key, "versions": versions()}, 0, measure)["sizes"]
+        return {"tokens": int(chunk), "batch_tokens": int(batch)}
+
+    found = ledger.once(Step("chunk"), measured)
     lockstep.set_sizes(found["tokens"], config.batch_tokens or found["batch_tokens"])
 
 

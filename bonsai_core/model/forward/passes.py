@@ -13,7 +13,7 @@ from bonsai_core.contracts import Answers
 from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.padding import padded_batches
-from bonsai_core.model.forward.predictions import CHUNK_LOGITS, LastHidden, Predictions
+from bonsai_core.model.forward.predictions import LastHidden, Predictions
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.sources import Question
 
@@ -28,7 +28,7 @@ class Passes:
         predictions: on any windows.
     """
 
-    def __init__(self, model: CausalLM, chunks: Chunks, chunk_logits: int = CHUNK_LOGITS) -> None:
+    def __init__(self, model: CausalLM, chunks: Chunks, chunk_logits: int | None = None) -> None:
         self.model = model
         self.chunks = chunks
         self.predictions = Predictions(model, self.last_hidden, chunk_logits)

@@ -15,10 +15,13 @@ from bonsai_core.contracts.metric import PerToken, perplexity_of, token_nll
 from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.forward.lm_head import Head
 from bonsai_core.model.forward.padding import PaddedBatch
+from bonsai_core.model.storage.devices import input_device
 from bonsai_core.sources import Question
 
 CHUNK_LOGITS = 8 * 1024 * 1024
 """Logits that are held in float32 at once: 32 MiB, whatever the vocabulary and the number of tokens."""
+GPU_CHUNK_LOGITS = 8 * CHUNK_LOGITS
+"""The same on GPUs, where a product of few tokens takes as long as one of many."""
 
 LastHidden = Iterator[tuple[int, Tensor]]
 """(number of the first window, last hidden states [windows, sequence, hidden]) of chunks of windows, in order."""
@@ -61,11 +64,12 @@ class Predictions:
         self,
         model: CausalLM,
         last_hidden: Callable[[NDArray[np.int64], NDArray[np.int64] | None], LastHidden],
-        chunk_logits: int = CHUNK_LOGITS,
+        chunk_logits: int | None = None,
     ) -> None:
         self._head = Head(model)
         self._last_hidden = last_hidden
-        self._chunk_tokens = max(1, chunk_logits // self._head.vocabulary)
+        most = CHUNK_LOGITS if input_device(model).type == "cpu" else GPU_CHUNK_LOGITS
+        self._chunk_tokens = max(1, (chunk_logits or most) // self._head.vocabulary)
 
     def dense_side(self, windows_NT: NDArray[np.int64]) -> DenseSide:
         """What is kept of the model as it is now, to compare sub-models with it on the same windows."""
