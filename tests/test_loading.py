@@ -36,7 +36,7 @@ from bonsai_core import (
     run,
 )
 from bonsai_core.engine.repairs import Repairs
-from bonsai_core.engine.rounds import plan_rounds
+from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import load_unit_table
@@ -469,8 +469,8 @@ def test_memory_of_repairs_does_not_grow_with_sub_models_times_patterns(
     directory = RunDirectory(tmp_path / "run")
     with directory.begin(job.config, print) as journal:
         ledger = Ledger(directory, journal, print)
-        first = plan_rounds(job, ledger)[0]
-        with Repairs.of_submodels(job, first, alive_U, ledger) as repairs:
+        statistics = RoundStatistics(job, job.calibration.prior_RNT[0], alive_U)
+        with Repairs.of_submodels(job, statistics, ledger) as repairs:
             keep_MU = np.random.default_rng(0).random((1000, len(alive_U))) < 0.9
             tracemalloc.start()
             try:

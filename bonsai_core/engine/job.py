@@ -46,7 +46,7 @@ class Job:
         dense_bytes: memory of the dense weights, in the type they were loaded in.
         passes: forward passes over the whole of the subject's model.
         lockstep: the same layer by layer, for many sub-models at once.
-        slices_between_rounds: whether a model that is sliced in place is so after every round, not only the last one.
+        slices_between_rounds: whether the model is sliced in place after every round, not only the last one.
     """
 
     config: RunConfig

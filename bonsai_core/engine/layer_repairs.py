@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.round_statistics import Totals
+from bonsai_core.engine.round_statistics import RoundStatistics, Totals
 from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import LayerTotals
@@ -19,10 +19,9 @@ class LayerRepairs:
     """Repairs of what a round removes, from statistics of the text as the layers before, repaired already, leave it.
 
     Args:
+        alive_U: the units alive at the round's start, bool [U].
+        after: of the model as the round leaves it.
         stored: where repairs are stored; None for nowhere.
-
-    Attributes:
-        text: of the round, on its way through the layers; None where the compensator reads none.
     """
 
     def __init__(
@@ -30,35 +29,49 @@ class LayerRepairs:
         job: Job,
         round: Round,
         alive_U: NDArray[np.bool_],
-        keep_U: NDArray[np.bool_],
+        after: RoundStatistics,
         stored: TensorFiles | None,
     ) -> None:
         self._job = job
         self._alive_U = alive_U
-        self._keep_U = keep_U
+        self._keep_U = after.alive_U
+        self._after = None if round.last or not np.array_equal(round.prior_NT, after.windows_NT) else after
         self._stored = stored
-        reads_text = job.methods.compensator_reads_text
-        self.text = job.lockstep.stream(round.prior_NT) if reads_text else None
+        self._text = job.lockstep.stream(round.prior_NT) if job.methods.compensator_reads_text else None
 
-    def apply(self, number: int) -> None:
-        """Repair a layer's sites for good; the text must be in front of the layer."""
-        subject, compensator = self._job.subject, self._job.methods.compensator
+    def repair_layer(self, number: int) -> None:
+        """Repair a layer for good, slice it if that does not wait, and put the text through it."""
+        job, subject = self._job, self._job.subject
         losing = self._losing(number)
-        totals: Totals = {}
-        if self.text is not None and losing:
-            collected = LayerTotals(subject, number, compensator, self._alive_U)
-            lanes = LayerLanes.of(subject, number, self._alive_U[None], None)
-            with collected.reading():
-                self._job.lockstep.advance(number, self.text, lanes, collected.add, only_look=True)
-            totals = collected.result()
-        elif self.text is not None:
-            self._job.lockstep.skip(number, self.text)
+        statistics = self._statistics(number) if losing else {}
         for site in losing:
-            repair = site_repair(subject, compensator, totals.get(site.name), site, self._alive_U, self._keep_U)
+            statistic = statistics.get(site.name)
+            repair = site_repair(subject, job.methods.compensator, statistic, site, self._alive_U, self._keep_U)
             in_type = repair.to(subject.dtype_of(site))  # as it is read again
             subject.repair(site, self._keep_U, in_type)
             if self._stored is not None:
                 self._stored.save_repair(site.name, in_type)
+        if job.slices_between_rounds:
+            subject.slice_layer(number, self._keep_U)
+        if self._text is None:
+            return
+        if not losing:
+            job.lockstep.skip(number, self._text)  # it did not have to go through it twice
+        if self._after is not None:
+            self._after.look_ahead(number, self._text)
+        else:
+            lanes = LayerLanes.of(subject, number, self._keep_U[None], None)
+            job.lockstep.advance(number, self._text, lanes)
+
+    def _statistics(self, number: int) -> Totals:
+        """What the compensator reads of the text in front of a layer that has not lost anything yet."""
+        if self._text is None:
+            return {}
+        collected = LayerTotals(self._job.subject, number, self._job.methods.compensator, self._alive_U)
+        lanes = LayerLanes.of(self._job.subject, number, self._alive_U[None], None)
+        with collected.reading():
+            self._job.lockstep.advance(number, self._text, lanes, collected.add, only_look=True)
+        return collected.result()
 
     def _losing(self, number: int) -> list[Site]:
         """Sites of a layer that lose units which were alive at the round's start, while the layer stays."""

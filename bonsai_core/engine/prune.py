@@ -24,6 +24,7 @@ from bonsai_core.engine.estimate import Estimate, estimate, estimate_by_prior
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.measure import measure
 from bonsai_core.engine.repairs import Repairs
+from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
 from bonsai_core.engine.score import score
 from bonsai_core.engine.search import refine
@@ -44,23 +45,24 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
         The units kept, bool [U]; the model has no others where it is sliced in place.
     """
     keep_U = job.table.keep_all()
-    for round in plan_rounds(job, ledger):
+    rounds = plan_rounds(job, ledger)
+    statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U)
+    for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
         alive_U = keep_U
-        with Repairs.of_submodels(job, round, alive_U, ledger) as repairs:
-            decide = partial(next_keep, job, round, alive_U, repairs, ledger)
+        with Repairs.of_submodels(job, statistics, ledger) as repairs:
+            decide = partial(next_keep, job, round, repairs, ledger)
             # A resumed run reads what a finished round decided from its directory.
             selection, keep_U = ledger.once_with_array(
                 round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
             )
-        settle(job, round, selection, alive_U, keep_U, ledger)
+        statistics = RoundStatistics(job, following.prior_NT, keep_U)
+        settle(job, round, selection, alive_U, statistics, ledger)
     return keep_U
 
 
-def next_keep(
-    job: Job, round: Round, alive_U: NDArray[np.bool_], repairs: Repairs, ledger: Ledger
-) -> tuple[Payload, Arrays]:
+def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple[Payload, Arrays]:
     """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
-    methods = job.methods
+    methods, alive_U = job.methods, repairs.statistics.alive_U
     prior_U = score(job, round, repairs.statistics, ledger)
     # If --units has sublayer or layer, sub-models lose some of these too; the sampler gets the rest.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.job import PATTERNS_PER_SITE, Job
 from bonsai_core.engine.round_statistics import RoundStatistics, Totals
-from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.lanes import RepairOf
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
@@ -38,11 +37,11 @@ class Repairs:
 
     @classmethod
     @contextmanager
-    def of_submodels(cls, job: Job, round: Round, alive_U: NDArray[np.bool_], ledger: Ledger) -> Iterator[Repairs]:
+    def of_submodels(cls, job: Job, statistics: RoundStatistics, ledger: Ledger) -> Iterator[Repairs]:
         """Those of a round's sub-models, whose files leave with it."""
         scratch = TensorFiles(ledger.directory.scratch_path, ledger.directory.writing)
         try:
-            yield cls(job, RoundStatistics(job, round.prior_NT, alive_U), scratch)
+            yield cls(job, statistics, scratch)
         finally:
             scratch.remove()
 

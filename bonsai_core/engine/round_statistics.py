@@ -13,6 +13,7 @@ from bonsai_core.contracts import Statistic
 from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import MOMENTS, LayerTotals, Reader, statistic_of
+from bonsai_core.model.forward.lockstep import Stream
 
 Totals = Mapping[str, Statistic]
 """By site name, what a prior or a compensator reads of the text; nothing where it reads none."""
@@ -21,8 +22,8 @@ Totals = Mapping[str, Statistic]
 class RoundStatistics:
     """Statistics of the model as a round finds it, which must not change while they are asked for.
 
-    They live for one layer at a time. Those that sub-models' repairs need are kept from the first sweep on: second
-    moments if those of all layers fit into the job's share of memory, others always, for they are small.
+    They live for one layer at a time, unless they are needed again and fit: second moments into the job's share of
+    memory, others always, for they are small.
 
     Args:
         windows_NT: the round's text, int64 [windows, sequence].
@@ -31,9 +32,9 @@ class RoundStatistics:
 
     def __init__(self, job: Job, windows_NT: NDArray[np.int64], alive_U: NDArray[np.bool_]) -> None:
         self.alive_U = alive_U
-        self._windows_NT = windows_NT
+        self.windows_NT = windows_NT
         self._job = job
-        self._kept: dict[int, Totals] = {}
+        self._kept: dict[str, dict[int, Totals]] = {}
 
     def sweep(self, reader: Reader, *, again: bool = False) -> Callable[[int], Totals]:
         """The statistics of a plugin, to be asked for at every layer of a sweep, which their text passes then.
@@ -41,36 +42,53 @@ class RoundStatistics:
         Args:
             again: whether the text goes through the model for the sake of others; its tokens do not count as work then.
         """
-        job, name, kept = self._job, statistic_of(reader), self._keeps
+        name = statistic_of(reader)
         if name is None:
             return lambda number: {}
-        if name == kept and all(number in self._kept for number in job.subject.layers_present()):
-            return lambda number: self._kept[number]
-        stream = job.lockstep.stream(self._windows_NT, counted=not again)
-        readers = {name: reader} | ({} if kept is None else {kept: job.methods.compensator})
+        if self.has(reader):
+            return lambda number: self._kept[name][number]
+        stream = self._job.lockstep.stream(self.windows_NT, counted=not again)
+        needed = self._needed_again()
+        return lambda number: self._pass(number, stream, [reader, *needed], needed)[name]
 
-        def layer(number: int) -> Totals:
-            totals = {name: LayerTotals(job.subject, number, one, self.alive_U) for name, one in readers.items()}
+    def has(self, reader: Reader) -> bool:
+        """Whether a plugin's statistics are in memory, for all layers."""
+        kept = self._kept.get(statistic_of(reader) or "", {})
+        return all(number in kept for number in self._job.subject.layers_present())
 
-            def add(before: Tensor, after: Tensor) -> None:
-                for total in totals.values():
-                    total.add(before, after)
+    def look_ahead(self, number: int, stream: Stream) -> None:
+        """Put the text, on its way through a model that becomes the one that the round finds, through a layer.
 
-            with ExitStack() as stack:
-                for total in totals.values():
-                    stack.enter_context(total.reading())
-                lanes = LayerLanes.of(job.subject, number, self.alive_U[None], None)
-                job.lockstep.advance(number, stream, lanes, add)
-            results = {name: total.result() for name, total in totals.items()}
-            if kept is not None:
-                self._kept[number] = results[kept]
-            return results[name]
+        What the round's plugins read there is kept.
+        """
+        readers = [one for one in (self._job.methods.prior, *self._needed_again()) if self._fits(one)]
+        self._pass(number, stream, readers, readers)
 
-        return layer
+    def _pass(self, number: int, stream: Stream, readers: list[Reader], kept: list[Reader]) -> Mapping[str, Totals]:
+        """Put the text through a layer; what plugins read there, by the names of the statistics."""
+        job, wanted = self._job, {statistic_of(reader) or "": reader for reader in readers}
+        totals = {name: LayerTotals(job.subject, number, reader, self.alive_U) for name, reader in wanted.items()}
 
-    @property
-    def _keeps(self) -> str | None:
-        """The statistic that sub-models' repairs need and that fits into memory; None if there is none."""
+        def add(before: Tensor, after: Tensor) -> None:
+            for total in totals.values():
+                total.add(before, after)
+
+        with ExitStack() as stack:
+            for total in totals.values():
+                stack.enter_context(total.reading())
+            lanes = LayerLanes.of(job.subject, number, self.alive_U[None], None)
+            job.lockstep.advance(number, stream, lanes, add)
+        results = {name: total.result() for name, total in totals.items()}
+        for name in map(statistic_of, kept):
+            self._kept.setdefault(name or "", {})[number] = results[name or ""]
+        return results
+
+    def _needed_again(self) -> list[Reader]:
+        """Plugins besides the prior whose statistics the round needs."""
         methods = self._job.methods
-        name = statistic_of(methods.compensator) if methods.repairs_submodels else None
-        return None if name == MOMENTS and not self._job.keeps_moments else name
+        return [methods.compensator] if methods.repairs_submodels and self._fits(methods.compensator) else []
+
+    def _fits(self, reader: Reader) -> bool:
+        """Whether a plugin reads text, and its statistics of all layers fit into memory."""
+        name = statistic_of(reader)
+        return name is not None and (name != MOMENTS or self._job.keeps_moments)

@@ -30,6 +30,8 @@ def score(job: Job, round: Round, statistics: RoundStatistics, ledger: Ledger) -
         }
 
     def compute() -> Arrays:
+        if statistics.has(prior):  # from the repair of the round before
+            ledger.skip(step.tokens)
         subject, score_U, statistics_of = job.subject, np.zeros(len(alive_U)), statistics.sweep(prior)
 
         def score_layer(number: int) -> None:

@@ -14,6 +14,7 @@ from bonsai_core.contracts import DenseTokens, token_kl
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.layer_repairs import LayerRepairs
 from bonsai_core.engine.perplexities import perplexity
+from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import MeasuringData, Round
 from bonsai_core.events import RoundFinished, Stage
 from bonsai_core.model.forward.lanes import LayerLanes
@@ -28,42 +29,42 @@ NOT_STORED = ""
 
 
 def settle(
-    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], keep_U: NDArray[np.bool_], ledger: Ledger
+    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], after: RoundStatistics, ledger: Ledger
 ) -> None:
     """Repair and slice the model as the round decided. Nothing else slices it.
 
     Args:
         selection: numbers of what the round decided, for observers.
         alive_U: the units alive at its start, bool [U].
-        keep_U: the units it keeps, bool [U].
+        after: of the model as the round leaves it; filled in where the next round's text goes through it anyway.
     """
-    divergence: Payload | None = None
+    keep_U, subject = after.alive_U, job.subject
     compared = _compared(round) if round.divergence(job) not in ledger else {}
+    divergence: Payload | None = None
     if job.methods.compensator.repairs:
-        divergence = _repair(job, round, alive_U, keep_U, compared, ledger)
+        divergence = _repair(job, round, alive_U, after, compared, ledger)
+    if job.slices_between_rounds:
+        subject.slice(keep_U)
     kl = None
     if round.held_out is not None:
-        measured = divergence or None
-        kl = ledger.once(round.divergence(job), lambda: measured or _walk(job, keep_U, compared))["held_out"]
-    if job.subject.in_place and job.slices_between_rounds:
-        job.subject.slice(keep_U)
-    after = None
+        kl = ledger.once(round.divergence(job), lambda: divergence or _walk(job, keep_U, compared))["held_out"]
+    perplexity_after = None
     if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
         ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
-        after = perplexity(job, keep_U, round.step("evaluate", job.evaluation_NT.size), ledger)
-    if job.subject.in_place and round.last:
-        job.subject.slice(keep_U)
+        perplexity_after = perplexity(job, keep_U, round.step("evaluate", job.evaluation_NT.size), ledger)
+    if subject.in_place and round.last:
+        subject.slice(keep_U)
         if job.methods.compensator.adds_bias:
-            job.subject.complete_biases()
+            subject.complete_biases()
     sparsity, tau, removed = (selection[name] for name in ("sparsity", "kendall_tau", "units_removed"))
-    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, after, kl))
+    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, perplexity_after, kl))
 
 
 def _repair(
     job: Job,
     round: Round,
     alive_U: NDArray[np.bool_],
-    keep_U: NDArray[np.bool_],
+    after: RoundStatistics,
     compared: Mapping[str, MeasuringData],
     ledger: Ledger,
 ) -> Payload | None:
@@ -72,7 +73,7 @@ def _repair(
     Returns:
         The divergence, where the repair was computed now: its text went through the layers with that of the repair.
     """
-    directory, subject, step = ledger.directory, job.subject, round.repair(job)
+    directory, subject, step, keep_U = ledger.directory, job.subject, round.repair(job), after.alive_U
     files = TensorFiles(directory.tensor_path(round.number, "repair"), directory.writing)
     computed: Payload | None = None
     divergence: Payload | None = None
@@ -81,7 +82,7 @@ def _repair(
         nonlocal computed, divergence
         ledger.begin(Stage.REPAIR, f"repair by {job.methods.compensator.name}", round.number)
         with _storing(job, files, ledger) as stored:
-            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, alive_U, keep_U, stored))
+            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, alive_U, after, stored))
         computed = {"sha256": files.sha256() if job.stores_repairs else NOT_STORED}
         return computed
 
@@ -117,13 +118,12 @@ def _walk(
     """KL to the dense model on some text, which goes from layer to layer as these are repaired."""
     lockstep = job.lockstep
     streams = {name: lockstep.stream(sample.data.windows_NT) for name, sample in compared.items()}
-    text = [] if repairs is None or repairs.text is None else [repairs.text]
 
     def visit(number: int) -> None:
         if repairs is not None:
-            repairs.apply(number)
+            repairs.repair_layer(number)
         lanes = LayerLanes.of(job.subject, number, keep_U[None], None)
-        for stream in (*text, *streams.values()):
+        for stream in streams.values():
             lockstep.advance(number, stream, lanes)
 
     lockstep.sweep(visit)

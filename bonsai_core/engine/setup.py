@@ -105,7 +105,8 @@ def open_job(
         Passes(model, chunks),
         Lockstep(subject, chunks, config.batch_tokens),
         # Smaller matrices are faster everywhere but on CUDA with unaligned widths.
-        slices_between_rounds=subject.device.type != "cuda" or rules.multiple("mlp") % ALIGNED_WIDTH == 0,
+        slices_between_rounds=subject.in_place
+        and (subject.device.type != "cuda" or rules.multiple("mlp") % ALIGNED_WIDTH == 0),
     )
 
 

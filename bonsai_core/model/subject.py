@@ -140,13 +140,18 @@ class Subject:
         Units keep their numbers; slicing twice equals slicing once by the second keep vector.
         """
         assert self.in_place, "weights that are stored elsewhere are sliced on their way to the checkpoint"
+        for number in self.layers_present():
+            self.slice_layer(number, keep_U)
         self._remove_layers([n for n in self.layers_present() if not self.table.layer_stays(n, keep_U)])
-        positions = {number: position for position, number in enumerate(self.layers_present())}
+
+    def slice_layer(self, number: int, keep_U: NDArray[np.bool_]) -> None:
+        """The same for what leaves one layer; a whole layer stays."""
+        stay = [n for n in self.layers_present() if self.table.layer_stays(n, keep_U)]
         for site in self.sites_present():
             keep = self.present(site, keep_U)
-            if not keep.all():
-                self._sites[site.name].slice(keep, positions[site.layer])
-        self.present_U = self.present_U & keep_U
+            if site.layer == number and number in stay and not keep.all():
+                self._sites[site.name].slice(keep, stay.index(number))
+                self.present_U[site.units] &= keep_U[site.units]
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
         """Apply a repair for good; units that are not kept stay as they are."""
