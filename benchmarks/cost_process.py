@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,5 +24,7 @@ def apart(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs
 
 def _begin() -> None:
     return_large_blocks()  # as the command line does
+    for library in ("scipy.stats", "sklearn.linear_model", "sklearn.model_selection"):
+        importlib.import_module(library)  # which estimators import late: all processes hold the same libraries
     logging.disable_progress_bar()
     logging.set_verbosity_error()
