@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,24 @@ class Stopper:
     def bonsai_observe(self, event: Event) -> None:
         if self._when(event):
             raise StoppedError
+
+
+class Photographer:
+    """Copies a run directory at events, as a kill there would leave it: all files, without the process.
+
+    Args:
+        where: gives the place of the copy at an event; None for no copy.
+    """
+
+    def __init__(self, directory: Path, where: Callable[[Event], Path | None]) -> None:
+        self._directory = directory
+        self._where = where
+
+    @hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        copy = self._where(event)
+        if copy is not None:
+            shutil.copytree(self._directory, copy)
 
 
 class Listener:

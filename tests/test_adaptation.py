@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PICOS, VOCABULARY, Listener, Pico, StoppedError, Stopper, family_of
+from conftest import PICOS, VOCABULARY, Listener, Photographer, Pico, StoppedError, Stopper, family_of
 from numpy.typing import NDArray
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -278,13 +278,13 @@ class TestMethods:
     ids=lambda settings: "-".join(settings),
 )
 def test_a_resume_in_the_middle_reaches_the_same_weights(
-    pruned: Path, registry: Registry, tmp_path: Path, settings: dict[str, Any]
+    pruned: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    whole = adapt(configured(pruned, tmp_path / "whole", **settings), registry=registry)
-    stopping = Registry()
-    stopping.register(Stopper(after_step(4)), "the stopper")
-    with pytest.raises(StoppedError):
-        adapt(configured(pruned, tmp_path / "stopped", **settings), registry=stopping)
+    watched = Registry()
+    fourth, stopped = after_step(4), tmp_path / "stopped"
+    photographer = Photographer(tmp_path / "whole", lambda event: stopped if fourth(event) else None)
+    watched.register(photographer, "the photographer")
+    whole = adapt(configured(pruned, tmp_path / "whole", **settings), registry=watched)
     listening, listener = Registry(), Listener()
     listening.register(listener, "the listener")
     resumed = resume(tmp_path / "stopped", registry=listening)
@@ -295,15 +295,28 @@ def test_a_resume_in_the_middle_reaches_the_same_weights(
         assert resumed.report[name] == whole.report[name]
 
 
-@pytest.mark.parametrize("key", ["adapt", "teacher-weights", "teacher/0", "model-weights", "evaluate/adapted", "save"])
+KEYS = ["adapt", "teacher-weights", "teacher/0", "model-weights", "evaluate/adapted", "save"]
+
+
+@pytest.fixture(scope="module")
+def seldom_saved(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AdaptResult, Path]:
+    """An adaptation whose state is not saved between its steps; and its directory at some events, by their keys."""
+    folder, registry = tmp_path_factory.mktemp("adapted"), Registry()
+
+    def where(event: Event) -> Path | None:
+        found = isinstance(event, Journaled) and event.key in KEYS and folder / event.key.replace("/", "-")
+        return found or None
+
+    registry.register(Photographer(folder / "whole", where), "the photographer")
+    return adapt(configured(pruned, folder / "whole", save_minutes=9), registry=registry), folder
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_stopped_anywhere_it_ends_with_the_same_bytes(
-    pruned: Path, registry: Registry, tmp_path: Path, key: str
+    seldom_saved: tuple[AdaptResult, Path], registry: Registry, tmp_path: Path, key: str
 ) -> None:
-    whole = adapt(configured(pruned, tmp_path / "whole", save_minutes=9), registry=registry)
-    stopping = Registry()
-    stopping.register(Stopper(lambda event: isinstance(event, Journaled) and event.key == key), "the stopper")
-    with pytest.raises(StoppedError):
-        adapt(configured(pruned, tmp_path / "stopped", save_minutes=9), registry=stopping)
+    whole, copies = seldom_saved
+    shutil.copytree(copies / key.replace("/", "-"), tmp_path / "stopped")
     resumed = resume(tmp_path / "stopped", registry=registry)
     assert files_of(resumed) == files_of(whole)
     assert resumed.report["losses"] == whole.report["losses"]
@@ -333,20 +346,19 @@ def test_an_adaptation_is_resumed_without_a_metric(pruned: Path, registry: Regis
         resume(directory, registry=registry, metric=lambda model, tokenizer: 0.0)
 
 
-@pytest.mark.parametrize("step", [None, 1, 4, 6])
-def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path, step: int | None) -> None:
-    if step is None:
-        adapt(configured(pruned, tmp_path / "out"))
-    else:
-        stopping = Registry()
-        stopping.register(Stopper(after_step(step)), "the stopper")
-        with pytest.raises(StoppedError):
-            adapt(configured(pruned, tmp_path / "out"), registry=stopping)
-    listening, listener = Registry(), Listener()
-    listening.register(listener, "the listener")
-    resume(tmp_path / "out", registry=listening)
-    (promised,) = [event.forward_tokens for event in listener.events if isinstance(event, AdaptationStarted)]
-    assert sum(event.tokens for event in listener.events if isinstance(event, TokensDone)) == promised
+def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path) -> None:
+    def where(event: Event) -> Path | None:
+        return tmp_path / f"{event.step}" if isinstance(event, StepDone) and event.step in (1, 4, 6) else None
+
+    watched = Registry()
+    watched.register(Photographer(tmp_path / "whole", where), "the photographer")
+    adapt(configured(pruned, tmp_path / "whole"), registry=watched)
+    for stopped in ("whole", "1", "4", "6"):
+        listening, listener = Registry(), Listener()
+        listening.register(listener, "the listener")
+        resume(tmp_path / stopped, registry=listening)
+        (promised,) = [event.forward_tokens for event in listener.events if isinstance(event, AdaptationStarted)]
+        assert sum(event.tokens for event in listener.events if isinstance(event, TokensDone)) == promised, stopped
 
 
 def test_micro_batches_make_the_step_of_the_whole_batch(pruned: Path, registry: Registry, tmp_path: Path) -> None:

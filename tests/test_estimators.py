@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from bonsai_plugins.estimators.patterns import Patterns
+from bonsai_plugins.estimators.screened import lasso_paths
 from numpy.typing import NDArray
 
 from bonsai_core import Estimator, Measurements, Registry
@@ -185,3 +188,52 @@ def test_units_that_went_together_differ_by_their_prior_alone(registry: Registry
         assert np.ptp(make(registry, name).fit(measurements).importance_U[first]) == 0
     for name in ("shrunk", "hierarchical"):
         assert tau(make(registry, name).fit(measurements).importance_U[first], prior_U[first]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["ridge", "bayes", "lasso", "shrunk", "hierarchical", "average"])
+def test_a_fit_never_holds_all_that_sub_models_keep_as_numbers(registry: Registry, name: str) -> None:
+    """A large model has hundreds of thousands of units."""
+    rng = np.random.default_rng(0)
+    num_submodels, num_units = 60, 70_000
+    keep_MU = rng.random((num_submodels, num_units)) < 0.5
+    measurements = Measurements(
+        keep_MU,
+        rng.normal(size=num_submodels),
+        np.arange(num_submodels) // 20,
+        rng.random(num_units),
+        np.arange(num_units) // 35_000,
+        np.full(num_units, 64, dtype=np.int64),
+    )
+    measurements = measurements.columns(measurements.perturbed_U)
+    estimator = make(registry, name)
+    estimator.fit(measurements.columns(np.arange(len(measurements.prior_U)) < 10))  # imports
+    tracemalloc.start()
+    estimator.fit(measurements)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.75 * 8 * measurements.keep_MU.size, f"{peak / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("num_effects", [3, 15])
+def test_lasso_of_many_units_is_that_of_scikit_learn(num_effects: int) -> None:
+    """Beyond what fits in memory as numbers, the same path is found by other means."""
+    from sklearn.linear_model import lasso_path
+
+    rng = np.random.default_rng(num_effects)
+    keep_MU = np.unique(rng.random((60, 2500)) < 0.5, axis=1)
+    truth_U = np.where(np.arange(len(keep_MU.T)) < num_effects, 1.0, 0.0)
+    utility_M = keep_MU @ truth_U + 0.1 * rng.standard_normal(60)
+    utility_M = (utility_M - utility_M.mean()) / utility_M.std()
+    patterns = Patterns(keep_MU.T.copy(), np.arange(len(truth_U)), np.ones(len(truth_U)))
+    largest = np.abs(patterns.combined(utility_M)).max() / 60
+    alphas = np.geomspace(largest, largest / 20, 5)
+    lanes = [np.arange(60), np.arange(40), np.arange(20, 60)]
+    paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=1e-6, iterations=10_000)
+    for lane, rows in enumerate(lanes):
+        feature_TU = keep_MU[rows] - keep_MU[rows].mean(axis=0)
+        centred_T = utility_M[rows] - utility_M[rows].mean()
+        expected_UA = lasso_path(feature_TU, centred_T, alphas=alphas, tol=1e-6, max_iter=10_000)[1]
+        for solutions, expected_U in zip(paths, expected_UA.T, strict=True):
+            found_U = np.zeros(len(truth_U))
+            found_U[solutions[lane].feature_W] = solutions[lane].coefficient_W
+            np.testing.assert_allclose(found_U, expected_U, rtol=0, atol=1e-2 * max(1e-9, np.abs(expected_U).max()))

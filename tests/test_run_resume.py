@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from conftest import Photographer
 
 from bonsai_core import Registry, RunConfig, hookimpl, resume, run
 from bonsai_core.events import Event, Journaled, TokensDone
@@ -51,24 +52,12 @@ RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "mode
 """What a run moves into place, in order."""
 
 
-class Photographer:
-    """Copies a run directory as a kill at an event would leave it: all files, without the process.
-
-    Args:
-        directory: of the run.
-        keys: of the events; None for all.
-        copies: gives where a copy is put, by key.
-    """
-
-    def __init__(self, directory: Path, copies: Callable[[str], Path], keys: Collection[str] | None = None) -> None:
-        self._directory = directory
-        self._copies = copies
-        self._keys = keys
-
-    @hookimpl
-    def bonsai_observe(self, event: Event) -> None:
-        if isinstance(event, Journaled) and (self._keys is None or event.key in self._keys):
-            shutil.copytree(self._directory, self._copies(event.key))
+def photographer(directory: Path, at_event: Callable[[str], Path], keys: Collection[str] = EVENTS) -> Photographer:
+    """Copies a run directory at some events of its journal."""
+    return Photographer(
+        directory,
+        lambda event: at_event(event.key) if isinstance(event, Journaled) and event.key in keys else None,
+    )
 
 
 @contextmanager
@@ -182,7 +171,7 @@ def watched(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Whol
     def at_rename(number: int, when: str) -> Path:
         return folder / f"{number}-{when}"
 
-    registry.register(Photographer(config.out, at_event), "the photographer")
+    registry.register(photographer(config.out, at_event), "the photographer")
     with photographed_renames(config.out, at_rename) as renames:
         run(config, registry=registry)
     return Whole(contents(config.out), at_event, at_rename, renames)
@@ -366,7 +355,7 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
         return tmp_path / key.replace("/", "-")
 
     watching = Registry()
-    watching.register(Photographer(tmp_path / "whole", at_event, keys), "the photographer")
+    watching.register(photographer(tmp_path / "whole", at_event, keys), "the photographer")
     run(RunConfig.from_mapping(values, "the test"), registry=watching)
     expected = contents(tmp_path / "whole")
     for key in keys:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts.component import Component
 
+BLOCK = 2**20
+"""Entries of a keep matrix that are numbers at a time."""
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -36,8 +39,7 @@ class Measurements:
     @property
     def perturbed_U(self) -> NDArray[np.bool_]:
         """Units that one sub-model drops and another keeps, bool [U]; only these differ from the mean."""
-        counts_U = self.keep_MU.sum(axis=0)
-        return np.asarray((counts_U > 0) & (counts_U < len(self.keep_MU)))
+        return np.asarray(self.keep_MU.any(axis=0) & ~self.keep_MU.all(axis=0))
 
     def rows(self, index: NDArray[np.intp]) -> Measurements:
         """The same units, fewer sub-models."""
@@ -46,8 +48,26 @@ class Measurements:
 
     def columns(self, which_U: NDArray[np.bool_]) -> Measurements:
         """The same sub-models, fewer units."""
+        if which_U.all():
+            return self
         prior_U, site_U, cost_U = self.prior_U[which_U], self.site_U[which_U], self.cost_U[which_U]
         return replace(self, keep_MU=self.keep_MU[:, which_U], prior_U=prior_U, site_U=site_U, cost_U=cost_U)
+
+    def kept(self, value_UC: NDArray[np.float64], usual_U: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """What each sub-model keeps of some values, float64 [M, C]; of values [U], [M].
+
+        This is `keep_MU @ value_UC`, for which NumPy would copy all of `keep_MU` to float64.
+
+        Args:
+            usual_U: the share of each unit that is usually kept: only the difference counts; None: 0.
+        """
+        usual_U = np.zeros(len(value_UC)) if usual_U is None else usual_U
+        kept_MC = np.zeros((len(self.keep_MU), *value_UC.shape[1:]))
+        step = max(1, BLOCK // max(1, len(self.keep_MU)))
+        for first in range(0, len(value_UC), step):
+            block = slice(first, first + step)
+            kept_MC += (self.keep_MU[:, block] - usual_U[block]) @ value_UC[block]
+        return kept_MC
 
 
 @dataclass(frozen=True)

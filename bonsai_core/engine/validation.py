@@ -27,8 +27,9 @@ def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int
     for train, test in splits:
         training = measurements.rows(train)
         perturbed_U = training.perturbed_U
-        importance_U = estimator.fit(training.columns(perturbed_U)).importance_U
-        deviation_MU = measurements.keep_MU[test][:, perturbed_U] - training.keep_MU[:, perturbed_U].mean(axis=0)
-        predicted_M[test] = training.utility_M.mean() + deviation_MU @ importance_U
+        training, tested = training.columns(perturbed_U), measurements.rows(test).columns(perturbed_U)
+        importance_U = estimator.fit(training).importance_U
+        deviation_M = tested.kept(importance_U, usual_U=training.keep_MU.mean(axis=0))
+        predicted_M[test] = training.utility_M.mean() + deviation_M
     tau = float(kendalltau(predicted_M, measurements.utility_M).statistic)
     return None if np.isnan(tau) else tau

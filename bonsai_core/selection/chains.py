@@ -80,7 +80,9 @@ class Chains:
         A block that ranks below one before it in its chain leaves right after that one, as if it ranked equally: so the
         blocks sort by the highest rank in their chain so far.
         """
-        order_B = np.lexsort((self.tie_break_B, self.value_B, self.tier_B))  # stable: ties go by chain
+        tiers = [np.flatnonzero(self.tier_B == tier) for tier in Tier]
+        # Stable: ties go by chain.
+        order_B = np.concatenate([blocks[_order(self.value_B[blocks], self.tie_break_B[blocks])] for blocks in tiers])
         rank_B = np.empty_like(order_B)
         rank_B[order_B] = np.arange(len(order_B))
         highest_B = np.concatenate([rank_B[:0], *map(np.maximum.accumulate, self.by_chain(rank_B))])

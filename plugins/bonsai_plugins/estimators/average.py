@@ -21,10 +21,9 @@ class Average(Estimator):
 
     def fit(self, measurements: Measurements) -> Fit:
         patterns = Patterns.of(measurements)
-        kept_MP = patterns.feature_MP > 0
         utility_M = measurements.utility_M - measurements.utility_M.mean()
         if np.ptp(measurements.utility_M) == 0:
             return Fit(np.zeros(measurements.keep_MU.shape[1]))
-        with_P = utility_M @ kept_MP / np.maximum(1, kept_MP.sum(axis=0))
-        without_P = utility_M @ ~kept_MP / np.maximum(1, (~kept_MP).sum(axis=0))
+        total_P, count_P = patterns.combined(utility_M), patterns.keep_PM.sum(axis=1)
+        with_P, without_P = total_P / np.maximum(1, count_P), -total_P / np.maximum(1, len(utility_M) - count_P)
         return Fit(patterns.per_unit(with_P - without_P))

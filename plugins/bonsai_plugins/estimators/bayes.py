@@ -19,8 +19,9 @@ class Bayes(Estimator):
     utilities are most likely if every importance is exactly zero: then the spread is zero as well.
 
     Where we differ: the fit runs in at most M coordinates (`Patterns.rotated`); the covariance [U, U] is never made.
-    With V the directions and S the posterior covariance of their coefficients, the variance of a pattern's effect is
-    (V S V')_pp + (1 - sum_k V_pk^2) / lambda, the second term for what no sub-model distinguishes.
+    With V the directions and s_k the posterior variances of their coefficients, which are independent, the variance of
+    a pattern's effect is sum_k V_pk^2 s_k + (1 - sum_k V_pk^2) / lambda, the second term for what no sub-model
+    distinguishes.
     """
 
     name: ClassVar[str] = "bayes"
@@ -34,19 +35,20 @@ class Bayes(Estimator):
             num_units = measurements.keep_MU.shape[1]
             return Fit(np.zeros(num_units), {}, np.zeros(num_units))
         patterns = Patterns.of(measurements)
-        coordinate_MK, direction_PK = patterns.rotated()
+        coordinate_MK, weight_MK = patterns.rotated()
         # In units of order one, so that scikit-learn's hyperpriors, of size 1e-6, do not matter.
         feature_size = np.sqrt(np.square(coordinate_MK).sum() / len(coordinate_MK))
         utility_size = measurements.utility_M.std()
         unit = utility_size / feature_size
         model = BayesianRidge(max_iter=self.iterations, tol=1e-6)
         model.fit(coordinate_MK / feature_size, (measurements.utility_M - measurements.utility_M.mean()) / utility_size)
-        known_P = ((direction_PK @ model.sigma_) * direction_PK).sum(axis=1)
-        distinguished_P = np.square(direction_PK).sum(axis=1)
+        known_P, distinguished_P = patterns.squared(
+            weight_MK, np.stack([model.sigma_.diagonal(), np.ones(len(model.coef_))], axis=1)
+        ).T
         variance_P = known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_
         details = {
             "noise": float(utility_size / np.sqrt(model.alpha_)),
             "prior_spread": float(unit / np.sqrt(model.lambda_)),
         }
         spread_U = patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit)
-        return Fit(patterns.per_unit(direction_PK @ model.coef_) * unit, details, spread_U)
+        return Fit(patterns.per_unit(patterns.combined(weight_MK @ model.coef_)) * unit, details, spread_U)

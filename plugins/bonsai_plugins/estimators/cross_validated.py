@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Estimator, Measurements
+from bonsai_plugins.estimators.patterns import centred_products
 
 LOOSE = 1e4  # how much less a common direction is penalised than a feature
 
@@ -23,6 +24,18 @@ class Solution:
     common_C: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
+@dataclass(frozen=True)
+class DualSolution:
+    """Coefficients as a weighted sum of the sub-models' features, and the strength they were fitted with.
+
+    Attributes:
+        weight_M: float64 [M], 0 in total.
+    """
+
+    weight_M: NDArray[np.float64]
+    alpha: float
+
+
 class CrossValidated(Estimator):
     """A squared penalty on the features' coefficients, with the options that choose its strength."""
 
@@ -33,11 +46,35 @@ class CrossValidated(Estimator):
     )
     folds: int = Field(5, ge=2, description="Cross-validation folds; sub-models drawn together stay together.")
 
-    def _search(
-        self, feature_MK: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64]
-    ) -> Solution:
-        """Ridge towards zero, of centred features."""
-        return self._search_at(feature_MK, utility_M, group_M, np.square(feature_MK).sum() / len(feature_MK))
+    def _search_dual(
+        self, both_MM: NDArray[np.float64], utility_M: NDArray[np.float64], group_M: NDArray[np.int64]
+    ) -> DualSolution:
+        """Ridge towards zero, of features of which only the products are known, not less their mean."""
+        product_MM = centred_products(both_MM)
+        scale = float(product_MM.trace()) / len(product_MM)
+        if scale == 0:
+            return DualSolution(np.zeros(len(utility_M)), max(self.alphas))
+        folds = grouped_folds(group_M, self.folds)
+        error_FA = [self._errors(both_MM, utility_M, train, test, scale) for train, test in folds]
+        alpha = self.alphas[int(np.mean(error_FA, axis=0).argmin())]
+        return DualSolution(_dual(product_MM, utility_M, alpha * scale), alpha)
+
+    def _errors(
+        self,
+        both_MM: NDArray[np.float64],
+        utility_M: NDArray[np.float64],
+        train: NDArray[np.intp],
+        test: NDArray[np.intp],
+        scale: float,
+    ) -> list[float]:
+        """Mean squared errors on the sub-models of one fold, one for each of the strengths."""
+        both_MT, mean = both_MM[:, train], utility_M[train].mean()
+        product_TT, errors = centred_products(both_MT[train]), []
+        for alpha in self.alphas:
+            predicted_M = both_MT @ _dual(product_TT, utility_M[train], alpha * scale)
+            error = mean + predicted_M[test] - predicted_M[train].mean() - utility_M[test]
+            errors.append(float(np.square(error).mean()))
+        return errors
 
     def _search_around(
         self,
@@ -79,6 +116,16 @@ class CrossValidated(Estimator):
         )
         search.fit(feature_MK, utility_M)
         return Solution(search.best_estimator_.coef_, float(search.best_params_["alpha"] / scale))
+
+
+def _dual(product_MM: NDArray[np.float64], utility_M: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """Weights of the sub-models' features: ridge in the dual, float64 [M], 0 in total."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    penalised_MM = product_MM.copy()
+    penalised_MM[np.diag_indices_from(penalised_MM)] += alpha
+    weight_M = cho_solve(cho_factor(penalised_MM, overwrite_a=True), utility_M - utility_M.mean())
+    return np.asarray(weight_M - weight_M.mean())
 
 
 def can_be_cross_validated(measurements: Measurements) -> bool:

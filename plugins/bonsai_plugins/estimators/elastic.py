@@ -42,6 +42,6 @@ class ElasticNet(Estimator):
             random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )
         utility_M, spread = standardised(measurements)
-        model.fit(patterns.feature_MP, utility_M)
+        model.fit(patterns.features(), utility_M)
         details = {"alpha": float(model.alpha_), "l1_ratio": float(model.l1_ratio_)}
         return Fit(patterns.per_unit(model.coef_ * spread), details)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Estimator, Fit, Measurements
 from bonsai_plugins.estimators.cross_validated import can_be_cross_validated, grouped_folds, standardised
 from bonsai_plugins.estimators.patterns import Patterns
+from bonsai_plugins.estimators.screened import lasso_paths
+
+Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+WHOLE = 2**22
+"""Entries of the features up to which all are numbers at once: 32 MB."""
+ITERATIONS = 10_000
+TOLERANCE, SMALLEST = 1e-4, 1e-3
+"""scikit-learn's defaults: the duality gap relative to the utilities, and the lowest strength to the highest."""
 
 
 class Lasso(Estimator):
@@ -23,17 +32,43 @@ class Lasso(Estimator):
     folds: int = Field(5, ge=2, description="Cross-validation folds; sub-models drawn together stay together.")
 
     def fit(self, measurements: Measurements) -> Fit:
-        from sklearn.linear_model import LassoCV
-
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))
         patterns = Patterns.of(measurements)
+        utility_M, spread = standardised(measurements)
+        folds = grouped_folds(measurements.group_M, self.folds)
+        solve = self._whole if patterns.keep_PM.size <= WHOLE else self._screened
+        coefficient_P, alpha = solve(patterns, utility_M, folds)
+        return Fit(patterns.per_unit(coefficient_P * spread), {"alpha": alpha})
+
+    def _whole(
+        self, patterns: Patterns, utility_M: NDArray[np.float64], folds: Folds
+    ) -> tuple[NDArray[np.float64], float]:
+        """The coefficients and their strength, from features that are all numbers at once."""
+        from sklearn.linear_model import LassoCV
+
         model = LassoCV(
             alphas=self.strengths,
-            cv=grouped_folds(measurements.group_M, self.folds),
-            max_iter=10_000,
+            cv=folds,
+            max_iter=ITERATIONS,
             random_state=0,  # scikit-learn 1.9 draws from the global generator even where it needs no randomness
         )
-        utility_M, spread = standardised(measurements)
-        model.fit(patterns.feature_MP, utility_M)
-        return Fit(patterns.per_unit(model.coef_ * spread), {"alpha": float(model.alpha_)})
+        model.fit(patterns.features(), utility_M)
+        return model.coef_, float(model.alpha_)
+
+    def _screened(
+        self, patterns: Patterns, utility_M: NDArray[np.float64], folds: Folds
+    ) -> tuple[NDArray[np.float64], float]:
+        """The same of many features, with the same strengths to choose from, and to the same tolerance."""
+        largest = float(np.abs(patterns.combined(utility_M)).max()) / len(utility_M)
+        alphas = np.geomspace(largest, largest * SMALLEST, self.strengths)
+        lanes = [*(train for train, _ in folds), np.arange(len(utility_M))]
+        paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=TOLERANCE, iterations=ITERATIONS)
+        error_AF = [
+            [np.square(solution.residual_M[test]).mean() for solution, (_, test) in zip(solutions, folds, strict=False)]
+            for solutions in paths
+        ]
+        best = int(np.mean(error_AF, axis=1).argmin())
+        coefficient_P, chosen = np.zeros(len(patterns.keep_PM)), paths[best][-1]
+        coefficient_P[chosen.feature_W] = chosen.coefficient_W
+        return coefficient_P, float(alphas[best])

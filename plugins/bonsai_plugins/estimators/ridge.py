@@ -14,8 +14,8 @@ from bonsai_plugins.estimators.patterns import Patterns
 class Ridge(CrossValidated):
     """Least squares with a squared penalty on the importances; its strength is chosen by cross-validation.
 
-    Closed form (Cholesky), in the dual when there are fewer sub-models than units. The paper's regression:
-    Dery et al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature.
+    Closed form (Cholesky) in the dual, since sub-models are usually fewer than units. The paper's regression: Dery et
+    al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature.
     """
 
     name: ClassVar[str] = "ridge"
@@ -24,5 +24,5 @@ class Ridge(CrossValidated):
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))  # nothing to learn: the prior orders
         patterns = Patterns.of(measurements)
-        solution = self._search(patterns.feature_MP, measurements.utility_M, measurements.group_M)
-        return Fit(patterns.per_unit(solution.coefficient_K), {"alpha": solution.alpha})
+        solution = self._search_dual(patterns.both_MM, measurements.utility_M, measurements.group_M)
+        return Fit(patterns.per_unit(patterns.combined(solution.weight_M)), {"alpha": solution.alpha})

@@ -32,12 +32,12 @@ class Shrunk(CrossValidated):
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))
         patterns = Patterns.of(measurements)
-        coordinate_MK, direction_PK = patterns.rotated()
+        coordinate_MK, weight_MK = patterns.rotated()
         share_U = site_share(measurements)
         target_UC = np.column_stack([share_U, rank_weight(measurements) * share_U])
-        common_MC = np.asarray(measurements.keep_MU @ target_UC, dtype=np.float64)
+        common_MC = measurements.kept(target_UC)
         solution = self._search_around(common_MC, coordinate_MK, measurements.utility_M, measurements.group_M)
-        delta_U = patterns.per_unit(direction_PK @ solution.coefficient_K)
+        delta_U = patterns.per_unit(patterns.combined(weight_MK @ solution.coefficient_K))
         level, slope = solution.common_C
         return Fit(
             target_UC @ solution.common_C + delta_U,
