@@ -103,7 +103,7 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
 
 def train(config: Any, text: str, seconds: float, directory: Path) -> None:
     """Train from scratch for some seconds; model and tokenizer are saved."""
-    tokenizer = _tokenizer(text)
+    tokenizer = byte_level_tokenizer(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
@@ -128,7 +128,8 @@ def train(config: Any, text: str, seconds: float, directory: Path) -> None:
     print(f"{directory}: {sum(p.numel() for p in model.parameters()):,} parameters, {step * BATCH * SEQUENCE:,} tokens")
 
 
-def _tokenizer(text: str) -> PreTrainedTokenizerFast:
+def byte_level_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, trained on a text."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()

@@ -1,0 +1,133 @@
+"""A whole run of pruning, and what it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from cost_watch import RoundCost, Watch
+from safetensors import safe_open
+
+from bonsai_core import Registry, RunConfig
+from bonsai_core.engine.finish import finish
+from bonsai_core.engine.job import Job
+from bonsai_core.engine.lifecycle import CHECKED
+from bonsai_core.engine.setup import open_job
+from bonsai_core.events import Stage
+from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.ledger import Ledger, Step
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a run takes.
+
+    Attributes:
+        parameters: of the dense model.
+        layers: of the dense model.
+        forward_tokens: of the whole run.
+        measured_tokens: of its sub-models.
+        seconds: by stage, as its report has them.
+        measure_s: of the sub-models' stage, in which their repairs are computed.
+        rounds: each round alone.
+        run_s: of the whole run without loading, saving and verifying.
+        chunk_tokens: of one call of a layer, as the run chose it.
+        batch_tokens: of the sub-models that went through the layers together.
+        peak_bytes: of the process, before the checkpoint is written.
+        stated_bytes: see `stated_bytes`.
+        measure_bytes: by which resident memory grew while sub-models were measured.
+        scratch_bytes: the most that was on disk beside the checkpoint.
+        result: digest of keep vector and weights.
+    """
+
+    parameters: int
+    layers: int
+    forward_tokens: int
+    measured_tokens: int
+    seconds: dict[str, float]
+    measure_s: float
+    rounds: list[RoundCost]
+    run_s: float
+    chunk_tokens: int
+    batch_tokens: int
+    peak_bytes: int
+    stated_bytes: int
+    measure_bytes: int
+    scratch_bytes: int
+    result: str
+
+
+def pruned(settings: Mapping[str, Any]) -> Pruned:
+    """Prune a model; what that leaves on disk is removed.
+
+    Args:
+        settings: of the run.
+    """
+    with tempfile.TemporaryDirectory(prefix="bonsai-cost-") as folder:
+        tempfile.tempdir = folder  # weights that the run moves to disk are scratch too
+        config = RunConfig.from_mapping({**settings, "latency": False, "out": Path(folder) / "run"}, "the options")
+        registry, watch = Registry(), Watch(Path(folder))
+        registry.register(watch, "the benchmark")
+        job = open_job(config, registry, registry.observe)
+        watch.fetches = job.lockstep.fetches
+        directory = RunDirectory(Path(folder) / "run")
+        with watch.looking(), directory.begin(config, registry.observe) as journal:
+            ledger = Ledger(directory, journal, registry.observe)
+            ledger.check_identity(Step("run"), job.identity(), CHECKED)
+            start = time.perf_counter()
+            report = finish(job, ledger)
+            run_s = time.perf_counter() - start
+            by_key = {key: seconds for key, _, seconds in journal.items()}
+        sub_model = job.calibration.data[0].num_tokens
+        return Pruned(
+            parameters=report["parameters"]["dense"],
+            layers=len(report["layers"]),
+            forward_tokens=report["forward_tokens"],
+            measured_tokens=watch.tokens[Stage.MEASURE],
+            seconds=report["seconds"],
+            measure_s=sum(seconds for key, seconds in by_key.items() if "/submodels-" in key),
+            rounds=watch.rounds,
+            run_s=run_s - by_key["save"] - by_key["verify"],
+            chunk_tokens=job.lockstep.chunks.tokens,
+            batch_tokens=min(job.submodels_at_once(sub_model), config.submodels) * sub_model,
+            peak_bytes=report["memory"]["peak_bytes"],
+            stated_bytes=stated_bytes(job),
+            measure_bytes=watch.measure_bytes,
+            scratch_bytes=watch.scratch_bytes,
+            result=_digest(directory.model_path),
+        )
+
+
+def stated_bytes(job: Job) -> int:
+    """What a run may hold beside inference: the hidden states of its lanes, and second moments (one layer's or all)."""
+    sub_model, prior = job.calibration.data[0].num_tokens, job.calibration.prior_RNT[0].size
+    lanes = min(job.submodels_at_once(sub_model), job.config.submodels) * sub_model
+    tokens = max(lanes + (0 if job.keeps_moments else prior), prior + job.plan.divergence_tokens)
+    hidden: int = tokens * int(job.parent.config.hidden_size) * int(job.subject.model.dtype.itemsize)
+    moments: Counter[int] = Counter()
+    for site in job.table:
+        moments[site.layer] += 4 * (site.num_units * site.unit_channels) ** 2
+    return hidden + (sum(moments.values()) if job.keeps_moments else max(moments.values()))
+
+
+def _digest(checkpoint: Path) -> str:
+    """Of the kept units and all weights of a checkpoint, however they are spread over files."""
+    places: dict[str, Path] = {}
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            places |= dict.fromkeys(opened.keys(), file)
+    kept_units = json.loads((checkpoint / "bonsai.json").read_text(encoding="utf-8"))["kept_units"]
+    digest = hashlib.sha256(json.dumps(kept_units, sort_keys=True).encode())
+    for name in sorted(places):
+        with safe_open(places[name], "pt") as opened:
+            digest.update(name.encode())
+            digest.update(opened.get_tensor(name).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
