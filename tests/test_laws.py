@@ -463,7 +463,7 @@ def test_a_repaired_sub_model_is_the_repaired_and_sliced_model(
     for keep_U in keep_vectors(subject.table):
         subject = subject_of(pico, registry, units=units)
         repairs = _repairs(subject, chosen, keep_U)
-        with subject.repaired(keep_U, ((s, repairs[s.name]) for s in with_output(subject) if s.name in repairs)):
+        with subject.masked(keep_U, lambda site, _, repairs=repairs: repairs.get(site.name)):  # type: ignore[misc]
             measured = logits(subject.model)
         assert torch.equal(logits(subject.model), dense), "a trace was left"
         for site in with_output(subject):

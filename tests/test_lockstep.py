@@ -39,11 +39,11 @@ from bonsai_core.engine.finish import finish
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, RoundFinished, Stage, StageStarted, Warned
 from bonsai_core.model.forward.chunks import Chunks
-from bonsai_core.model.forward.lanes import LayerLanes, RepairOf
+from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Lockstep, Stream
 from bonsai_core.model.forward.padding import padded_batches
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.model.subject import Subject
+from bonsai_core.model.subject import RepairOf, Subject
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import Question
@@ -159,9 +159,7 @@ def test_every_repaired_lane_is_the_repaired_sub_model(registry: Registry, pico:
     before = hidden_of_model(subject.model, ids_NT)
     found = hidden_of_lanes(Lockstep(subject, chunks(7)), keep_LU, ids_NT, repair_of)
     for hidden, keep_U in zip(found, keep_LU, strict=True):
-        sites = [site for site in subject.sites_present() if subject.table.layer_stays(site.layer, keep_U)]
-        repairs = [(site, repair) for site in sites if (repair := repair_of(site, keep_U)) is not None]
-        with subject.repaired(keep_U, repairs):
+        with subject.masked(keep_U, repair_of):
             assert_same(hidden, hidden_of_model(subject.model, ids_NT))
     assert traces(subject.model) == []
     assert torch.equal(hidden_of_model(subject.model, ids_NT), before)

@@ -1,8 +1,9 @@
 """Compensators: forward-only repair of what is kept, after units of a site have gone.
 
 A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. If that
-is text, the engine puts the prior's calibration windows through the model at the start of each round. It repairs the
-sites that lose units in the selection; and sub-models, if they need few enough repairs to prepare them beforehand.
+is text, it is the prior's calibration windows. The engine repairs the sites that lose units in the selection, layer by
+layer, so that the text comes through the layers that are repaired already; and sub-models, if they need few different
+repairs, by what the text does in the model as the round finds it.
 """
 
 from __future__ import annotations

@@ -84,5 +84,5 @@ class MomentPrior(TextPrior):
     The statistic's total is the sum over tokens of x x' / |h|^2, float32 [C, C], C the channels of all units: x is what
     the output projection reads, h the token's hidden state behind the layer. The norms that follow divide by |h|, so an
     error counts as much as it matters, and tokens with massive activations do not drown out the others. The engine
-    collects the moments a layer at a time and stores them on disk.
+    collects the moments a layer at a time.
     """

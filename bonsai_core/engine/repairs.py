@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.job import PATTERNS_PER_SITE, Job
 from bonsai_core.engine.round_statistics import RoundStatistics, Totals
-from bonsai_core.model.forward.lanes import RepairOf
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
+from bonsai_core.model.subject import RepairOf
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.units import Site
 
@@ -82,14 +82,14 @@ class Repairs:
 
         self._job.lockstep.sweep(prepare_layer)
 
-    @contextmanager
-    def applied(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
+    def applied(self, keep_U: NDArray[np.bool_]) -> AbstractContextManager[None]:
         """The whole model as one of the sub-models that were prepared."""
-        subject = self._job.subject
-        losing = [s for s in self._sites() if self._loses(s, keep_U) and subject.table.layer_stays(s.layer, keep_U)]
-        loaded = ((site, self._prepared.load_repair(_name(site, keep_U), subject.home)) for site in losing)
-        with subject.repaired(keep_U, loaded):
-            yield
+
+        def loaded(site: Site, keep_U: NDArray[np.bool_]) -> Repair | None:
+            name, home = _name(site, keep_U), self._job.subject.home
+            return self._prepared.load_repair(name, home) if self._loses(site, keep_U) else None
+
+        return self._job.subject.masked(keep_U, loaded)
 
     def _of(self, site: Site, keep_U: NDArray[np.bool_], totals: Totals) -> Repair:
         subject, compensator, alive_U = self._job.subject, self._job.methods.compensator, self.statistics.alive_U

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
@@ -15,6 +15,7 @@ from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.sites.linear_site import LinearSite
 from bonsai_core.model.sites.model_site import ModelSite, Reader
 from bonsai_core.model.sites.table import SITES, unit_table
+from bonsai_core.model.sites.variant import Variant
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.storage.in_place import InPlace
 from bonsai_core.model.storage.memory import release
@@ -24,6 +25,9 @@ from bonsai_core.model.structure.declared import decoder_layers
 from bonsai_core.model.structure.layer_count import set_layers
 from bonsai_core.model.structure.layers import DecoderLayer
 from bonsai_core.units import Site, UnitKind, UnitTable
+
+RepairOf = Callable[[Site, NDArray[np.bool_]], Repair | None]
+"""The repair that a site gets under a keep vector over all units, bool [U]; None for none."""
 
 
 @final
@@ -92,7 +96,7 @@ class Subject:
 
         Units of a mixture count as one channel each, see `Mixture`.
         """
-        weight = self._sites[site.name].unit_weight(self.present(site, alive_U))
+        weight = self._sites[site.name].unit_weight(self._present(site, alive_U))
         return weight.to(self.device).float()
 
     def moments(self, site: Site, lower: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ class Subject:
 
     def select_alive(self, site: Site, alive_U: NDArray[np.bool_], present: Tensor, dim: int) -> Tensor:
         """Of a tensor over the units that are still there, those alive: where slicing waits, others are there too."""
-        return select_units(present, self.present(site, alive_U), dim)
+        return select_units(present, self._present(site, alive_U), dim)
 
     def sites_present(self) -> list[Site]:
         """Attentions, MLPs and mixtures of experts that have at least one unit left."""
@@ -116,23 +120,30 @@ class Subject:
         return {number: layer.module for number, layer in self._layers.items()}
 
     @contextmanager
-    def masked(self, keep_U: NDArray[np.bool_]) -> Iterator[None]:
-        """The sub-model under a keep vector: dropped units' channels are zeroed before the output projection.
+    def masked(self, keep_U: NDArray[np.bool_], repair_of: RepairOf | None = None) -> Iterator[None]:
+        """The sub-model under a keep vector: dropped units' channels count as zeros in the output projection.
 
         Of experts, tokens are sent to those that are kept. Layers that are dropped whole pass their input through.
-        Sites that lose nothing get no hook; on leaving, no trace stays.
+        Sites that lose nothing are left alone; on leaving, no trace stays.
+
+        Args:
+            repair_of: the repair that a site gets; None for none.
         """
         with ExitStack() as stack:
             for number, layer in self.layers_present().items():
                 if not self.table.layer_stays(number, keep_U):
                     stack.callback(layer.register_forward_hook(_pass_through, with_kwargs=True).remove)
             for site in self.sites_present():
-                keep = self.present(site, keep_U)
-                if not keep.all() and self.table.layer_stays(site.layer, keep_U):
-                    stack.enter_context(self._sites[site.name].masked(keep))
-            present = (site.output for site in self._linear_sites() if self.present_U[site.site.units].any())
-            stack.enter_context(self.storage.applied(present))
+                if self.table.layer_stays(site.layer, keep_U):
+                    variant = self.variant(site, keep_U, repair_of)
+                    if variant.changes:
+                        stack.enter_context(self._sites[site.name].computing([variant]))
             yield
+
+    def variant(self, site: Site, keep_U: NDArray[np.bool_], repair_of: RepairOf | None) -> Variant:
+        """What a site computes under a keep vector."""
+        repair = None if repair_of is None else repair_of(site, keep_U)
+        return self._sites[site.name].variant(self._present(site, keep_U), repair)
 
     def slice(self, keep_U: NDArray[np.bool_]) -> None:
         """Remove every unit that is not kept, in place, one linear at a time.
@@ -148,21 +159,14 @@ class Subject:
         """The same for what leaves one layer; a whole layer stays."""
         stay = [n for n in self.layers_present() if self.table.layer_stays(n, keep_U)]
         for site in self.sites_present():
-            keep = self.present(site, keep_U)
+            keep = self._present(site, keep_U)
             if site.layer == number and number in stay and not keep.all():
                 self._sites[site.name].slice(keep, stay.index(number))
                 self.present_U[site.units] &= keep_U[site.units]
 
     def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
         """Apply a repair for good; units that are not kept stay as they are."""
-        self.storage.repair(self._linear_site(site).output, self.present(site, keep_U), repair)
-
-    @contextmanager
-    def repaired(self, keep_U: NDArray[np.bool_], repairs: Iterable[tuple[Site, Repair]]) -> Iterator[None]:
-        """The sub-model under a keep vector, with repairs, which are taken one at a time; no trace stays."""
-        of_outputs = ((self._linear_site(site).output, self.present(site, keep_U), repair) for site, repair in repairs)
-        with self.storage.repaired(of_outputs), self.masked(keep_U):
-            yield
+        self.storage.repair(self._linear_site(site).output, self._present(site, keep_U), repair)
 
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
@@ -187,7 +191,7 @@ class Subject:
                 sizes[site.layer].update(SITES[site.kind].sizes(self.family, self.model.config, count))
         return list(sizes.values())
 
-    def present(self, site: Site, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _present(self, site: Site, keep_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of the units that a site still has, those kept, bool [units present]."""
         return keep_U[site.units][self.present_U[site.units]]
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_core.contracts import Repair
 from bonsai_core.model.sites.model_site import ModelSite
 from bonsai_core.model.sites.variant import Variant
-from bonsai_core.model.subject import Subject
-from bonsai_core.units import Site
-
-RepairOf = Callable[[Site, NDArray[np.bool_]], Repair | None]
-"""The repair that a site gets under a keep vector over all units, bool [U]; None for none."""
+from bonsai_core.model.subject import RepairOf, Subject
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,7 @@ class LayerLanes:
             variants = []
             for lane in first:
                 lane = lane if stays_L[lane] else stays_L.argmax()
-                repair = repair_of(site, keep_LU[lane]) if repair_of is not None else None
-                variants.append(model_site.variant(subject.present(site, keep_LU[lane]), repair))
+                variants.append(subject.variant(site, keep_LU[lane], repair_of))
             if any(variant.changes for variant in variants):
                 sites.append(SiteLanes(model_site, tuple(variants), variant_L.reshape(-1)))
         return cls(stays_L, tuple(sites))

@@ -70,8 +70,7 @@ def _add_lower(total: Tensor, rows: Tensor) -> None:
 def tensor_cores(device: torch.device) -> Iterator[None]:
     """On CUDA, products of float32 with factors rounded to 10 bits (TF32); sums stay in float32.
 
-    The rounding adds up to 0.0003 of the mean diagonal to moments, in the spectral norm, which is less than what
-    damping adds (tests/test_lockstep.py).
+    The rounding adds less than a tenth of what damping adds to the error of a repair (tests/test_lockstep.py).
     """
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":

@@ -82,12 +82,6 @@ class LinearSite(ModelSite):
             name, layer.number, cls.kind, first, num_units, price, channels, rest, stretches=layouts[-1].stretches
         )
 
-    @contextmanager
-    def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
-        """The other units' channels are zeros where the output projection reads them."""
-        with self.output.linear.register_forward_pre_hook(_multiply_by(self._channels(keep))):
-            yield
-
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
         standing = self.storage.standing_repair(self.output)
         of, weight, change = keep, None, None
@@ -107,7 +101,7 @@ class LinearSite(ModelSite):
         return Variant(keep, None, in_model_order(whole, self.site), sum(biases[1:], biases[0]) if biases else None)
 
     @contextmanager
-    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> Iterator[None]:
+    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64] | None = None) -> Iterator[None]:
         linear = self.output.linear
         with forward_replaced(linear, partial(product, linear.forward, variants, variant_N)):
             yield
@@ -178,12 +172,3 @@ class LinearSite(ModelSite):
         if own is None:
             own = torch.zeros(self.output.linear.out_features, dtype=self.storage.dtype_of(self.output))
         return own if change is None else (own.float() + change.cpu().float()).to(own.dtype)
-
-
-def _multiply_by(factor: Tensor) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal factor
-        factor = factor.to(args[0])  # moved once, to where the layer is
-        return (args[0] * factor, *args[1:])
-
-    return hook

@@ -35,6 +35,10 @@ class Mixture(ModelSite):
         self.experts: Any = layer.module.get_submodule(self.declared(family).module)
 
     @abstractmethod
+    def masked(self, keep: NDArray[np.bool_]) -> AbstractContextManager[None]:
+        """The layer without what the other units give; no trace stays."""
+
+    @abstractmethod
     def _parameters(self) -> tuple[str, ...]:
         """Names, in the layer, of the parameters that lose something with every unit."""
 
@@ -67,9 +71,11 @@ class Mixture(ModelSite):
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
         return Variant(keep)
 
-    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> AbstractContextManager[None]:
+    def computing(
+        self, variants: Sequence[Variant], variant_N: NDArray[np.int64] | None = None
+    ) -> AbstractContextManager[None]:
         """Routers and experts are changed for all sequences of a call."""
-        keep = variants[variant_N[0]].keep
+        keep = variants[0 if variant_N is None else variant_N[0]].keep
         return nullcontext() if keep.all() else self.masked(keep)
 
     def slice(self, keep: NDArray[np.bool_], position: int) -> None:

@@ -75,19 +75,18 @@ class ModelSite(ABC):
         """
 
     @abstractmethod
-    def masked(self, keep: NDArray[np.bool_]) -> AbstractContextManager[None]:
-        """The layer without what the other units give; no trace stays."""
-
-    @abstractmethod
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
         """What the layer computes without the other units, repaired or not, for `computing`."""
 
     @abstractmethod
-    def computing(self, variants: Sequence[Variant], variant_N: NDArray[np.int64]) -> AbstractContextManager[None]:
+    def computing(
+        self, variants: Sequence[Variant], variant_N: NDArray[np.int64] | None = None
+    ) -> AbstractContextManager[None]:
         """The layer computing these variants; no trace stays.
 
         Args:
-            variant_N: the variant of each sequence of a call; the same for all of them unless `mixes_variants`.
+            variant_N: the variant of each sequence of a call, the same for all of them unless `mixes_variants`; None
+                for the first one in calls of any size.
         """
 
     @abstractmethod

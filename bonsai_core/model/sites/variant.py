@@ -37,7 +37,7 @@ class Variant:
 
 
 def product(
-    own: Callable[[Tensor], Tensor], variants: Sequence[Variant], variant_N: NDArray[np.int64], inputs: Tensor
+    own: Callable[[Tensor], Tensor], variants: Sequence[Variant], variant_N: NDArray[np.int64] | None, inputs: Tensor
 ) -> Tensor:
     """An output projection's result for sequences of different variants; those of one variant share a product.
 
@@ -45,47 +45,51 @@ def product(
 
     Args:
         own: the projection.
-        variant_N: the variant of each sequence.
+        variant_N: the variant of each sequence; None for the first of all.
         inputs: [sequences, tokens, channels], or [sequences * tokens, channels].
     """
+    if variant_N is None or (variant_N == variant_N[0]).all():
+        variant = variants[0 if variant_N is None else variant_N[0]]
+        return _masked(own, [variant], inputs) if variant.weight is None else _refitted(variant, inputs)
     inputs_NTC = inputs.reshape(len(variant_N), -1, inputs.shape[-1])
-    with_weight = np.array([variant.weight is not None for variant in variants])
+    refitted = np.array([variant.weight is not None for variant in variants])
     output: Tensor | None = None
-    masked_N = np.flatnonzero(~with_weight[variant_N])
-    groups = [np.flatnonzero(variant_N == v) for v in np.flatnonzero(with_weight)]
-    for rows in (masked_N, *groups):
+    for number in (None, *np.flatnonzero(refitted)):
+        rows = np.flatnonzero(~refitted[variant_N] if number is None else variant_N == number)
         if not len(rows):
             continue
-        some = inputs_NTC if len(rows) == len(inputs_NTC) else inputs_NTC[torch.from_numpy(rows).to(inputs.device)]
-        if rows is masked_N:
-            result = _masked(own, variants, variant_N[rows], some)
+        index = torch.from_numpy(rows).to(inputs.device)
+        some = inputs_NTC[index]
+        if number is None:
+            result = _masked(own, [variants[v] for v in variant_N[rows]], some)
         else:
-            variant = variants[variant_N[rows[0]]]
-            assert variant.weight is not None
-            bias = None if variant.bias is None else variant.bias.to(some)
-            result = functional.linear(some, variant.weight.to(some), bias)
-        if len(rows) == len(inputs_NTC):
-            return result.reshape(*inputs.shape[:-1], -1)
+            result = _refitted(variants[number], some)
         if output is None:
             output = result.new_empty(*inputs_NTC.shape[:-1], result.shape[-1])
-        output[torch.from_numpy(rows).to(output.device)] = result
+        output[index] = result
     assert output is not None  # there is a sequence
     return output.reshape(*inputs.shape[:-1], -1)
 
 
-def _masked(
-    own: Callable[[Tensor], Tensor], variants: Sequence[Variant], variant_N: NDArray[np.int64], inputs_NTC: Tensor
-) -> Tensor:
-    used = [variants[v] for v in variant_N]
-    if any(variant.factor is not None for variant in used):
-        inputs_NTC = inputs_NTC * _rows([variant.factor for variant in used], 1.0, inputs_NTC)
-    result = own(inputs_NTC)
-    if any(variant.bias is not None for variant in used):
-        result = result + _rows([variant.bias for variant in used], 0.0, result)
+def _refitted(variant: Variant, inputs: Tensor) -> Tensor:
+    assert variant.weight is not None
+    return functional.linear(
+        inputs, variant.weight.to(inputs), None if variant.bias is None else variant.bias.to(inputs)
+    )
+
+
+def _masked(own: Callable[[Tensor], Tensor], variants: Sequence[Variant], inputs: Tensor) -> Tensor:
+    """The projection's own product; one variant for each sequence, or for all of them."""
+    if any(variant.factor is not None for variant in variants):
+        inputs = inputs * _rows([variant.factor for variant in variants], 1.0, inputs)
+    result = own(inputs)
+    if any(variant.bias is not None for variant in variants):
+        result = result + _rows([variant.bias for variant in variants], 0.0, result)
     return result
 
 
 def _rows(vectors: Sequence[Tensor | None], otherwise: float, like: Tensor) -> Tensor:
-    """[sequences, 1, width] of one vector per sequence, or of one number where there is none."""
+    """[sequences, 1, width] of one vector for each sequence, [width] of a single one; a number stands for None."""
     missing = like.new_full((like.shape[-1],), otherwise)
-    return torch.stack([missing if vector is None else vector.to(like) for vector in vectors])[:, None]
+    rows = [missing if vector is None else vector.to(like) for vector in vectors]
+    return rows[0] if len(rows) == 1 else torch.stack(rows)[:, None]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.storage.storage import OutputRepair, StandingRepair, Storage
+from bonsai_core.model.storage.storage import StandingRepair, Storage
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.structure.channels import by_unit
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
@@ -23,7 +20,7 @@ from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
 
 @final
 class Elsewhere(Storage):
-    """The model runs as it was loaded, and hooks apply repairs; nothing is sliced before the checkpoint is written.
+    """The model runs as it was loaded, repairs stand beside it; nothing is sliced before the checkpoint is written.
 
     Weights are read from the parent's files in full precision, one at a time.
 
@@ -45,7 +42,7 @@ class Elsewhere(Storage):
             )
         self._layers = family.layers
         self._files = files
-        self._applied: dict[str, StandingRepair] = {}
+        self._standing: dict[str, StandingRepair] = {}
 
     @property
     def files(self) -> WeightFiles:
@@ -63,54 +60,22 @@ class Elsewhere(Storage):
         return self._files.load(name) if name in self._files else None
 
     def unit_weight(self, output: OutputProjection) -> tuple[Tensor, NDArray[np.bool_] | None]:
-        applied = self._applied.get(output.site.name)
+        applied = self._standing.get(output.site.name)
         if applied is not None and applied.weight is not None:
             return applied.weight, applied.keep
         return by_unit(self.parameter(output.layer, f"{output.path}.weight"), output.site), None
 
     def standing_repair(self, output: OutputProjection) -> StandingRepair | None:
-        return self._applied.get(output.site.name)
+        return self._standing.get(output.site.name)
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        before = self._applied.get(output.site.name)
+        before = self._standing.get(output.site.name)
         biases = [bias for bias in (before.bias if before else None, repair.bias) if bias is not None]
         bias = sum(biases[1:], biases[0]) if biases else None
         if before is None or repair.weight is not None:
-            self._applied[output.site.name] = StandingRepair(keep.copy(), repair.weight, bias)
+            self._standing[output.site.name] = StandingRepair(keep.copy(), repair.weight, bias)
         else:
-            self._applied[output.site.name] = replace(before, bias=bias)
-
-    @contextmanager
-    def repaired(self, repairs: Iterable[OutputRepair]) -> Iterator[None]:
-        before = dict(self._applied)
-        try:
-            for output, keep, repair in repairs:
-                self.repair(output, keep, repair)
-            yield
-        finally:
-            self._applied = before
-
-    @contextmanager
-    def applied(self, outputs: Iterable[OutputProjection]) -> Iterator[None]:
-        with ExitStack() as stack:
-            for output in outputs:
-                if output.site.name in self._applied:
-                    hook = self._hook(output, self._applied[output.site.name])
-                    stack.callback(output.linear.register_forward_hook(hook).remove)
-            yield
+            self._standing[output.site.name] = replace(before, bias=bias)
 
     def fingerprint(self) -> str:
         return self._files.fingerprint()
-
-    def _hook(self, output: OutputProjection, applied: StandingRepair) -> Any:
-        keep, site = torch.from_numpy(applied.keep), output.site
-        own_bias = self.find(output.layer, f"{output.path}.bias")
-
-        def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            if applied.weight is not None:
-                inputs = by_unit(args[0], site)[..., keep.to(args[0].device), :].flatten(-2)
-                result = functional.linear(inputs, applied.weight.flatten(1).to(inputs))
-                result = result if own_bias is None else result + own_bias.to(result)
-            return result if applied.bias is None else result + applied.bias.to(result)
-
-        return hook

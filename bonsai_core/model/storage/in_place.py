@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import numpy as np
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from bonsai_core.contracts import Repair
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.storage.fingerprint import fingerprint
-from bonsai_core.model.storage.storage import OutputRepair, Storage
+from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import by_unit, in_model_order
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
 
@@ -63,24 +61,6 @@ class InPlace(Storage):
             change = repair.bias.to(linear.weight.device).float()
             before = linear.bias.detach().float() if linear.bias is not None else 0
             linear.bias = nn.Parameter((change + before).to(linear.weight.dtype), linear.weight.requires_grad)
-
-    @contextmanager
-    def repaired(self, repairs: Iterable[OutputRepair]) -> Iterator[None]:
-        before: list[tuple[nn.Linear, Any, Any]] = []
-        try:
-            for output, keep, repair in repairs:
-                linear = output.linear
-                before.append((linear, linear.weight, linear.bias))
-                if repair.weight is not None:
-                    linear.weight = nn.Parameter(linear.weight.detach().clone(), linear.weight.requires_grad)
-                self.repair(output, keep, repair)
-            yield
-        finally:
-            for linear, weight, bias in before:
-                linear.weight, linear.bias = weight, bias
-
-    def applied(self, outputs: Iterable[OutputProjection]) -> AbstractContextManager[None]:
-        return nullcontext()
 
     def fingerprint(self) -> str:
         return fingerprint(self._model)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +13,6 @@ from torch import Tensor
 from bonsai_core.contracts import Repair
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
-
-OutputRepair = tuple[OutputProjection, NDArray[np.bool_], Repair]
-"""An output projection, which of the units that it has are kept, bool [units], and the repair that it gets for it."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +76,6 @@ class Storage(ABC):
         Args:
             keep: the units kept of those that the model has, bool [units]; the others stay as they are.
         """
-
-    @abstractmethod
-    def repaired(self, repairs: Iterable[OutputRepair]) -> AbstractContextManager[None]:
-        """The model with repairs, which are taken one at a time; no trace stays."""
-
-    @abstractmethod
-    def applied(self, outputs: Iterable[OutputProjection]) -> AbstractContextManager[None]:
-        """Forward passes with those repairs of output projections that the weights do not hold; no trace stays."""
 
     @abstractmethod
     def fingerprint(self) -> str:
