@@ -107,7 +107,11 @@ def pruned(settings: Mapping[str, Any]) -> Pruned:
 
 
 def stated_bytes(job: Job) -> int:
-    """What a run may hold beside inference: the hidden states of its lanes, and second moments (one layer's or all)."""
+    """What a run may hold beside inference, as the README says it.
+
+    The hidden states of its lanes; second moments, one layer's or all; and four float64 copies of the largest of them,
+    while a site is ranked or repaired.
+    """
     sub_model, prior = job.calibration.data[0].num_tokens, job.calibration.prior_RNT[0].size
     lanes = min(job.submodels_at_once(sub_model), job.config.submodels) * sub_model
     tokens = max(lanes + (0 if job.keeps_moments else prior), prior + job.plan.divergence_tokens)
@@ -115,7 +119,8 @@ def stated_bytes(job: Job) -> int:
     moments: Counter[int] = Counter()
     for site in job.table:
         moments[site.layer] += 4 * (site.num_units * site.unit_channels) ** 2
-    return hidden + (sum(moments.values()) if job.keeps_moments else max(moments.values()))
+    copies = 4 * 8 * max((site.num_units * site.unit_channels) ** 2 for site in job.table)
+    return hidden + copies + (sum(moments.values()) if job.keeps_moments else max(moments.values()))
 
 
 def _digest(checkpoint: Path) -> str:
