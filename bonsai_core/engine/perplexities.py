@@ -28,7 +28,7 @@ def perplexity(
     windows_NT = job.evaluation_NT
 
     def measure() -> Arrays:
-        return {"perplexity": np.array([job.lockstep.predictions_of(windows_NT, keep_U).perplexity(windows_NT)])}
+        return {"perplexity": np.array([job.lockstep.predictions_of(keep_U).perplexity(windows_NT)])}
 
     def compute() -> Payload:
         value = float(ledger.cached(cache_key, windows_NT.size, measure)["perplexity"][0])
@@ -54,7 +54,7 @@ def dense_side(job: Job, windows_NT: NDArray[np.int64], ledger: Ledger) -> Dense
     """The dense model's side of what sub-models are compared on, while the job's model is dense."""
 
     def compute() -> Arrays:
-        side = job.lockstep.predictions_of(windows_NT, job.table.keep_all()).dense_side(windows_NT)
+        side = job.lockstep.predictions_of(job.table.keep_all()).dense_side(windows_NT)
         return {name: tensor.cpu().numpy() for name, tensor in side._asdict().items()}
 
     cache_key = {**job.cache_key, "dense side": windows_NT} if ledger.has_cache else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import torch
@@ -172,8 +173,17 @@ class Lockstep:
         by_ids = {id(stream.ids_NT): stream for stream in streams}
         return Predictions(self.subject.model, lambda ids_NT, lengths_N: self.last_hidden(by_ids[id(ids_NT)], lane))
 
-    def predictions_of(self, windows_NT: NDArray[np.int64], keep_U: NDArray[np.bool_]) -> Predictions:
-        """The predictions for some windows under one keep vector, without repairs."""
-        stream = self.stream(windows_NT)
-        self.sweep(lambda number: self.advance(number, stream, LayerLanes.of(self.subject, number, keep_U[None], None)))
-        return self.predictions([stream])
+    def predictions_of(self, keep_U: NDArray[np.bool_]) -> Predictions:
+        """The predictions for any windows under one keep vector, without repairs."""
+
+        def last_hidden(ids_NT: NDArray[np.int64], lengths_N: NDArray[np.int64] | None) -> LastHidden:
+            batch = max(1, self.batch_tokens // ids_NT.shape[1])
+            for start in range(0, len(ids_NT), batch):
+                stream = self.stream(ids_NT[start : start + batch])
+                self.sweep(partial(self._pass, stream, keep_U[None]))
+                yield from ((start + first, hidden) for first, hidden in self.last_hidden(stream))
+
+        return Predictions(self.subject.model, last_hidden)
+
+    def _pass(self, stream: Stream, keep_LU: NDArray[np.bool_], number: int) -> None:
+        self.advance(number, stream, LayerLanes.of(self.subject, number, keep_LU, None))
