@@ -408,6 +408,19 @@ def test_the_size_of_batches_changes_no_number(small_run: RunConfig, registry: R
         assert outcome(tmp_path / f"small-{at_once}") == outcome(tmp_path / f"one-{at_once}")
 
 
+def test_a_long_text_goes_through_in_batches_and_changes_no_number(registry: Registry) -> None:
+    subject, ids_NT, tokens = subject_of(registry, PICOS[1]), windows(7), list[int]()
+    keep_U = keep_vectors(subject.table)[0]
+    whole, parts = (
+        Lockstep(subject, chunks(1, tokens), batch_tokens).predictions_of(keep_U)
+        for batch_tokens in (None, 2 * LENGTH + 1)
+    )
+    assert parts.perplexity(ids_NT) == whole.perplexity(ids_NT)
+    for one, other in zip(parts.dense_side(ids_NT), whole.dense_side(ids_NT), strict=True):
+        assert torch.equal(one, other)
+    assert sum(tokens) == 4 * ids_NT.size
+
+
 # Memory and work
 
 
