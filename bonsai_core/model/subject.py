@@ -1,4 +1,4 @@
-"""The model under pruning: keep vectors laid over it by hooks, and units removed from it for good."""
+"""The model under pruning: keep vectors laid over it for a while, and units removed from it for good."""
 
 from __future__ import annotations
 
