@@ -127,7 +127,8 @@ def _walk(
             lockstep.advance(number, stream, lanes)
 
     lockstep.sweep(visit)
-    return {name: _kl(job, sample, streams[name]) for name, sample in compared.items()}
+    with lockstep.after_the_layers():
+        return {name: _kl(job, sample, streams[name]) for name, sample in compared.items()}
 
 
 def _compared(round: Round) -> dict[str, MeasuringData]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.chunks import CPU_TOKENS, GPU_TOKENS
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.latency import synchronize
+from bonsai_core.model.storage.in_turn import in_turn
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import Arrays
@@ -36,45 +38,43 @@ def choose_sizes(job: Job, ledger: Ledger) -> None:
     if job.plan.forward_tokens * job.table.total_params < WORTH_MEASURING:
         return
     smallest = CPU_TOKENS if job.subject.device.type == "cpu" else GPU_TOKENS // 4
-    sizes = [smallest * 2**n for n in range(SIZES)] if config.batch_size is None else [lockstep.chunk_tokens]
+    text = job.calibration.prior_RNT[0].size
+    sizes = [size for n in range(SIZES) if (size := smallest * 2**n) <= text] if config.batch_size is None else []
 
     def measure() -> Arrays:
-        chunk, best_s = lockstep.chunk_tokens, math.inf
-        for size in sizes:
-            seconds = _seconds_per_token(job, size)
-            if seconds < FASTER * best_s:
-                chunk, best_s = size, seconds
-        return {"sizes": np.array([chunk, min(lockstep.batch_tokens, int(BATCH_SECONDS / best_s))])}
+        seconds = _seconds_per_token(job, sizes or [lockstep.chunk_tokens])
+        chunk, best_s = next(iter(seconds.items()))
+        for size, value in seconds.items():
+            if value < FASTER * best_s:
+                chunk, best_s = size, value
+        return {"sizes": np.array([chunk, max(1, int(BATCH_SECONDS / best_s))])}
 
     def measured() -> Payload:
         # Runs that share measurements share the sizes, too, by which these are rounded.
         key = {"model": job.fingerprint, "dtype": config.dtype, "device": job.subject.device.type, "sizes": sizes}
         chunk, batch = ledger.cached({**key, "versions": versions()}, 0, measure)["sizes"]
-        return {"tokens": int(chunk), "batch_tokens": int(batch)}
+        return {"tokens": int(chunk), "batch_tokens": min(lockstep.batch_tokens, int(batch))}
 
     found = ledger.once(Step("chunk"), measured)
     lockstep.set_sizes(found["tokens"], config.batch_tokens or found["batch_tokens"])
 
 
-def _seconds_per_token(job: Job, size: int) -> float:
-    """Of all layers by the first one, with text in chunks of this size; infinite where the prior has less text."""
-    lockstep, windows_NT = job.lockstep, job.calibration.prior_RNT[0]
-    few_NT = windows_NT[: max(1, size // windows_NT.shape[1])]
-    if few_NT.size < size:
-        return math.inf
-    lockstep.set_sizes(size, lockstep.batch_tokens)
-    stream = lockstep.stream(few_NT, counted=False)
-    first, layers = next(iter(job.subject.layers_present())), len(job.subject.layers_present())
-    lanes = LayerLanes.of(job.subject, first, job.table.keep_all()[None], None)
-    times: list[float] = []
-
-    def visit(number: int) -> None:
-        for _ in range(REPEATS if number == first else 0):
-            start = time.perf_counter()
-            lockstep.advance(number, stream, lanes, only_look=True)
-            synchronize(job.subject.device)
-            times.append(time.perf_counter() - start)
-
-    lockstep.sweep(visit)
-    seconds: float = min(times) * layers / few_NT.size
+def _seconds_per_token(job: Job, sizes: Sequence[int]) -> dict[int, float]:
+    """Of all layers by the first one, with the prior's text in chunks of these sizes."""
+    lockstep, windows_NT, layers = job.lockstep, job.calibration.prior_RNT[0], job.subject.layers_present()
+    number = next(iter(layers))
+    lanes = LayerLanes.of(job.subject, number, job.table.keep_all()[None], None)
+    seconds = {}
+    with closing(in_turn({number: layers[number]})) as turns:
+        next(turns)
+        for size in sizes:
+            lockstep.set_sizes(size, lockstep.batch_tokens)
+            stream = lockstep.stream(windows_NT[: max(1, size // windows_NT.shape[1])], counted=False)
+            times = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                lockstep.advance(number, stream, lanes, only_look=True)
+                synchronize(job.subject.device)
+                times.append(time.perf_counter() - start)
+            seconds[size] = min(times) * len(layers) / stream.ids_NT.size
     return seconds

@@ -46,7 +46,8 @@ def _in_lockstep(job: Job, sample: MeasuringData, keep_MU: NDArray[np.bool_], re
         ModelProbe(None, job.tokenizer, lockstep.predictions(streams, lane), data, padded, sample.dense)
         for lane in range(len(keep_MU))
     )
-    return [float(metric.measure(probe)) for probe in probes]
+    with lockstep.after_the_layers():
+        return [float(metric.measure(probe)) for probe in probes]
 
 
 def _one_by_one(job: Job, sample: MeasuringData, keep_MU: NDArray[np.bool_], repairs: Repairs | None) -> list[float]:

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.structure.replaced import forward_replaced
 from bonsai_core.upstream import map_tensors
 
 MASK_DIMENSIONS = 4
-FEW_TOKENS = 2
+HIDDEN_DIMENSIONS = 3
+FEW_WINDOWS, FEW_TOKENS = 3, 2
+TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
+"""Relative to the largest of the last hidden states."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -80,7 +84,11 @@ class Decoder:
             self._forward(torch.zeros((1, num_tokens), dtype=torch.long))
 
     def _learn_outputs(self) -> None:
-        """Whether layers return the hidden states alone or in a tuple, and with what, from a pass over a few tokens."""
+        """Whether layers return the hidden states alone or in a tuple, and with what, from a pass over a few tokens.
+
+        Raises:
+            BonsaiError: layer by layer, the model computes something else than as a whole.
+        """
         if self._rest:
             return
 
@@ -93,7 +101,22 @@ class Decoder:
         with ExitStack() as hooks:
             for number, layer in self._layers().items():
                 hooks.enter_context(layer.register_forward_hook(learn(number)))
-            self._forward(torch.zeros((1, FEW_TOKENS), dtype=torch.long))
+            ids_NT = torch.arange(FEW_WINDOWS * FEW_TOKENS).view(FEW_WINDOWS, FEW_TOKENS)
+            whole = self._forward(ids_NT)
+        hidden = self.embedded(ids_NT)
+        for number in self._layers():
+            if hidden.ndim == HIDDEN_DIMENSIONS:
+                with torch.inference_mode():
+                    hidden = self.layer(number, hidden).to(hidden.device)
+        found = self.last_hidden(hidden) if hidden.ndim == HIDDEN_DIMENSIONS else hidden
+        tolerance = TOLERANCE if whole.dtype == torch.float32 else HALF_TOLERANCE
+        size = tolerance * float(whole.nan_to_num().abs().max())
+        if found.shape != whole.shape or not torch.allclose(found, whole, rtol=tolerance, atol=size, equal_nan=True):
+            self._rest.clear()
+            raise BonsaiError(
+                f"Between the decoder layers of this model ({type(self._model).__name__}) there is more than hidden "
+                f"states, so it cannot be measured layer by layer, as Bonsai does."
+            )
 
     @contextmanager
     def _instead(self, function: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:

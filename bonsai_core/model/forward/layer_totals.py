@@ -87,12 +87,11 @@ class LayerTotals:
         Raises:
             BonsaiError: a site reads numbers that are not finite.
         """
-        return {
-            site.name: Statistic(
-                self._sum.finished(self._subject, site, self._alive_U, self._totals[site.name]), self._num_tokens
-            )
-            for site in self._sites
-        }
+        return {site.name: Statistic(self._finished(site), self._num_tokens) for site in self._sites}
+
+    def _finished(self, site: Site) -> Tensor:
+        total = self._totals[site.name].to(self._subject.device)
+        return self._sum.finished(self._subject, site, self._alive_U, total)
 
 
 class _Sum(ABC):
@@ -130,7 +129,7 @@ class _OfInputs(_Sum):
         return _plus(total, self._reader.accumulate(by_unit))
 
     def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
-        return subject.select_alive(site, alive_U, total.to(subject.device), dim=0)
+        return subject.select_alive(site, alive_U, total, dim=0)
 
 
 @final

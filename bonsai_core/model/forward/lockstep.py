@@ -7,22 +7,24 @@ windows x tokens x hidden size numbers, in the model's type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from bonsai_core.model.forward.chunks import Chunks
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.forward.chunks import Chunks, out_of_memory
 from bonsai_core.model.forward.decoder import Decoder
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.predictions import LastHidden, Predictions
 from bonsai_core.model.storage.in_turn import in_turn
 from bonsai_core.model.storage.incoming import Fetches
 from bonsai_core.model.subject import Subject
+from bonsai_core.upstream import is_offloaded
 
 BATCH_TOKENS = 65_536
 AfterChunk = Callable[[Tensor, Tensor], None]
@@ -98,7 +100,7 @@ class Lockstep:
             len(ids_NT), ids_NT.shape[1], lambda rows: self._decoder.embedded(ids[rows])
         ):
             if whole is None:
-                whole = hidden.new_empty(lanes, num_windows, *hidden.shape[1:])
+                whole = _room_for(lanes, num_windows, hidden)
             whole[:, rows] = hidden
         assert whole is not None  # there is a window
         return Stream(ids_NT, whole.flatten(0, 1), lengths_N, counted=counted)
@@ -113,6 +115,15 @@ class Lockstep:
         with closing(in_turn(self.subject.layers_present(), self.fetches)) as turns:
             for number, _ in turns:
                 visit(number)
+
+    @contextmanager
+    def after_the_layers(self) -> Iterator[None]:
+        """While predictions are read: what is not in a layer, such as the head, has its weights at hand."""
+        inside = {id(module) for layer in self.subject.layers_present().values() for module in layer.modules()}
+        rest = [module for module in self.subject.model.modules() if id(module) not in inside and is_offloaded(module)]
+        with closing(in_turn({0: nn.ModuleList(rest)})) as turns:
+            next(turns)
+            yield
 
     def advance(
         self,
@@ -145,7 +156,8 @@ class Lockstep:
                 left[index] = some
             return left
 
-        for rows, hidden in self.chunks.run(len(hidden_NTH), hidden_NTH.shape[1], run):
+        for rows, left in self.chunks.run(len(hidden_NTH), hidden_NTH.shape[1], run):
+            hidden = left.to(hidden_NTH.device)  # layers may be on several
             if after is not None:
                 after(hidden_NTH[rows], hidden)
             if not only_look:
@@ -181,9 +193,23 @@ class Lockstep:
             for start in range(0, len(ids_NT), batch):
                 stream = self.stream(ids_NT[start : start + batch])
                 self.sweep(partial(self._pass, stream, keep_U[None]))
-                yield from ((start + first, hidden) for first, hidden in self.last_hidden(stream))
+                with self.after_the_layers():
+                    yield from ((start + first, hidden) for first, hidden in self.last_hidden(stream))
 
         return Predictions(self.subject.model, last_hidden)
 
     def _pass(self, stream: Stream, keep_LU: NDArray[np.bool_], number: int) -> None:
         self.advance(number, stream, LayerLanes.of(self.subject, number, keep_LU, None))
+
+
+def _room_for(lanes: int, num_windows: int, hidden: Tensor) -> Tensor:
+    """For the hidden states of all lanes, [lanes, windows, sequence, hidden]."""
+    try:
+        return hidden.new_empty(lanes, num_windows, *hidden.shape[1:])
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise BonsaiError(
+            f"The hidden states of {lanes} x {num_windows} windows do not fit into the device's memory. Use a smaller "
+            f"--batch-tokens, fewer --prior-samples, or a smaller --dtype. ({str(error).splitlines()[0]})"
+        ) from error

@@ -93,8 +93,8 @@ class LinearSite(ModelSite):
             change = repair.bias if change is None else change + repair.bias.to(change)
         if weight is None:
             return Variant(keep, None if keep.all() else self._channels(keep), None, change)
-        whole = weight.new_zeros(len(weight), len(keep), weight.shape[-1])
-        whole[:, numbers_of(of).to(whole.device)] = weight
+        whole = weight.new_zeros(len(weight), len(keep), weight.shape[-1], device=self._device())
+        whole[:, numbers_of(of).to(whole.device)] = weight.to(whole.device)
         whole[:, numbers_of(~keep).to(whole.device)] = 0
         own = self.storage.find(self.output.layer, f"{self.output.path}.bias")
         biases = [bias.to(whole.device).float() for bias in (own, change) if bias is not None]
@@ -148,6 +148,11 @@ class LinearSite(ModelSite):
             return weight.to(self.storage.dtype_of(self.output)).cpu()
         whole = self.storage.find(self.layer, path)
         return None if whole is None else layout.cut(whole, numbers_of(keep), len(keep), 0)
+
+    def _device(self) -> torch.device:
+        """Where the output projection computes, as far as is known: weights may be fetched for every call."""
+        device = self.output.linear.weight.device
+        return self.storage.home if device.type == "meta" else device
 
     def _channels(self, keep: NDArray[np.bool_]) -> Tensor:
         """Whether each channel that the output projection reads is of a unit kept, bool [channels]."""

@@ -70,10 +70,11 @@ class Elsewhere(Storage):
 
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
         before = self._standing.get(output.site.name)
-        biases = [bias for bias in (before.bias if before else None, repair.bias) if bias is not None]
+        biases = [bias.to(self.home) for bias in (before.bias if before else None, repair.bias) if bias is not None]
         bias = sum(biases[1:], biases[0]) if biases else None
         if before is None or repair.weight is not None:
-            self._standing[output.site.name] = StandingRepair(keep.copy(), repair.weight, bias)
+            weight = None if repair.weight is None else repair.weight.to(self.home)
+            self._standing[output.site.name] = StandingRepair(keep.copy(), weight, bias)
         else:
             self._standing[output.site.name] = replace(before, bias=bias)
 
