@@ -143,14 +143,6 @@ def is_offloaded(module: nn.Module) -> bool:
     return bool(has_offloaded_params(module))
 
 
-def is_fetched(module: Any) -> bool:
-    """Whether a module's weights come from elsewhere, even if it has them now.
-
-    accelerate 1.10 on: `_hf_hook.weights_map`.
-    """
-    return getattr(getattr(module, "_hf_hook", None), "weights_map", None) is not None
-
-
 def offloaded_weights(module: Any) -> Mapping[str, Tensor]:
     """The weights that accelerate puts into an offloaded module, by their names in it.
 

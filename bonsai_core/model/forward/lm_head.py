@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bonsai_core.model.causal_lm import CausalLM
-from bonsai_core.upstream import is_fetched
 
 ROWS = 4096
 """At most this many rows of the projection are held in float32 at once."""
@@ -22,8 +21,8 @@ class Head:
 
     @property
     def is_linear(self) -> bool:
-        """Whether logits are linear in the hidden state, by weights that can always be read."""
-        return self._cap is None and not is_fetched(self.projection)
+        """Whether logits are linear in the hidden state."""
+        return self._cap is None
 
     @property
     def vocabulary(self) -> int:
