@@ -231,7 +231,7 @@ def test_lasso_of_many_units_is_that_of_scikit_learn(num_effects: int) -> None:
     largest = np.abs(patterns.combined(utility_M)).max() / 60
     alphas = np.geomspace(largest, largest / 20, 5)
     lanes = [np.arange(60), np.arange(40), np.arange(20, 60)]
-    paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=1e-6, iterations=10_000)
+    paths = list(lasso_paths(patterns, utility_M, lanes, alphas, tolerance=1e-6, iterations=10_000))
     for lane, rows in enumerate(lanes):
         feature_TU = keep_MU[rows] - keep_MU[rows].mean(axis=0)
         centred_T = utility_M[rows] - utility_M[rows].mean()
