@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -77,13 +77,14 @@ class Fit:
     Attributes:
         importance_U: float64 [U], finite; larger means keep. Ties are broken by the prior.
         details: numbers worth reporting (the chosen strength, say).
-        spread_U: float64 [U], finite, non-negative: the posterior standard deviation of each importance, in the same
-            unit; None unless the estimator `gives_spread`.
+        spread: computes the posterior standard deviation of each importance, in the same unit, float64 [U], finite,
+            non-negative; None unless the estimator `gives_spread`. Only sequential samplers ask for it, and it may take
+            longer than the fit.
     """
 
     importance_U: NDArray[np.float64]
     details: Mapping[str, float] = field(default_factory=dict)
-    spread_U: NDArray[np.float64] | None = None
+    spread: Callable[[], NDArray[np.float64]] | None = None
 
 
 class Estimator(Component):

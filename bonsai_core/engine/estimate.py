@@ -101,9 +101,9 @@ def estimate_by_prior(estimator: Estimator, request: SampleRequest) -> Estimate:
         table.site_U,
         table.cost_U,
     )
-    fit = _checked(estimator, estimator.fit(nothing.columns(alive_U)), int(alive_U.sum()))
+    fit = estimator.fit(nothing.columns(alive_U))
     importance_U = np.full(len(table), np.nan)
-    importance_U[alive_U] = fit.importance_U
+    importance_U[alive_U] = _checked(estimator, "importances", fit.importance_U, int(alive_U.sum()))
     return Estimate(importance_U, importance_U)
 
 
@@ -112,9 +112,9 @@ def evidence(estimator: Estimator, request: SampleRequest, measured: Measured) -
     fitted = _fit(estimator, request, measured)
     if fitted is None:
         return None
-    assert fitted.fit.spread_U is not None  # estimators that give none are refused with such samplers
+    assert fitted.fit.spread is not None  # estimators that give none are refused with such samplers
     spread_U = np.full(len(request.table), np.nan)
-    spread_U[fitted.perturbed_U] = fitted.fit.spread_U
+    spread_U[fitted.perturbed_U] = _checked(estimator, "spreads", fitted.fit.spread(), int(fitted.perturbed_U.sum()))
     dropped_U = measured.individually_dropped_U
     return Evidence(np.where(dropped_U, fitted.importance_U, np.nan), np.where(dropped_U, spread_U, np.nan))
 
@@ -146,20 +146,17 @@ def _fit(estimator: Estimator, request: SampleRequest, measured: Measured) -> _F
     if not perturbed_U.any():
         return None
     measurements = everything.columns(perturbed_U)
-    fit = _checked(estimator, estimator.fit(measurements), int(perturbed_U.sum()))
+    fit = estimator.fit(measurements)
     importance_U = np.full(len(table), np.nan)
-    importance_U[perturbed_U] = fit.importance_U
+    importance_U[perturbed_U] = _checked(estimator, "importances", fit.importance_U, int(perturbed_U.sum()))
     return _Fitted(measurements, perturbed_U, importance_U, fit)
 
 
-def _checked(estimator: Estimator, fit: Fit, num_units: int) -> Fit:
-    for what, found_U in (("importances", fit.importance_U), ("spreads", fit.spread_U)):
-        if found_U is None and not (what == "spreads" and estimator.gives_spread):
-            continue
-        array = np.asarray(found_U, dtype=np.float64)
-        if array.shape != (num_units,) or not np.isfinite(array).all():
-            raise BonsaiError(
-                f"The estimator {estimator.name!r} must return {num_units} finite {what}; it returned shape "
-                f"{array.shape} with {int((~np.isfinite(array)).sum())} non-finite values."
-            )
-    return fit
+def _checked(estimator: Estimator, what: str, found_U: NDArray[np.float64], num_units: int) -> NDArray[np.float64]:
+    array = np.asarray(found_U, dtype=np.float64)
+    if array.shape != (num_units,) or not np.isfinite(array).all():
+        raise BonsaiError(
+            f"The estimator {estimator.name!r} must return {num_units} finite {what}; it returned shape "
+            f"{array.shape} with {int((~np.isfinite(array)).sum())} non-finite values."
+        )
+    return array

@@ -73,8 +73,7 @@ class EstimatorContract(ComponentContract[Estimator]):
 
     def test_the_spread_is_given_as_promised_and_shrinks_with_more_sub_models(self) -> None:
         if not self.make().gives_spread:
-            spread_U = self._whole_fit(measured()).spread_U
-            assert spread_U is None, "a spread is returned, but gives_spread is False"
+            assert self._whole_fit(measured()).spread is None, "a spread is returned, but gives_spread is False"
             return
         for num_units, num_submodels in ((NUM_UNITS, MANY), (NUM_UNITS, FEW), (NUM_UNITS, 2), (1, FEW), (100, 6)):
             measurements = measured(num_units, num_submodels)
@@ -96,8 +95,9 @@ class EstimatorContract(ComponentContract[Estimator]):
         return np.asarray(self._whole_fit(measurements).importance_U)
 
     def _spread(self, measurements: Measurements) -> NDArray[np.float64]:
-        spread_U, shape = self._whole_fit(measurements).spread_U, measurements.prior_U.shape
-        assert spread_U is not None, "gives_spread is True, but no spread is returned"
+        spread, shape = self._whole_fit(measurements).spread, measurements.prior_U.shape
+        assert spread is not None, "gives_spread is True, but no spread is returned"
+        spread_U = spread()
         assert spread_U.shape == shape, f"{shape[0]} units got spreads of shape {spread_U.shape}"
         assert np.isfinite(spread_U).all(), f"not finite: {spread_U}"
         assert (spread_U >= 0).all(), f"negative: {spread_U}"

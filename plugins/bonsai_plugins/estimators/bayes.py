@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Estimator, Fit, Measurements
@@ -33,7 +34,7 @@ class Bayes(Estimator):
 
         if np.ptp(measurements.utility_M) == 0:
             num_units = measurements.keep_MU.shape[1]
-            return Fit(np.zeros(num_units), {}, np.zeros(num_units))
+            return Fit(np.zeros(num_units), {}, lambda: np.zeros(num_units))
         patterns = Patterns.of(measurements)
         coordinate_MK, weight_MK = patterns.rotated()
         # In units of order one, so that scikit-learn's hyperpriors, of size 1e-6, do not matter.
@@ -42,13 +43,15 @@ class Bayes(Estimator):
         unit = utility_size / feature_size
         model = BayesianRidge(max_iter=self.iterations, tol=1e-6)
         model.fit(coordinate_MK / feature_size, (measurements.utility_M - measurements.utility_M.mean()) / utility_size)
-        known_P, distinguished_P = patterns.squared(
-            weight_MK, np.stack([model.sigma_.diagonal(), np.ones(len(model.coef_))], axis=1)
-        ).T
-        variance_P = known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_
         details = {
             "noise": float(utility_size / np.sqrt(model.alpha_)),
             "prior_spread": float(unit / np.sqrt(model.lambda_)),
         }
-        spread_U = patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit)
-        return Fit(patterns.per_unit(patterns.combined(weight_MK @ model.coef_)) * unit, details, spread_U)
+
+        def spread() -> NDArray[np.float64]:
+            value_KC = np.column_stack([model.sigma_.diagonal(), np.ones(len(model.coef_))])
+            known_P, distinguished_P = patterns.squared(weight_MK, value_KC).T
+            variance_P = known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_
+            return patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit)
+
+        return Fit(patterns.per_unit(patterns.combined(weight_MK @ model.coef_)) * unit, details, spread)

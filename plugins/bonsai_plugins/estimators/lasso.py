@@ -17,6 +17,9 @@ Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
 WHOLE = 2**22
 """Entries of the features up to which all are numbers at once: 32 MB."""
 ITERATIONS = 10_000
+RISING = 5
+"""Strengths in a row with ever larger errors on held-out sub-models, after which weaker ones are not tried: they take
+most of the time."""
 TOLERANCE, SMALLEST = 1e-4, 1e-3
 """scikit-learn's defaults: the duality gap relative to the utilities, and the lowest strength to the highest."""
 
@@ -59,16 +62,18 @@ class Lasso(Estimator):
     def _screened(
         self, patterns: Patterns, utility_M: NDArray[np.float64], folds: Folds
     ) -> tuple[NDArray[np.float64], float]:
-        """The same of many features, with the same strengths to choose from, and to the same tolerance."""
+        """The same of many features, to the same tolerance, from the same strengths up to where errors only rise."""
         largest = float(np.abs(patterns.combined(utility_M)).max()) / len(utility_M)
         alphas = np.geomspace(largest, largest * SMALLEST, self.strengths)
         lanes = [*(train for train, _ in folds), np.arange(len(utility_M))]
-        paths = lasso_paths(patterns, utility_M, lanes, alphas, tolerance=TOLERANCE, iterations=ITERATIONS)
-        error_AF = [
-            [np.square(solution.residual_M[test]).mean() for solution, (_, test) in zip(solutions, folds, strict=False)]
-            for solutions in paths
-        ]
-        best = int(np.mean(error_AF, axis=1).argmin())
-        coefficient_P, chosen = np.zeros(len(patterns.keep_PM)), paths[best][-1]
+        error_A: list[float] = []
+        for solutions in lasso_paths(patterns, utility_M, lanes, alphas, tolerance=TOLERANCE, iterations=ITERATIONS):
+            pairs = zip(solutions, folds, strict=False)  # the last lane is no fold
+            error_A.append(float(np.mean([np.square(found.residual_M[test]).mean() for found, (_, test) in pairs])))
+            if error_A[-1] < min(error_A[:-1], default=np.inf):
+                chosen, alpha = solutions[-1], float(alphas[len(error_A) - 1])
+            if len(error_A) > RISING and (np.diff(error_A[-RISING - 1 :]) > 0).all():
+                break
+        coefficient_P = np.zeros(len(patterns.keep_PM))
         coefficient_P[chosen.feature_W] = chosen.coefficient_W
-        return coefficient_P, float(alphas[best])
+        return coefficient_P, alpha

@@ -13,6 +13,8 @@ from bonsai_core import Measurements
 
 BLOCK = 2**20
 """Entries of the features that are numbers at a time: 8 MB."""
+CACHED = 2**17
+"""The same for products with a few vectors, which cost less than fetching the numbers unless these are in cache."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Patterns:
     def products(self, value_ML: NDArray[np.float64]) -> NDArray[np.float32]:
         """Of what the sub-models keep with some values, in single precision, float32 [P, L]."""
         number_ML = value_ML.astype(np.float32)
-        return np.concatenate([keep_PM.astype(np.float32) @ number_ML for keep_PM in _blocks(self.keep_PM)])
+        return np.concatenate([keep_PM.astype(np.float32) @ number_ML for keep_PM in _blocks(self.keep_PM, CACHED)])
 
     def rotated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The same features in at most M coordinates, and the way back.
@@ -103,7 +105,7 @@ def centred_products(both_MM: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(deviation_MM - deviation_MM.mean(axis=1, keepdims=True))
 
 
-def _blocks(keep_PM: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+def _blocks(keep_PM: NDArray[np.bool_], entries: int = BLOCK) -> Iterator[NDArray[np.bool_]]:
     """Some rows after others, so few that they may be held as numbers."""
-    step = max(1, BLOCK // keep_PM.shape[1])
+    step = max(1, entries // keep_PM.shape[1])
     return (keep_PM[first : first + step] for first in range(0, len(keep_PM), step))

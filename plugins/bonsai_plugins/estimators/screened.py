@@ -10,7 +10,7 @@ Shape legend: L lanes, A strengths, T sub-models of a lane, C candidates, W feat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,22 +49,20 @@ def lasso_paths(
     *,
     tolerance: float,
     iterations: int,
-) -> list[list[Sparse]]:
+) -> Iterator[list[Sparse]]:
     """The solution for every strength, from the largest on, in every lane: its sub-models, an intercept not penalised.
 
-    Returns:
+    Yields:
         For each strength one solution for each lane, with a duality gap of at most `tolerance` times the sum of the
         squared utilities, as by `sklearn.linear_model.Lasso`.
     """
     solvers = [_Lane(patterns, utility_M, rows, tolerance, iterations) for rows in lanes]
     product_PL = _products(patterns, solvers)
-    paths: list[list[Sparse]] = []
     for alpha in alphas:
         open_L = list(range(len(solvers)))
         while open_L := [n for n in open_L if not solvers[n].improve(float(alpha), product_PL[:, n])]:
             product_PL[:, open_L] = _products(patterns, [solvers[n] for n in open_L])
-        paths.append([solver.solution() for solver in solvers])
-    return paths
+        yield [solver.solution() for solver in solvers]
 
 
 def _products(patterns: Patterns, lanes: Sequence[_Lane]) -> NDArray[np.float32]:
@@ -110,7 +108,7 @@ class _Lane:
         size_P[self._feature_W] = np.inf  # candidates always
         count = min(len(size_P), len(self._feature_W) + CANDIDATES)
         candidate_C = np.sort(np.argpartition(size_P, -count)[-count:])
-        feature_CT = self._features(candidate_C)[:, self._rows]
+        feature_CT = self._features(candidate_C)
         coefficient_C = np.zeros(count)
         coefficient_C[np.searchsorted(candidate_C, np.sort(self._feature_W))] = self._coefficient_W
         size_C, working_C = np.abs(product_P[candidate_C]).astype(np.float64), coefficient_C != 0
@@ -118,13 +116,13 @@ class _Lane:
             excess_C = np.where(working_C, 0.0, size_C - penalty)
             joining = np.argpartition(excess_C, -min(ADDED, count))[-ADDED:]
             working_C[joining[excess_C[joining] > 0]] = True
-            working_CT = feature_CT[working_C]
+            working_CT = feature_CT[working_C].astype(np.float64)
             coefficient_C[working_C] = coefficient_W = self._solve(working_CT, coefficient_C[working_C], alpha)
             residual_T = self._utility_T - coefficient_W @ working_CT
-            size_C = np.abs(feature_CT @ residual_T)
+            size_C = np.abs(feature_CT @ residual_T.astype(np.float32)).astype(np.float64)
             outside = float(size_C[~working_C].max(initial=0.0))
             gap = self._gap(penalty, float(size_C.max()), residual_T, coefficient_W)
-            if outside <= penalty * (1 + SLACK) or gap <= self._goal / 2:
+            if outside <= penalty * (1 + SLACK) or gap <= self._goal * 3 / 4:
                 break
             working_C = coefficient_C != 0
         self._alpha, self._feature_W = alpha, candidate_C[coefficient_C != 0]
@@ -145,7 +143,7 @@ class _Lane:
             coef_init=coefficient_W,
             precompute=False,
             check_input=False,
-            tol=self._tolerance,
+            tol=self._tolerance / 2,  # if not less than in `improve`, it could stay where that goes on for ever
             max_iter=self._iterations,
         )[1]
         return np.asarray(found_W1[:, 0])
@@ -158,12 +156,13 @@ class _Lane:
         absolute, product = float(np.abs(coefficient_W).sum()), float(residual_T @ self._utility_T)
         return float(residual_T @ residual_T) * (1 + shrink**2) / 2 + penalty * absolute - shrink * product
 
-    def _features(self, feature_W: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Some features of all sub-models, less the lane's mean, float64 [W, M]."""
-        keep_WM = self._patterns.keep_PM[feature_W]
-        return np.asarray(keep_WM - keep_WM[:, self._rows].mean(axis=1, keepdims=True))
+    def _features(self, feature_W: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some features of the lane's sub-models, less their mean, in single precision, float32 [W, T]."""
+        keep_WT = self._patterns.keep_PM[feature_W][:, self._rows].astype(np.float32)
+        return np.asarray(keep_WT - keep_WT.mean(axis=1, keepdims=True))
 
     def solution(self) -> Sparse:
         """The coefficients now."""
-        predicted_M = self._coefficient_W @ self._features(self._feature_W)
-        return Sparse(self._feature_W, self._coefficient_W, self._utility_M - predicted_M)
+        predicted_M = self._coefficient_W @ self._patterns.keep_PM[self._feature_W]
+        residual_M = self._utility_M - (predicted_M - predicted_M[self._rows].mean())
+        return Sparse(self._feature_W, self._coefficient_W, residual_M)
