@@ -97,7 +97,7 @@ def pruned(settings: Mapping[str, Any]) -> Pruned:
             rounds=watch.rounds,
             run_s=run_s - by_key["save"] - by_key["verify"],
             chunk_tokens=job.lockstep.chunks.tokens,
-            batch_tokens=min(job.submodels_at_once(sub_model), config.submodels) * sub_model,
+            batch_tokens=min(job.submodels_at_once(job.calibration.data[0]), config.submodels) * sub_model,
             peak_bytes=report["memory"]["peak_bytes"],
             stated_bytes=stated_bytes(job),
             measure_bytes=watch.measure_bytes,
@@ -113,7 +113,7 @@ def stated_bytes(job: Job) -> int:
     while a site is ranked or repaired.
     """
     sub_model, prior = job.calibration.data[0].num_tokens, job.calibration.prior_RNT[0].size
-    lanes = min(job.submodels_at_once(sub_model), job.config.submodels) * sub_model
+    lanes = min(job.submodels_at_once(job.calibration.data[0]), job.config.submodels) * sub_model
     tokens = max(lanes + (0 if job.keeps_moments else prior), prior + job.plan.divergence_tokens)
     hidden: int = tokens * int(job.parent.config.hidden_size) * int(job.subject.model.dtype.itemsize)
     moments: Counter[int] = Counter()

@@ -202,6 +202,11 @@ def map_tensors(change: Callable[[Any], Any], values: Any) -> Any:
     return _pytree.tree_map(change, values)
 
 
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order: `torch.utils._pytree.tree_leaves`, torch 2.6 on."""
+    return [leaf for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
 def has_hooks(model: nn.Module) -> bool:
     """Whether forward hooks are left on any of a model's modules.
 

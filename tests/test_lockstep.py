@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bonsai_core import (
+    BonsaiError,
     DenseTokens,
     Metric,
     Probe,
@@ -163,6 +164,17 @@ def test_every_repaired_lane_is_the_repaired_sub_model(registry: Registry, pico:
             assert_same(hidden, hidden_of_model(subject.model, ids_NT))
     assert traces(subject.model) == []
     assert torch.equal(hidden_of_model(subject.model, ids_NT), before)
+
+
+def test_a_model_that_computes_between_its_layers_is_refused(registry: Registry) -> None:
+    subject = subject_of(registry, PICOS[1])
+    between = subject.layers_present()[1].register_forward_pre_hook(lambda layer, args: (args[0] / 2, *args[1:]))
+    lockstep = Lockstep(subject, chunks(7))
+    for _ in range(2):
+        with pytest.raises(BonsaiError, match="Between the decoder layers"):
+            lockstep.stream(windows())
+    between.remove()
+    lockstep.stream(windows())
 
 
 @pytest.mark.parametrize("pico", OF_EACH_KIND, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
 from bonsai_core.model.forward.latency import total_bytes
 from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
+from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.model.loading.parent import Parent
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.versions import versions
@@ -115,15 +117,19 @@ class Job:
             **({"measured_on": self.calibration.measured_on} if self.calibration.measured_on else {}),
         }
 
-    def submodels_at_once(self, num_tokens: int) -> int:
-        """Sub-models of this many tokens that go through the layers together, and into the ledger as a whole.
+    def submodels_at_once(self, data: CalibrationData) -> int:
+        """Sub-models that go through the layers together when measured on this, and into the ledger as a whole.
 
-        Those that share a chunk always share a batch, so that the size of batches changes no number.
+        Chunks of windows never straddle two batches, so that the size of batches changes no number.
         """
         if not runs_in_lockstep(self.methods.metric):
             return 1
-        chunk = max(1, self.lockstep.chunk_tokens // num_tokens)
-        return max(1, self.lockstep.batch_tokens // num_tokens // chunk) * chunk
+        whole = 1
+        if len(data.windows_NT):
+            windows, length = data.windows_NT.shape
+            in_chunk = max(1, self.lockstep.chunk_tokens // length)
+            whole = in_chunk // math.gcd(in_chunk, windows)
+        return max(1, self.lockstep.batch_tokens // data.num_tokens // whole) * whole
 
     @cached_property
     def keeps_moments(self) -> bool:

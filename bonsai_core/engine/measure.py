@@ -52,7 +52,7 @@ def measure(
         dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
         if len(keep_MU) == 0:  # decided once per round, so that all draws are comparable
             repaired = repairs.affordable(drawn_MU)
-        for first in range(0, len(drawn_MU), batch := job.submodels_at_once(num_tokens)):
+        for first in range(0, len(drawn_MU), batch := job.submodels_at_once(round.measuring.data)):
             part = slice(first, first + batch)
             start = len(keep_MU) + first
             values = _values(job, round, start, drawn_MU, part, repairs if repaired else None, cache_key, ledger)

@@ -90,7 +90,7 @@ def _utilities(
     def measure() -> Payload:
         if repair is not None and not runs_in_lockstep(metric):
             repair.prepare(keep_MU)
-        batch = job.submodels_at_once(sample.data.num_tokens)
+        batch = job.submodels_at_once(sample.data)
         parts = [keep_MU[first : first + batch] for first in range(0, len(keep_MU), batch)]
         return {"values": [value for part_MU in parts for value in measure_submodels(job, sample, part_MU, repair)]}
 

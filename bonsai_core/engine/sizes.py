@@ -30,16 +30,16 @@ FASTER = 0.9
 
 
 def choose_sizes(job: Job, ledger: Ledger) -> None:
-    """Set the tokens of a chunk and of a batch of sub-models, unless the user has; a resumed run takes the first ones.
+    """Set the tokens of a chunk and of a batch of sub-models; a resumed run takes the first ones.
 
-    Runs that are short get the default for their device.
+    Runs that are short, or whose chunks the user has chosen, get what is usual for their device.
     """
     lockstep, config = job.lockstep, job.config
-    if job.plan.forward_tokens * job.table.total_params < WORTH_MEASURING:
+    if config.batch_size is not None or job.plan.forward_tokens * job.table.total_params < WORTH_MEASURING:
         return
     smallest = CPU_TOKENS if job.subject.device.type == "cpu" else GPU_TOKENS // 4
     text = job.calibration.prior_RNT[0].size
-    sizes = [size for n in range(SIZES) if (size := smallest * 2**n) <= text] if config.batch_size is None else []
+    sizes = [size for n in range(SIZES) if (size := smallest * 2**n) <= text]
 
     def measure() -> Arrays:
         seconds = _seconds_per_token(job, sizes or [lockstep.chunk_tokens])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain, starmap
 from typing import Any
 
 import torch
@@ -13,13 +15,11 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.model.causal_lm import CausalLM
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.model.structure.replaced import forward_replaced
-from bonsai_core.upstream import map_tensors
+from bonsai_core.upstream import map_tensors, tensors_in
 
 MASK_DIMENSIONS = 4
 HIDDEN_DIMENSIONS = 3
 FEW_WINDOWS, FEW_TOKENS = 3, 2
-TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
-"""Relative to the largest of the last hidden states."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -91,32 +91,44 @@ class Decoder:
         """
         if self._rest:
             return
-
-        def learn(number: int) -> Callable[[nn.Module, Any, Any], None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                self._rest[number] = output[1:] if isinstance(output, tuple) else None
-
-            return hook
-
-        with ExitStack() as hooks:
-            for number, layer in self._layers().items():
-                hooks.enter_context(layer.register_forward_hook(learn(number)))
-            ids_NT = torch.arange(FEW_WINDOWS * FEW_TOKENS).view(FEW_WINDOWS, FEW_TOKENS)
-            whole = self._forward(ids_NT)
-        hidden = self.embedded(ids_NT)
-        for number in self._layers():
-            if hidden.ndim == HIDDEN_DIMENSIONS:
-                with torch.inference_mode():
-                    hidden = self.layer(number, hidden).to(hidden.device)
-        found = self.last_hidden(hidden) if hidden.ndim == HIDDEN_DIMENSIONS else hidden
-        tolerance = TOLERANCE if whole.dtype == torch.float32 else HALF_TOLERANCE
-        size = tolerance * float(whole.nan_to_num().abs().max())
-        if found.shape != whole.shape or not torch.allclose(found, whole, rtol=tolerance, atol=size, equal_nan=True):
+        try:
+            same = self._is_taken_apart()
+        except BaseException:
+            self._rest.clear()
+            raise
+        if not same:
             self._rest.clear()
             raise BonsaiError(
                 f"Between the decoder layers of this model ({type(self._model).__name__}) there is more than hidden "
                 f"states, so it cannot be measured layer by layer, as Bonsai does."
             )
+
+    def _is_taken_apart(self) -> bool:
+        """Whether a pass of the whole model does nothing but what its parts are thought to do; outputs are learnt."""
+        entered: list[Tensor] = []
+        left: list[Tensor] = []
+        given: dict[int, Call] = {}
+
+        def learn(number: int, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            hidden, given[number] = _split(args, kwargs)
+            entered.append(hidden)
+            left.append(output[0] if isinstance(output, tuple) else output)
+            self._rest[number] = output[1:] if isinstance(output, tuple) else None
+
+        with ExitStack() as hooks:
+            for number, layer in self._layers().items():
+                hooks.enter_context(layer.register_forward_hook(partial(learn, number), with_kwargs=True))
+            whole = self._forward(torch.arange(FEW_WINDOWS * FEW_TOKENS).view(FEW_WINDOWS, FEW_TOKENS))
+        if whole.ndim != HIDDEN_DIMENSIONS or any(hidden.shape != whole.shape for hidden in (*entered, *left)):
+            return False
+        self._record_calls(FEW_TOKENS)
+        recorded = {number: self._calls[number, FEW_TOKENS] for number in given}
+        pairs = chain(
+            zip(entered[1:], left[:-1], strict=True),
+            zip(tensors_in(given), tensors_in(recorded), strict=True),
+            [(whole, self.last_hidden(left[-1]))],
+        )
+        return all(starmap(_same, pairs))
 
     @contextmanager
     def _instead(self, function: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
@@ -144,6 +156,13 @@ class Decoder:
 
 class _ReachedError(Exception):
     """The first layer has been reached; the rest of the pass is not needed."""
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, where the other may be for a single window."""
+    if one.ndim != other.ndim or any(n not in (m, 1) for m, n in zip(one.shape, other.shape, strict=True)):
+        return False
+    return torch.allclose(one, other.to(one.device).expand_as(one), rtol=0, atol=0, equal_nan=True)
 
 
 def _for_batch(value: Any, size: int) -> Any:

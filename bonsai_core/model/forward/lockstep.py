@@ -189,7 +189,8 @@ class Lockstep:
         """The predictions for any windows under one keep vector, without repairs."""
 
         def last_hidden(ids_NT: NDArray[np.int64], lengths_N: NDArray[np.int64] | None) -> LastHidden:
-            batch = max(1, self.batch_tokens // ids_NT.shape[1])
+            in_chunk = max(1, self.chunk_tokens // ids_NT.shape[1])  # chunks do not straddle batches
+            batch = max(1, self.batch_tokens // ids_NT.shape[1] // in_chunk) * in_chunk
             for start in range(0, len(ids_NT), batch):
                 stream = self.stream(ids_NT[start : start + batch])
                 self.sweep(partial(self._pass, stream, keep_U[None]))
