@@ -19,7 +19,7 @@ from bonsai_core.upstream import map_tensors, tensors_in
 
 MASK_DIMENSIONS = 4
 HIDDEN_DIMENSIONS = 3
-FEW_WINDOWS, FEW_TOKENS = 3, 2
+FEW_WINDOWS, FEW_TOKENS = 2, 2
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
