@@ -38,11 +38,12 @@ class Repairs:
     @classmethod
     @contextmanager
     def of_submodels(cls, job: Job, statistics: RoundStatistics, ledger: Ledger) -> Iterator[Repairs]:
-        """Those of a round's sub-models, whose files leave with it."""
+        """Those of a round's sub-models, whose files and statistics leave with it."""
         scratch = TensorFiles(ledger.directory.scratch_path, ledger.directory.writing)
         try:
             yield cls(job, statistics, scratch)
         finally:
+            statistics.forget()
             scratch.remove()
 
     def affordable(self, keep_MU: NDArray[np.bool_]) -> bool:

@@ -56,6 +56,10 @@ class RoundStatistics:
         kept = self._kept.get(statistic_of(reader) or "", {})
         return all(number in kept for number in self._job.subject.layers_present())
 
+    def forget(self) -> None:
+        """Free what is kept."""
+        self._kept.clear()
+
     def look_ahead(self, number: int, stream: Stream) -> None:
         """Put the text, on its way through a model that becomes the one that the round finds, through a layer.
 
