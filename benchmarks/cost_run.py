@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import tempfile
 import time
 from collections import Counter
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from cost_watch import RoundCost, Watch
 from safetensors import safe_open
 
@@ -45,7 +44,8 @@ class Pruned:
         stated_bytes: see `stated_bytes`.
         measure_bytes: by which resident memory grew while sub-models were measured.
         scratch_bytes: the most that was on disk beside the checkpoint.
-        result: digest of keep vector and weights.
+        kept_units: by site.
+        weights_rms: root mean square of the pruned weights.
     """
 
     parameters: int
@@ -62,7 +62,8 @@ class Pruned:
     stated_bytes: int
     measure_bytes: int
     scratch_bytes: int
-    result: str
+    kept_units: dict[str, list[int]]
+    weights_rms: float
 
 
 def pruned(settings: Mapping[str, Any]) -> Pruned:
@@ -102,7 +103,8 @@ def pruned(settings: Mapping[str, Any]) -> Pruned:
             stated_bytes=stated_bytes(job),
             measure_bytes=watch.measure_bytes,
             scratch_bytes=watch.scratch_bytes,
-            result=_digest(directory.model_path),
+            kept_units=_kept_units(directory.model_path),
+            weights_rms=_root_mean_square(directory.model_path),
         )
 
 
@@ -123,16 +125,18 @@ def stated_bytes(job: Job) -> int:
     return hidden + copies + (sum(moments.values()) if job.keeps_moments else max(moments.values()))
 
 
-def _digest(checkpoint: Path) -> str:
-    """Of the kept units and all weights of a checkpoint, however they are spread over files."""
-    places: dict[str, Path] = {}
-    for file in checkpoint.glob("*.safetensors"):
+def _root_mean_square(checkpoint: Path) -> float:
+    """Of all weights of a checkpoint."""
+    total, count = 0.0, 0
+    for file in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
-            places |= dict.fromkeys(opened.keys(), file)
-    kept_units = json.loads((checkpoint / "bonsai.json").read_text(encoding="utf-8"))["kept_units"]
-    digest = hashlib.sha256(json.dumps(kept_units, sort_keys=True).encode())
-    for name in sorted(places):
-        with safe_open(places[name], "pt") as opened:
-            digest.update(name.encode())
-            digest.update(opened.get_tensor(name).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+            for name in opened.keys():  # noqa: SIM118  (no mapping)
+                weight = opened.get_tensor(name).double()
+                total, count = total + float(weight.square().sum()), count + weight.numel()
+    return math.sqrt(total / count)
+
+
+def _kept_units(checkpoint: Path) -> dict[str, list[int]]:
+    """Of a checkpoint, by site."""
+    kept: dict[str, list[int]] = json.loads((checkpoint / "bonsai.json").read_text(encoding="utf-8"))["kept_units"]
+    return kept

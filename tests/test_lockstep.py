@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from conftest import HIDDEN, LAYERS, PICOS, VOCABULARY, Pico, family_of
+from conftest import HIDDEN, LAYERS, PICOS, VOCABULARY, Pico, StoppedError, Stopper, family_of
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +31,7 @@ from bonsai_core import (
     Site,
     Statistic,
     hookimpl,
+    resume,
     run,
     token_kl,
 )
@@ -38,7 +39,7 @@ from bonsai_core.config import PluginChoice
 from bonsai_core.contracts.metric import perplexity_of, token_nll
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.setup import open_job
-from bonsai_core.events import Event, RoundFinished, Stage, StageStarted, Warned
+from bonsai_core.events import Event, Journaled, RoundFinished, Stage, StageStarted, Warned
 from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Lockstep, Stream
@@ -418,6 +419,31 @@ def test_the_size_of_batches_changes_no_number(small_run: RunConfig, registry: R
         assert list(small) == [f"round-1/submodels-{first}" for first in range(0, 6, at_once)]
         assert {len(values) for values in small.values()} == {at_once}
         assert outcome(tmp_path / f"small-{at_once}") == outcome(tmp_path / f"one-{at_once}")
+
+
+def test_sizes_are_measured_once_and_a_resumed_run_keeps_them(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bonsai_core.engine.sizes.WORTH_MEASURING", 0)
+    for smallest in (small_run.sequence_length, 10**6):  # four sizes; none, because the text is shorter than that
+        monkeypatch.setattr("bonsai_core.engine.sizes.CPU_TOKENS", smallest)
+        first, again = tmp_path / f"first-{smallest}", tmp_path / f"again-{smallest}"
+        run(settings(small_run, first, prior_samples=8, sparsity=0.15), registry=registry)
+        stopper = Registry()
+        stopper.register(Stopper(lambda event: isinstance(event, Journaled) and "submodels-0" in event.key), "a test")
+        with pytest.raises(StoppedError):
+            run(settings(small_run, again, prior_samples=8, sparsity=0.15), registry=stopper)
+        found = tuned(again)
+        assert found["tokens"] >= 1 <= found["batch_tokens"]
+        resume(again, registry=registry)
+        assert tuned(again) == found
+        if found["tokens"] == tuned(first)["tokens"]:  # their numbers are rounded alike then
+            assert outcome(again) == outcome(first)
+
+
+def tuned(directory: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as database:
+        return dict(json.loads(database.execute("SELECT payload FROM events WHERE key = 'tune'").fetchone()[0]))
 
 
 def test_a_long_text_goes_through_in_batches_and_changes_no_number(registry: Registry) -> None:

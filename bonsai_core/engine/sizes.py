@@ -55,7 +55,7 @@ def choose_sizes(job: Job, ledger: Ledger) -> None:
         chunk, batch = ledger.cached({**key, "versions": versions()}, 0, measure)["sizes"]
         return {"tokens": int(chunk), "batch_tokens": min(lockstep.batch_tokens, int(batch))}
 
-    found = ledger.once(Step("chunk"), measured)
+    found = ledger.once(Step("tune"), measured)
     lockstep.set_sizes(found["tokens"], config.batch_tokens or found["batch_tokens"])
 
 

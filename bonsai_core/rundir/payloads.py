@@ -44,7 +44,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
         repaired_submodels=(bool, False),
     ),
     r"round-\d+/divergence": json_object(held_out=Value, measured=(Value, None)),
-    "chunk": json_object(tokens=PositiveInt, batch_tokens=PositiveInt),
+    "tune": json_object(tokens=PositiveInt, batch_tokens=PositiveInt),
     "peak": json_object(bytes=NonNegativeInt),
     "save": json_object(bytes=NonNegativeInt, parameters=NonNegativeInt),
     "trained": json_object(parameters=NonNegativeInt),
