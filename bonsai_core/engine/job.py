@@ -127,7 +127,7 @@ class Job:
         whole = 1
         if len(data.windows_NT):
             windows, length = data.windows_NT.shape
-            in_chunk = max(1, self.lockstep.chunk_tokens // length)
+            in_chunk = self.lockstep.windows_in_chunk(length)
             whole = in_chunk // math.gcd(in_chunk, windows)
         return max(1, self.lockstep.batch_tokens // data.num_tokens // whole) * whole
 

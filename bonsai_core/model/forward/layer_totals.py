@@ -56,6 +56,9 @@ class LayerTotals:
         self._subject = subject
         self._alive_U = alive_U
         self._sites = [s for s in subject.sites_present() if s.layer == number and alive_U[s.units].any()]
+        # What a layer prior accumulates is of the layer: computed once, and the same for all its sites.
+        self._of_layer = isinstance(reader, LayerPrior)
+        self._summed = self._sites[:1] if self._of_layer else self._sites
         self._sum = _sum_for(reader)
         self._inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a chunk is repeated after an error
         self._totals: dict[str, Tensor] = {}
@@ -65,7 +68,7 @@ class LayerTotals:
     def reading(self) -> Iterator[None]:
         """Hooks by which every call of the layer leaves what its sites read; no trace stays."""
         with ExitStack() as hooks:
-            for site in self._sites:
+            for site in () if self._of_layer else self._sites:
                 module, read = self._subject.reads(site)
                 hooks.enter_context(module.register_forward_pre_hook(partial(self._receive, site, read)))
             yield
@@ -76,10 +79,9 @@ class LayerTotals:
     def add(self, before: Tensor, after: Tensor) -> None:
         """Add the chunk that the layer has just computed, from what entered and what left it."""
         self._num_tokens += before[..., 0].numel()
-        for site in self._sites:
-            self._totals[site.name] = self._sum.added(
-                self._totals.get(site.name), site, self._inputs.pop(site.name), before, after
-            )
+        for site in self._summed:
+            inputs = None if self._of_layer else self._inputs.pop(site.name)
+            self._totals[site.name] = self._sum.added(self._totals.get(site.name), site, inputs, before, after)
 
     def result(self) -> Mapping[str, Statistic]:
         """What the reader receives, by site name.
@@ -90,7 +92,7 @@ class LayerTotals:
         return {site.name: Statistic(self._finished(site), self._num_tokens) for site in self._sites}
 
     def _finished(self, site: Site) -> Tensor:
-        total = self._totals[site.name].to(self._subject.device)
+        total = self._totals[self._summed[0].name if self._of_layer else site.name].to(self._subject.device)
         return self._sum.finished(self._subject, site, self._alive_U, total)
 
 
@@ -98,8 +100,8 @@ class _Sum(ABC):
     """How one kind of statistic adds up."""
 
     @abstractmethod
-    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """A total with a chunk: what the site read [.., tokens, channels], what entered and what left the layer."""
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor | None, before: Tensor, after: Tensor) -> Tensor:
+        """A total with a chunk: what the site read, [.., tokens, channels], what entered and what left the layer."""
 
     @abstractmethod
     def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
@@ -110,7 +112,8 @@ class _Sum(ABC):
 class _Moments(_Sum):
     """Second moments, see `MomentPrior`."""
 
-    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor | None, before: Tensor, after: Tensor) -> Tensor:
+        assert inputs is not None
         return add_moments(total, inputs, after)
 
     def finished(self, subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:
@@ -124,7 +127,8 @@ class _OfInputs(_Sum):
     def __init__(self, reader: InputPrior | InputCompensator) -> None:
         self._reader = reader
 
-    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor | None, before: Tensor, after: Tensor) -> Tensor:
+        assert inputs is not None
         by_unit = inputs.float().reshape(-1, inputs.shape[-1] // site.unit_channels, site.unit_channels)
         return _plus(total, self._reader.accumulate(by_unit))
 
@@ -139,7 +143,7 @@ class _OfLayer(_Sum):
     def __init__(self, reader: LayerPrior) -> None:
         self._reader = reader
 
-    def added(self, total: Tensor | None, site: Site, inputs: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    def added(self, total: Tensor | None, site: Site, inputs: Tensor | None, before: Tensor, after: Tensor) -> Tensor:
         flat = [states.float().reshape(-1, states.shape[-1]) for states in (before, after)]
         return _plus(total, self._reader.accumulate(*flat))
 

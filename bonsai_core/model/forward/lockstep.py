@@ -110,6 +110,10 @@ class Lockstep:
         self.chunks.tokens = self.chunk_tokens = chunk_tokens
         self.batch_tokens = batch_tokens
 
+    def windows_in_chunk(self, length: int) -> int:
+        """Windows of this many tokens in one chunk, as it was meant."""
+        return max(1, self.chunk_tokens // length)
+
     def sweep(self, visit: Callable[[int], None]) -> None:
         """Visit the layers by their numbers, in order, each with its weights at hand while it is its turn."""
         with closing(in_turn(self.subject.layers_present(), self.fetches)) as turns:
@@ -189,7 +193,7 @@ class Lockstep:
         """The predictions for any windows under one keep vector, without repairs."""
 
         def last_hidden(ids_NT: NDArray[np.int64], lengths_N: NDArray[np.int64] | None) -> LastHidden:
-            in_chunk = max(1, self.chunk_tokens // ids_NT.shape[1])  # chunks do not straddle batches
+            in_chunk = self.windows_in_chunk(ids_NT.shape[1])  # chunks do not straddle batches
             batch = max(1, self.batch_tokens // ids_NT.shape[1] // in_chunk) * in_chunk
             for start in range(0, len(ids_NT), batch):
                 stream = self.stream(ids_NT[start : start + batch])
