@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bonsai_core.contracts import Draw, SampleRequest
 from bonsai_core.engine.estimate import Measured, evidence
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import Round, Stream
 from bonsai_core.engine.submodels import measure_submodels
@@ -101,7 +100,7 @@ def _values(
     step = round.step(f"submodels-{start}", len(keep_MU) * round.measuring.data.num_tokens)
 
     def compute() -> Arrays:
-        if repairs is not None and not runs_in_lockstep(job.methods.metric):
+        if repairs is not None:
             repairs.prepare(drawn_MU)
         values = measure_submodels(job, round.measuring, keep_MU, repairs)
         return {"values": np.array(values, dtype=np.float64)}

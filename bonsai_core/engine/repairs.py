@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.job import PATTERNS_PER_SITE, Job
+from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.round_statistics import RoundStatistics, Totals
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
@@ -68,7 +69,9 @@ class Repairs:
         return of_layer
 
     def prepare(self, keep_MU: NDArray[np.bool_]) -> None:
-        """Store the repairs of some sub-models for `applied`; those stored already stay."""
+        """Store the repairs of some sub-models for `applied`, if the metric needs that; those stored already stay."""
+        if runs_in_lockstep(self._job.methods.metric):
+            return
         sites = self._sites()
         patterns = [(site, keep_U) for site in sites for keep_U in self._different(keep_MU, site)]
         if all(_name(site, keep_U) in self._prepared for site, keep_U in patterns):

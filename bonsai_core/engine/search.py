@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import MeasuringData, Round, Stream
@@ -88,7 +87,7 @@ def _utilities(
     metric, repair = job.methods.metric, repairs if job.methods.compensator.repairs else None
 
     def measure() -> Payload:
-        if repair is not None and not runs_in_lockstep(metric):
+        if repair is not None:
             repair.prepare(keep_MU)
         batch = job.submodels_at_once(sample.data)
         parts = [keep_MU[first : first + batch] for first in range(0, len(keep_MU), batch)]
