@@ -81,8 +81,11 @@ def _repair(
     def compute() -> Payload:
         nonlocal computed, divergence
         ledger.begin(Stage.REPAIR, f"repair by {job.methods.compensator.name}", round.number)
-        with _storing(job, files, ledger) as stored:
-            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, alive_U, after, stored))
+        with (
+            _storing(job, files, ledger) as stored,
+            LayerRepairs.of(job, round, alive_U, after, stored) as repairs,
+        ):
+            divergence = _walk(job, keep_U, compared, repairs)
         computed = {"sha256": files.sha256() if job.stores_repairs else NOT_STORED}
         return computed
 

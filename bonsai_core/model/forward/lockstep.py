@@ -7,7 +7,7 @@ windows x tokens x hidden size numbers, in the model's type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -116,9 +116,15 @@ class Lockstep:
 
     def sweep(self, visit: Callable[[int], None]) -> None:
         """Visit the layers by their numbers, in order, each with its weights at hand while it is its turn."""
+        with closing(self.turns()) as turns:
+            for number in turns:
+                visit(number)
+
+    def turns(self) -> Generator[int, None, None]:
+        """The layers' numbers, in order, each while its weights are at hand; close it (`contextlib.closing`)."""
         with closing(in_turn(self.subject.layers_present(), self.fetches)) as turns:
             for number, _ in turns:
-                visit(number)
+                yield number
 
     @contextmanager
     def after_the_layers(self) -> Iterator[None]:

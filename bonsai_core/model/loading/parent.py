@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.recognition.recognise import recognise
 from bonsai_core.model.sites.table import unit_table
-from bonsai_core.model.storage.devices import Placement
+from bonsai_core.model.storage.devices import Placement, find_device
 from bonsai_core.model.structure.declared import find_family
 from bonsai_core.registry.registry import Registry
 from bonsai_core.units import UnitTable
@@ -84,6 +84,21 @@ def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) 
     """
     placement = Placement.of(config)
     return load_checked(parent.source, parent.config, placement, trust_remote_code=config.trust_remote_code, warn=warn)
+
+
+def load_for_one_layer_at_a_time(parent: Parent, config: RunConfig) -> Any:
+    """The same with the weights of its decoder layers left in its files, for sweeps through them."""
+    device, path = str(find_device(config.device)), parent.family.layers.split(".")
+    module = empty_stock(parent.config, parent.source, config.trust_remote_code)
+    placed = {parent.family.layers: "disk"}
+    for depth, on_the_way in enumerate(path):
+        others = (name for name, _ in module.named_children() if name != on_the_way)
+        placed |= {".".join((*path[:depth], name)): device for name in others}
+        module = module.get_submodule(on_the_way)
+    placement = replace(Placement.of(config), placed=placed)
+    return load_checked(
+        parent.source, parent.config, placement, trust_remote_code=config.trust_remote_code, warn=lambda text: None
+    )
 
 
 def load_unit_table(config: RunConfig, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> UnitTable:

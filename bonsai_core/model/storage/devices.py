@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -22,13 +23,18 @@ DeviceMap = Literal["none", "auto"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model's weights are held in memory, and where; the attributes are arguments of `load_model`."""
+    """How a model's weights are held in memory, and where; the attributes are arguments of `load_model`.
+
+    Attributes:
+        placed: devices, "cpu" or "disk" by the names of all modules; None to leave that to `device_map`.
+    """
 
     dtype: str = "auto"
     device: str = "auto"
     load_in: LoadIn = "full"
     device_map: DeviceMap = "none"
     max_memory: str | None = None
+    placed: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, config: LoadingSettings) -> Placement:
@@ -83,7 +89,9 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=getattr(torch, default if placement.dtype == "auto" else placement.dtype),
         )
-    if placement.device_map == "auto":
+    if placement.placed is not None:
+        options |= {"device_map": dict(placement.placed), "offload_folder": _offload_folder()}
+    elif placement.device_map == "auto":
         try:
             limits = None if max_memory is None else memory_limits(max_memory)
         except ValueError as error:
@@ -91,9 +99,13 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
         options |= {
             "device_map": "auto",
             "max_memory": limits,
-            "offload_folder": tempfile.mkdtemp(prefix="bonsai-offload-"),
+            "offload_folder": _offload_folder(),
         }
     return options
+
+
+def _offload_folder() -> str:
+    return tempfile.mkdtemp(prefix="bonsai-offload-")
 
 
 def remove_offloaded(options: dict[str, Any]) -> None:
