@@ -29,7 +29,6 @@ from bonsai_core.contracts import Probe as Probe
 from bonsai_core.contracts import Recipe as Recipe
 from bonsai_core.contracts import Removal as Removal
 from bonsai_core.contracts import Repair as Repair
-from bonsai_core.contracts import ResidualCompensator as ResidualCompensator
 from bonsai_core.contracts import Sampler as Sampler
 from bonsai_core.contracts import SampleRequest as SampleRequest
 from bonsai_core.contracts import SiteView as SiteView

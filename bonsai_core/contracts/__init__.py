@@ -5,7 +5,6 @@ from bonsai_core.contracts.compensator import InputCompensator as InputCompensat
 from bonsai_core.contracts.compensator import MomentCompensator as MomentCompensator
 from bonsai_core.contracts.compensator import Removal as Removal
 from bonsai_core.contracts.compensator import Repair as Repair
-from bonsai_core.contracts.compensator import ResidualCompensator as ResidualCompensator
 from bonsai_core.contracts.compensator import TextCompensator as TextCompensator
 from bonsai_core.contracts.compensator import WeightCompensator as WeightCompensator
 from bonsai_core.contracts.component import Component as Component

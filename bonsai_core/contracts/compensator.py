@@ -1,9 +1,9 @@
 """Compensators: forward-only repair of what is kept, after units of a site have gone.
 
-A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator`, `MomentCompensator` or, of
-these, `ResidualCompensator`. If that is text, it is the prior's calibration windows. The engine repairs the sites that
-lose units in the selection, layer by layer, so that the text comes through the layers that are repaired already; and
-sub-models, if they need few different repairs, by what the text does in the model as the round finds it.
+A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. If that
+is text, it is the prior's calibration windows. After each selection the engine repairs the sites that have lost units,
+from their dense weights, layer by layer, so that the text comes through the layers that are repaired already; and
+before it sub-models, if they need few different repairs, by what the text does in the model as the round finds it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """A site before it loses units; units lost in earlier rounds are no longer in it.
+    """A site before it loses units: the dense model's, or for sub-models that of the model as the round finds it.
 
     Attributes:
         weight: the output projection's weight, float32 [out, units, channels].
@@ -39,7 +39,7 @@ class Repair:
 
     Attributes:
         weight: replaces the kept units' weight, float [out, kept units, channels]; None: no change.
-        bias: is added to the output projection's bias, float [out]; None: no change.
+        bias: is added to the bias that the output projection has before the removal, float [out]; None: no change.
     """
 
     weight: Tensor | None = None
@@ -94,27 +94,3 @@ class InputCompensator(TextCompensator):
 
 class MomentCompensator(TextCompensator):
     """Repairs from the second moments of what each site's output projection reads, see `MomentPrior`."""
-
-
-class ResidualCompensator(MomentCompensator):
-    """Also brings the residual stream, the hidden states between sub-layers, closer to the dense model's.
-
-    After `repair`, every site that follows a removal is corrected, in order, on the text as the sites before, which are
-    corrected already, leave it: so a site makes up for what left before it, whole layers too. Sub-models are repaired,
-    but not corrected. Nothing is corrected in layers that do more with a sub-layer's output than add it to the residual
-    stream, such as those of Gemma 2 with their norms behind it, nor in those with a mixture of experts.
-    """
-
-    @abstractmethod
-    def correct(self, weight: Tensor, statistic: Statistic, missing: Tensor) -> Tensor:
-        """A site's new weight.
-
-        Args:
-            weight: the output projection's, repaired already, float32 [out, units, channels]; only units that are kept.
-            statistic: second moments of what the units kept give, as in `MomentPrior`.
-            missing: the sum over tokens of e x' / |h|^2, shaped as `weight`: x and h as there, e by how much the dense
-                model's residual stream behind the site differs from this model's with `weight`.
-
-        Returns:
-            Shaped as `weight`.
-        """

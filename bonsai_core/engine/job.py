@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import ResidualCompensator
 from bonsai_core.engine.calibration import Calibration
 from bonsai_core.engine.methods import Methods, runs_in_lockstep
 from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
@@ -20,7 +19,8 @@ from bonsai_core.model.forward.latency import total_bytes
 from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.forward.probe import CalibrationData
-from bonsai_core.model.loading.parent import Parent, load_for_one_layer_at_a_time
+from bonsai_core.model.loading.parent import Parent, load_for_sweeps
+from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.versions import versions
 from bonsai_core.selection.rules import Rules
@@ -81,7 +81,7 @@ class Job:
         return make_plan(
             self.config,
             TokenBudget(
-                statistics=drawn.prior_RNT[0].size * (methods.prior_reads_text + self.repair_passes),
+                statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
                 submodel=self.config.submodels * drawn.data[0].num_tokens if methods.needs_submodels else 0,
                 search=search_tokens(self.config.search, drawn.search[0].windows_NT) if drawn.search else 0,
                 divergence=divergence if len(drawn.held_out_NT) else 0,
@@ -91,27 +91,18 @@ class Job:
         )
 
     @cached_property
-    def corrects(self) -> bool:
-        """Whether repairs are compared with the dense model; no layer with a mixture of experts is."""
-        has_mixture = {site.layer: site.in_mixture for site in self.table if not site.has_output}
-        layers = {site.layer for site in self.table if not has_mixture.get(site.layer)}
-        return isinstance(self.methods.compensator, ResidualCompensator) and bool(layers)
-
-    @property
-    def repair_passes(self) -> int:
-        """Passes of a round's text for its repair: through each layer before and after, and through the dense model."""
-        return (2 + self.corrects) * self.methods.compensator_reads_text
-
-    @cached_property
     def dense(self) -> Lockstep:
-        """The layers of the dense model, whatever has been removed from the one under pruning.
+        """The dense model's layers, whatever has been removed from the model under pruning.
 
-        Where that is changed in place, they are read again from the parent's files, one after the other.
+        Where that is changed in place, they are read again from the parent's files, one at a time.
         """
-        if not self.subject.in_place:
-            return self.lockstep
-        model = load_for_one_layer_at_a_time(self.parent, self.config)
-        return Lockstep(Subject(model, self.parent.family, units=self.config.units), self.lockstep.chunks)
+        subject, family = self.subject, self.parent.family
+        if subject.storage.files is None:
+            model, storage = load_for_sweeps(self.parent, self.config), None
+        else:
+            model, storage = subject.model, Elsewhere(subject.model, family, subject.storage.files)
+        dense = Subject(model, family, units=self.config.units, table=subject.table, storage=storage)
+        return Lockstep(dense, self.lockstep.chunks)
 
     @cached_property
     def cache_key(self) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Methods:
         """Whether repairs need a pass over the prior's windows."""
         return self.compensator.repairs and isinstance(self.compensator, TextCompensator)
 
+    @property
+    def statistics_passes(self) -> int:
+        """Passes over the prior's windows in a round: for the prior, and for each layer before and after its repair."""
+        return self.prior_reads_text + 2 * self.compensator_reads_text
+
 
 def choose_methods(config: RunConfig, registry: Registry, function: ModelFunction | None = None) -> Methods:
     """The configured plugins, their options checked, and whether they fit together.

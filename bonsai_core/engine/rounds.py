@@ -89,7 +89,7 @@ class Round:
 
     def repair(self, job: Job) -> Step:
         """The repair after the selection, whose text goes through every layer before it is repaired and after."""
-        return self.step("repair", self.prior_NT.size * job.repair_passes)
+        return self.step("repair", 2 * self.prior_NT.size if job.methods.compensator_reads_text else 0)
 
 
 def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:

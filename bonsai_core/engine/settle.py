@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from bonsai_core.engine.perplexities import perplexity
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import MeasuringData, Round
 from bonsai_core.events import RoundFinished, Stage
+from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Stream
 from bonsai_core.model.storage.tensor_files import TensorFiles
@@ -28,21 +29,18 @@ NOT_STORED = ""
 """In place of a digest: the repairs are too large, so a resumed run computes them again."""
 
 
-def settle(
-    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], after: RoundStatistics, ledger: Ledger
-) -> None:
+def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, ledger: Ledger) -> None:
     """Repair and slice the model as the round decided. Nothing else slices it.
 
     Args:
         selection: numbers of what the round decided, for observers.
-        alive_U: the units alive at its start, bool [U].
         after: of the model as the round leaves it; filled in where the next round's text goes through it anyway.
     """
     keep_U, subject = after.alive_U, job.subject
     compared = _compared(round) if round.divergence(job) not in ledger else {}
     divergence: Payload | None = None
     if job.methods.compensator.repairs:
-        divergence = _repair(job, round, alive_U, after, compared, ledger)
+        divergence = _repair(job, round, after, compared, ledger)
     if job.slices_between_rounds:
         subject.slice(keep_U)
     kl = None
@@ -63,7 +61,6 @@ def settle(
 def _repair(
     job: Job,
     round: Round,
-    alive_U: NDArray[np.bool_],
     after: RoundStatistics,
     compared: Mapping[str, MeasuringData],
     ledger: Ledger,
@@ -81,11 +78,9 @@ def _repair(
     def compute() -> Payload:
         nonlocal computed, divergence
         ledger.begin(Stage.REPAIR, f"repair by {job.methods.compensator.name}", round.number)
-        with (
-            _storing(job, files, ledger) as stored,
-            LayerRepairs.of(job, round, alive_U, after, stored) as repairs,
-        ):
-            divergence = _walk(job, keep_U, compared, repairs)
+        dense = DenseLayers(job.dense, beside=subject.in_place)
+        with _storing(job, files, ledger) as stored, closing(dense):
+            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, after, stored, dense))
         computed = {"sha256": files.sha256() if job.stores_repairs else NOT_STORED}
         return computed
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +11,6 @@ from bonsai_core.contracts import (
     Prior,
     Removal,
     Repair,
-    ResidualCompensator,
     SiteView,
     Statistic,
     TextCompensator,
@@ -22,7 +19,6 @@ from bonsai_core.contracts import (
     WeightPrior,
 )
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.forward.residual import LayerGaps
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
@@ -87,52 +83,7 @@ def site_repair(
         else:
             assert isinstance(compensator, WeightCompensator)  # the registry admits no others
             repair = compensator.repair(removal)
-    _check(
-        compensator, site, repair, {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
-    )
-    return repair
-
-
-def site_correction(
-    subject: Subject,
-    compensator: ResidualCompensator,
-    statistic: Statistic,
-    site: Site,
-    alive_U: NDArray[np.bool_],
-    keep_U: NDArray[np.bool_],
-    repair: Repair,
-    gaps: LayerGaps,
-) -> Repair:
-    """A site's repair with its correction, which is noted in `gaps`.
-
-    Args:
-        statistic: second moments of the units alive.
-        repair: what the site gets without a correction.
-
-    Raises:
-        BonsaiError: as for `site_repair`.
-    """
-    before = subject.unit_weight(site, alive_U)
-    keep = torch.from_numpy(keep_U[site.units][alive_U[site.units]]).to(before.device)
-    with torch.inference_mode():
-        weight = torch.zeros_like(before)
-        weight[:, keep] = before[:, keep] if repair.weight is None else repair.weight.to(before)
-        gaps.change(site, (weight - before).flatten(1))
-        if not keep.any():
-            return repair
-        kept = keep.repeat_interleave(before.shape[2])
-        of_kept = Statistic(statistic.total[kept][:, kept], statistic.num_tokens)
-        missing = gaps.of(site, statistic.total)[:, kept].view(len(before), -1, before.shape[2])
-        corrected = Repair(compensator.correct(weight[:, keep], of_kept, missing), repair.bias)
-        _check(compensator, site, corrected, {"weight": tuple(missing.shape)})
-        assert corrected.weight is not None
-        change = torch.zeros_like(before)
-        change[:, keep] = corrected.weight.to(before) - weight[:, keep]
-        gaps.change(site, change.flatten(1))
-    return corrected
-
-
-def _check(compensator: Compensator, site: Site, repair: Repair, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
     for what, shape in wanted.items():
         given = getattr(repair, what)
         if given is not None and (given.shape != shape or not given.isfinite().all()):
@@ -140,3 +91,4 @@ def _check(compensator: Compensator, site: Site, repair: Repair, wanted: Mapping
                 f"The compensator {compensator.name!r} must give {site.name} a {what} of {shape} finite numbers; it "
                 f"returned {tuple(given.shape)} with {int((~given.isfinite()).sum())} that are not finite."
             )
+    return repair

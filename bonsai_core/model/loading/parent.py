@@ -86,7 +86,7 @@ def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) 
     return load_checked(parent.source, parent.config, placement, trust_remote_code=config.trust_remote_code, warn=warn)
 
 
-def load_for_one_layer_at_a_time(parent: Parent, config: RunConfig) -> Any:
+def load_for_sweeps(parent: Parent, config: RunConfig) -> Any:
     """The same with the weights of its decoder layers left in its files, for sweeps through them."""
     device, path = str(find_device(config.device)), parent.family.layers.split(".")
     module = empty_stock(parent.config, parent.source, config.trust_remote_code)

@@ -27,6 +27,7 @@ class InPlace(Storage):
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._dense_biases: dict[str, Tensor | None] = {}
 
     @property
     def files(self) -> None:
@@ -59,8 +60,10 @@ class InPlace(Storage):
             stretches[:, :, kept] = new.to(stretches.device, stretches.dtype)
         if repair.bias is not None:
             change = repair.bias.to(linear.weight.device).float()
-            before = linear.bias.detach().float() if linear.bias is not None else 0
-            linear.bias = nn.Parameter((change + before).to(linear.weight.dtype), linear.weight.requires_grad)
+            now = None if linear.bias is None else linear.bias.detach()
+            dense = self._dense_biases.setdefault(output.site.name, now)
+            new = change + (0 if dense is None else dense.float())
+            linear.bias = nn.Parameter(new.to(linear.weight.dtype), linear.weight.requires_grad)
 
     def fingerprint(self) -> str:
         return fingerprint(self._model)

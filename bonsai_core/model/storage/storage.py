@@ -71,7 +71,7 @@ class Storage(ABC):
 
     @abstractmethod
     def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        """Apply a repair for good.
+        """Apply a repair of the dense projection for good, in place of an earlier one.
 
         Args:
             keep: the units kept of those that the model has, bool [units]; the others stay as they are.

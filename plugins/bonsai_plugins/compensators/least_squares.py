@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from bonsai_core import Removal, Repair, ResidualCompensator, Statistic
+from bonsai_core import MomentCompensator, Removal, Repair, Statistic
 from bonsai_plugins.second_moments import cholesky, damped
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-class LeastSquares(ResidualCompensator):
+class LeastSquares(MomentCompensator):
     """Re-fits the kept columns of the output projection, so that its output on calibration text changes little.
 
     With H the second moments of its input, K the kept and D the removed channels,
     W_K <- W_K + W_D H_DK (H_KK + damping)^-1 minimises the squared error of the output plus the damping times the
     squared change of the weights. Hassibi and Stork 1992 (optimal brain surgeon), for groups of columns as in Kurtic
     et al. 2023 (ZipLM), arXiv:2302.04089. Where we differ: errors are relative to the token's hidden state.
-
-    Then W_K <- W_K + step M (H_KK + pull)^-1, with M what the dense model's residual stream behind the site has more:
-    part of the way to the least squares that also make up for what the layers before have lost. All of the way would
-    fit the text rather than the model.
     """
 
     name: ClassVar[str] = "least_squares"
     changes_weights: ClassVar[bool] = True
     damping: float = Field(1e-3, gt=0, description="Relative to the mean square of the input's channels.")
-    step: float = Field(0.5, ge=0, le=1, description="Part of the way towards the dense model's residual stream.")
-    pull: float = Field(0.1, gt=0, description="Damping of that step, likewise relative.")
 
     def repair(self, removal: Removal, statistic: Statistic) -> Repair:
         if removal.keep.all() or not removal.keep.any():
@@ -41,8 +32,3 @@ class LeastSquares(ResidualCompensator):
         weight = removal.weight.flatten(1).to(moments)
         explained = moments[kept][:, ~kept].cholesky_solve(cholesky(moments[kept][:, kept]))  # [kept, removed]
         return Repair(weight=(weight[:, kept] + weight[:, ~kept] @ explained.T).view(len(weight), -1, channels))
-
-    def correct(self, weight: Tensor, statistic: Statistic, missing: Tensor) -> Tensor:
-        moments = damped(statistic.total, self.pull)
-        towards = missing.flatten(1).to(moments).T.cholesky_solve(cholesky(moments)).T
-        return (weight.to(towards) + self.step * towards.view_as(weight)).to(weight)
