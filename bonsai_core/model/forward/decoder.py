@@ -60,6 +60,7 @@ class Decoder:
         """The hidden states that leave a layer, [windows, sequence, hidden], from those that enter it."""
         key = (number, hidden.shape[1])
         if key not in self._calls:
+            self._learn_outputs()
             self._record_calls(hidden.shape[1])
         args, kwargs = map_tensors(lambda value: _for_batch(value, len(hidden)), self._calls[key])
         output = self._layers()[number](hidden, *args, **kwargs)
