@@ -46,7 +46,7 @@ class LayerRepairs:
         """Repair a layer for good, slice it if that does not wait, and put the text through it."""
         job, subject = self._job, self._job.subject
         losing, dense_U = self._losing(number), job.table.keep_all()
-        statistics = self._statistics(number) if losing else {}
+        statistics = self._statistics(number, losing) if losing else {}
         for site in losing:
             statistic, dense = statistics.get(site.name), self._dense.lockstep.subject
             repair = site_repair(dense, job.methods.compensator, statistic, site, dense_U, self._keep_U)
@@ -66,13 +66,14 @@ class LayerRepairs:
             lanes = LayerLanes.of(subject, number, self._keep_U[None], None)
             job.lockstep.advance(number, self._text, lanes)
 
-    def _statistics(self, number: int) -> Totals:
-        """What the compensator reads of the text that is in front of a layer, in the dense model's layer."""
+    def _statistics(self, number: int, losing: list[Site]) -> Totals:
+        """What the compensator reads of the text that is in front of a layer, in the dense layer."""
         self._dense.reach(number)
         if self._text is None:
             return {}
         dense = self._dense.lockstep
-        collected = LayerTotals(dense.subject, number, self._job.methods.compensator, self._job.table.keep_all())
+        keep_U = self._job.table.keep_all()
+        collected = LayerTotals(dense.subject, number, self._job.methods.compensator, keep_U, losing)
         with collected.reading():
             dense.advance(number, self._text, LayerLanes.unchanged(), collected.add, only_look=True)
         return collected.result()

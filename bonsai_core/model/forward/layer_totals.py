@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, final
@@ -50,12 +50,21 @@ class LayerTotals:
         number: the layer's.
         reader: it must read text.
         alive_U: the units alive, bool [U]; others, where slicing waits, are left out.
+        of: the sites that it is about; None for all of the layer.
     """
 
-    def __init__(self, subject: Subject, number: int, reader: Reader, alive_U: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        number: int,
+        reader: Reader,
+        alive_U: NDArray[np.bool_],
+        of: Collection[Site] | None = None,
+    ) -> None:
         self._subject = subject
         self._alive_U = alive_U
-        self._sites = [s for s in subject.sites_present() if s.layer == number and alive_U[s.units].any()]
+        here = (site for site in subject.sites_present() if site.layer == number and alive_U[site.units].any())
+        self._sites = [site for site in here if of is None or site in of]
         # What a layer prior accumulates is of the layer: computed once, and the same for all its sites.
         self._of_layer = isinstance(reader, LayerPrior)
         self._summed = self._sites[:1] if self._of_layer else self._sites
