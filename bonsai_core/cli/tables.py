@@ -113,7 +113,7 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     """A line per round, with KL to the dense model and perplexity where they were measured."""
     evaluated, compared = report["config"]["eval_rounds"], any("divergence" in row for row in report["rounds"])
     names = ["round", "sparsity", "units removed", "sub-models", "dropped", "repaired", "Kendall tau"]
-    names += ["KL, measured on", "KL, held out"] if compared else []
+    names += ["KL, measured on", "KL, held out", "KL, guard"] if compared else []
     names += ["perplexity"] if evaluated else []
     table = Table(*names, box=None, header_style="bold")
     for column in table.columns:
@@ -132,7 +132,7 @@ def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, ev
     cells = [f"{row['sparsity']:.2%}", *counts, "yes" if row.get("repaired_submodels") else "no", tau]
     if compared:
         kl = row.get("divergence", {})
-        cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]
+        cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out", "guard")]
     if evaluated:
         after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
         cells.append("not finite" if after is None else f"{after:.2f}")

@@ -37,6 +37,7 @@ def build_report(
             "text": started["evaluation"],
         },
         "calibration": started["calibration"],
+        "guard": started.get("guard"),
         "measured_on": started.get("measured_on"),
         "forward_tokens": forward_tokens,
         "parameters": {"dense": table.total_params, "pruned": saved["parameters"]},

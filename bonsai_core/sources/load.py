@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import platform
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.recipe_files import is_recipe_file
 from bonsai_core.sources import hub
-from bonsai_core.sources.builtin import builtin_text
+from bonsai_core.sources.builtin import BUILTIN, builtin_text
 from bonsai_core.sources.files import is_path, read_file
 from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Purpose, Text, divide
 
-NAMED = ("builtin", "c4", "wikitext2")
+NAMED = (*BUILTIN, "c4", "wikitext2")
 Config = TypeVar("Config", bound=CommonSettings)
 
 
@@ -26,6 +28,7 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
         dataset: one of
             `builtin`: the language reference that ships with Python, repeated paragraphs removed; needs no
             network. A demonstration corpus, not a benchmark: it differs between Python versions.
+            `builtin-code`: likewise, source code of Python's standard library.
             `wikitext2`: WikiText-2 raw, rows joined by blank lines as in the literature; train and test.
             `c4`: the first documents of the first English shard of C4; train and validation.
             a path: `.jsonl` or `.json` holds one JSON object per line, with "text", or with "messages" (a list of
@@ -86,8 +89,8 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _load(name: str, purpose: Purpose, hold_out: bool, characters: int = 0) -> tuple[Text, Iterable[int] | None]:
     """One text of `load_text`; and where it may be divided, if the other text (`hold_out`) must be cut from it."""
-    if name == "builtin":
-        return Text.of(name, purpose, builtin_text(purpose)), None
+    if name in BUILTIN:
+        return replace(Text.of(name, purpose, builtin_text(name, purpose)), python=platform.python_version()), None
     if name in NAMED:
         split, content = hub.wikitext2(purpose) if name == "wikitext2" else hub.c4(purpose, characters)
         return Text.of(name, split, content), None

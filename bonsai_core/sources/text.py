@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import platform
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -72,11 +71,12 @@ class Text:
 
     Attributes:
         name: the data set as it was asked for: `builtin`, a path, a hub id.
-        split: the hub's split name; for `builtin`, `calibration` or `evaluation`; for a file, `whole`, or
-            `head` (the first 80 %) or `tail` (the last 20 %).
+        split: the hub's split name; for texts that ship with Python, `calibration` or `evaluation`; for a file,
+            `whole`, or `head` (the first 80 %) or `tail` (the last 20 %).
         pieces: the text itself; each piece but the first starts at a line (or within a very long one).
         config: the hub data set's configuration, if one was named.
         column: of the hub data set; for chats in a file, `messages`.
+        python: the version of Python that the text ships with; it differs between versions.
         chat: the text is conversations, one JSON list of messages a line, which a chat template renders.
     """
 
@@ -85,6 +85,7 @@ class Text:
     pieces: tuple[Piece, ...]
     config: str | None = None
     column: str | None = None
+    python: str | None = None
     chat: bool = False
 
     @classmethod
@@ -119,9 +120,8 @@ class Text:
         """What a report records to tell whether another run used the same text."""
         facts: dict[str, str | int] = {"name": self.name, "split": self.split, "sha256": self.sha256}
         facts["characters"] = self.num_characters
-        facts |= {key: value for key, value in (("config", self.config), ("column", self.column)) if value is not None}
-        if self.name == "builtin":
-            facts["python"] = platform.python_version()  # its documentation changes between versions
+        where = {"config": self.config, "column": self.column, "python": self.python}
+        facts |= {key: value for key, value in where.items() if value is not None}
         return facts
 
     def section(self, start: int, stop: int, split: str) -> Text:
