@@ -37,7 +37,8 @@ class PluginChoice(BaseModel):
 class RunConfig(LoadingSettings):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
-    PATHS = ("model", "dataset", "eval_dataset", "metric_dataset", "guard_dataset")
+    TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")
+    PATHS = ("model", *TEXTS)
     RECIPES = ("adapt",)
 
     model: Usable[str] = Field(
@@ -46,7 +47,7 @@ class RunConfig(LoadingSettings):
     dataset: Usable[str] = Field(
         "builtin",
         description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
-        "NAME[config]:split#column.",
+        "NAME[config]:split#column. Several with shares: c4:0.7,chat.jsonl:0.3.",
     )
     eval_dataset: Usable[str] | None = Field(
         None, description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth."

@@ -15,7 +15,15 @@ from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import FIRST_HEAT, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
-from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
+from bonsai_core.sources import (
+    Text,
+    describe_rows,
+    draw_questions,
+    holds_part_of,
+    load_metric_text,
+    read_rows,
+    windows_of,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def draw_calibration(
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
         text = load_metric_text(str(config.metric_dataset))
-        if text.contains(texts[1]):
+        if holds_part_of(text, texts[1]):
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )

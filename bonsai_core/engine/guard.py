@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources import Text, load_metric_text, windows_of
+from bonsai_core.sources import Text, holds_part_of, load_metric_text, windows_of
 
 SHIPPED = ("builtin", "builtin-code")
-"""Texts of two kinds that need no network: the first that is not calibrated on is the guard unless one is named."""
+"""Texts of two kinds that need no network; the guard, unless one is named, is the first that is not calibrated on."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,7 @@ def draw_guard(
     """
     if not config.guard_samples or config.guard_dataset == "none":
         return Guard(np.empty((0, config.sequence_length), dtype=np.int64), None)
-    name = config.guard_dataset or next(name for name in SHIPPED if name != calibration.name)
-    text = load_metric_text(name)
-    if text.contains(calibration) or calibration.contains(text):
-        raise BonsaiError(
-            f"--guard-dataset {name} holds the calibration text, or is in it. The guard is text of another kind: name "
-            f"one, or leave it out for one that ships with Python."
-        )
+    text = _other_text(config.guard_dataset, calibration)
     windows_NT = windows_of(
         text,
         tokenizer,
@@ -61,3 +55,14 @@ def draw_guard(
         start=start,
     )
     return Guard(windows_NT, text.describe())
+
+
+def _other_text(named: str | None, calibration: Text) -> Text:
+    for name in (named,) if named else SHIPPED:
+        text = load_metric_text(name)
+        if not holds_part_of(text, calibration) and not holds_part_of(calibration, text):
+            return text
+    raise BonsaiError(
+        f"The guard is text of another kind than the calibration text, but {named or ' and '.join(SHIPPED)} is in that "
+        f"or holds it. Name another text with --guard-dataset, or none."
+    )
