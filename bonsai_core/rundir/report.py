@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.rundir import Journal
+from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.units import UnitTable
 
 
@@ -63,7 +64,8 @@ def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
         evaluated = journal.get(f"round-{len(rounds) + 1}/evaluate")
         divergence = journal.get(f"round-{len(rounds) + 1}/divergence")
         row = {name: value for name, value in event.items() if name != "sha256"}
-        row |= {"divergence": dict(divergence)} if divergence else {}
+        if divergence:
+            row["divergence"] = {**divergence, "narrow": describe_narrowness(divergence) is not None}
         rounds.append(row | ({"perplexity": evaluated["perplexity"]} if evaluated else {}))
     return rounds
 

@@ -10,9 +10,8 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.text import BLANK_LINES, EVALUATION_FRACTION, Purpose
 
 MODULES = (
-    *("argparse", "calendar", "configparser", "contextlib", "csv", "dataclasses", "difflib", "fractions", "functools"),
-    *("gettext", "heapq", "inspect", "ipaddress", "pprint", "random", "shutil", "smtplib", "statistics", "textwrap"),
-    *("threading", "traceback", "typing", "uuid"),
+    *("calendar", "configparser", "contextlib", "csv", "dataclasses", "difflib", "fractions", "functools", "gettext"),
+    *("heapq", "pprint", "random", "shutil", "smtplib", "statistics", "textwrap", "traceback"),
 )
 """Modules of many kinds, written in Python, that every supported version has."""
 
