@@ -15,7 +15,7 @@ from bonsai_core import BonsaiError, Registry, RunConfig, resume, run
 from bonsai_core.cli.main import cli
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import RoundFinished, TokensDone, Warned
-from bonsai_core.rundir.divergence import NARROW, describe_narrowness
+from bonsai_core.rundir.divergence import HARMLESS, NARROW, describe_narrowness
 from bonsai_core.sources import load_metric_text
 
 
@@ -101,7 +101,7 @@ def test_a_short_guard_is_told(small_run: RunConfig, registry: Registry, tmp_pat
 
 def test_a_narrow_text_is_told() -> None:
     assert describe_narrowness({"held_out": 0.1, "guard": 0.11 * NARROW}) is not None
-    for held_out, guard in ((0.1, 0.09 * NARROW), (None, 5.0), (0.1, None), (0.0, 0.0)):
+    for held_out, guard in ((0.1, 0.09 * NARROW), (None, 5.0), (0.1, None), (0.0, 0.0), (0.0, HARMLESS)):
         assert describe_narrowness({"held_out": held_out, "guard": guard}) is None
     assert describe_narrowness({"guard": 5.0}) is None
 
@@ -109,7 +109,7 @@ def test_a_narrow_text_is_told() -> None:
 def test_a_report_of_a_narrow_text_says_so(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
     report = run(config(small_run, tmp_path / "run"), registry=registry).report
     changed = json.loads(json.dumps(report))
-    changed["rounds"][-1]["divergence"] |= {"held_out": 0.001, "guard": 0.001 * NARROW * 2}
+    changed["rounds"][-1]["divergence"] |= {"held_out": 0.1, "guard": 0.2 * NARROW}
     for written, told in ((report, False), (changed, True)):
         (tmp_path / "run" / "report.json").write_text(json.dumps(written))
         shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["report", str(tmp_path / "run")]).stdout
