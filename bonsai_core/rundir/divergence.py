@@ -8,9 +8,9 @@ from typing import Any
 NARROW = 10.0
 """KL on the guard over that on held-out text.
 
-A repair is fitted to the calibration text, so it is not 1 even where all is well. SmolLM2-135M-Instruct had 1.0 calibrated
-on Python's documentation (20 % removed, source code as the guard) and 3.9 on WikiText-2 (10 %, that documentation as the
-guard), but 210 and 455 on texts that fill in one sentence again and again (10 %); one run each.
+A repair is fitted to the calibration text, so it is not 1 even where all is well. SmolLM2-135M-Instruct had 1.0
+calibrated on Python's documentation (20 % removed, source code as the guard) and 3.9 on WikiText-2 (10 %, that
+documentation as the guard), but 210 and 455 on texts that fill in one sentence again and again (10 %); one run each.
 """
 HARMLESS = 0.1
 """Nats per token on the guard. Below that, little is lost there, whatever the ratio."""
