@@ -19,6 +19,8 @@ from bonsai_core.sources.stored import exists, user_path
 from bonsai_core.sources.text import Purpose, Text, divide
 
 NAMED = (*BUILTIN, "c4", "wikitext2")
+NO_PATHS = (None, "demo", "none")
+"""What settings that may name a file hold besides."""
 Config = TypeVar("Config", bound=CommonSettings)
 
 
@@ -90,7 +92,7 @@ def with_absolute_paths(config: Config) -> Config:
     """
     recipes = [field for field in config.RECIPES if (name := getattr(config, field)) and is_recipe_file(name)]
     names = {field: getattr(config, field) for field in (*config.PATHS, *recipes)}
-    used = {field: name for field, name in names.items() if name not in (None, "demo", "none")}
+    used = {field: name for field, name in names.items() if name not in NO_PATHS}
     paths = {field: (_absolute_texts if field in config.TEXTS else _absolute)(name) for field, name in used.items()}
     return config.model_copy(update=paths)
 
