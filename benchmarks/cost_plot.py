@@ -33,7 +33,14 @@ Points = Mapping[str, Sequence[tuple[int, float, float]]]
 
 def study(settings: Mapping[str, str]) -> Points:
     """Measure all points, each in a process of its own."""
-    common = {"prior_samples": 8, "held_out_samples": 2, "eval_samples": 2, "sequence_length": LENGTH, **settings}
+    common = {
+        "prior_samples": 8,
+        "held_out_samples": 2,
+        "guard_samples": 0,
+        "eval_samples": 2,
+        "sequence_length": LENGTH,
+        **settings,
+    }
     points: dict[str, list[tuple[int, float, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="bonsai-cost-") as folder:
         for what, sizes in STUDIES.items():

@@ -37,7 +37,8 @@ class PluginChoice(BaseModel):
 class RunConfig(LoadingSettings):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
-    PATHS = ("model", "dataset", "eval_dataset", "metric_dataset")
+    TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")
+    PATHS = ("model", *TEXTS)
     RECIPES = ("adapt",)
 
     model: Usable[str] = Field(
@@ -46,7 +47,7 @@ class RunConfig(LoadingSettings):
     dataset: Usable[str] = Field(
         "builtin",
         description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
-        "NAME[config]:split#column.",
+        "NAME[config]:split#column. Several with shares: c4:0.7,chat.jsonl:0.3.",
     )
     eval_dataset: Usable[str] | None = Field(
         None, description="Evaluation text, named likewise. Left out: the data set's own, or a file's last fifth."
@@ -55,6 +56,11 @@ class RunConfig(LoadingSettings):
         None,
         description="What sub-models are measured on: text named likewise, or for the metric choice a .jsonl of "
         "questions. Left out: the calibration text.",
+    )
+    guard_dataset: Usable[str] | None = Field(
+        None,
+        description="Text of another kind, named likewise, that decides nothing: KL on it shows whether the "
+        "calibration text is too narrow. none: no guard. Left out: builtin or builtin-code.",
     )
     prior: PluginChoice = Field(PluginChoice(name="obs"), description="Cheap score per unit.")
     sampler: PluginChoice = Field(PluginChoice(name="antithetic"), description="Which sub-models are measured.")
@@ -88,6 +94,9 @@ class RunConfig(LoadingSettings):
     )
     held_out_samples: NotNegative = Field(
         8, description="Calibration windows that decide nothing: KL on them is reported after each round."
+    )
+    guard_samples: NotNegative = Field(
+        4, description="Windows of the guard: KL on them is reported after each round; 0: no guard."
     )
     search: NotNegative = Field(
         0, description="Generations of swaps between sites that are tried, and measured, after each regression."

@@ -81,7 +81,7 @@ class SubmodelMeasured(Event):
 
 @dataclass(frozen=True)
 class RoundFinished(Event):
-    """A round is done; `perplexity` and `held_out_kl` (to the dense model, in nats) are None where not measured."""
+    """A round is done; `perplexity` and KL to the dense model, in nats per token, are None where not measured."""
 
     round: int
     sparsity: float
@@ -89,6 +89,7 @@ class RoundFinished(Event):
     units_removed: int
     perplexity: float | None = None
     held_out_kl: float | None = None
+    guard_kl: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Pr
 from bonsai_core import EvalConfig, Family, Registry, RunConfig, evaluate, hookimpl
 from bonsai_core.events import Event
 from bonsai_core.model.structure.declared import find_family
-from bonsai_core.sources import load_text
+from bonsai_core.sources import load_metric_text, load_text
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
 # What the configurations of some model types want beside the usual fields.
@@ -260,12 +260,14 @@ def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Two rounds on the pico model and a short text, done in half a second; `out` is left to the test."""
     folder = tmp_path_factory.mktemp("texts")
-    for name, text in zip(("text.txt", "evaluation.txt"), load_text("builtin"), strict=True):
+    texts = (*load_text("builtin"), load_metric_text("builtin-code"))
+    for name, text in zip(("text.txt", "evaluation.txt", "guard.txt"), texts, strict=True):
         (folder / name).write_text(text.text[:20_000], encoding="utf-8")
     return RunConfig(
         model=str(pico_directory),
         dataset=str(folder / "text.txt"),
         eval_dataset=str(folder / "evaluation.txt"),
+        guard_dataset=str(folder / "guard.txt"),
         sparsity=0.3,
         round_fraction=0.15,
         submodels=4,

@@ -117,7 +117,13 @@ def test_windows_of_gemma_begin_with_the_bos_token(
         speaking.save_pretrained(parent)
         job = open_job(small_run.model_copy(update={"model": str(parent)}), registry, print)
         drawn = job.calibration
-        for windows_NT in (drawn.prior_RNT[0], drawn.data[0].windows_NT, drawn.held_out_NT, job.evaluation_NT):
+        for windows_NT in (
+            drawn.prior_RNT[0],
+            drawn.data[0].windows_NT,
+            drawn.held_out_NT,
+            drawn.guard.windows_NT,
+            job.evaluation_NT,
+        ):
             assert bool((windows_NT[:, 0] == speaking.bos_token_id).all()) == begins
             assert windows_NT.shape[1] in (small_run.sequence_length, small_run.eval_sequence_length)
         rows = [Row("Is it?", ("Yes", "No"), 0)]

@@ -83,6 +83,7 @@ def without(report: dict[str, Any], name: str) -> dict[str, Any]:
         lambda r: {**r, "rounds": [without(r["rounds"][0], "kendall_tau")]},
         lambda r: {**r, "layers": [{"mlp": {"kept": 9, "dense": 3}}]},
         lambda r: {**r, "layers": [{"mlp": 3}]},
+        lambda r: {**r, "rounds": [{**r["rounds"][0], "divergence": {"guard": "much"}}]},
         lambda r: {**r, "latency": {"dense_s": 1.0}},
         lambda r: {**r, "seconds": {"prior": "long"}},
         lambda r: {**r, "config": None},

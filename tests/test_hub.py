@@ -112,7 +112,10 @@ class TestNames:
         assert (found.text, found.column) == (content("content"), "content")
         assert load_metric_text("owner/many#question").text == content("question")
         for name, message in (
-            ("owner/many", r"no column 'text' or 'messages'.* question, answer, stars\..*NAME\[config\]:split#column"),
+            (
+                "owner/many",
+                r"no column 'text' or 'messages' or .* question, answer, stars\..*NAME\[config\]:split#column",
+            ),
             ("owner/many#stars", '"stars" is a int. Its fields: question, answer, stars'),
             ("owner/many#nothing", 'there is no "nothing". Its fields: question, answer, stars'),
         ):
@@ -173,6 +176,18 @@ class TestChats:
         assert ids.count(talking.eos_token_id) == 60
         np.testing.assert_array_equal(tokenize(text, talking), ids)
 
+    @pytest.mark.parametrize("column", ["messages", "conversations"])
+    def test_they_may_be_called_otherwise(self, tmp_path: Path, write: Write, column: str) -> None:
+        senders = {"user": "human", "assistant": "gpt"}
+        chats = [[{"from": senders[m["role"]], "value": m["content"]} for m in chat(n)] for n in range(20)]
+        found = [{column: messages} for messages in chats]
+        path = tmp_path / "chats.jsonl"
+        path.write_text("\n".join(map(json.dumps, found)), encoding="utf-8")
+        write("chats", default={"train": found})
+        for text in (load_metric_text(str(path)), load_metric_text("owner/chats")):
+            assert text.column == column
+            assert [json.loads(line) for line in text.text.split("\n\n")] == [chat(n) for n in range(20)]
+
     def test_a_tokenizer_without_a_template(self, chats: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         with pytest.raises(BonsaiError, match="has no chat template"):
             tokenize(chats([chat(1)]), tokenizer)
@@ -186,7 +201,9 @@ class TestChats:
         [
             ([{"role": "user", "content": None}], '"content" must be text.*fields: role, content'),
             ([{"role": "user"}], '"content" must be text'),
-            ([{"from": "human", "value": "Hi"}], '"role" must be text.*fields: from, value'),
+            ([{"from": "human", "text": "Hi"}], '"content" must be text.*fields: from, text'),
+            ([{"from": ["human"], "value": "Hi"}], '"role" must be text'),
+            ([{"sender": "human", "value": "Hi"}], '"role" must be text.*fields: sender, value'),
             (["Hi"], "message 1 is a str, not an object"),
         ],
     )

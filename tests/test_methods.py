@@ -515,7 +515,7 @@ def test_shared_measurements_change_nothing_and_are_made_once(
         assert report["rounds"] == alone.report["rounds"]
     first, second = counters
     assert first.replayed == 0
-    divergence = (config.held_out_samples + config.samples) * config.sequence_length
+    divergence = (config.held_out_samples + config.guard_samples + config.samples) * config.sequence_length
     assert second.live == small_run.eval_samples * small_run.eval_sequence_length + divergence  # of the pruned model
     assert second.live + second.replayed == first.live == report["forward_tokens"]
 

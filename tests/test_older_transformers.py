@@ -50,6 +50,7 @@ def prune(parent: Path, out: Path, text: Path, **settings: object) -> Path:
         "samples": 1,
         "prior_samples": 1,
         "held_out_samples": 0,
+        "guard_samples": 0,
         "eval_samples": 1,
         "sequence_length": 16,
         "eval_sequence_length": 16,

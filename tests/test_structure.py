@@ -73,7 +73,7 @@ WITHOUT_TORCH = [
 ]
 SEEDED = {"default_rng", "Generator", "SeedSequence"}
 # Settings that are no plugins' names but share words with them: `uniform` is a shape, `full` a method of adaptation.
-OTHER_SETTINGS = {"shapes", "method", "teacher", "dense", "device_map", "load_in"}
+OTHER_SETTINGS = {"guard_dataset", "shapes", "method", "teacher", "dense", "device_map", "load_in"}
 UPSTREAM = {"transformers", "accelerate", "peft", "bitsandbytes"}
 PUBLIC = {"transformers.utils.logging"}
 STANDARD_LIBRARY = {"_asdict", "_replace", "_Hash"}

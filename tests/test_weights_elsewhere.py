@@ -76,7 +76,8 @@ def assert_alike(usual: RunResult, spread: RunResult) -> None:
     assert kept[0] == kept[1]
     for one, other in zip(usual.report["rounds"], spread.report["rounds"], strict=True):
         # The difference of two float32 numbers near 6 is known to about 1e-7.
-        assert other["divergence"]["held_out"] == pytest.approx(one["divergence"]["held_out"], rel=1e-3, abs=1e-7)
+        for text in ("held_out", "guard"):
+            assert other["divergence"][text] == pytest.approx(one["divergence"][text], rel=1e-3, abs=1e-7)
     assert spread.report["perplexity"]["pruned"] == pytest.approx(usual.report["perplexity"]["pruned"], rel=1e-4)
     assert spread.report["parameters"] == usual.report["parameters"]
     assert weights_on_disk(usual.model_path) == weights_on_disk(spread.model_path)

@@ -23,7 +23,8 @@ LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 class AdaptConfig(CommonSettings):
     """Everything that decides the result of an adaptation. The field descriptions are the command line's help."""
 
-    PATHS = ("model", "dataset", "eval_dataset", "teacher")
+    TEXTS = ("dataset", "eval_dataset")
+    PATHS = ("model", "teacher", *TEXTS)
     NOT_DECISIVE = frozenset({"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"})
 
     model: Usable[str] = Field(description="A run directory, a checkpoint, a Hugging Face id or 'demo'.")

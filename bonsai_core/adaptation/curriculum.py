@@ -162,7 +162,7 @@ def plan_curriculum(
 
 def _warn_of_text(text: Text, tokens: int, warn: Callable[[str], None]) -> None:
     """Warn of a narrow or short text; of a large one, `tokens` are only those that are needed."""
-    narrow = text.name in NARROW_NAMES
+    narrow = all(part.name in NARROW_NAMES for part in text.texts)
     if not narrow and (tokens >= SMALL_TEXT or text.is_large):
         return
     size = f"{text.num_characters:,} characters" if text.is_large else f"{tokens:,} tokens"

@@ -151,6 +151,7 @@ class ProgressObserver:
             case RoundFinished():
                 tau = "" if event.kendall_tau is None else f", out-of-fold Kendall tau {event.kendall_tau:.2f}"
                 kl = "" if event.held_out_kl is None else f", held-out KL {event.held_out_kl:.3f}"
+                kl += "" if event.guard_kl is None else f", guard KL {event.guard_kl:.3f}"
                 perplexity = "" if event.perplexity is None else f", perplexity {event.perplexity:.2f}"
                 self._console.print(
                     f"round {event.round} of {self._bar.rounds}: {event.units_removed} units removed, "

@@ -16,6 +16,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
 from bonsai_core.registry.registry import KINDS, Registry
+from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.units import UnitTable
 
 Item = TypeVar("Item")
@@ -112,10 +113,10 @@ def _bars(kind: str, layers: Sequence[Mapping[str, Any]]) -> str:
 def _rounds(report: Mapping[str, Any]) -> RenderableType:
     """A line per round, with KL to the dense model and perplexity where they were measured."""
     evaluated, compared = report["config"]["eval_rounds"], any("divergence" in row for row in report["rounds"])
-    names = ["round", "sparsity", "units removed", "sub-models", "dropped", "repaired", "Kendall tau"]
-    names += ["KL, measured on", "KL, held out"] if compared else []
+    names = ["round", "sparsity", "units\nremoved", "sub-models", "dropped", "repaired", "Kendall\ntau"]
+    names += ["KL,\nmeasured\non", "KL,\nheld\nout", "KL,\nguard"] if compared else []
     names += ["perplexity"] if evaluated else []
-    table = Table(*names, box=None, header_style="bold")
+    table = Table(*names, box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)  # 79 columns
     for column in table.columns:
         column.justify = "right"
     rows = [[str(n), *_round(row, report, compared, evaluated)] for n, row in enumerate(report["rounds"], 1)]
@@ -123,6 +124,8 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     for row in [*first, *([["..."]] if between else []), *last]:
         table.add_row(*row)
     notes = [Text(f"... {between:,} rounds between; bonsai report --json has all")] if between else []
+    if narrowness := describe_narrowness(report["rounds"][-1].get("divergence", {}) if report["rounds"] else {}):
+        notes.append(Text(narrowness, style="yellow"))
     return Group(table, *notes)
 
 
@@ -132,7 +135,7 @@ def _round(row: Mapping[str, Any], report: Mapping[str, Any], compared: bool, ev
     cells = [f"{row['sparsity']:.2%}", *counts, "yes" if row.get("repaired_submodels") else "no", tau]
     if compared:
         kl = row.get("divergence", {})
-        cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out")]
+        cells += ["-" if kl.get(on) is None else f"{kl[on]:.3f}" for on in ("measured", "held_out", "guard")]
     if evaluated:
         after = row.get("perplexity", report["perplexity"]["pruned"])  # the last round's is the pruned model's
         cells.append("not finite" if after is None else f"{after:.2f}")

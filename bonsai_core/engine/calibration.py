@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
+from bonsai_core.engine.guard import Guard, draw_guard
 from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import FIRST_HEAT, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
-from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
+from bonsai_core.sources import (
+    Text,
+    describe_rows,
+    draw_questions,
+    holds_part_of,
+    load_metric_text,
+    read_rows,
+    windows_of,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Calibration:
         data: what sub-models are measured on, per draw.
         search: what the search measures on, per draw; empty where there is none.
         held_out_NT: windows that nothing is chosen by, int64 [windows, sequence]; the same in all rounds.
+        guard: text of another kind, that nothing is chosen by either; the same in all rounds.
         measured_on: where `data` is from, if it was named in the configuration.
     """
 
@@ -34,11 +44,12 @@ class Calibration:
     data: tuple[CalibrationData, ...]
     search: tuple[CalibrationData, ...]
     held_out_NT: NDArray[np.int64]
+    guard: Guard
     measured_on: dict[str, Any] | None
 
     def token_ids(self) -> Iterator[NDArray[np.int64]]:
         """All tokens, int64 of any shape."""
-        yield from (self.prior_RNT, self.held_out_NT)
+        yield from (self.prior_RNT, self.held_out_NT, self.guard.windows_NT)
         yield from (ids for data in (*self.data, *self.search) for ids in data.token_ids())
 
 
@@ -62,13 +73,13 @@ def draw_calibration(
     named = config.metric_dataset not in (None, config.dataset)
     measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
-    held_out = config.held_out_samples if methods.needs_submodels else 0
-    drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn, start)
+    drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), config.held_out_samples, warn, start)
+    guard = draw_guard(config, texts[0], tokenizer, warn, start)
     prior_RNT, samples_RNT, search_RNT = _parts(drawn_RNT, wanted)
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
         text = load_metric_text(str(config.metric_dataset))
-        if text.contains(texts[1]):
+        if holds_part_of(text, texts[1]):
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
@@ -86,7 +97,7 @@ def draw_calibration(
         data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn, start)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")
-    return Calibration(prior_RNT, data, search, held_out_NT, measured_on)
+    return Calibration(prior_RNT, data, search, held_out_NT, guard, measured_on)
 
 
 def _windows(

@@ -77,15 +77,16 @@ class Job:
         """The work ahead."""
         methods, drawn = self.methods, self.calibration
         compared_tokens = sum(data.num_tokens for data in (*drawn.data, *drawn.search)) if methods.compared else 0
-        divergence = drawn.held_out_NT.size + (drawn.data[0].num_tokens if methods.compared else 0)
+        watched = drawn.held_out_NT.size + drawn.guard.windows_NT.size
+        own = drawn.data[0].num_tokens if methods.compared else 0
         return make_plan(
             self.config,
             TokenBudget(
                 statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
                 submodel=self.config.submodels * drawn.data[0].num_tokens if methods.needs_submodels else 0,
                 search=search_tokens(self.config.search, drawn.search[0].windows_NT) if drawn.search else 0,
-                divergence=divergence if len(drawn.held_out_NT) else 0,
-                dense=compared_tokens + drawn.held_out_NT.size,
+                divergence=watched + own if watched else 0,
+                dense=compared_tokens + watched,
                 evaluation=self.evaluation_NT.size,
             ),
         )
@@ -129,6 +130,7 @@ class Job:
             "calibration": self.texts[0].describe(),
             "evaluation": self.texts[1].describe(),
             "model": self.fingerprint,
+            **({"guard": self.calibration.guard.text} if self.calibration.guard.text else {}),
             **({"measured_on": self.calibration.measured_on} if self.calibration.measured_on else {}),
         }
 

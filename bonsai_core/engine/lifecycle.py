@@ -20,7 +20,7 @@ from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import MeasurementCache
 from bonsai_core.sources import with_absolute_paths
 
-CHECKED = ("calibration", "evaluation", "model", "measured_on")
+CHECKED = ("calibration", "evaluation", "model", "guard", "measured_on")
 """What a resumed run must find as it was; its configuration is checked before anything is loaded."""
 
 

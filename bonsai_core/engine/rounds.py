@@ -53,7 +53,8 @@ class Round:
         prior_NT: windows for prior and compensator, int64 [windows, sequence].
         measuring: what sub-models are measured on.
         search: what the search measures on; None where there is none.
-        held_out: windows that nothing is chosen by; None where there are none.
+        held_out, guard: windows that nothing is chosen by, of the calibration text and of text of another kind; None
+            where there are none.
         last: whether it is the last one.
     """
 
@@ -64,6 +65,7 @@ class Round:
     measuring: MeasuringData
     search: MeasuringData | None
     held_out: MeasuringData | None
+    guard: MeasuringData | None
     last: bool
 
     def rng(self, stream: Stream, *numbers: int) -> np.random.Generator:
@@ -87,6 +89,16 @@ class Round:
         """The comparison with the dense model after the round."""
         return self.step("divergence", job.plan.divergence_tokens)
 
+    def compared(self) -> dict[str, MeasuringData]:
+        """Text to compare the model with the dense one on after the round, by name; empty where that is not wanted.
+
+        To that which decides nothing the sub-models' own is added: how much less KL is on it is overfitting.
+        """
+        texts = {"held_out": self.held_out, "guard": self.guard}
+        deciding_nothing = {name: sample for name, sample in texts.items() if sample is not None}
+        own = {} if self.measuring.dense is None else {"measured": self.measuring}
+        return deciding_nothing | own if deciding_nothing else {}
+
     def repair(self, job: Job) -> Step:
         """The repair after the selection, whose text goes through every layer before it is repaired and after."""
         return self.step("repair", 2 * self.prior_NT.size if job.methods.compensator_reads_text else 0)
@@ -98,7 +110,7 @@ def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:
     The model has to be dense still. Where all rounds are finished, no dense side is computed.
     """
     drawn, targets = job.calibration, job.plan.targets
-    measured, search, held_out = _samples(job, ledger)
+    samples = _samples(job, ledger)
     draws = len(drawn.prior_RNT)
     return tuple(
         Round(
@@ -106,9 +118,10 @@ def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:
             target=target,
             seed=job.config.seed,
             prior_NT=drawn.prior_RNT[index % draws],
-            measuring=measured[index % draws],
-            search=search[index % draws] if search else None,
-            held_out=held_out,
+            measuring=samples.measured[index % draws],
+            search=samples.search[index % draws] if samples.search else None,
+            held_out=samples.held_out,
+            guard=samples.guard,
             last=index + 1 == len(targets),
         )
         for index, target in enumerate(targets)
@@ -131,23 +144,36 @@ def sample_request(job: Job, round: Round, alive_U: NDArray[np.bool_], prior_U: 
     )
 
 
-def _samples(job: Job, ledger: Ledger) -> tuple[list[MeasuringData], list[MeasuringData], MeasuringData | None]:
-    """What rounds measure on, per draw; what their searches measure on, per draw; and what is held out."""
-    drawn, compared = job.calibration, job.methods.compared
-    held_out = CalibrationData(drawn.held_out_NT) if len(drawn.held_out_NT) else None
-    last = "divergence" if held_out is not None else "selection"
-    finished = all(Step(last, number) in ledger for number in range(1, len(job.plan.targets) + 1))
-    needs_dense = (compared or held_out is not None) and not finished
+@dataclass(frozen=True)
+class _Samples:
+    """What rounds measure on, per draw; what their searches measure on, per draw; and what nothing is chosen by."""
 
-    def sample(data: CalibrationData, wanted: bool) -> MeasuringData:
+    measured: list[MeasuringData]
+    search: list[MeasuringData]
+    held_out: MeasuringData | None
+    guard: MeasuringData | None
+
+
+def _samples(job: Job, ledger: Ledger) -> _Samples:
+    drawn, compared = job.calibration, job.methods.compared
+    watched = [windows_NT for windows_NT in (drawn.held_out_NT, drawn.guard.windows_NT) if len(windows_NT)]
+    last = "divergence" if watched else "selection"
+    finished = all(Step(last, number) in ledger for number in range(1, len(job.plan.targets) + 1))
+    needs_dense = bool(compared or watched) and not finished
+
+    def sample(data: CalibrationData, wanted: bool = True) -> MeasuringData:
         return MeasuringData(data, dense_side(job, data.windows_NT, ledger) if wanted and needs_dense else None)
 
-    def samples() -> tuple[list[MeasuringData], list[MeasuringData], MeasuringData | None]:
+    def samples() -> _Samples:
         measured, search = ([sample(data, compared) for data in draws] for draws in (drawn.data, drawn.search))
-        return measured, search, None if held_out is None else sample(held_out, True)
+        held_out, guard = (
+            sample(CalibrationData(windows_NT)) if len(windows_NT) else None
+            for windows_NT in (drawn.held_out_NT, drawn.guard.windows_NT)
+        )
+        return _Samples(measured, search, held_out, guard)
 
     if needs_dense:
-        ledger.begin(Stage.DENSE, "the dense model on the calibration text")
+        ledger.begin(Stage.DENSE, "the dense model on what is compared")
         return ledger.timed(Step("dense"), samples)
     ledger.skip(job.plan.dense_tokens if finished else 0)
     return samples()

@@ -21,6 +21,7 @@ from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Stream
 from bonsai_core.model.storage.tensor_files import TensorFiles
+from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -37,15 +38,18 @@ def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, l
         after: of the model as the round leaves it; filled in where the next round's text goes through it anyway.
     """
     keep_U, subject = after.alive_U, job.subject
-    compared = _compared(round) if round.divergence(job) not in ledger else {}
+    wanted = round.compared()
+    compared = wanted if round.divergence(job) not in ledger else {}
     divergence: Payload | None = None
     if job.methods.compensator.repairs:
         divergence = _repair(job, round, after, compared, ledger)
     if job.slices_between_rounds:
         subject.slice(keep_U)
-    kl = None
-    if round.held_out is not None:
-        kl = ledger.once(round.divergence(job), lambda: divergence or _walk(job, keep_U, compared))["held_out"]
+    kl: Payload = {}
+    if wanted:
+        kl = ledger.once(round.divergence(job), lambda: divergence or _walk(job, keep_U, compared))
+        if narrowness := describe_narrowness(kl):
+            ledger.warn(f"Round {round.number}: {narrowness}")
     perplexity_after = None
     if job.config.eval_rounds and not round.last:  # after the last one it is the pruned model's
         ledger.begin(Stage.EVALUATE, "perplexity after the round", round.number)
@@ -55,7 +59,9 @@ def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, l
         if job.methods.compensator.adds_bias:
             subject.complete_biases()
     sparsity, tau, removed = (selection[name] for name in ("sparsity", "kendall_tau", "units_removed"))
-    ledger.notify(RoundFinished(round.number, sparsity, tau, removed, perplexity_after, kl))
+    ledger.notify(
+        RoundFinished(round.number, sparsity, tau, removed, perplexity_after, kl.get("held_out"), kl.get("guard"))
+    )
 
 
 def _repair(
@@ -127,14 +133,6 @@ def _walk(
     lockstep.sweep(visit)
     with lockstep.after_the_layers():
         return {name: _kl(job, sample, streams[name]) for name, sample in compared.items()}
-
-
-def _compared(round: Round) -> dict[str, MeasuringData]:
-    """Text that nothing is chosen by; and the sub-models' own: the gap between the two is overfitting."""
-    if round.held_out is None:
-        return {}
-    measured = {} if round.measuring.dense is None else {"measured": round.measuring}
-    return {"held_out": round.held_out, **measured}
 
 
 def _kl(job: Job, sample: MeasuringData, stream: Stream) -> float | None:

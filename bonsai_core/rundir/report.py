@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.rundir import Journal
+from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.units import UnitTable
 
 
@@ -37,6 +38,7 @@ def build_report(
             "text": started["evaluation"],
         },
         "calibration": started["calibration"],
+        "guard": started.get("guard"),
         "measured_on": started.get("measured_on"),
         "forward_tokens": forward_tokens,
         "parameters": {"dense": table.total_params, "pruned": saved["parameters"]},
@@ -62,7 +64,8 @@ def _rounds(journal: Journal) -> list[Mapping[str, Any]]:
         evaluated = journal.get(f"round-{len(rounds) + 1}/evaluate")
         divergence = journal.get(f"round-{len(rounds) + 1}/divergence")
         row = {name: value for name, value in event.items() if name != "sha256"}
-        row |= {"divergence": dict(divergence)} if divergence else {}
+        if divergence:
+            row["divergence"] = {**divergence, "narrow": describe_narrowness(divergence) is not None}
         rounds.append(row | ({"perplexity": evaluated["perplexity"]} if evaluated else {}))
     return rounds
 

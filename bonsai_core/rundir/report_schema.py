@@ -39,6 +39,7 @@ class _NotDone(JsonObject):
 
 class _Divergence(JsonObject):
     held_out: Value = None
+    guard: Value = None
     measured: Value = None
 
 

@@ -18,11 +18,13 @@ class CommonSettings(Schema):
 
     Attributes:
         PATHS: fields that may name a file or a folder.
+        TEXTS: of these, those that name a text, or several with shares.
         RECIPES: fields that may name a recipe's file.
         NOT_DECISIVE: fields that do not change the result by more than rounding.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
+    TEXTS: ClassVar[tuple[str, ...]] = ()
     RECIPES: ClassVar[tuple[str, ...]] = ()
     NOT_DECISIVE: ClassVar[frozenset[str]] = frozenset({"out"})
 

@@ -11,11 +11,15 @@ from bonsai_core.errors import BonsaiError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SHAREGPT_FIELDS = {"from": "role", "value": "content"}
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 _SHAPE = 'A chat is a list of messages like {"role": "user", "content": "..."}.'
 
 
 def conversation(messages: Sequence[Any], where: str) -> str:
     """The messages of one conversation as JSON on one line; empty without messages.
+
+    Messages may also be written {"from": "human", "value": ...}, as in ShareGPT.
 
     Raises:
         BonsaiError: a message has no role or no text.
@@ -24,13 +28,14 @@ def conversation(messages: Sequence[Any], where: str) -> str:
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
             raise BonsaiError(f"{where}, message {number} is a {type(message).__name__}, not an object. {_SHAPE}")
+        read = {_SHAREGPT_FIELDS.get(key, key): value for key, value in message.items() if value is not None}
         for field in ("role", "content"):
-            if not isinstance(message.get(field), str):
+            if not isinstance(read.get(field), str):
                 raise BonsaiError(
                     f'{where}, message {number}: "{field}" must be text. Its fields: '
                     f"{', '.join(map(str, message)) or 'none'}. {_SHAPE}"
                 )
-        kept.append({key: value for key, value in message.items() if value is not None})
+        kept.append({**read, "role": _SHAREGPT_ROLES.get(read["role"], read["role"])})
     try:
         return json.dumps(kept, ensure_ascii=False, default=str) if kept else ""
     except RecursionError:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.rows import MESSAGES, TEXT, document, json_rows, parse
+from bonsai_core.sources.rows import TEXT, chat_column, document, json_rows, parse
 from bonsai_core.sources.sniff import refuse_nul
 from bonsai_core.sources.stored import File, Line, Stored, exists, find_file, read_lines, user_path, with_line_ends
 from bonsai_core.sources.text import PIECE, Held, Text, paragraph_starts
@@ -103,14 +103,14 @@ def _rows(file: File) -> tuple[Text, array[int]]:
     starts = array("q", [0])
     for value, where, line in json_rows(file, _SHAPE):
         if pieces is None:
-            chat = TEXT not in value and isinstance(value.get(MESSAGES), list)
-            column = MESSAGES if chat else TEXT
+            column = TEXT if TEXT in value else chat_column(value) or TEXT
+            chat = column != TEXT
             pieces = _Pieces(file, partial(_documents_in, column=column, chat=chat))
         content = document(value, where, column, chat) + _BETWEEN
         pieces.add(line, content)
         starts.append(starts[-1] + len(content))
     text = (pieces or _Pieces(file, _lines_in)).text(num_dropped=len(_BETWEEN))
-    return replace(text, column=MESSAGES if chat else None, chat=chat), starts[1:-1]
+    return replace(text, column=column if chat else None, chat=chat), starts[1:-1]
 
 
 def _lines_in(content: bytes) -> str:

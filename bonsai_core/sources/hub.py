@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources.rows import MESSAGES, TEXT, document
+from bonsai_core.sources.rows import CHATS, TEXT, chat_column, document
 from bonsai_core.sources.text import Purpose, Text, join
 
 # SparseGPT and Wanda evaluate on the first 1,100 documents of C4's first validation shard (256 windows of
@@ -150,7 +150,7 @@ def _explained_configurations(asked: DatasetName) -> Iterator[None]:
 
 
 def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: DatasetName) -> str:
-    """The column that is the text: `text`, else `messages`, else the only one that holds strings.
+    """The column that is the text: `text`, else that of chats, else the only one that holds strings.
 
     Args:
         first: the first row; empty if there is none.
@@ -163,13 +163,13 @@ def _text_column(first: Mapping[str, Any], features: Mapping[str, Any], asked: D
     ]
     if TEXT in first or not first:
         return TEXT
-    if isinstance(first.get(MESSAGES), list):
-        return MESSAGES
+    if (chat := chat_column(first)) is not None:
+        return chat
     if len(strings) == 1:
         return strings[0]
     raise BonsaiError(
-        f"Data set {str(asked)!r} has no column {TEXT!r} or {MESSAGES!r}, and {len(strings) or 'none'} of its others "
-        f"hold text: its columns are {', '.join(first)}. Name one: {SYNTAX}."
+        f"Data set {str(asked)!r} has no column {' or '.join(map(repr, (TEXT, *CHATS)))}, and "
+        f"{len(strings) or 'none'} of its others hold text: its columns are {', '.join(first)}. Name one: {SYNTAX}."
     )
 
 

@@ -11,7 +11,8 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.sources.chat import conversation
 from bonsai_core.sources.stored import File, Line, read_lines
 
-TEXT, MESSAGES = "text", "messages"
+TEXT, CHATS = "text", ("messages", "conversations")
+"""Columns that are found without being named."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -80,11 +81,16 @@ def document(row: Mapping[str, Any], where: str, column: str, chat: bool) -> str
         wrong = f'"{column}" is a {type(value).__name__}' if column in row else f'there is no "{column}"'
         raise BonsaiError(
             f"{where}: {wrong}. Its fields: {', '.join(map(str, row)) or 'none'}. "
-            f'Text goes in "{TEXT}", a chat in "{MESSAGES}".'
+            f'Text goes in "{TEXT}", a chat in "{CHATS[0]}".'
         )
     text = conversation(value, f"{where}, {column!r}") if chat else str(value)
     refuse_surrogates(text, where)
     return text
+
+
+def chat_column(row: Mapping[str, Any]) -> str | None:
+    """The column of a row that holds a chat; None if there is none."""
+    return next((column for column in CHATS if isinstance(row.get(column), list)), None)
 
 
 def refuse_surrogates(text: str, where: str) -> None:

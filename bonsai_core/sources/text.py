@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import platform
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from bonsai_core.errors import BonsaiError
 
@@ -72,12 +71,15 @@ class Text:
 
     Attributes:
         name: the data set as it was asked for: `builtin`, a path, a hub id.
-        split: the hub's split name; for `builtin`, `calibration` or `evaluation`; for a file, `whole`, or
-            `head` (the first 80 %) or `tail` (the last 20 %).
+        split: the hub's split name; for texts that ship with Python, `calibration` or `evaluation`; for a file,
+            `whole`, or `head` (the first 80 %) or `tail` (the last 20 %).
         pieces: the text itself; each piece but the first starts at a line (or within a very long one).
         config: the hub data set's configuration, if one was named.
-        column: of the hub data set; for chats in a file, `messages`.
+        column: of the hub data set; for chats in a file too.
+        python: the version of Python that the text ships with; it differs between versions.
         chat: the text is conversations, one JSON list of messages a line, which a chat template renders.
+        parts: of several texts with shares, each; `pieces` are those of all of them then.
+        fractions: of the windows, one for each part; they add up to 1.
     """
 
     name: str
@@ -85,7 +87,10 @@ class Text:
     pieces: tuple[Piece, ...]
     config: str | None = None
     column: str | None = None
+    python: str | None = None
     chat: bool = False
+    parts: tuple[Text, ...] = ()
+    fractions: tuple[float, ...] = (1.0,)
 
     @classmethod
     def of(cls, name: str, split: str, content: str) -> Text:
@@ -96,6 +101,11 @@ class Text:
     def text(self) -> str:
         """The whole text, all of it in memory."""
         return "".join(piece.read() for piece in self.pieces)
+
+    @property
+    def texts(self) -> tuple[Text, ...]:
+        """The parts, or the text itself."""
+        return self.parts or (self,)
 
     @cached_property
     def sha256(self) -> str:
@@ -115,13 +125,15 @@ class Text:
         """Whether the text is tokenised only as far as needed."""
         return self.num_characters > LARGE
 
-    def describe(self) -> dict[str, str | int]:
+    def describe(self) -> dict[str, Any]:
         """What a report records to tell whether another run used the same text."""
-        facts: dict[str, str | int] = {"name": self.name, "split": self.split, "sha256": self.sha256}
+        facts: dict[str, Any] = {"name": self.name, "split": self.split, "sha256": self.sha256}
         facts["characters"] = self.num_characters
-        facts |= {key: value for key, value in (("config", self.config), ("column", self.column)) if value is not None}
-        if self.name == "builtin":
-            facts["python"] = platform.python_version()  # its documentation changes between versions
+        where = {"config": self.config, "column": self.column, "python": self.python}
+        facts |= {key: value for key, value in where.items() if value is not None}
+        if self.parts:
+            shares = zip(self.parts, self.fractions, strict=True)
+            facts["parts"] = [{**part.describe(), "share": fraction} for part, fraction in shares]
         return facts
 
     def section(self, start: int, stop: int, split: str) -> Text:

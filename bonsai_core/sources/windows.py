@@ -5,6 +5,7 @@ Legend for array shapes: T = tokens of a whole text, N = windows, L = tokens in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.errors import BonsaiError
 from bonsai_core.settings.common import CommonSettings
+from bonsai_core.sources.mixture import apportioned, interleaved
 from bonsai_core.sources.text import Text
 from bonsai_core.sources.tokens import sampled, tokenize
 
@@ -65,7 +67,7 @@ def take_windows(
 
 
 def windows_of(
-    text: Text,
+    source: Text,
     tokenizer: PreTrainedTokenizerBase,
     *,
     num_windows: int,
@@ -75,32 +77,35 @@ def windows_of(
     warn: Callable[[str], None],
     start: int | None = None,
 ) -> NDArray[np.int64]:
-    """Tokenise a text, as far as needed, and cut it as `take_windows` does.
+    """Tokenise a text, as far as needed, and cut it as `take_windows` does; of several, each by its share.
 
     A large text is not tokenised whole. Without a seed, it is tokenised from its start until there are enough windows.
     With one, windows are drawn from random pieces all over the text, about four million characters at a time; further
-    pieces are read only when these have no more windows, so asking for more keeps the windows drawn before.
+    pieces are read only when these have no more windows, so asking for more keeps the windows drawn before. Windows of
+    several texts are mixed evenly, so that consecutive ones are in about the same proportions.
 
     Args:
         what: what the text is for, for the warning that it has too few windows.
         start: a token that every window begins with, one of its `sequence_length`.
     """
     length = sequence_length if start is None else sequence_length - 1
-    if seed is not None and text.is_large:
-        windows_NL = _drawn(text, tokenizer, num_windows, length, seed)
-    else:
-        tokens = tokenize(text, tokenizer, enough=num_windows * length)
-        windows_NL = take_windows(tokens, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
-    if len(windows_NL) < num_windows:
-        warn(
-            f"The {what} text has only {len(windows_NL)} windows of {sequence_length} tokens; "
-            f"{num_windows} were asked for."
-        )
-    return _starting_with(start, windows_NL)
+    texts, parts = source.texts, []
+    for text, wanted in zip(texts, apportioned(num_windows, source.fractions), strict=True):
+        which = f"{what} text" if len(texts) == 1 else f"{what} text {text.name!r}"
+        if wanted or len(texts) == 1:
+            parts.append(_cut(text, tokenizer, wanted, length, seed))
+            if len(parts[-1]) < wanted:
+                warn(
+                    f"The {which} has only {len(parts[-1])} windows of {sequence_length} tokens; "
+                    f"{wanted} were asked for."
+                )
+        else:
+            warn(f"The {which} is not used: its share of {num_windows} windows is less than one.")
+    return _starting_with(start, interleaved(parts))
 
 
 def training_windows(
-    text: Text,
+    source: Text,
     tokenizer: PreTrainedTokenizerBase,
     *,
     num_windows: int | None,
@@ -108,14 +113,39 @@ def training_windows(
     seed: int,
     start: int | None = None,
 ) -> NDArray[np.int64]:
-    """All windows of a text, in order; of a large one only `num_windows`, if given, drawn as by `windows_of`."""
+    """All windows of a text, in order; of a large one only `num_windows`, if given, drawn as by `windows_of`.
+
+    Of several texts, as many windows as there are in their shares, each text's drawn and all mixed evenly.
+    """
     length = sequence_length if start is None else sequence_length - 1
-    if num_windows is not None and text.is_large:
-        return _starting_with(start, _drawn(text, tokenizer, num_windows, length, seed))
-    tokens = tokenize(text, tokenizer)
-    every = max(1, len(tokens) // length)
-    windows_NL = take_windows(tokens, num_windows=every, sequence_length=length, seed=None, source=text)
-    return _starting_with(start, windows_NL)
+    texts, fractions = source.texts, source.fractions
+    parts = []
+    for text, fraction in zip(texts, fractions, strict=True):
+        if num_windows is not None and text.is_large:
+            parts.append(_drawn(text, tokenizer, math.ceil(fraction * num_windows), length, seed))
+        else:
+            tokens = tokenize(text, tokenizer)
+            every = max(1, len(tokens) // length)
+            parts.append(take_windows(tokens, num_windows=every, sequence_length=length, seed=None, source=text))
+    if len(parts) > 1:
+        total = math.floor(min(len(part) / fraction for part, fraction in zip(parts, fractions, strict=True)))
+        counts = apportioned(total, fractions)
+        parts = [_some(part, count, seed) for part, count in zip(parts, counts, strict=True)]
+    return _starting_with(start, interleaved(parts))
+
+
+def _some(windows_NL: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """This many of the windows, in order."""
+    return windows_NL[np.sort(np.random.default_rng(seed).permutation(len(windows_NL))[:count])]
+
+
+def _cut(
+    text: Text, tokenizer: PreTrainedTokenizerBase, num_windows: int, length: int, seed: int | None
+) -> NDArray[np.int64]:
+    if seed is not None and text.is_large:
+        return _drawn(text, tokenizer, num_windows, length, seed)
+    tokens = tokenize(text, tokenizer, enough=num_windows * length)
+    return take_windows(tokens, num_windows=num_windows, sequence_length=length, seed=seed, source=text)
 
 
 def _drawn(
@@ -142,12 +172,12 @@ def _starting_with(start: int | None, windows_NL: NDArray[np.int64]) -> NDArray[
 
 
 def evaluation_windows(
-    text: Text,
+    source: Text,
     tokenizer: PreTrainedTokenizerBase,
     config: CommonSettings,
     warn: Callable[[str], None],
     start: int | None,
 ) -> NDArray[np.int64]:
-    """The first windows of a text, as configured; `warn` and `start` as for `windows_of`."""
+    """The first windows of a text, or of each of several, as configured; `warn` and `start` as for `windows_of`."""
     size = {"num_windows": config.eval_samples, "sequence_length": config.eval_sequence_length}
-    return windows_of(text, tokenizer, **size, seed=None, what="evaluation", warn=warn, start=start)
+    return windows_of(source, tokenizer, **size, seed=None, what="evaluation", warn=warn, start=start)

@@ -1,0 +1,68 @@
+"""The guard: text of another kind than the calibration text, that decides nothing.
+
+Nothing is fitted to it, so KL to the dense model on it tells whether what a repair gains on the calibration text is
+lost elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonsai_core.config import RunConfig
+from bonsai_core.errors import BonsaiError
+from bonsai_core.sources import Text, holds_part_of, load_metric_text, windows_of
+
+SHIPPED = ("builtin", "builtin-code")
+"""Texts of two kinds that need no network; the guard, unless one is named, is the first that is not calibrated on."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Windows of the guard, int64 [windows, sequence], none where there is no guard; and where they are from."""
+
+    windows_NT: NDArray[np.int64]
+    text: Mapping[str, Any] | None
+
+
+def draw_guard(
+    config: RunConfig, calibration: Text, tokenizer: Any, warn: Callable[[str], None], start: int | None
+) -> Guard:
+    """The guard of a run, drawn by its seed.
+
+    Args:
+        calibration: what the run calibrates on.
+        start: a token that every window begins with.
+
+    Raises:
+        BonsaiError: the text cannot be read, is shorter than one window, or is the calibration text itself.
+    """
+    if not config.guard_samples or config.guard_dataset == "none":
+        return Guard(np.empty((0, config.sequence_length), dtype=np.int64), None)
+    text = _other_text(config.guard_dataset, calibration)
+    windows_NT = windows_of(
+        text,
+        tokenizer,
+        num_windows=config.guard_samples,
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        what="guard",
+        warn=warn,
+        start=start,
+    )
+    return Guard(windows_NT, text.describe())
+
+
+def _other_text(named: str | None, calibration: Text) -> Text:
+    for name in (named,) if named else SHIPPED:
+        text = load_metric_text(name)
+        if not holds_part_of(text, calibration) and not holds_part_of(calibration, text):
+            return text
+    raise BonsaiError(
+        f"The guard is text of another kind than the calibration text, but {named or ' and '.join(SHIPPED)} is in that "
+        f"or holds it. Name another text with --guard-dataset, or none."
+    )
