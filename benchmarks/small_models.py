@@ -3,8 +3,8 @@
     python benchmarks/small_models.py phi wikitext2-calibration.txt wikitext2-eval.txt
 
 Phi's decoder layer has attention and MLP in parallel on one norm, biases everywhere and partial rotary embeddings;
-Mixtral's has a mixture of experts, of which a token is sent to two. The models (4 layers of 256, a vocabulary of 1,024)
-are trained on the calibration text alone.
+Mixtral's has a mixture of eight experts, of which a token is sent to two, trained with its load-balancing loss. The models
+(4 layers of 256, Mixtral's of 128; a vocabulary of 1,024) are trained on the calibration text alone.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "phi": PLAIN,
     "mixtral": {
         "experts": EXPERTS,
+        "experts, stock": {"shapes": "uniform", **EXPERTS},
+        "experts, regression on reap": {"prior": "reap", **EXPERTS},
+        "experts, reap, equal cut": {"prior": "reap", **ONE_SHOT, **EXPERTS},
+        "experts, frequency, equal cut": {"prior": "frequency", **ONE_SHOT, **EXPERTS},
         "experts, random": {"prior": "random", **ONE_SHOT, **EXPERTS},
         "widths": WIDTHS,
         "widths, wanda, equal cut": {"prior": "wanda", **ONE_SHOT, **WIDTHS},
@@ -69,7 +73,8 @@ def main() -> None:
     parser.add_argument("family", choices=CONFIGS)
     parser.add_argument("text")
     parser.add_argument("eval_text")
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of processor time, one thread, for the training")
+    parser.add_argument("--arms", nargs="+", help="all of them, unless named")
     parser.add_argument("--sparsity", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/small"))
@@ -80,8 +85,9 @@ def main() -> None:
         train(CONFIGS[args.family], Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
     print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed | gone, % |")
     print("| --- | ---: | ---: | ---: |")
-    for number, (arm, settings) in enumerate(ARMS[args.family].items()):
-        reports = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
+    arms = ARMS[args.family]
+    for number, arm in enumerate(args.arms or arms):
+        reports = [_pruned(args, parent, arm, seed, arms[arm]) for seed in args.seeds]
         if number == 0:
             print(f"| dense | {reports[0]['perplexity']['dense']:.2f} | | |")
         pruned = [report["perplexity"]["pruned"] for report in reports]
