@@ -3,8 +3,8 @@
     python benchmarks/small_models.py phi wikitext2-calibration.txt wikitext2-eval.txt
 
 Phi's decoder layer has attention and MLP in parallel on one norm, biases everywhere and partial rotary embeddings;
-Mixtral's has a mixture of eight experts, of which a token is sent to two, trained with its load-balancing loss. The models
-(4 layers of 256, Mixtral's of 128; a vocabulary of 1,024) are trained on the calibration text alone.
+Mixtral's has a mixture of eight experts, of which a token is sent to two, trained with its load-balancing loss. The
+models (4 layers of 256, Mixtral's of 128; a vocabulary of 1,024) are trained on the calibration text alone.
 """
 
 from __future__ import annotations

@@ -158,3 +158,16 @@ def test_as_many_experts_in_every_layer_load_in_the_stock_class(
     assert counts.pop() < dense
     freed = result.report["parameters"]["dense"] - result.report["parameters"]["pruned"]
     assert sum(p.numel() for p in loaded.parameters()) == result.report["parameters"]["dense"] - freed
+
+
+@OF_EACH
+def test_the_recipe_for_mixtures_removes_experts_alone(
+    registry: Registry, small_run: RunConfig, tokenizer: PreTrainedTokenizerFast, pico: Pico, tmp_path: Path
+) -> None:
+    parent = saved(pico, tokenizer, tmp_path / "parent")
+    changes = {"model": str(parent), "out": str(tmp_path / "run"), "prior_samples": 4, "sparsity": 0.15}
+    values = {**small_run.model_dump(mode="json"), **registry.recipe("moe"), **changes, "latency": False}
+    report = run(RunConfig.from_mapping(values, "the test"), registry=registry).report
+    assert report["sparsity"]["decoder"] >= 0.15
+    gone = {kind for layer in report["layers"] for kind, count in layer.items() if count["kept"] < count["dense"]}
+    assert gone == {"experts"}

@@ -29,3 +29,8 @@ DEPTH = Recipe(
     summary="Whole layers alone, by perturbing and regressing: a stock checkpoint, and the fastest at equal size.",
     settings={"units": ["layer"], "prior": "block-influence", "compensator": "none", "submodels": 40},
 )
+MOE = Recipe(
+    name="moe",
+    summary="Whole experts: REAP's order within a layer, regression between layers; all else stays as it is.",
+    settings={"units": ["experts"], "prior": "reap"},
+)
