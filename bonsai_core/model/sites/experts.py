@@ -26,11 +26,11 @@ from bonsai_core.units import Site, SiteKind
 class Experts(Mixture):
     """A unit is an expert, with its row of the router that chooses among them.
 
-    Without some rows, routers weight the experts that stay as if there had never been others: in all families here
-    (transformers 5.14 on) the weights are a softmax over all experts of the layer, cut to the chosen ones, and, in
-    Mixtral always and elsewhere by `norm_topk_prob`, divided by their sum. So weights are renormalised over the experts
-    that stay. Where they are not divided by their sum, the chosen ones still take over the share of those that left,
-    and the mixture's output stays about as large as it was. The stock classes compute the same of the sliced rows.
+    Without some rows, routers weight the experts that stay as if there had never been others. In all families here
+    (transformers 5.24) the weights are a softmax over all experts of the layer, of which the chosen ones' are divided
+    by their sum in Mixtral, and elsewhere with `norm_topk_prob`. Without it the chosen ones also take over the share of
+    experts that left, so the mixture's output grows; it is left so, for that is what the stock classes compute, and
+    what sub-models are measured with.
 
     Priors see an expert as one channel: what is read is the norm of what the expert adds to a token, divided by the
     norm of its output projection, and 0 where a token is not sent to it; the weight has the norms of the projection's
