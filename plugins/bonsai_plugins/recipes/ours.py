@@ -31,6 +31,6 @@ DEPTH = Recipe(
 )
 MOE = Recipe(
     name="moe",
-    summary="Whole experts: REAP's order within a layer, regression between layers; all else stays as it is.",
-    settings={"units": ["experts"], "prior": "reap"},
+    summary="The default on whole experts of a mixture, more from layers that miss them less; all else stays.",
+    settings={"units": ["experts"]},
 )
