@@ -3,8 +3,8 @@
     python benchmarks/small_models.py phi wikitext2-calibration.txt wikitext2-eval.txt
 
 Phi's decoder layer has attention and MLP in parallel on one norm, biases everywhere and partial rotary embeddings;
-Mixtral's has a mixture of experts, of which a token is sent to two. The models (4 layers of 256, a vocabulary of 1,024)
-are trained on the calibration text alone.
+Mixtral's has a mixture of eight experts, of which a token is sent to two, trained with its load-balancing loss. The
+models (4 layers of 256, Mixtral's of 128; a vocabulary of 1,024) are trained on the calibration text alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, PhiConfig, PreTrai
 
 from bonsai_core import RunConfig, run
 
-VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 1024, 128, 8, 3e-3, 0.05
+VOCABULARY, SEQUENCE, BATCH, PEAK_RATE, WARM_UP = 1024, 128, 16, 3e-3, 0.05
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 256,
@@ -34,7 +34,13 @@ COMMON: dict[str, Any] = {
 }
 CONFIGS: dict[str, Any] = {
     "phi": PhiConfig(intermediate_size=1024, partial_rotary_factor=0.5, **COMMON),
-    "mixtral": MixtralConfig(intermediate_size=512, num_local_experts=8, num_key_value_heads=4, **COMMON),
+    "mixtral": MixtralConfig(
+        **{**COMMON, "hidden_size": 128},
+        intermediate_size=256,
+        num_local_experts=8,
+        num_key_value_heads=4,
+        router_aux_loss_coef=0.02,
+    ),
 }
 ONE_SHOT = {"estimator": "none", "compensator": "none"}
 PLAIN: dict[str, dict[str, Any]] = {
@@ -48,6 +54,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "phi": PLAIN,
     "mixtral": {
         "experts": EXPERTS,
+        "experts, stock": {"shapes": "uniform", **EXPERTS},
+        "experts, regression on reap": {"prior": "reap", **EXPERTS},
+        "experts, reap, equal cut": {"prior": "reap", **ONE_SHOT, **EXPERTS},
+        "experts, frequency, equal cut": {"prior": "frequency", **ONE_SHOT, **EXPERTS},
         "experts, random": {"prior": "random", **ONE_SHOT, **EXPERTS},
         "widths": WIDTHS,
         "widths, wanda, equal cut": {"prior": "wanda", **ONE_SHOT, **WIDTHS},
@@ -63,7 +73,8 @@ def main() -> None:
     parser.add_argument("family", choices=CONFIGS)
     parser.add_argument("text")
     parser.add_argument("eval_text")
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of processor time, one thread, for the training")
+    parser.add_argument("--arms", nargs="+", help="all of them, unless named")
     parser.add_argument("--sparsity", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/small"))
@@ -74,8 +85,9 @@ def main() -> None:
         train(CONFIGS[args.family], Path(args.text).read_text(encoding="utf-8"), args.minutes * 60, parent)
     print(f"| arm | perplexity at {args.sparsity:.0%}, mean ± sd | per seed | gone, % |")
     print("| --- | ---: | ---: | ---: |")
-    for number, (arm, settings) in enumerate(ARMS[args.family].items()):
-        reports = [_pruned(args, parent, arm, seed, settings) for seed in args.seeds]
+    arms = ARMS[args.family]
+    for number, arm in enumerate(args.arms or arms):
+        reports = [_pruned(args, parent, arm, seed, arms[arm]) for seed in args.seeds]
         if number == 0:
             print(f"| dense | {reports[0]['perplexity']['dense']:.2f} | | |")
         pruned = [report["perplexity"]["pruned"] for report in reports]
@@ -102,25 +114,29 @@ def _pruned(args: argparse.Namespace, parent: Path, arm: str, seed: int, setting
 
 
 def train(config: Any, text: str, seconds: float, directory: Path) -> None:
-    """Train from scratch for some seconds; model and tokenizer are saved."""
+    """Train from scratch for some seconds of processor time; model and tokenizer are saved.
+
+    Mixtures are trained with their load-balancing loss, so that every expert gets tokens and learns something.
+    """
     tokenizer = byte_level_tokenizer(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.1)
-    start, step, done = time.monotonic(), 0, 0.0
+    balanced = {"output_router_logits": True} if hasattr(config, "router_aux_loss_coef") else {}
+    start, step, done = time.process_time(), 0, 0.0
     while done < 1:
         begins = torch.randint(len(ids) - SEQUENCE, (BATCH,)).tolist()
         batch = torch.stack([ids[begin : begin + SEQUENCE] for begin in begins])
         rate = PEAK_RATE * min(done / WARM_UP, 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, 1e-6)
-        loss = model(batch, labels=batch, use_cache=False).loss
+        loss = model(batch, labels=batch, use_cache=False, **balanced).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step, done = step + 1, (time.monotonic() - start) / seconds
+        step, done = step + 1, (time.process_time() - start) / seconds
         if step % 200 == 0:
             print(f"step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
     model.eval().save_pretrained(directory)

@@ -269,8 +269,8 @@ def scores_of(subject: Subject, chunks: Chunks, prior: Prior, keep_U: NDArray[np
     return score_U
 
 
-@pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence", "obs"])
-@pytest.mark.parametrize("pico", PICOS[:3], ids=str)
+@pytest.mark.parametrize("name", ["wanda", "activation", "fluctuation", "block-influence", "obs", "reap", "frequency"])
+@pytest.mark.parametrize("pico", [*PICOS[:3], *MIXTURES], ids=str)
 def test_the_batch_size_and_slicing_do_not_change_a_prior(registry: Registry, pico: Pico, name: str) -> None:
     prior: Any = registry.create("prior", PluginChoice(name=name))
     masked, sliced = (subject_of(pico, registry, units=()) for _ in range(2))

@@ -37,7 +37,7 @@ from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import draw_questions, read_rows
 
-RECIPES = [offer.name for offer in Registry().offers("recipe")]
+RECIPES = [offer.name for offer in Registry().offers("recipe") if offer.name != "moe"]  # which wants a mixture
 QUESTIONS: list[dict[str, Any]] = [
     {"question": "What does a tree have?", "choices": ["leaves", "wheels", "a long keyboard"], "gold": 0},
     {"question": "What is cut?", "choices": ["water", "a branch"], "gold": 1},

@@ -57,7 +57,11 @@ class TextPrior(Prior):
 
 
 class InputPrior(TextPrior):
-    """Scores from what each site's output projection reads."""
+    """Scores from what each site's output projection reads.
+
+    An expert of a mixture is one channel: 0 for a token that is not sent to it, else the norm of what it adds to the
+    token, divided by that of its projection; so that input times norm of `SiteView.weight` is what it adds.
+    """
 
     @abstractmethod
     def accumulate(self, inputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.sites.mixture import Mixture
-from bonsai_core.model.storage.offloaded import changed
+from bonsai_core.model.storage.offloaded import changed, fetched
 from bonsai_core.model.structure.channels import numbers_of
 from bonsai_core.model.structure.declared import declared_count, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer
@@ -24,7 +24,20 @@ from bonsai_core.units import Site, SiteKind
 
 @final
 class Experts(Mixture):
-    """A unit is an expert, with its row of the router that chooses among them."""
+    """A unit is an expert, with its row of the router that chooses among them.
+
+    Without some rows, routers weight the experts that stay as if there had never been others. In all families here
+    (transformers 5.24) the weights are a softmax over all experts of the layer, of which the chosen ones' are divided
+    by their sum in Mixtral, and elsewhere with `norm_topk_prob`. Without it the chosen ones also take over the share of
+    experts that left, so the mixture's output grows; it is left so, for that is what the stock classes compute, and
+    what sub-models are measured with.
+
+    Priors see an expert as one channel: what is read is the norm of what the expert adds to a token, divided by the
+    norm of its output projection, and 0 where a token is not sent to it; the weight has the norms of the projection's
+    rows. So the norm of weight times input is that of the expert's part of the mixture's output.
+
+    Legend for array shapes: E = experts, T = tokens, K = experts that a token is sent to.
+    """
 
     kind: ClassVar[SiteKind] = "experts"
 
@@ -81,10 +94,19 @@ class Experts(Mixture):
         return torch.stack([expert.float().norm(dim=-1) for expert in projection], dim=1)[..., None]
 
     def _use(self, args: tuple[Any, ...]) -> Tensor:
-        """The weight that each expert gets."""
-        hidden, chosen, weights = args
-        used: Tensor = weights.new_zeros(len(weights), self.experts.num_experts).scatter_(1, chosen, weights)
-        return used.to(hidden.dtype)
+        """See the class; float32 [T, E]. The experts compute once more, for one of a token's experts at a time."""
+        hidden, chosen_TK, weights_TK = args
+        projection = fetched(self.experts, self.declared(self.family).weights[-1])
+        used_TE = hidden.new_zeros((len(hidden), len(projection)), dtype=torch.float32)
+        for chosen_T1, weights_T1 in zip(chosen_TK.split(1, dim=1), weights_TK.split(1, dim=1), strict=True):
+            output = self.experts.forward(hidden, chosen_T1, torch.ones_like(weights_T1))  # without its hooks
+            norm_T1 = torch.linalg.vector_norm(output, dim=1, keepdim=True, dtype=torch.float32)
+            used_TE.scatter_(1, chosen_T1, norm_T1 * weights_T1.float())
+        sizes = torch.ones(len(projection), device=hidden.device)
+        for number in chosen_TK.unique().tolist():  # others may not be there
+            sizes[number] = torch.linalg.vector_norm(projection[number], dtype=torch.float32)
+        size_TE: Tensor = used_TE / sizes.clamp(min=torch.finfo(torch.float32).tiny)
+        return size_TE
 
 
 def _rows(kept: Tensor, weight: Tensor) -> Tensor:

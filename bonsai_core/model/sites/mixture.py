@@ -56,7 +56,7 @@ class Mixture(ModelSite):
 
     @abstractmethod
     def _use(self, args: tuple[Any, ...]) -> Tensor:
-        """From what the experts are called with: how much of each unit every token gets, [tokens, units]."""
+        """From what the experts are called with: how large each unit's part is in every token, [tokens, units]."""
 
     @classmethod
     def is_in(cls, layer: nn.Module, family: Family) -> bool:

@@ -29,3 +29,8 @@ DEPTH = Recipe(
     summary="Whole layers alone, by perturbing and regressing: a stock checkpoint, and the fastest at equal size.",
     settings={"units": ["layer"], "prior": "block-influence", "compensator": "none", "submodels": 40},
 )
+MOE = Recipe(
+    name="moe",
+    summary="The default on whole experts of a mixture, more from layers that miss them less; all else stays.",
+    settings={"units": ["experts"]},
+)
