@@ -15,7 +15,8 @@ class Ridge(CrossValidated):
     """Least squares with a squared penalty on the importances; its strength is chosen by cross-validation.
 
     Closed form (Cholesky) in the dual, since sub-models are usually fewer than units. The paper's regression: Dery et
-    al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature.
+    al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature, and how often
+    it was dropped does not make it cheaper, see `Patterns`.
     """
 
     name: ClassVar[str] = "ridge"
@@ -25,4 +26,4 @@ class Ridge(CrossValidated):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))  # nothing to learn: the prior orders
         patterns = Patterns.of(measurements)
         solution = self._search_dual(patterns.both_MM, measurements.utility_M, measurements.group_M)
-        return Fit(patterns.per_unit(patterns.combined(solution.weight_M)), {"alpha": solution.alpha})
+        return Fit(patterns.per_unit(patterns.effects(solution.weight_M)), {"alpha": solution.alpha})
