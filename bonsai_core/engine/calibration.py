@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.methods import Methods
-from bonsai_core.engine.plan import FIRST_HEAT, round_targets
+from bonsai_core.engine.plan import FIRST_HEAT, answers_measured, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.sources import Text, describe_rows, draw_questions, load_metric_text, read_rows, windows_of
@@ -25,7 +25,7 @@ class Calibration:
         prior_RNT: windows for prior and compensator, int64 [draws, windows, sequence]; one draw for all rounds, or one
             for each.
         data: what sub-models are measured on, per draw.
-        search: what the search measures on, per draw; empty where there is none.
+        search: what the search and answers with and without wholes are measured on, per draw; empty where nothing is.
         held_out_NT: windows that nothing is chosen by, int64 [windows, sequence]; the same in all rounds.
         measured_on: where `data` is from, if it was named in the configuration.
     """
@@ -60,7 +60,7 @@ def draw_calibration(
     """
     measures_text = methods.needs_submodels and methods.metric.reads == "text"
     named = config.metric_dataset not in (None, config.dataset)
-    measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
+    measuring = [config.samples, config.search_samples if answers_measured(config) else 0] if measures_text else [0, 0]
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
     held_out = config.held_out_samples if methods.needs_submodels else 0
     drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), held_out, warn, start)
@@ -86,6 +86,8 @@ def draw_calibration(
         data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn, start)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")
+    if methods.needs_submodels and answers_measured(config) and not measures_text:
+        search = data  # what is measured otherwise has no parts
     return Calibration(prior_RNT, data, search, held_out_NT, measured_on)
 
 
