@@ -332,6 +332,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
             "round-2/selection",
         ],
     ),
+    "wholes": (
+        {"units": ["attention", "mlp", "sublayer", "layer"], "submodels": 12, "search_samples": 4, "prior_samples": 8},
+        ["round-1/submodels-8", "round-1/search-start", "round-1/selection", "round-2/submodels-0"],
+    ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
         ["round-2/repair"],

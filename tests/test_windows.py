@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bonsai_plugins.samplers.windows import Windows
 
 from bonsai_core import Registry, SampleRequest
 from bonsai_core.config import PluginChoice
 from bonsai_core.testing.examples import example_table
-from bonsai_plugins.samplers.windows import Windows
 
 LAYERS = 30
 

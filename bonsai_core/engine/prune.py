@@ -65,7 +65,7 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
     """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
     methods, alive_U = job.methods, repairs.statistics.alive_U
     prior_U = score(job, round, repairs.statistics, ledger)
-    # If --units has sublayer or layer, sub-models lose some of these too; the sampler gets the rest.
+    # If --units has sublayer or layer, some sub-models lose these; the others are the sampler's.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
     if not methods.needs_submodels:
         fitted = estimate_by_prior(methods.estimator, request)
