@@ -333,8 +333,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ],
     ),
     "wholes": (
-        {"units": ["attention", "mlp", "sublayer", "layer"], "submodels": 12, "search_samples": 4, "prior_samples": 8},
-        ["round-1/submodels-8", "round-1/search-start", "round-1/selection", "round-2/submodels-0"],
+        {
+            "units": ["attention", "mlp", "sublayer", "layer"],
+            "submodels": 30,
+            "search_samples": 4,
+            "sparsity": 0.5,
+            "round_fraction": 0.25,
+        },
+        ["round-1/submodels-20", "round-1/selection", "round-2/search-start", "round-2/selection"],
     ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
