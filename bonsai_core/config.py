@@ -94,7 +94,7 @@ class RunConfig(LoadingSettings):
     )
     search_samples: Annotated[int, Field(ge=4, le=MAX_COUNT)] = Field(
         8,
-        description="Calibration windows, of their own, that the search measures on, and answers with and without whole "
+        description="Calibration windows, of their own, for the search, and for the answers with and without whole "
         "sub-layers and layers where these compete with single units.",
     )
     resample: Literal["common", "fresh"] = Field(
