@@ -102,7 +102,9 @@ class RunConfig(LoadingSettings):
         0, description="Generations of swaps between sites that are tried, and measured, after each regression."
     )
     search_samples: Annotated[int, Field(ge=4, le=MAX_COUNT)] = Field(
-        8, description="Calibration windows, of their own, that swaps are measured on."
+        8,
+        description="Calibration windows, of their own, for the search, and for the answers with and without whole "
+        "sub-layers and layers where these compete with single units.",
     )
     resample: Literal["common", "fresh"] = Field(
         "common", description="common: the same calibration draw in every round; fresh: a new one in each."

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 SiteKind = Literal["attention", "query", "mlp", "experts", "expert_width", "layer"]
 UnitKind = Literal["attention", "query", "mlp", "experts", "expert_width", "sublayer", "layer"]
 """What may leave: units of a kind of site one by one, all units of a site together, or those of a layer."""
+WHOLE_KINDS: frozenset[UnitKind] = frozenset(["sublayer", "layer"])
+"""Of these, what leaves all at once."""
 
 
 @dataclass(frozen=True)

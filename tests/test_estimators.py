@@ -105,6 +105,25 @@ def test_a_narrow_window_is_judged_as_fairly_as_a_wide_one(registry: Registry, n
     assert np.mean(found) > 0.35, found
 
 
+@pytest.mark.parametrize("name", ["ridge", "shrunk", "bayes"])
+def test_what_is_measured_less_often_does_not_look_cheaper(registry: Registry, name: str) -> None:
+    """Half of the sites are in every pair, the others in every fourth: noise draws both towards zero alike."""
+    shares = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        drop_PU = rng.random((60, 40)) < 0.5
+        in_window_PU = (np.arange(40) < 20) | (rng.random((60, 40)) < 0.25)
+        keep_MU = np.stack([~(drop_PU & in_window_PU), drop_PU | ~in_window_PU], axis=1).reshape(120, 40)
+        importance_U = rng.lognormal(sigma=0.5, size=40)
+        utility_M = keep_MU @ importance_U + 2 * rng.standard_normal(120)
+        ones_U, site_U = np.ones(40), np.arange(40)
+        measurements = Measurements(keep_MU, utility_M, np.arange(120) // 2, ones_U, site_U, ones_U.astype(np.int64))
+        found_U = make(registry, name).fit(measurements).importance_U
+        shares.append([found_U[part].sum() / importance_U[part].sum() for part in (slice(20), slice(20, 40))])
+    often, seldom = np.mean(shares, axis=0)
+    assert seldom == pytest.approx(often, abs=0.12)
+
+
 def test_shrunk_uses_a_prior_that_knows_something(registry: Registry) -> None:
     gain = []
     for seed in SEEDS:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import measured
+from conftest import Listener, measured
 from transformers import AutoModelForCausalLM
 
 from bonsai_core import (
@@ -486,6 +486,42 @@ def test_the_search_never_ends_further_from_the_dense_model(
         assert row["details"]["search_end"] >= row["details"]["search_start"]
     assert report["sparsity"]["decoder"] >= 0.3
     assert sum(row["details"]["search_improved"] for row in report["rounds"]) > 0
+
+
+@pytest.mark.parametrize(("metric", "search"), [("kl", 0), ("kl", 1), ("choice", 0)])
+def test_wholes_stand_only_where_they_measure_better(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, questions: str, metric: str, search: int
+) -> None:
+    """Law 10: more kinds of unit never end worse than single units alone."""
+    measuring = {"metric": metric, "search": search, **({"metric_dataset": questions} if metric == "choice" else {})}
+    config = settings(
+        small_run, tmp_path / "run", units="attention,mlp,sublayer,layer", submodels=30, search_samples=4, **measuring
+    )
+    counting, listener = Registry(), Listener()
+    counting.register(listener, "the listener")
+    report = run(config, registry=counting).report
+    assert sum(e.tokens for e in listener.events if isinstance(e, TokensDone)) == report["forward_tokens"]
+    compared = [row["details"] for row in report["rounds"] if "wholes_stand" in row["details"]]
+    assert compared
+    for details in compared:
+        assert details["wholes_stand"] == (details["with_wholes"] > details["without_wholes"])
+        if search:
+            assert details["search_start"] == max(details["with_wholes"], details["without_wholes"])
+    if not any(details["wholes_stand"] for details in compared):
+        assert all(site["kept"] for layer in report["layers"] for site in layer.values())
+
+
+def test_without_wholes_to_choose_nothing_is_measured_for_them(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    """If single units alone cannot reach the sparsity, the answer with wholes is the only one."""
+    limits = {"units": "attention,layer", "min_units": {"attention": 2}, "sparsity": 0.3, "round_fraction": 0.3}
+    counting, listener = Registry(), Listener()
+    counting.register(listener, "the listener")
+    report = run(settings(small_run, tmp_path / "run", **limits), registry=counting).report
+    assert "wholes_stand" not in report["rounds"][0]["details"]
+    assert not [e for e in listener.events if isinstance(e, Journaled) and "search" in e.key]
+    assert sum(e.tokens for e in listener.events if isinstance(e, TokensDone)) == report["forward_tokens"]
 
 
 def test_a_search_without_text_says_so(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

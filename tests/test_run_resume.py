@@ -332,6 +332,16 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
             "round-2/selection",
         ],
     ),
+    "wholes": (
+        {
+            "units": ["attention", "mlp", "sublayer", "layer"],
+            "submodels": 30,
+            "search_samples": 4,
+            "sparsity": 0.5,
+            "round_fraction": 0.25,
+        },
+        ["round-1/submodels-20", "round-1/selection", "round-2/search-start", "round-2/selection"],
+    ),
     "emptied": (
         {"compensator": {"name": "bias"}, "min_units": 0, "sparsity": 0.8, "round_fraction": 0.4},
         ["round-2/repair"],

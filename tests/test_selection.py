@@ -14,7 +14,7 @@ from bonsai_core.selection.chains import removal_order
 from bonsai_core.selection.limits import fractions, minimums, multiples
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
-from bonsai_core.selection.select import select
+from bonsai_core.selection.select import select, select_both_ways
 from bonsai_core.testing.examples import CHANNEL_PARAMS, FIXED_PARAMS, GROUP_PARAMS, example_table
 from bonsai_core.units import UnitKind
 
@@ -370,6 +370,31 @@ def test_what_goes_of_a_whole_is_taken_off_its_importance() -> None:
     whole_W = np.array([1.001, 1e6])  # all but a thousandth of the first layer's is in its first group
     keep_U = select(problem(table, fine_U, 0.4, rules, whole_W))
     assert [table.layer_stays(number, keep_U) for number in range(2)] == [False, True]
+
+
+def test_the_answer_without_wholes_is_that_of_single_units_alone() -> None:
+    table, rng = example_table(num_layers=5, layers_leave=True), np.random.default_rng(0)
+    importance_U, prior_U = rng.random(len(table)), rng.random(len(table))
+    single, both = Rules(units=("attention", "mlp")), Rules(units=("attention", "mlp", "layer"))
+    whole_W = np.full(5, 1e-3)  # layers seem to be worth next to nothing
+    posed = SelectionProblem(table, table.keep_all(), importance_U, prior_U, 0.3, both, whole_W)
+    narrower_U, wider_U = select_both_ways(posed)
+    np.testing.assert_array_equal(wider_U, select(posed))
+    assert not all(table.layer_stays(layer, wider_U) for layer in range(5))
+    alone = SelectionProblem(table, table.keep_all(), importance_U, prior_U, 0.3, single)
+    np.testing.assert_array_equal(narrower_U, select(alone))
+
+
+def test_there_is_one_answer_where_wholes_make_no_difference_or_are_needed() -> None:
+    table, ones_U = example_table(layers_leave=True), np.ones(len(example_table(layers_leave=True)))
+    needed = Rules(units=("attention", "layer"), min_units=minimums({"attention": 3}))
+    for rules, whole in ((Rules(), 0.0), (Rules(units=("layer",)), 0.0), (needed, 0.0)):
+        whole_W = np.full(len(rules.wholes(table)), whole)
+        posed = SelectionProblem(table, table.keep_all(), ones_U, ones_U, 0.3, rules, whole_W)
+        assert len(select_both_ways(posed)) == 1
+    costly = Rules(units=("attention", "mlp", "layer"))
+    posed = SelectionProblem(table, table.keep_all(), ones_U, ones_U, 0.3, costly, np.full(4, 1e6))
+    assert len(select_both_ways(posed)) == 1
 
 
 def test_an_impossible_number_of_layers_says_what_is_possible() -> None:

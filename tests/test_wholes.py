@@ -15,7 +15,9 @@ from bonsai_core.testing.examples import example_table
 LAYERS = 10
 
 
-def drops_of(*, drop_fraction: float = 0.2, tied: bool = False, **rules: Any) -> tuple[SampleRequest, WholeDrops]:
+def drops_of(
+    *, drop_fraction: float = 0.2, num_submodels: int = 20, tied: bool = False, **rules: Any
+) -> tuple[SampleRequest, WholeDrops]:
     """Layer n is worth n by prior."""
     table = example_table(num_layers=LAYERS, layers_leave=True)
     prior_U = np.zeros(len(table))
@@ -27,17 +29,15 @@ def drops_of(*, drop_fraction: float = 0.2, tied: bool = False, **rules: Any) ->
         table.keep_all(),
         prior_U,
         drop_fraction,
-        num_submodels=10,
+        num_submodels=num_submodels,
         minimum_S=np.array([chosen.minimum(site) for site in table]),
     )
     return WholeDrops.of(request, chosen, (0, 1))
 
 
-def dropped(request: SampleRequest, drops: WholeDrops, count: int) -> list[set[int]]:
-    """The layers that each sub-model loses, drawn in two lots."""
-    all_U = np.repeat(request.alive_U[None], count, axis=0)
-    lots = [drops.dropped_from(all_U[: count // 2], 0), drops.dropped_from(all_U[count // 2 :], count // 2)]
-    keep_MU = np.concatenate(lots)
+def dropped(request: SampleRequest, drops: WholeDrops) -> list[set[int]]:
+    """The layers that each sub-model loses."""
+    keep_MU = drops.draw().keep_MU
     for keep_U in keep_MU:
         for site in request.table:
             assert keep_U[site.units].all() == request.table.layer_stays(site.layer, keep_U)
@@ -46,10 +46,11 @@ def dropped(request: SampleRequest, drops: WholeDrops, count: int) -> list[set[i
 
 def test_the_least_by_prior_are_dropped_equally_often_in_complements() -> None:
     request, drops = drops_of(units=("layer",))
-    found = dropped(request, drops, 20)
+    assert request.num_submodels == 0
+    found = dropped(request, drops)
+    assert len(found) == 20
     assert all(len(gone) == 2 for gone in found)  # a fifth of ten layers
     assert all(found[i] | found[i + 1] == {0, 1, 2, 3} for i in range(0, 20, 2))
-    assert request.drop_fraction == 0.2
 
 
 def test_a_prior_that_tells_none_apart_excludes_none() -> None:
@@ -59,20 +60,24 @@ def test_a_prior_that_tells_none_apart_excludes_none() -> None:
 
 def test_protected_layers_are_never_dropped() -> None:
     request, drops = drops_of(units=("layer",), protect=frozenset([0, 2]))
-    assert set.union(*dropped(request, drops, 20)) == {1, 3, 4, 5}
+    assert set.union(*dropped(request, drops)) == {1, 3, 4, 5}
 
 
-def test_single_units_and_layers_share_what_goes() -> None:
-    request, drops = drops_of(units=("attention", "mlp", "layer"))
-    assert request.drop_fraction == 0.1
-    assert drops.count == 1
+@pytest.mark.parametrize("num_submodels", [2, 4, 9, 20, 80])
+def test_single_units_and_layers_share_the_sub_models(num_submodels: int) -> None:
+    """Those for single units are as they would be without layers, and the larger part."""
+    request, drops = drops_of(units=("attention", "mlp", "layer"), num_submodels=num_submodels)
+    assert request.drop_fraction == 0.2
+    assert request.num_submodels + drops.num_submodels == num_submodels
+    assert request.num_submodels >= drops.num_submodels
+    assert len(drops.draw().keep_MU) == drops.num_submodels == pytest.approx(num_submodels / 3, abs=1)
 
 
 def test_without_wholes_sub_models_are_the_samplers() -> None:
     request, drops = drops_of(units=("attention", "mlp"))
     assert request.drop_fraction == 0.2
-    all_U = np.repeat(request.alive_U[None], 4, axis=0)
-    np.testing.assert_array_equal(drops.dropped_from(all_U, 0), all_U)
+    assert len(drops.draw().keep_MU) == 0
+    assert request.num_submodels == 20
 
 
 def test_a_whole_is_worth_what_all_its_living_units_are() -> None:
@@ -111,11 +116,4 @@ def test_attentions_and_mlps_are_drawn_from_windows_of_their_own() -> None:
 
 def test_never_all_that_are_drawn_are_dropped_at_once() -> None:
     request, drops = drops_of(units=("layer",), protect=frozenset(range(8)), drop_fraction=0.5)
-    assert {len(gone) for gone in dropped(request, drops, 6)} == {1}
-
-
-def test_what_a_sequential_sampler_leaves_out_is_dropped_all_the_same() -> None:
-    _, drops = drops_of(units=("layer",))
-    assert len(drops.remaining(0, 10).keep_MU) == 2  # four layers, two at a time
-    assert len(drops.remaining(1, 10).keep_MU) == 1
-    assert len(drops.remaining(2, 10).keep_MU) == 0
+    assert {len(gone) for gone in dropped(request, drops)} == {1}

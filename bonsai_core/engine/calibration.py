@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.guard import Guard, draw_guard
 from bonsai_core.engine.methods import Methods
-from bonsai_core.engine.plan import FIRST_HEAT, round_targets
+from bonsai_core.engine.plan import FIRST_HEAT, answers_measured, round_targets
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.sources import (
@@ -34,7 +34,7 @@ class Calibration:
         prior_RNT: windows for prior and compensator, int64 [draws, windows, sequence]; one draw for all rounds, or one
             for each.
         data: what sub-models are measured on, per draw.
-        search: what the search measures on, per draw; empty where there is none.
+        search: what the search and answers with and without wholes are measured on, per draw; empty where nothing is.
         held_out_NT: windows that nothing is chosen by, int64 [windows, sequence]; the same in all rounds.
         guard: text of another kind, that nothing is chosen by either; the same in all rounds.
         measured_on: where `data` is from, if it was named in the configuration.
@@ -71,7 +71,7 @@ def draw_calibration(
     """
     measures_text = methods.needs_submodels and methods.metric.reads == "text"
     named = config.metric_dataset not in (None, config.dataset)
-    measuring = [config.samples, config.search_samples if config.search else 0] if measures_text else [0, 0]
+    measuring = [config.samples, config.search_samples if answers_measured(config) else 0] if measures_text else [0, 0]
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
     drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), config.held_out_samples, warn, start)
     guard = draw_guard(config, texts[0], tokenizer, warn, start)
@@ -97,6 +97,8 @@ def draw_calibration(
         data, measured_on = _questions(config, tokenizer, len(drawn_RNT), warn, start)
     elif config.metric_dataset is not None and not measures_text:
         warn("--metric-dataset is not used: no sub-model is measured on it.")
+    if methods.needs_submodels and answers_measured(config) and not measures_text:
+        search = data  # what is measured otherwise has no parts
     return Calibration(prior_RNT, data, search, held_out_NT, guard, measured_on)
 
 

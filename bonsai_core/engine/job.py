@@ -84,7 +84,7 @@ class Job:
             TokenBudget(
                 statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
                 submodel=self.config.submodels * drawn.data[0].num_tokens if methods.needs_submodels else 0,
-                search=search_tokens(self.config.search, drawn.search[0].windows_NT) if drawn.search else 0,
+                search=search_tokens(self.config, drawn.search[0]) if drawn.search else 0,
                 divergence=watched + own if watched else 0,
                 dense=compared_tokens + watched,
                 evaluation=self.evaluation_NT.size,

@@ -30,25 +30,29 @@ def measure(
 
     Args:
         request: what the sampler is asked for.
-        drops: which wholes sub-models lose as well.
+        drops: sub-models that lose wholes, which come last.
 
     Raises:
         BonsaiError: the sampler's draw does not fit, or most sub-models gave no finite value.
     """
-    methods, total, num_tokens = job.methods, request.num_submodels, round.measuring.data.num_tokens
+    methods, num_tokens = job.methods, round.measuring.data.num_tokens
+    sampled, total = request.num_submodels, request.num_submodels + drops.num_submodels
     ledger.begin(Stage.MEASURE, f"{total} sub-models by {methods.metric.name}", round.number)
     cache_key = _cache_key(job, round, request) if ledger.has_cache else None
     keep_MU = np.zeros((0, len(request.table)), dtype=bool)
     group_M, value_M = np.zeros(0, dtype=np.int64), np.zeros(0)
     dropped_U = np.zeros(len(request.table), dtype=bool)
-    repaired, exhausted = False, False
-    while len(keep_MU) < total and not exhausted:
-        draw = _draw(job, round, request, num_drawn=len(keep_MU))
-        if len(draw.keep_MU) == 0:  # exhausted, unless there are wholes that have not had their turn
-            draw = drops.remaining(len(keep_MU), total)
-        exhausted = len(draw.keep_MU) == 0
-        drawn_MU = drops.dropped_from(draw.keep_MU, len(keep_MU))
-        dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
+    repaired = False
+    while len(keep_MU) < sampled + drops.num_submodels:
+        if len(keep_MU) < sampled:
+            draw = _draw(job, round, request, num_drawn=len(keep_MU))
+            if len(draw.keep_MU) == 0:  # what a sequential sampler looks for has settled
+                sampled = len(keep_MU)
+                continue
+            dropped_U |= (request.alive_U & ~draw.keep_MU).any(axis=0)
+        else:
+            draw = drops.draw()
+        drawn_MU = draw.keep_MU
         if len(keep_MU) == 0:  # decided once per round, so that all draws are comparable
             repaired = repairs.affordable(drawn_MU)
         for first in range(0, len(drawn_MU), batch := job.submodels_at_once(round.measuring.data)):
@@ -60,10 +64,10 @@ def measure(
                 value_M = np.append(value_M, np.nan if value is None else value)
         keep_MU = np.concatenate([keep_MU, drawn_MU])
         group_M = np.append(group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0))
-        if not exhausted and len(keep_MU) < total:
+        if len(keep_MU) < sampled:
             so_far = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
             known = evidence(methods.estimator, request, so_far)
-            request = replace(request, num_submodels=total - len(keep_MU), evidence=known)
+            request = replace(request, num_submodels=sampled - len(keep_MU), evidence=known)
     ledger.skip((total - len(keep_MU)) * num_tokens)
     measured = _finite(job, keep_MU, dropped_U, group_M, value_M, repaired)
     _check_finite(job, round, measured, ledger)

@@ -20,6 +20,7 @@ from bonsai_core.contracts import (
 from bonsai_core.engine.function_metric import PREFIX, FunctionMetric, ModelFunction
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry.registry import Registry
+from bonsai_core.units import WHOLE_KINDS
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
         raise BonsaiError(
             "--search measures sub-models on text: it needs an estimator that measures, and a metric that reads text."
         )
-    if config.search and not set(config.units) - {"sublayer", "layer"}:
+    if config.search and not set(config.units) - WHOLE_KINDS:
         raise BonsaiError(
             "--search swaps single units between sites: add attention, query, mlp, experts or expert_width to --units."
         )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bonsai_core.config import RunConfig
+from bonsai_core.model.forward.probe import CalibrationData
+from bonsai_core.units import WHOLE_KINDS
 
 OFFSPRING, FINALISTS = 8, 2
 """Of the search: swaps tried in a generation, and how many of them are measured on all of its windows."""
@@ -44,7 +43,7 @@ class Plan:
     Attributes:
         targets: sparsity after each round; the last one is the run's.
         prune_tokens: tokens of one round's forward passes, those of its repair among them.
-        submodel_tokens: of these, those that sub-models and the search take.
+        submodel_tokens: of these, those that sub-models and the search take at most.
         dense_tokens: tokens of the dense model's side of all comparisons.
         divergence_tokens: tokens of those that tell how far the model is from the dense one after a round.
         forward_tokens: tokens of all forward passes of the run, latency timing aside.
@@ -77,7 +76,17 @@ def make_plan(config: RunConfig, budget: TokenBudget) -> Plan:
     return Plan(targets, prune_tokens, submodel_tokens, budget.dense, budget.divergence, forward_tokens)
 
 
-def search_tokens(generations: int, windows_NT: NDArray[np.int64]) -> int:
+def answers_measured(config: RunConfig) -> int:
+    """How many answers of the regression a round measures at most, on text of the search's own.
+
+    Where sub-layers or layers compete with single units, those with and without them; else where a search starts.
+    """
+    single = set(config.units) - WHOLE_KINDS
+    return 2 if 0 < len(single) < len(config.units) else min(1, config.search)
+
+
+def search_tokens(config: RunConfig, data: CalibrationData) -> int:
     """Most tokens of the search in one round."""
-    few = windows_NT[: len(windows_NT) // FIRST_HEAT].size
-    return windows_NT.size + generations * (OFFSPRING * few + FINALISTS * windows_NT.size)
+    few = data.windows_NT[: len(data.windows_NT) // FIRST_HEAT].size
+    of_all = answers_measured(config) + config.search * FINALISTS
+    return of_all * data.num_tokens + config.search * OFFSPRING * few

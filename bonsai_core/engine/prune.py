@@ -8,7 +8,8 @@ Each round removes p_iter of the decoder's parameters until sparsity p is reache
     beta  <- argmin sum (U_i - beta' m_i)^2 + penalty      importances, by regression     `estimate`
     M     <- M without the lowest beta     until the round's target is reached            `select`
 
-What we add: a search around the regression's answer (`refine`), and a repair of what is kept (`settle`).
+What we add: where whole layers compete with single units, the answer without them stands unless the one with them
+measures better, a search around it (both in `refine`), and a repair of what is kept (`settle`).
 
 Above, M is the model and U a utility. In array suffixes: U units, M sub-models, W wholes.
 """
@@ -34,7 +35,7 @@ from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.rundir.measurement_cache import Arrays
 from bonsai_core.selection.problem import SelectionProblem
-from bonsai_core.selection.select import select
+from bonsai_core.selection.select import select_both_ways
 from bonsai_core.selection.whole_drops import WholeDrops
 
 
@@ -63,7 +64,7 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
     """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
     methods, alive_U = job.methods, repairs.statistics.alive_U
     prior_U = score(job, round, repairs.statistics, ledger)
-    # If --units has sublayer or layer, sub-models lose some of these too; the sampler gets the rest.
+    # If --units has sublayer or layer, some sub-models lose these; the others are the sampler's.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
     if not methods.needs_submodels:
         fitted = estimate_by_prior(methods.estimator, request)
@@ -76,10 +77,10 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
     ledger.begin(Stage.SELECT, "selection", round.number)
     whole_W = drops.importance(fitted.importance_U)
     problem = SelectionProblem(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
-    keep_U = select(problem)
-    details = dict(fitted.details)
+    answers, details = select_both_ways(problem), dict(fitted.details)
+    keep_U = answers[-1]
     if round.search is not None and request.drop_fraction > 0:
-        keep_U, numbers = refine(job, round, request, drops, fitted.unit_importance_U, keep_U, repairs, ledger)
+        keep_U, numbers = refine(job, round, request, drops, fitted.unit_importance_U, answers, repairs, ledger)
         details |= numbers
     summary = {
         "kendall_tau": fitted.kendall_tau,

@@ -52,7 +52,7 @@ class Round:
         seed: the run's.
         prior_NT: windows for prior and compensator, int64 [windows, sequence].
         measuring: what sub-models are measured on.
-        search: what the search measures on; None where there is none.
+        search: what the search and answers with and without wholes are measured on; None where nothing is.
         held_out, guard: windows that nothing is chosen by, of the calibration text and of text of another kind; None
             where there are none.
         last: whether it is the last one.

@@ -1,15 +1,19 @@
-"""A short search around the regression's answer, by measuring finished rounds."""
+"""The last word of a round: answers of the regression measured against each other, and a short search around the best.
+
+All are measured as the round would leave the model, on data of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
-from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING
+from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING, answers_measured
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import MeasuringData, Round, Stream
 from bonsai_core.engine.submodels import measure_submodels
@@ -22,6 +26,8 @@ from bonsai_core.selection.whole_drops import WholeDrops
 
 MOST_SWAPS = 3
 
+Numbers = Mapping[str, float | None]
+
 
 def refine(
     job: Job,
@@ -29,10 +35,55 @@ def refine(
     request: SampleRequest,
     drops: WholeDrops,
     importance_U: NDArray[np.float64],
-    keep_U: NDArray[np.bool_],
+    answers: Sequence[NDArray[np.bool_]],
     repairs: Repairs,
     ledger: Ledger,
-) -> tuple[NDArray[np.bool_], Mapping[str, float | None]]:
+) -> tuple[NDArray[np.bool_], Numbers]:
+    """The answer that measures best, and what a search makes of it.
+
+    A wider choice must not end worse: the answer with wholes stands only where it measures better than the one without.
+
+    Args:
+        request: the round's.
+        drops: the round's wholes; those that the answer dropped stay dropped in the search.
+        importance_U: the regression's, float64 [U].
+        answers: its selections, bool [U]; the narrower one first, if there are two.
+
+    Returns:
+        The best keep vector found, and numbers for the report.
+    """
+    assert round.search is not None
+    measured = len(answers) if len(answers) > 1 or job.config.search else 0
+    ledger.skip((answers_measured(job.config) - measured) * round.search.data.num_tokens)
+    if not measured:
+        return answers[0], {}
+    utilities = partial(_utilities, job, round, repairs, ledger)
+    if len(answers) > 1:
+        ledger.begin(Stage.SEARCH, "the answers with and without wholes", round.number)
+    reached = utilities("start", answers, round.search)
+    best = int(np.argmax(reached))  # of equal ones the first
+    numbers: Numbers = {}
+    if len(answers) > 1:
+        without, with_wholes = map(_finite, reached)
+        numbers = {"without_wholes": without, "with_wholes": with_wholes, "wholes_stand": float(best)}
+    if not job.config.search:
+        return answers[best], numbers
+    posed = SelectionProblem(
+        request.table, drops.left_by(answers[best]), importance_U, request.prior_U, round.target, job.rules
+    )
+    found_U, of_search = _search(job, round, Swaps(posed), answers[best], reached[best], utilities, ledger)
+    return found_U, {**numbers, **of_search}
+
+
+def _search(
+    job: Job,
+    round: Round,
+    swaps: Swaps,
+    best_U: NDArray[np.bool_],
+    best: float,
+    utilities: Callable[[str, Sequence[NDArray[np.bool_]], MeasuringData], list[float]],
+    ledger: Ledger,
+) -> tuple[NDArray[np.bool_], Numbers]:
     """Evolution by swaps of budget between sites, in tournaments over more and more text.
 
     Every generation swaps budget between a few sites, in the directions that cost least by the regression; all
@@ -41,24 +92,11 @@ def refine(
     regression gives the start and proposes, and sub-models are measured as repaired.
 
     Args:
-        request: the round's.
-        drops: the round's wholes; those that the selection dropped stay dropped.
-        importance_U, keep_U: the regression's answer, float64 [U] and bool [U].
-
-    Returns:
-        The best keep vector found, and numbers for the report.
+        best_U, best: where it starts, bool [U], and its utility.
     """
     assert round.search is not None
-    left_U = drops.left_by(keep_U)
-    swaps = Swaps(SelectionProblem(request.table, left_U, importance_U, request.prior_U, round.target, job.rules))
     everything = round.search
-    num_windows = len(everything.data.windows_NT)
-    little = everything.first(num_windows // FIRST_HEAT)
-
-    def utilities(name: str, keep_MU: Sequence[NDArray[np.bool_]], sample: MeasuringData) -> list[float]:
-        return _utilities(job, round, name, np.stack(keep_MU), sample, repairs, ledger)
-
-    best_U, (best,) = keep_U, utilities("start", [keep_U], everything)
+    little = everything.first(len(everything.data.windows_NT) // FIRST_HEAT)
     start, improved = best, 0
     for generation in range(job.config.search):
         text = f"search, generation {generation + 1} of {job.config.search}"
@@ -70,20 +108,24 @@ def refine(
         for child_U, reached in zip(finalists, utilities(f"{generation}-final", finalists, everything), strict=True):
             if reached > best:
                 best_U, best, improved = child_U, reached, improved + 1
-    numbers = {"search_start": start, "search_end": best, "search_improved": improved}
-    return best_U, {name: None if np.isinf(number) else number for name, number in numbers.items()}
+    return best_U, {"search_start": _finite(start), "search_end": _finite(best), "search_improved": improved}
+
+
+def _finite(utility: float) -> float | None:
+    return None if np.isinf(utility) else utility
 
 
 def _utilities(
     job: Job,
     round: Round,
-    name: str,
-    keep_MU: NDArray[np.bool_],
-    sample: MeasuringData,
     repairs: Repairs,
     ledger: Ledger,
+    name: str,
+    keeps: Sequence[NDArray[np.bool_]],
+    sample: MeasuringData,
 ) -> list[float]:
     """Of the model as the round would leave it with these keep vectors; -inf where one is not finite."""
+    keep_MU = np.stack(keeps)
     metric, repair = job.methods.metric, repairs if job.methods.compensator.repairs else None
 
     def measure() -> Payload:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.selection.limits import Limit, fractions, minimums, multiples
-from bonsai_core.units import KINDS_OF_SITE, Site, SiteKind, UnitKind, UnitTable, Whole
+from bonsai_core.units import KINDS_OF_SITE, WHOLE_KINDS, Site, SiteKind, UnitKind, UnitTable, Whole
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class Rules:
     def wholes(self, table: UnitTable) -> tuple[Whole, ...]:
         """The sub-layers and layers that may leave."""
         return tuple(whole for whole in table.wholes(self.units) if whole.layer not in self.protect)
+
+    def without_wholes(self) -> Rules | None:
+        """The same for single units alone; None if wholes do not compete with any."""
+        single = tuple(kind for kind in self.units if kind not in WHOLE_KINDS)
+        return replace(self, units=single) if 0 < len(single) < len(self.units) else None
 
     def may_leave(self, table: UnitTable) -> NDArray[np.bool_]:
         """Units that may leave, alone or with a whole, bool [U]."""

@@ -7,6 +7,8 @@ looked at alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,10 @@ LONGEST_STRETCH = 2**20
 """Entries of a table of blocks by wholes."""
 
 
+class UnreachableError(BonsaiError):
+    """The rules do not leave enough to remove."""
+
+
 def select(problem: SelectionProblem) -> NDArray[np.bool_]:
     """The keep vector that reaches a sparsity at the lowest importance.
 
@@ -30,9 +36,28 @@ def select(problem: SelectionProblem) -> NDArray[np.bool_]:
         Units that were not measured go last, so none of them leaves in place of a block that was.
 
     Raises:
-        BonsaiError: the rules do not leave enough to remove.
+        UnreachableError: the rules do not leave enough to remove.
     """
     return _Selection(problem).run()
+
+
+def select_both_ways(problem: SelectionProblem) -> list[NDArray[np.bool_]]:
+    """The keep vectors with and without wholes; the narrower one first, which removes single units alone.
+
+    Returns:
+        Two, each as by `select`; or one, if only one reaches the sparsity or both are the same.
+
+    Raises:
+        UnreachableError: as `select`.
+    """
+    wider_U, rules = select(problem), problem.rules.without_wholes()
+    if rules is None:
+        return [wider_U]
+    try:
+        narrower_U = select(replace(problem, rules=rules, whole_importance_W=None))
+    except UnreachableError:
+        return [wider_U]
+    return [narrower_U] if np.array_equal(narrower_U, wider_U) else [narrower_U, wider_U]
 
 
 class _Selection:
@@ -120,7 +145,7 @@ class _Selection:
         left: list[Block] = [*too_big, *self._wholes.blocks()]
         if not left:
             problem = self._problem
-            raise BonsaiError(
+            raise UnreachableError(
                 f"A sparsity of {problem.sparsity:.4f} cannot be reached: with {problem.rules.describe()} at most "
                 f"{problem.table.sparsity(self._keep_U):.4f} can be removed."
             )

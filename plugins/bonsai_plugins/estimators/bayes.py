@@ -20,9 +20,9 @@ class Bayes(Estimator):
     utilities are most likely if every importance is exactly zero: then the spread is zero as well.
 
     Where we differ: the fit runs in at most M coordinates (`Patterns.rotated`); the covariance [U, U] is never made.
-    With V the directions and s_k the posterior variances of their coefficients, which are independent, the variance of
-    a pattern's effect is sum_k V_pk^2 s_k + (1 - sum_k V_pk^2) / lambda, the second term for what no sub-model
-    distinguishes.
+    With V the directions, s_k the posterior variances of their coefficients, which are independent, and q_p the prior
+    variances, the variance of a pattern's effect is q_p (sum_k V_pk^2 s_k + (1 - sum_k V_pk^2) / lambda), the second
+    term for what no sub-model distinguishes.
     """
 
     name: ClassVar[str] = "bayes"
@@ -50,8 +50,9 @@ class Bayes(Estimator):
 
         def spread() -> NDArray[np.float64]:
             value_KC = np.column_stack([model.sigma_.diagonal(), np.ones(len(model.coef_))])
-            known_P, distinguished_P = patterns.squared(weight_MK, value_KC).T
-            variance_P = known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_
+            prior_P = patterns.prior_variance_P
+            known_P, distinguished_P = patterns.squared(weight_MK, value_KC).T * prior_P
+            variance_P = prior_P * (known_P + np.maximum(1 - distinguished_P, 0) / model.lambda_)
             return patterns.per_unit(np.sqrt(np.maximum(variance_P, 0)) * unit)
 
-        return Fit(patterns.per_unit(patterns.combined(weight_MK @ model.coef_)) * unit, details, spread)
+        return Fit(patterns.per_unit(patterns.effects(weight_MK @ model.coef_)) * unit, details, spread)

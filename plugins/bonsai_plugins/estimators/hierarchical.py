@@ -39,7 +39,7 @@ class Hierarchical(CrossValidated):
         problem = _Problem.of(measurements)
         blend, details = self._blend(problem)
         levels = self._levels(problem, np.arange(len(measurements.keep_MU)))
-        by_unit_U = problem.patterns.per_unit(problem.patterns.combined(levels.weight_M))
+        by_unit_U = problem.patterns.per_unit(problem.patterns.effects(levels.weight_M))
         return Fit(problem.by_site(levels.effect_S) + blend * by_unit_U, {"blend": blend, **details})
 
     def _levels(self, problem: _Problem, rows: NDArray[np.intp]) -> _Levels:

@@ -26,6 +26,10 @@ class Patterns:
     17 times the effect of a window of one head at the same penalty, and few sub-models would teach only the windows'
     sizes.
 
+    The penalty on an effect is in proportion to how much its feature varies. Most are kept by half of the sub-models;
+    one that is seldom dropped (a window that only some pairs have, a layer) would be drawn towards zero more than
+    they are, and so look cheaper, for no other reason than having been measured less.
+
     A feature is what the sub-models keep of a pattern, 1 or 0, less the mean. There may be hundreds of thousands, so
     they are stored as bools, and turned into numbers in blocks.
 
@@ -50,6 +54,13 @@ class Patterns:
         share_U = measurements.cost_U / np.bincount(pattern_U, measurements.cost_U)[pattern_U]
         return cls(keep_PM, pattern_U, share_U)
 
+    @cached_property
+    def prior_variance_P(self) -> NDArray[np.float64]:
+        """Of the patterns' effects, float64 [P], relative to that of one which half of the sub-models keep."""
+        kept_P = self.keep_PM.mean(axis=1)
+        variance_P = kept_P * (1 - kept_P)
+        return np.asarray(np.divide(0.25, variance_P, out=np.ones(len(variance_P)), where=variance_P > 0))
+
     def features(self) -> NDArray[np.float64]:
         """All features as numbers, float64 [M, P]: for methods that need them so, if there are few."""
         return np.asarray(self.keep_PM.T - self.keep_PM.mean(axis=1))
@@ -60,17 +71,28 @@ class Patterns:
 
     @cached_property
     def both_MM(self) -> NDArray[np.float64]:
-        """How many patterns two sub-models both keep: the products of features that are not centred, exactly."""
-        both_MM = np.zeros((self.keep_PM.shape[1],) * 2)
+        """How many patterns two sub-models both keep, each counting as its prior variance.
+
+        These are the products of features that are not centred; exact where all prior variances are 1.
+        """
+        # Counts in a block are exact in single precision: there are fewer than 2**24.
+        varies = bool((self.prior_variance_P != 1).any())
+        variance_P = self.prior_variance_P.astype(np.float64 if varies else np.float32)
+        both_MM, first = np.zeros((self.keep_PM.shape[1],) * 2), 0
         for keep_PM in _blocks(self.keep_PM):
-            number_PM = keep_PM.astype(np.float32)  # counts in a block are exact: there are fewer than 2**24
-            both_MM += number_PM.T @ number_PM
+            number_PM, block = keep_PM.astype(variance_P.dtype), slice(first, first + len(keep_PM))
+            both_MM += number_PM.T @ (number_PM * variance_P[block, None] if varies else number_PM)
+            first = block.stop
         return both_MM
 
     def combined(self, weight_MC: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums of the sub-models' features, weighted, float64 [P, C]; of weights [M], [P]."""
         centred_MC = weight_MC - weight_MC.mean(axis=0)  # instead of the features: the sums are the same
         return np.concatenate([keep_PM @ centred_MC for keep_PM in _blocks(self.keep_PM)])
+
+    def effects(self, weight_MC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the patterns, in a fit with a squared penalty whose dual solution is this, float64 [P, C]; of [M], [P]."""
+        return np.asarray((self.combined(weight_MC).T * self.prior_variance_P).T)
 
     def squared(self, weight_MK: NDArray[np.float64], value_KC: NDArray[np.float64]) -> NDArray[np.float64]:
         """`np.square(combined(weight_MK)) @ value_KC`, of which the first is too large to be held, float64 [P, C]."""
@@ -86,12 +108,12 @@ class Patterns:
         """The same features in at most M coordinates, and the way back.
 
         A squared penalty (an isotropic normal prior) does not change under rotation, so a fit to M coordinates is the
-        fit to all P features, for the price of one eigenvalue decomposition.
+        fit to all P features, times the roots of their prior variances, for the price of one eigenvalue decomposition.
 
         Returns:
             coordinate_MK: float64 [M, K]; the columns are orthogonal.
-            weight_MK: `combined(weight_MK)` are the directions of the coordinates, orthonormal columns, float64 [P, K];
-                `combined(weight_MK @ coefficient_K)` gives a fit's coefficients of the features.
+            weight_MK: `effects(weight_MK @ coefficient_K)` are the effects of a fit; `combined(weight_MK)` times
+                the roots of the prior variances are the directions of the coordinates, orthonormal columns.
         """
         square_K, left_MK = np.linalg.eigh(centred_products(self.both_MM))
         used_K = square_K > square_K[-1] * 1e-12  # the rest is rounding

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from bonsai_core import Fit, Measurements
 from bonsai_plugins.estimators.cross_validated import CrossValidated, can_be_cross_validated
@@ -15,14 +16,28 @@ class Ridge(CrossValidated):
     """Least squares with a squared penalty on the importances; its strength is chosen by cross-validation.
 
     Closed form (Cholesky) in the dual, since sub-models are usually fewer than units. The paper's regression: Dery et
-    al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature.
+    al. 2024, arXiv:2402.05406, eq. 3. Where we differ: units that always went together are one feature, and how often
+    it was dropped does not make it cheaper, see `Patterns`. With `towards` kind, what is penalised are deviations from
+    what a parameter of units of the same cost is worth: sub-models that lose more KV groups than others tell that
+    level, and importances that are mostly noise are drawn to it, not to zero.
     """
 
     name: ClassVar[str] = "ridge"
+    towards: Literal["kind", "zero"] = Field(
+        "kind",
+        description="Importances are drawn to kind: the level of units of the same cost; or to zero (the paper).",
+    )
 
     def fit(self, measurements: Measurements) -> Fit:
         if not can_be_cross_validated(measurements):
             return Fit(np.zeros(measurements.keep_MU.shape[1]))  # nothing to learn: the prior orders
-        patterns = Patterns.of(measurements)
-        solution = self._search_dual(patterns.both_MM, measurements.utility_M, measurements.group_M)
-        return Fit(patterns.per_unit(patterns.combined(solution.weight_M)), {"alpha": solution.alpha})
+        patterns, utility_M, group_M = Patterns.of(measurements), measurements.utility_M, measurements.group_M
+        if self.towards == "zero":
+            dual = self._search_dual(patterns.both_MM, utility_M, group_M)
+            return Fit(patterns.per_unit(patterns.effects(dual.weight_M)), {"alpha": dual.alpha})
+        cost_U = measurements.cost_U
+        level_UC = np.where(cost_U[:, None] == np.unique(cost_U), cost_U[:, None] / cost_U.sum(), 0.0)
+        coordinate_MK, weight_MK = patterns.rotated()
+        solution = self._search_around(measurements.kept(level_UC), coordinate_MK, utility_M, group_M)
+        deviation_U = patterns.per_unit(patterns.effects(weight_MK @ solution.coefficient_K))
+        return Fit(level_UC @ solution.common_C + deviation_U, {"alpha": solution.alpha})

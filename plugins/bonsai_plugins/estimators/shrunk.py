@@ -37,7 +37,7 @@ class Shrunk(CrossValidated):
         target_UC = np.column_stack([share_U, rank_weight(measurements) * share_U])
         common_MC = measurements.kept(target_UC)
         solution = self._search_around(common_MC, coordinate_MK, measurements.utility_M, measurements.group_M)
-        delta_U = patterns.per_unit(patterns.combined(weight_MK @ solution.coefficient_K))
+        delta_U = patterns.per_unit(patterns.effects(weight_MK @ solution.coefficient_K))
         level, slope = solution.common_C
         return Fit(
             target_UC @ solution.common_C + delta_U,

@@ -9,7 +9,7 @@ PAPER = Recipe(
         "prior": "wanda",
         "sampler": {"name": "antithetic", "level": "unit"},
         "metric": "perplexity",
-        "estimator": "ridge",
+        "estimator": {"name": "ridge", "towards": "zero"},
         "compensator": "none",
         "rank": "importance",
         "round_fraction": 0.05,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Draw, Evidence, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs, windows_per_site
+from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, Windows, antithetic_pairs
 
 TRIALS = 32
 
@@ -39,7 +39,7 @@ class Adaptive(Sampler):
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         evidence = request.evidence
         if evidence is None:
-            draw = antithetic_pairs(request, windows_per_site(request), request.prior_U, self.level, rng)
+            draw = antithetic_pairs(request, Windows.of(request, rng), request.prior_U, self.level, rng)
             count = min(request.num_submodels, max(4, 2 * round(self.first * request.num_submodels / 2)))
             return Draw(draw.keep_MU[:count], draw.group_M[:count])
         if self._has_settled(request, evidence, rng):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, antithetic_pairs
+from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, Windows, antithetic_pairs
 
 
 class Pooled(Sampler):
@@ -29,7 +29,9 @@ class Pooled(Sampler):
         standard_U[alive_U] = _standardised(request.prior_U[alive_U], table.site_U[alive_U])
         window = _window(request, standard_U)
         site = table.site_U[window]
-        windows = [window[site == number] for number in np.unique(site)]
+        units_S = [window[site == number] for number in np.unique(site)]
+        sizes = np.array([len(units) for units in units_S], dtype=np.int64)
+        windows = Windows(units_S, np.repeat(sizes[None], (request.num_submodels + 1) // 2, axis=0))
         weight_U = np.exp(standard_U - standard_U.max())
         return antithetic_pairs(request, windows, weight_U, self.level, rng)
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import windows_per_site
+from bonsai_plugins.samplers.windows import Windows
 
 
 class Stratified(Sampler):
@@ -22,13 +22,17 @@ class Stratified(Sampler):
     steps: int = Field(2, ge=1, description="Shares of a window are 0, 1/steps, ... 1.")
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
-        num_pairs = (request.num_submodels + 1) // 2
         keep_MU = np.repeat(request.alive_U[None], request.num_submodels, axis=0)
-        for window in windows_per_site(request):
+        windows = Windows.of(request, rng)
+        for units, size_P in zip(windows.units_S, windows.size_PS.T, strict=True):
+            pairs = np.flatnonzero(size_P)
+            if not len(pairs):
+                continue
             # A random start, so that pairs that do not fill the last block of shares favour none.
-            shares = (np.arange(num_pairs) + rng.integers(self.steps + 1)) % (self.steps + 1) / self.steps
-            for pair, share in enumerate(rng.permutation(shares)):
-                count = round(share * len(window))
-                keep_MU[2 * pair, window[:count]] = False
-                keep_MU[2 * pair + 1 : 2 * pair + 2, window[: len(window) - count]] = False
+            shares = (np.arange(len(pairs)) + rng.integers(self.steps + 1)) % (self.steps + 1) / self.steps
+            for pair, share in zip(pairs, rng.permutation(shares), strict=True):
+                size = size_P[pair]
+                count = round(share * size)
+                keep_MU[2 * pair, units[:count]] = False
+                keep_MU[2 * pair + 1 : 2 * pair + 2, units[: size - count]] = False
         return Draw(keep_MU, np.arange(request.num_submodels) // 2)

@@ -1,8 +1,12 @@
-"""Windows: the units of a round that may be perturbed, and pairs of complementary sub-models over them."""
+"""Windows: the units of a round that may be perturbed, and pairs of complementary sub-models over them.
+
+Shape legend: P pairs of sub-models, S sites.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,33 +21,87 @@ LEVEL_HELP = (
 )
 
 
-def windows_per_site(request: SampleRequest) -> list[NDArray[np.int64]]:
-    """Per site, the lowest 2p of its living units by prior; none if that is less than one unit."""
-    windows = []
-    for site, minimum in zip(request.table, request.minimum_S, strict=True):
-        ids = np.arange(site.first, site.first + site.num_units)[request.alive_U[site.units]]
-        size = min(int(2 * request.drop_fraction * len(ids)), len(ids) - minimum)
-        if size >= 1:
-            windows.append(ids[np.argsort(request.prior_U[ids], kind="stable")[:size]])
-    return windows
+@dataclass(frozen=True)
+class Windows:
+    """Which units each pair of sub-models may perturb.
+
+    Attributes:
+        units_S: candidates of some sites, the lowest prior first, int64 each.
+        size_PS: how many of them a pair has in its window, int64 [P, S].
+    """
+
+    units_S: Sequence[NDArray[np.int64]]
+    size_PS: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, request: SampleRequest, rng: np.random.Generator) -> Windows:
+        """The lowest 2p by prior of the living units of every kind.
+
+        Every site gets its share of the kind's window, which is seldom a whole number. Shares are rounded up or down so
+        that the kind's total holds. A share of one unit or more is rounded once, so that a site is one unknown to a
+        regression at level ``site``. A share of less than one unit (of 3 KV groups, say) is a window of one unit in
+        some of the pairs, and each site has its turn.
+        """
+        table, num_pairs = request.table, (request.num_submodels + 1) // 2
+        units_S = [_lowest_first(request, site.units) for site in table]
+        count_S = np.array([len(units) for units in units_S], dtype=np.int64)
+        share_S = np.minimum(2 * request.drop_fraction * count_S, np.maximum(0, count_S - request.minimum_S))
+        size_PS = np.repeat(np.floor(share_S).astype(np.int64)[None], num_pairs, axis=0)
+        rest_S, kind_S = np.round(share_S - size_PS[0], 9), np.array([site.kind for site in table])
+        for kind in dict.fromkeys(kind_S):
+            partial_S = (kind_S == kind) & (rest_S > 0)
+            always, sometimes = (np.flatnonzero(partial_S & which_S) for which_S in (share_S >= 1, share_S < 1))
+            size_PS[:, always] += _in_turn(rest_S[always], 1, rng)
+            size_PS[:, sometimes] += _in_turn(rest_S[sometimes], num_pairs, rng)
+        return cls(units_S, size_PS)
+
+    @property
+    def num_units(self) -> int:
+        """Units that are in the window of some pair."""
+        return int(self.size_PS.max(axis=0, initial=0).sum())
+
+    def of_pair(self, pair: int) -> list[NDArray[np.int64]]:
+        """The windows of a pair, one for each site that has one."""
+        return [units[:size] for units, size in zip(self.units_S, self.size_PS[pair], strict=True) if size]
+
+
+def _lowest_first(request: SampleRequest, units: slice) -> NDArray[np.int64]:
+    """The living units of a site, the lowest prior first."""
+    ids = units.start + np.flatnonzero(request.alive_U[units])
+    return np.asarray(ids[np.argsort(request.prior_U[ids], kind="stable")])
+
+
+def _in_turn(rest_S: NDArray[np.float64], turns: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which sites round up in each turn, bool [turns, S]: in total as many as their rests add up to.
+
+    The sites that are furthest behind their rests round up; ties are broken at random.
+    """
+    up = np.zeros((turns, len(rest_S)), dtype=bool)
+    behind_S = np.zeros(len(rest_S))
+    for up_S in up:
+        behind_S = np.round(behind_S + rest_S, 9)  # so that equal sites tie
+        count = int(behind_S.sum() + 0.5)
+        up_S[np.lexsort((rng.random(len(rest_S)), -behind_S))[:count]] = True
+        behind_S = behind_S - up_S
+    return up
 
 
 def antithetic_pairs(
     request: SampleRequest,
-    windows: Sequence[NDArray[np.int64]],
+    windows: Windows,
     weight_U: NDArray[np.float64],
     level: Level,
     rng: np.random.Generator,
 ) -> Draw:
-    """Sub-models that drop about half of the windows, each with its complement, which drops the other half.
+    """Sub-models that drop about half of their pair's windows, each with its complement, which drops the other half.
 
     Args:
         weight_U: units are kept in proportion to it at level ``unit``.
     """
-    by_unit = level == "unit" or (level == "auto" and request.num_submodels >= sum(map(len, windows)))
+    by_unit = level == "unit" or (level == "auto" and request.num_submodels >= windows.num_units)
     keep_MU = np.repeat(request.alive_U[None], request.num_submodels, axis=0)
-    for first in range(0, request.num_submodels, 2):
-        for window in windows:
+    for pair, first in enumerate(range(0, request.num_submodels, 2)):
+        for window in windows.of_pair(pair):
             if by_unit:
                 count = (len(window) + int(rng.integers(2))) // 2  # of an odd window, either half may be larger
                 kept = _draw_by_weight(weight_U[window], count, rng)
