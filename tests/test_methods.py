@@ -494,6 +494,7 @@ def test_wholes_stand_only_where_they_measure_better(
 ) -> None:
     """Law 10: more kinds of unit never end worse than single units alone."""
     measuring = {"metric": metric, "search": search, **({"metric_dataset": questions} if metric == "choice" else {})}
+    measuring["estimator"] = {"name": "ridge", "towards": "zero"}  # by which wholes are among the cheapest
     config = settings(
         small_run, tmp_path / "run", units="attention,mlp,sublayer,layer", submodels=30, search_samples=4, **measuring
     )
