@@ -89,8 +89,10 @@ class RunConfig(LoadingSettings):
     )
     submodels: Annotated[int, Field(ge=2, le=100_000)] = Field(80, description="Sub-models measured per round.")
     samples: Positive = Field(2, description="Calibration windows, or questions, that every sub-model is measured on.")
-    prior_samples: Positive = Field(
-        64, description="Calibration windows for the prior and the compensator, not among the samples."
+    prior_samples: Positive | None = Field(
+        None,
+        description="Calibration windows for the prior and the compensator, not among the samples; left out: 64, and "
+        "512 on CUDA.",
     )
     held_out_samples: NotNegative = Field(
         8, description="Calibration windows that decide nothing: KL on them is reported after each round."

@@ -309,3 +309,15 @@ def peft_warnings_ignored() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=RuntimeWarning, message="The following (rank|alpha)_pattern")
         yield
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are fast: on GPUs that have them, and on CPUs with matrix units (Intel's AMX).
+
+    Other CPUs take several times as long as for float32, those with AVX-512's instructions for bfloat16 about as long.
+    `torch.cpu.get_capabilities` is in torch from 2.10 on.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_capabilities = device.type == "cpu" and hasattr(torch.cpu, "get_capabilities")
+    return has_capabilities and bool(torch.cpu.get_capabilities().get("amx_bf16"))

@@ -272,6 +272,7 @@ def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         round_fraction=0.15,
         submodels=4,
         samples=2,
+        prior_samples=64,
         sequence_length=32,
         eval_samples=2,
         eval_sequence_length=64,

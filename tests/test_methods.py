@@ -30,6 +30,7 @@ from bonsai_core import (
     run,
 )
 from bonsai_core.engine.finish import finish
+from bonsai_core.engine.machine import CPU_SAMPLES, suited_to_machine
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, Journaled, TokensDone, Warned
@@ -601,3 +602,23 @@ def test_measurements_that_cannot_be_read_are_made_again(tmp_path: Path) -> None
     again = cache.once({"what": "ones"}, lambda: {"a": np.ones(3)})
     assert not again.hit
     np.testing.assert_array_equal(again.arrays["a"], first.arrays["a"])
+
+
+# What is left to the machine
+
+
+def test_what_is_left_to_the_machine_is_stored_with_the_run(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    result = run(settings(small_run, tmp_path / "run", prior_samples=None), registry=registry)
+    assert RunDirectory(result.directory).config().prior_samples == CPU_SAMPLES
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "auto")])
+def test_the_demo_model_gets_the_type_that_multiplies_fastest(
+    monkeypatch: pytest.MonkeyPatch, small_run: RunConfig, native: bool, expected: str
+) -> None:
+    monkeypatch.setattr("bonsai_core.engine.machine.multiplies_bfloat16", lambda device: native)
+    assert suited_to_machine(RunConfig(model="demo")).dtype == expected
+    assert suited_to_machine(RunConfig(model="demo", dtype="float32")).dtype == "float32"
+    assert suited_to_machine(small_run).dtype == "auto"

@@ -72,6 +72,7 @@ def draw_calibration(
     measures_text = methods.needs_submodels and methods.metric.reads == "text"
     named = config.metric_dataset not in (None, config.dataset)
     measuring = [config.samples, config.search_samples if answers_measured(config) else 0] if measures_text else [0, 0]
+    assert config.prior_samples is not None  # see `suited_to_machine`
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
     drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), config.held_out_samples, warn, start)
     guard = draw_guard(config, texts[0], tokenizer, warn, start)

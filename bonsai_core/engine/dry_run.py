@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.follow_up import check_ahead, planned_adaptation
+from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.setup import open_job
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
-from bonsai_core.sources import with_absolute_paths
 from bonsai_core.units import UnitTable
 
 
@@ -56,7 +56,7 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     registry = registry or Registry()
     if config.out:
         RunDirectory(config.out).refuse_occupied()
-    config = with_absolute_paths(config)
+    config = suited_to_machine(config)
     plan = planned_adaptation(config, registry, config.out or Path())
     adaptation = check_ahead(plan, config, registry) if plan else None
     job = open_job(config, registry, registry.observe)

@@ -12,13 +12,13 @@ from bonsai_core.config import RunConfig
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
+from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import MeasurementCache
-from bonsai_core.sources import with_absolute_paths
 
 CHECKED = ("calibration", "evaluation", "model", "guard", "measured_on")
 """What a resumed run must find as it was; its configuration is checked before anything is loaded."""
@@ -64,7 +64,7 @@ def run(
         BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
-    config = with_absolute_paths(config)
+    config = suited_to_machine(config)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
     path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")

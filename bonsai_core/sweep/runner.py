@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.engine import MeasurementCache, run
 from bonsai_core.engine.lifecycle import resume_run
+from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.errors import BonsaiError, DamagedError, shown
 from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
 from bonsai_core.rundir.files import refuse_other_than
-from bonsai_core.sources import with_absolute_paths
 from bonsai_core.sweep.expand import SweepRun
 
 LOCK_NAME = ".lock"
@@ -134,7 +134,7 @@ def _refuse_other_settings(run_: SweepRun, directory: Path) -> None:
     if not RunDirectory(path).config_path.is_file():
         return
     files = RunDirectory.open(path)
-    before, now = files.config().decisive(), with_absolute_paths(run_.config).decisive()
+    before, now = files.config().decisive(), suited_to_machine(run_.config).decisive()
     changes = [f"{name} was {shown(before[name])}, is {shown(now[name])}" for name in now if before[name] != now[name]]
     if changes:
         raise BonsaiError(

@@ -1,0 +1,29 @@
+"""Settings that depend on the machine: decided at the start of a run, and stored with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bonsai_core.config import RunConfig
+from bonsai_core.model.storage.devices import find_device
+from bonsai_core.sources import with_absolute_paths
+from bonsai_core.upstream import multiplies_bfloat16
+
+CPU_SAMPLES, CUDA_SAMPLES = 64, 512
+"""Windows for the prior and the compensator: with more of them the repair fits the text less and the model more."""
+
+
+def suited_to_machine(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths, and with what was left to the machine filled in.
+
+    The demo model comes quantised, so no type of weights is its own: it gets the one that multiplies fastest.
+
+    Raises:
+        BonsaiError: there is no such device.
+    """
+    device, filled_in = find_device(config.device), dict[str, Any]()
+    if config.prior_samples is None:
+        filled_in["prior_samples"] = CUDA_SAMPLES if device.type == "cuda" else CPU_SAMPLES
+    if config.model == "demo" and config.dtype == "auto" and config.load_in == "full" and multiplies_bfloat16(device):
+        filled_in["dtype"] = "bfloat16"
+    return with_absolute_paths(config).model_copy(update=filled_in)
