@@ -18,6 +18,7 @@ from bonsai_core.contracts import Family as Family
 from bonsai_core.contracts import Fit as Fit
 from bonsai_core.contracts import InputCompensator as InputCompensator
 from bonsai_core.contracts import InputPrior as InputPrior
+from bonsai_core.contracts import LayerCompensator as LayerCompensator
 from bonsai_core.contracts import LayerPrior as LayerPrior
 from bonsai_core.contracts import Measurements as Measurements
 from bonsai_core.contracts import Metric as Metric

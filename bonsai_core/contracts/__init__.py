@@ -2,6 +2,7 @@
 
 from bonsai_core.contracts.compensator import Compensator as Compensator
 from bonsai_core.contracts.compensator import InputCompensator as InputCompensator
+from bonsai_core.contracts.compensator import LayerCompensator as LayerCompensator
 from bonsai_core.contracts.compensator import MomentCompensator as MomentCompensator
 from bonsai_core.contracts.compensator import Removal as Removal
 from bonsai_core.contracts.compensator import Repair as Repair

@@ -1,9 +1,10 @@
 """Compensators: forward-only repair of what is kept, after units of a site have gone.
 
-A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`. If that
-is text, it is the prior's calibration windows. After each selection the engine repairs the sites that have lost units,
-from their dense weights, layer by layer, so that the text comes through the layers that are repaired already; and
-before it sub-models, if they need few different repairs, by what the text does in the model as the round finds it.
+A compensator's base class says what it needs: `WeightCompensator`, `InputCompensator` or `MomentCompensator`, of which
+`LayerCompensator` makes up for whole layers too. If that is text, it is the prior's calibration windows. After each
+selection the engine repairs the sites that have lost units, from their dense weights, layer by layer, so that the text
+comes through the layers that are repaired already; and before it sub-models, if they need few different repairs, by
+what the text does in the model as the round finds it.
 """
 
 from __future__ import annotations
@@ -94,3 +95,18 @@ class InputCompensator(TextCompensator):
 
 class MomentCompensator(TextCompensator):
     """Repairs from the second moments of what each site's output projection reads, see `MomentPrior`."""
+
+
+class LayerCompensator(MomentCompensator):
+    """Also makes up for layers that have left whole: with the last output projection in front of them."""
+
+    @abstractmethod
+    def make_up(self, weight: Tensor, statistic: Statistic, missing: Tensor) -> Tensor:
+        """The projection's new weight, shaped as `weight`.
+
+        Args:
+            weight: repaired already, float32 [out, units, channels]; only units that are kept.
+            statistic: second moments of what these units give, relative to h as below.
+            missing: sum over tokens of e x' / |h|^2, shaped as `weight`: x what the projection reads, e what the layers
+                that have left would add to the hidden states, h the hidden state behind them.
+        """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from bonsai_core.contracts import LayerCompensator, Repair
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.round_statistics import RoundStatistics, Totals
 from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import LayerTotals
-from bonsai_core.model.forward.statistics import site_repair
+from bonsai_core.model.forward.left_layers import missing_behind
+from bonsai_core.model.forward.statistics import layer_repair, site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
 
@@ -50,10 +52,8 @@ class LayerRepairs:
         for site in losing:
             statistic, dense = statistics.get(site.name), self._dense.lockstep.subject
             repair = site_repair(dense, job.methods.compensator, statistic, site, dense_U, self._keep_U)
-            in_type = repair.to(subject.dtype_of(site))  # as it is read again
-            subject.repair(site, self._keep_U, in_type)
-            if self._stored is not None:
-                self._stored.save_repair(site.name, in_type)
+            self._apply(site, repair)
+        self._make_up_for_layers_behind(number, losing)
         if job.slices_between_rounds:
             subject.slice_layer(number, self._keep_U)
         if self._text is None:
@@ -65,6 +65,35 @@ class LayerRepairs:
         else:
             lanes = LayerLanes.of(subject, number, self._keep_U[None], None)
             job.lockstep.advance(number, self._text, lanes)
+
+    def _apply(self, site: Site, repair: Repair) -> None:
+        subject = self._job.subject
+        in_type = repair.to(subject.dtype_of(site))  # as it is read again
+        subject.repair(site, self._keep_U, in_type)
+        if self._stored is not None:
+            self._stored.save_repair(site.name, in_type)
+
+    def _make_up_for_layers_behind(self, number: int, repaired: list[Site]) -> None:
+        """Have the last output projection of a layer make up for the layers between it and the next one that stays."""
+        job, compensator = self._job, self._job.methods.compensator
+        left = self._left_behind(number)
+        *_, site = (site for site in job.table if site.layer == number and not site.leaves_with_layer)
+        if not (left and isinstance(compensator, LayerCompensator) and site.has_output):
+            return
+        if self._text is None or not self._keep_U[site.units].any():
+            return
+        if site not in repaired:  # it may have made up for fewer layers in an earlier round
+            self._dense.reach(number)
+            self._apply(site, Repair(self._dense.lockstep.subject.unit_weight(site, job.table.keep_all())))
+        found = missing_behind(job.lockstep, self._dense, compensator, site, self._keep_U, left, self._text)
+        self._apply(site, layer_repair(job.subject, compensator, site, self._keep_U, *found))
+
+    def _left_behind(self, number: int) -> list[int]:
+        """The layers that have left between one that stays and the next one that does."""
+        table, keep_U = self._job.table, self._keep_U
+        behind = sorted(layer for layer in table.layer_sites if layer >= number)
+        stays = [table.layer_stays(layer, keep_U) for layer in behind]
+        return behind[1 : next((n for n, stay in enumerate(stays) if n and stay), len(behind))] if stays[0] else []
 
     def _statistics(self, number: int, losing: list[Site]) -> Totals:
         """What the compensator reads of the text that is in front of a layer, in the dense layer."""

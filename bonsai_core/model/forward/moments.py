@@ -28,14 +28,24 @@ def add_moments(total: Tensor | None, inputs: Tensor, after: Tensor) -> Tensor:
         inputs: what a site reads, [..., channels].
         after: the hidden states behind the layer, [..., hidden], of the same tokens.
     """
-    power = after.float().square().sum(dim=-1).flatten()
-    size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
-    rows = inputs.flatten(end_dim=-2)
+    rows, hidden = inputs.flatten(end_dim=-2), after.flatten(end_dim=-2)
     if total is None:
         total = rows.new_zeros((rows.shape[-1],) * 2, dtype=torch.float32)
-    for some, their_size in zip(torch.split(rows, CHUNK_ROWS), torch.split(size, CHUNK_ROWS), strict=True):
-        _add_lower(total, some.float() * their_size.to(some.device))
+    for some, their_hidden in zip(torch.split(rows, CHUNK_ROWS), torch.split(hidden, CHUNK_ROWS), strict=True):
+        _add_lower(total, relative_rows(some, their_hidden))
     return total
+
+
+def relative_rows(rows: Tensor, hidden: Tensor) -> Tensor:
+    """What belongs to tokens, relative to the size of their hidden states, float32 [tokens, width].
+
+    Args:
+        rows: [.., width].
+        hidden: [.., hidden], of the same tokens.
+    """
+    power = hidden.float().square().sum(dim=-1).flatten()
+    size = power.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]
+    return rows.flatten(end_dim=-2).float() * size.to(rows.device)
 
 
 def finished_moments(subject: Subject, site: Site, alive_U: NDArray[np.bool_], total: Tensor) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bonsai_core.contracts import (
     Compensator,
+    LayerCompensator,
     Prior,
     Removal,
     Repair,
@@ -84,6 +88,29 @@ def site_repair(
             assert isinstance(compensator, WeightCompensator)  # the registry admits no others
             repair = compensator.repair(removal)
     wanted = {"weight": (len(weight), int(keep.sum()), weight.shape[2]), "bias": (len(weight),)}
+    return _checked(compensator, site, repair, wanted)
+
+
+def layer_repair(
+    subject: Subject,
+    compensator: LayerCompensator,
+    site: Site,
+    keep_U: NDArray[np.bool_],
+    statistic: Statistic,
+    missing: Tensor,
+) -> Repair:
+    """What a site gets for the layers behind it that have left, on top of its own repair; see `missing_behind`.
+
+    Raises:
+        BonsaiError: as for `site_repair`.
+    """
+    weight = subject.unit_weight(site, keep_U)
+    with torch.inference_mode():
+        repair = Repair(compensator.make_up(weight, statistic, missing))
+    return _checked(compensator, site, repair, {"weight": tuple(weight.shape)})
+
+
+def _checked(compensator: Compensator, site: Site, repair: Repair, wanted: Mapping[str, tuple[int, ...]]) -> Repair:
     for what, shape in wanted.items():
         given = getattr(repair, what)
         if given is not None and (given.shape != shape or not given.isfinite().all()):

@@ -26,8 +26,8 @@ QUALITY = Recipe(
 )
 DEPTH = Recipe(
     name="depth",
-    summary="Whole layers alone, by perturbing and regressing: a stock checkpoint, and the fastest at equal size.",
-    settings={"units": ["layer"], "prior": "block-influence", "compensator": "none", "submodels": 40},
+    summary="Whole layers alone, which the layers before make up for: a stock checkpoint, the fastest at equal size.",
+    settings={"units": ["layer"], "prior": "block-influence", "submodels": 40},
 )
 MOE = Recipe(
     name="moe",
