@@ -194,6 +194,57 @@ def test_least_squares_brings_the_model_closer_to_the_dense_one(
     assert "bias" not in " ".join(load_model(str(after.model_path)).state_dict())
 
 
+@pytest.mark.parametrize("compensator", ["least_squares", "bias"])
+def test_what_several_rounds_remove_is_repaired_as_if_one_had(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, compensator: str
+) -> None:
+    """Not repair upon repair: the same units gone, the same weights, however many rounds it took."""
+    fixed = {"prior": "uniform", "estimator": "none", "prior_samples": 16, "compensator": compensator}
+    models = [
+        load_model(str(run(settings(small_run, tmp_path / name, **fixed, **rounds), registry=registry).model_path))
+        for name, rounds in (("one", {"round_fraction": 1.0}), ("three", {"round_fraction": 0.1}))
+    ]
+    one, three = (model.state_dict() for model in models)
+    assert {name: weight.shape for name, weight in one.items()} == {n: weight.shape for n, weight in three.items()}
+    for name, weight in one.items():
+        torch.testing.assert_close(three[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_left_are_made_up_for_on_the_calibration_text(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    """The hidden states behind the gap come closer to what the layers would have made of them."""
+    fixed = {"units": "layer", "protect": "0", "prior": "uniform", "estimator": "none", "prior_samples": 64}
+    weak = {"name": "least_squares", "layer_damping": 1e-6}
+    plain, filled = (
+        load_model(
+            str(run(settings(small_run, tmp_path / name, **fixed, compensator=by), registry=registry).model_path)
+        )
+        for name, by in (("plain", "none"), ("filled", weak))
+    )
+    job = open_job(settings(small_run, tmp_path / "run", **fixed), registry, print)
+    assert plain.config.num_hidden_layers == filled.config.num_hidden_layers == job.parent.config.num_hidden_layers - 1
+    changed = [n for n, w in plain.state_dict().items() if not torch.equal(w, filled.state_dict()[n])]
+    (name,) = changed  # the last output projection in front of the layer, and nothing else
+    assert name.endswith("mlp.down_proj.weight")
+    number = int(name.split(".")[2])
+    with torch.inference_mode():
+        ids = torch.from_numpy(job.calibration.prior_RNT[0])
+        behind = [model(ids, output_hidden_states=True).hidden_states[number + 1] for model in (plain, filled)]
+        left = _through(job.subject.model, number + 1, behind[0])
+    errors = [float(((hidden - left) / left.norm(dim=-1, keepdim=True)).square().sum()) for hidden in behind]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def _through(model: Any, number: int, hidden: torch.Tensor) -> torch.Tensor:
+    """What one layer of a LLaMA makes of hidden states."""
+    positions = torch.arange(hidden.shape[1])[None]
+    rotary = model.model.rotary_emb(hidden, positions)
+    output = model.model.layers[number](hidden, position_embeddings=rotary, position_ids=positions)
+    whole: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return whole
+
+
 @pytest.mark.parametrize(
     ("changes", "repaired"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import numpy as np
 
 from bonsai_core.contracts import LayerCompensator, Repair
@@ -92,8 +94,9 @@ class LayerRepairs:
         """The layers that have left between one that stays and the next one that does."""
         table, keep_U = self._job.table, self._keep_U
         behind = sorted(layer for layer in table.layer_sites if layer >= number)
-        stays = [table.layer_stays(layer, keep_U) for layer in behind]
-        return behind[1 : next((n for n, stay in enumerate(stays) if n and stay), len(behind))] if stays[0] else []
+        if not behind or not table.layer_stays(number, keep_U):
+            return []
+        return list(takewhile(lambda layer: not table.layer_stays(layer, keep_U), behind[1:]))
 
     def _statistics(self, number: int, losing: list[Site]) -> Totals:
         """What the compensator reads of the text that is in front of a layer, in the dense layer."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bonsai_core.contracts import Compensator, Removal, Repair, TextCompensator, WeightCompensator
+from bonsai_core.contracts import Compensator, LayerCompensator, Removal, Repair, TextCompensator, WeightCompensator
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
@@ -75,6 +75,23 @@ class CompensatorContract(ComponentContract[Compensator]):
         before = error(weight[:, keep], None)
         after = error(weight[:, keep] if repair.weight is None else repair.weight, repair.bias)
         assert after <= before * (1 + ROUNDING), f"squared error {before:.4g} before repair, {after:.4g} after"
+
+    def test_making_up_for_layers_brings_the_output_closer(self) -> None:
+        compensator = self.make()
+        if not isinstance(compensator, LayerCompensator):
+            return
+        inputs, weight, _ = _example()
+        added = torch.einsum("tuc,ouc->to", inputs, weight.flip(0)).tanh()  # what layers would have added
+        missing = torch.einsum("to,tuc->ouc", added, inputs)
+        statistic = statistic_of(compensator, [inputs])
+        with unchanged(weight=weight, missing=missing, total=statistic.total), torch.inference_mode():
+            new = compensator.make_up(weight, statistic, missing)
+            nothing = compensator.make_up(weight, statistic, torch.zeros_like(missing))
+        assert new.shape == weight.shape, f"a weight of {tuple(weight.shape)} is expected, not {tuple(new.shape)}"
+        assert torch.equal(nothing, weight), "nothing was missing, and the weight changed"
+        closer = torch.einsum("tuc,ouc->to", inputs.double(), (new - weight).double())
+        before, after = added.double().square().mean(), (added.double() - closer).square().mean()
+        assert after <= before * (1 + ROUNDING), f"squared error {before:.4g} before, {after:.4g} after"
 
     def test_what_it_is_given_is_not_changed(self) -> None:
         inputs, weight, keep = _example()
