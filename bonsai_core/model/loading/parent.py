@@ -87,13 +87,15 @@ def load_parent(parent: Parent, config: RunConfig, warn: Callable[[str], None]) 
 
 
 def load_for_sweeps(parent: Parent, config: RunConfig) -> Any:
-    """The same with the weights of its decoder layers left in its files, for sweeps through them."""
+    """The same with its matrices left in its files, to be fetched a layer at a time: norms alone are in memory."""
     device, path = str(find_device(config.device)), parent.family.layers.split(".")
     module = empty_stock(parent.config, parent.source, config.trust_remote_code)
     placed = {parent.family.layers: "disk"}
     for depth, on_the_way in enumerate(path):
-        others = (name for name, _ in module.named_children() if name != on_the_way)
-        placed |= {".".join((*path[:depth], name)): device for name in others}
+        for name, other in module.named_children():
+            if name != on_the_way:
+                has_matrix = any(parameter.ndim > 1 for parameter in other.parameters())
+                placed[".".join((*path[:depth], name))] = "disk" if has_matrix else device
         module = module.get_submodule(on_the_way)
     placement = replace(Placement.of(config), placed=placed)
     return load_checked(
