@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import Listener, measured
-from transformers import AutoModelForCausalLM
+from conftest import PICOS, Listener, Pico, measured, saved
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import (
     BonsaiError,
@@ -234,6 +234,21 @@ def test_layers_that_left_are_made_up_for_on_the_calibration_text(
         left = _through(job.subject.model, number + 1, behind[0])
     errors = [float(((hidden - left) / left.norm(dim=-1, keepdim=True)).square().sum()) for hidden in behind]
     assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("pico", [p for p in PICOS if str(p).startswith(("gemma2", "granite", "olmo2"))][:3], ids=str)
+def test_layers_are_not_made_up_for_where_outputs_are_not_just_added(
+    pico: Pico, small_run: RunConfig, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    parent = saved(pico, tokenizer, tmp_path / "parent")
+    fixed = {"model": str(parent), "units": "layer", "protect": "0", "prior": "uniform", "estimator": "none"}
+    plain, repaired = (
+        load_model(
+            str(run(settings(small_run, tmp_path / name, **fixed, compensator=name), registry=registry).model_path)
+        ).state_dict()
+        for name in ("none", "least_squares")
+    )
+    assert all(torch.equal(weight, repaired[name]) for name, weight in plain.items())
 
 
 def _through(model: Any, number: int, hidden: torch.Tensor) -> torch.Tensor:

@@ -98,7 +98,11 @@ class MomentCompensator(TextCompensator):
 
 
 class LayerCompensator(MomentCompensator):
-    """Also makes up for layers that have left whole: with the last output projection in front of them."""
+    """Also makes up for layers that have left whole: with the last output projection in front of them.
+
+    Not in mixtures of experts, nor where a layer does more with the projection's output than add it to the hidden
+    states, as Gemma 2, OLMo-2 and Granite do.
+    """
 
     @abstractmethod
     def make_up(self, weight: Tensor, statistic: Statistic, missing: Tensor) -> Tensor:

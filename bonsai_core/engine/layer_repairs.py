@@ -13,7 +13,7 @@ from bonsai_core.engine.rounds import Round
 from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import LayerTotals
-from bonsai_core.model.forward.left_layers import missing_behind
+from bonsai_core.model.forward.left_layers import adds_output, missing_behind
 from bonsai_core.model.forward.statistics import layer_repair, site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.units import Site
@@ -83,6 +83,8 @@ class LayerRepairs:
         if not (left and isinstance(compensator, LayerCompensator) and site.has_output):
             return
         if self._text is None or not self._keep_U[site.units].any():
+            return
+        if not adds_output(job.lockstep, site, self._keep_U, self._text):
             return
         if site not in repaired:  # it may have made up for fewer layers in an earlier round
             self._dense.reach(number)

@@ -19,6 +19,33 @@ from bonsai_core.model.forward.lockstep import Lockstep, Stream
 from bonsai_core.model.forward.moments import relative_rows, tensor_cores
 from bonsai_core.units import Site
 
+ROUNDING = 0.05
+"""Of a shift of the hidden states; bfloat16 has three digits."""
+
+
+def adds_output(lockstep: Lockstep, site: Site, keep_U: NDArray[np.bool_], text: Stream) -> bool:
+    """Whether a layer does nothing but add the output of its last site to the hidden states, as most do.
+
+    Others scale it (Granite), or have a norm behind it (Gemma 2, OLMo-2).
+    """
+    subject, number = lockstep.subject, site.layer
+    lanes = LayerLanes.of(subject, number, keep_U[None], None)
+    window = Stream(text.ids_NT[:1], text.hidden_NTH[:1], counted=False)
+    seen: list[Tensor] = []
+
+    def look() -> None:
+        lockstep.advance(number, window, lanes, lambda before, after: seen.append(after.float()), only_look=True)
+
+    look()
+    shift = float(seen[0].abs().mean())
+    hook = subject.output(site).register_forward_hook(lambda module, args, output: output + shift)
+    try:
+        look()
+    finally:
+        hook.remove()
+    share = (seen[1] - seen[0]) / shift
+    return bool((share - 1).abs().median() < ROUNDING)
+
 
 def missing_behind(
     lockstep: Lockstep,
@@ -32,7 +59,7 @@ def missing_behind(
     """What a site sees of the text, and what the layers behind its own, which have left, would add to that.
 
     Args:
-        site: the last one of its layer; no site between it and the layers changes the hidden states.
+        site: the last one of its layer, which adds its output to the hidden states.
         left: the numbers of these layers.
         text: in front of the site's layer, where it stays.
 
