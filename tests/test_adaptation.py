@@ -36,6 +36,7 @@ from bonsai_core.adaptation.loss import TopTokens, WholeTeacher, hidden_loss, to
 from bonsai_core.adaptation.methods import causal_lm, merge, prepare
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.adaptation.training import learning_rate
+from bonsai_core.config import PluginChoice
 from bonsai_core.events import AdaptationStarted, CurvePoint, Event, Journaled, StepDone, TokensDone, Warned
 from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.lm_head import Head
@@ -425,7 +426,8 @@ def test_weights_in_half_precision_stay_so(
 def test_layers_that_are_left_are_compared_with_what_they_were(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
-    settings = {"units": ("layer",), "sparsity": 0.34, "round_fraction": 0.34, "latency": False}
+    settings: dict[str, Any] = {"units": ("layer",), "sparsity": 0.34, "round_fraction": 0.34, "latency": False}
+    settings["compensator"] = PluginChoice(name="none")  # so that there is something left to learn
     gone = run(small_run.model_copy(update={**settings, "out": tmp_path / "run"}), registry=registry)
     config = configured(
         gone.directory, tmp_path / "out", teacher_top_k=0, lm_weight=0, kl_weight=0, hidden_weight=1.0, method="full"
