@@ -77,9 +77,14 @@ def test_what_ships_with_python_and_is_not_calibrated_on_is_the_default(
 
 
 def test_the_calibration_text_is_no_guard(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:
-    for dataset, guard in ((small_run.dataset, small_run.dataset), ("builtin:1,builtin-code:1", None)):
-        with pytest.raises(BonsaiError, match=r"The guard is text of another kind.*--guard-dataset"):
-            run(config(small_run, tmp_path / "run", dataset=dataset, guard_dataset=guard), registry=registry)
+    named = {"dataset": small_run.dataset, "guard_dataset": small_run.dataset}
+    with pytest.raises(BonsaiError, match=r"The guard is text of another kind.*--guard-dataset"):
+        run(config(small_run, tmp_path / "run", **named), registry=registry)
+    everything = {"dataset": "builtin:1,builtin-code:1", "guard_dataset": None}
+    listener: list[Any] = []
+    job = open_job(config(small_run, tmp_path, **everything), registry, listener.append)
+    assert job.calibration.guard.text is None
+    assert any("there is no guard" in event.text for event in listener if isinstance(event, Warned))
 
 
 def test_a_run_goes_on_with_the_same_guard(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

@@ -41,9 +41,13 @@ def draw_guard(
     Raises:
         BonsaiError: the text cannot be read, is shorter than one window, or is the calibration text itself.
     """
+    nothing = Guard(np.empty((0, config.sequence_length), dtype=np.int64), None)
     if not config.guard_samples or config.guard_dataset == "none":
-        return Guard(np.empty((0, config.sequence_length), dtype=np.int64), None)
+        return nothing
     text = _other_text(config.guard_dataset, calibration)
+    if text is None:
+        warn("All texts that could guard are calibrated on, so there is no guard. Name one with --guard-dataset.")
+        return nothing
     windows_NT = windows_of(
         text,
         tokenizer,
@@ -57,12 +61,14 @@ def draw_guard(
     return Guard(windows_NT, text.describe())
 
 
-def _other_text(named: str | None, calibration: Text) -> Text:
+def _other_text(named: str | None, calibration: Text) -> Text | None:
     for name in (named,) if named else SHIPPED:
         text = load_metric_text(name)
         if not holds_part_of(text, calibration) and not holds_part_of(calibration, text):
             return text
+    if named is None:
+        return None
     raise BonsaiError(
-        f"The guard is text of another kind than the calibration text, but {named or ' and '.join(SHIPPED)} is in that "
-        f"or holds it. Name another text with --guard-dataset, or none."
+        f"The guard is text of another kind than the calibration text, but {named} is in that or holds it. Name "
+        f"another text with --guard-dataset, or none."
     )
