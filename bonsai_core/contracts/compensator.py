@@ -4,7 +4,8 @@ A compensator's base class says what it needs: `WeightCompensator`, `InputCompen
 `LayerCompensator` makes up for whole layers too. If that is text, it is the prior's calibration windows. After each
 selection the engine repairs the sites that have lost units, from their dense weights, layer by layer, so that the text
 comes through the layers that are repaired already; and before it sub-models, if they need few different repairs, by
-what the text does in the model as the round finds it.
+what the text does in the model as the round finds it. Mixtures of experts are repaired from what the rounds before
+have left, instead of their dense weights.
 """
 
 from __future__ import annotations

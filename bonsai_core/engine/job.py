@@ -92,12 +92,22 @@ class Job:
         )
 
     @cached_property
-    def dense(self) -> Lockstep:
-        """The dense model's layers, whatever has been removed from the model under pruning.
+    def repairs_dense(self) -> bool:
+        """Whether repairs start from the dense weights, or else from what rounds before have left.
+
+        Mixtures of experts do not: to leave dense experts in files, transformers would write a copy of them.
+        """
+        return not any(site.in_mixture for site in self.table)
+
+    @cached_property
+    def unrepaired(self) -> Lockstep:
+        """The layers that repairs start from: of the dense model, whatever has been removed from that under pruning.
 
         Where that is changed in place, they are read again from the parent's files, one at a time.
         """
         subject, family = self.subject, self.parent.family
+        if not self.repairs_dense:
+            return self.lockstep
         if subject.storage.files is None:
             model, storage = load_for_sweeps(self.parent, self.config), None
         else:

@@ -49,14 +49,15 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     rounds = plan_rounds(job, ledger)
     statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U)
     for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
+        alive_U = keep_U
         with Repairs.of_submodels(job, statistics, ledger) as repairs:
             decide = partial(next_keep, job, round, repairs, ledger)
             # A resumed run reads what a finished round decided from its directory.
             selection, keep_U = ledger.once_with_array(
-                round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(keep_U)
+                round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
             )
         statistics = RoundStatistics(job, following.prior_NT, keep_U)
-        settle(job, round, selection, statistics, ledger)
+        settle(job, round, selection, alive_U, statistics, ledger)
     return keep_U
 
 

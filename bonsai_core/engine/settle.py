@@ -17,9 +17,9 @@ from bonsai_core.engine.perplexities import perplexity
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import MeasuringData, Round
 from bonsai_core.events import RoundFinished, Stage
-from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Stream
+from bonsai_core.model.forward.unrepaired import UnrepairedLayers
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.rundir.files import atomic_folder
@@ -30,11 +30,14 @@ NOT_STORED = ""
 """In place of a digest: the repairs are too large, so a resumed run computes them again."""
 
 
-def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, ledger: Ledger) -> None:
+def settle(
+    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], after: RoundStatistics, ledger: Ledger
+) -> None:
     """Repair and slice the model as the round decided. Nothing else slices it.
 
     Args:
         selection: numbers of what the round decided, for observers.
+        alive_U: the units alive at its start, bool [U].
         after: of the model as the round leaves it; filled in where the next round's text goes through it anyway.
     """
     keep_U, subject = after.alive_U, job.subject
@@ -42,7 +45,7 @@ def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, l
     compared = wanted if round.divergence(job) not in ledger else {}
     divergence: Payload | None = None
     if job.methods.compensator.repairs:
-        divergence = _repair(job, round, after, compared, ledger)
+        divergence = _repair(job, round, alive_U, after, compared, ledger)
     if job.slices_between_rounds:
         subject.slice(keep_U)
     kl: Payload = {}
@@ -67,6 +70,7 @@ def settle(job: Job, round: Round, selection: Payload, after: RoundStatistics, l
 def _repair(
     job: Job,
     round: Round,
+    alive_U: NDArray[np.bool_],
     after: RoundStatistics,
     compared: Mapping[str, MeasuringData],
     ledger: Ledger,
@@ -84,9 +88,10 @@ def _repair(
     def compute() -> Payload:
         nonlocal computed, divergence
         ledger.begin(Stage.REPAIR, f"repair by {job.methods.compensator.name}", round.number)
-        dense = DenseLayers(job.dense, beside=subject.in_place)
-        with _storing(job, files, ledger) as stored, closing(dense):
-            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, after, stored, dense))
+        before = UnrepairedLayers(job.unrepaired, beside=subject.in_place and job.repairs_dense)
+        from_U = job.table.keep_all() if job.repairs_dense else alive_U
+        with _storing(job, files, ledger) as stored, closing(before):
+            divergence = _walk(job, keep_U, compared, LayerRepairs(job, round, from_U, after, stored, before))
         computed = {"sha256": files.sha256() if job.stores_repairs else NOT_STORED}
         return computed
 
@@ -97,7 +102,8 @@ def _repair(
     if computed is None:
         for site in subject.sites_present():
             if site.name in files:
-                subject.repair(site, keep_U, files.load_repair(site.name, subject.home))
+                repair = files.load_repair(site.name, subject.home)
+                subject.repair(site, keep_U, repair, of_dense=job.repairs_dense)
     elif computed["sha256"] != recorded["sha256"]:
         ledger.warn(f"The repair of round {round.number} was computed again and rounds differently.")
     return divergence

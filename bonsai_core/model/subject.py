@@ -164,9 +164,13 @@ class Subject:
                 self._sites[site.name].slice(keep, stay.index(number))
                 self.present_U[site.units] &= keep_U[site.units]
 
-    def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair) -> None:
-        """Apply a repair for good; units that are not kept stay as they are."""
-        self.storage.repair(self._linear_site(site).output, self._present(site, keep_U), repair)
+    def repair(self, site: Site, keep_U: NDArray[np.bool_], repair: Repair, *, of_dense: bool = True) -> None:
+        """Apply a repair for good; units that are not kept stay as they are.
+
+        Args:
+            of_dense: whether it is a repair of the dense projection, or else of the present one.
+        """
+        self.storage.repair(self._linear_site(site).output, self._present(site, keep_U), repair, of_dense=of_dense)
 
     def complete_biases(self) -> None:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import LayerCompensator, Statistic
-from bonsai_core.model.forward.dense_model import DenseLayers
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.layer_totals import LayerTotals
 from bonsai_core.model.forward.lockstep import Lockstep, Stream
 from bonsai_core.model.forward.moments import relative_rows, tensor_cores
+from bonsai_core.model.forward.unrepaired import UnrepairedLayers
 from bonsai_core.units import Site
 
 ROUNDING = 0.05
@@ -49,7 +49,7 @@ def adds_output(lockstep: Lockstep, site: Site, keep_U: NDArray[np.bool_], text:
 
 def missing_behind(
     lockstep: Lockstep,
-    dense: DenseLayers,
+    dense: UnrepairedLayers,
     compensator: LayerCompensator,
     site: Site,
     keep_U: NDArray[np.bool_],

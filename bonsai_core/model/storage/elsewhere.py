@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -67,9 +68,15 @@ class Elsewhere(Storage):
     def standing_repair(self, output: OutputProjection) -> StandingRepair | None:
         return self._standing.get(output.site.name)
 
-    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        weight, bias = (None if given is None else given.to(self.home) for given in (repair.weight, repair.bias))
-        self._standing[output.site.name] = StandingRepair(keep.copy(), weight, bias)
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair, *, of_dense: bool) -> None:
+        before = None if of_dense else self._standing.get(output.site.name)
+        biases = [bias.to(self.home) for bias in (before.bias if before else None, repair.bias) if bias is not None]
+        bias = sum(biases[1:], biases[0]) if biases else None
+        if before is None or repair.weight is not None:
+            weight = None if repair.weight is None else repair.weight.to(self.home)
+            self._standing[output.site.name] = StandingRepair(keep.copy(), weight, bias)
+        else:
+            self._standing[output.site.name] = replace(before, bias=bias)
 
     def fingerprint(self) -> str:
         return self._files.fingerprint()

@@ -51,7 +51,7 @@ class InPlace(Storage):
     def standing_repair(self, output: OutputProjection) -> None:
         return None
 
-    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair, *, of_dense: bool) -> None:
         linear, num_stretches = output.linear, output.site.stretches
         if repair.weight is not None:
             kept = torch.from_numpy(keep).to(linear.weight.device)
@@ -62,7 +62,8 @@ class InPlace(Storage):
             change = repair.bias.to(linear.weight.device).float()
             now = None if linear.bias is None else linear.bias.detach()
             dense = self._dense_biases.setdefault(output.site.name, now)
-            new = change + (0 if dense is None else dense.float())
+            own = dense if of_dense else now
+            new = change + (0 if own is None else own.float())
             linear.bias = nn.Parameter(new.to(linear.weight.dtype), linear.weight.requires_grad)
 
     def fingerprint(self) -> str:

@@ -70,10 +70,11 @@ class Storage(ABC):
         """What an output projection was repaired to that its weights do not hold; None for nothing."""
 
     @abstractmethod
-    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair) -> None:
-        """Apply a repair of the dense projection for good, in place of an earlier one.
+    def repair(self, output: OutputProjection, keep: NDArray[np.bool_], repair: Repair, *, of_dense: bool) -> None:
+        """Apply a repair for good.
 
         Args:
+            of_dense: whether it is of the dense projection, in place of earlier ones, or of the present one.
             keep: the units kept of those that the model has, bool [units]; the others stay as they are.
         """
 

@@ -1,4 +1,4 @@
-"""The dense model beside the one under pruning, one decoder layer at a time."""
+"""The model that repairs start from, beside the one under pruning, one decoder layer at a time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from bonsai_core.model.forward.lockstep import Lockstep
 
 
 @final
-class DenseLayers:
-    """A sweep through the dense model's layers that follows a sweep through those of the model under pruning.
+class UnrepairedLayers:
+    """A sweep through its layers that follows a sweep through those of the model under pruning.
 
     Close it, so that an exception leaves no weights behind.
 
     Args:
-        lockstep: the dense model's.
+        lockstep: the model's, the dense one as a rule.
         beside: whether its weights are others than those of the model under pruning, in whose sweep its layers have
             their weights otherwise.
     """
