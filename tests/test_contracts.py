@@ -62,7 +62,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("estimator", "hierarchical"): [{}],
     ("estimator", "lasso"): [{}, {"folds": 2, "strengths": 5}],
     ("estimator", "none"): [{}, {"allocation": "global"}],
-    ("estimator", "ridge"): [{}, {"towards": "zero"}],
+    ("estimator", "ridge"): [{}, {"towards": "zero"}, {"towards": "kind"}],
     ("estimator", "shrunk"): [{}],
 }
 

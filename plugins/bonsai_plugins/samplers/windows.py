@@ -37,10 +37,8 @@ class Windows:
     def of(cls, request: SampleRequest, rng: np.random.Generator) -> Windows:
         """The lowest 2p by prior of the living units of every kind.
 
-        Every site gets its share of the kind's window, which is seldom a whole number. Shares are rounded up or down so
-        that the kind's total holds. A share of one unit or more is rounded once, so that a site is one unknown to a
-        regression at level ``site``. A share of less than one unit (of 3 KV groups, say) is a window of one unit in
-        some of the pairs, and each site has its turn.
+        Every site gets its share, rounded down. Where that is less than one unit (of 3 KV groups, say), it has a window
+        of one unit in some of the pairs, so that the kind's total holds in each pair, and each site has its turn.
         """
         table, num_pairs = request.table, (request.num_submodels + 1) // 2
         units_S = [_lowest_first(request, site.units) for site in table]
@@ -49,9 +47,7 @@ class Windows:
         size_PS = np.repeat(np.floor(share_S).astype(np.int64)[None], num_pairs, axis=0)
         rest_S, kind_S = np.round(share_S - size_PS[0], 9), np.array([site.kind for site in table])
         for kind in dict.fromkeys(kind_S):
-            partial_S = (kind_S == kind) & (rest_S > 0)
-            always, sometimes = (np.flatnonzero(partial_S & which_S) for which_S in (share_S >= 1, share_S < 1))
-            size_PS[:, always] += _in_turn(rest_S[always], 1, rng)
+            sometimes = np.flatnonzero((kind_S == kind) & (rest_S > 0) & (share_S < 1))
             size_PS[:, sometimes] += _in_turn(rest_S[sometimes], num_pairs, rng)
         return cls(units_S, size_PS)
 
