@@ -24,7 +24,7 @@ def request_of(
 
 def sizes(request: SampleRequest, kind: str, seed: int = 0) -> np.ndarray:
     """Of the windows of a kind's sites, int64 [pairs, sites]."""
-    size_PS = Windows.of(request, np.random.default_rng(seed)).size_PS
+    size_PS = Windows.of(request, np.random.default_rng(seed), in_turn=True).size_PS
     return size_PS[:, [site.kind == kind for site in request.table]]
 
 
@@ -58,7 +58,7 @@ def test_a_window_of_a_unit_or_more_is_the_same_in_all_pairs() -> None:
 def test_whole_numbers_are_not_drawn() -> None:
     request = request_of(num_groups=5, width=300, drop_fraction=0.1)
     rng = np.random.default_rng(0)
-    size_PS = Windows.of(request, rng).size_PS
+    size_PS = Windows.of(request, rng, in_turn=True).size_PS
     assert (size_PS[:, ::2] == 1).all()
     assert (size_PS[:, 1::2] == 60).all()
     assert rng.random() == np.random.default_rng(0).random()
@@ -71,7 +71,7 @@ def test_a_site_at_its_minimum_has_no_window() -> None:
 @pytest.mark.parametrize("name", ["antithetic", "stratified", "adaptive"])
 @pytest.mark.parametrize("level", ["site", "unit"])
 def test_samplers_drop_groups_of_every_layer_at_the_share_asked_for(registry: Registry, name: str, level: str) -> None:
-    options = {} if name == "stratified" else {"level": level}
+    options = {"in_turn": True} if name == "stratified" else {"level": level, "in_turn": True}
     sampler = registry.create("sampler", PluginChoice(name=name, options=options))
     request = request_of(num_groups=3, drop_fraction=0.1)
     keep_MU = sampler.sample(request, np.random.default_rng(0)).keep_MU  # type: ignore[attr-defined]

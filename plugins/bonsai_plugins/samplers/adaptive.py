@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bonsai_core import Draw, Evidence, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, Windows, antithetic_pairs
+from bonsai_plugins.samplers.windows import IN_TURN_HELP, LEVEL_HELP, Level, Windows, antithetic_pairs
 
 TRIALS = 32
 
@@ -35,11 +35,14 @@ class Adaptive(Sampler):
     settled: float = Field(
         0.95, gt=0, le=1, description="Stop once this share of the removed parameters is the same in every draw."
     )
+    in_turn: bool = Field(False, description=IN_TURN_HELP)
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         evidence = request.evidence
         if evidence is None:
-            draw = antithetic_pairs(request, Windows.of(request, rng), request.prior_U, self.level, rng)
+            draw = antithetic_pairs(
+                request, Windows.of(request, rng, in_turn=self.in_turn), request.prior_U, self.level, rng
+            )
             count = min(request.num_submodels, max(4, 2 * round(self.first * request.num_submodels / 2)))
             return Draw(draw.keep_MU[:count], draw.group_M[:count])
         if self._has_settled(request, evidence, rng):

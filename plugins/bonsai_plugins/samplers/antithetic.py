@@ -8,16 +8,16 @@ import numpy as np
 from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import LEVEL_HELP, Level, Windows, antithetic_pairs
+from bonsai_plugins.samplers.windows import IN_TURN_HELP, LEVEL_HELP, Level, Windows, antithetic_pairs
 
 
 class Antithetic(Sampler):
     """Per site: the top 1-2p is never perturbed, the rest is drawn by the prior, each draw with its complement.
 
     Dery et al. 2024, arXiv:2402.05406, section 3.1 and Algorithm 1. The window is 2p of the living units, where p is
-    the share of them that this round removes, for each kind of unit. Where a site's part of it is less than one unit
-    (of a layer's 3 KV groups at p = 0.05), the site has a window of one unit in some of the pairs: all sites in turn,
-    so that the share holds for the kind, a case that the paper leaves open.
+    the share of them that this round removes. A site whose window rounds to nothing (a layer's 3 KV groups at p = 0.05)
+    is not perturbed; with `in_turn`, it has a window of one unit in some of the pairs, all sites in turn, so that the
+    share holds for the kind. Measured on SmolLM2-135M, 10 % then ended further from the dense model.
 
     Where we differ, by default: with far fewer sub-models than units in the windows, a regression over single units is
     mostly noise. Then whole windows are switched, half of the sites in a draw and the others in its complement, which
@@ -26,6 +26,9 @@ class Antithetic(Sampler):
 
     name: ClassVar[str] = "antithetic"
     level: Level = Field("auto", description=LEVEL_HELP)
+    in_turn: bool = Field(False, description=IN_TURN_HELP)
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
-        return antithetic_pairs(request, Windows.of(request, rng), request.prior_U, self.level, rng)
+        return antithetic_pairs(
+            request, Windows.of(request, rng, in_turn=self.in_turn), request.prior_U, self.level, rng
+        )

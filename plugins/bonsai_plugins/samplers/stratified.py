@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from bonsai_core import Draw, Sampler, SampleRequest
-from bonsai_plugins.samplers.windows import Windows
+from bonsai_plugins.samplers.windows import IN_TURN_HELP, Windows
 
 
 class Stratified(Sampler):
@@ -20,10 +20,11 @@ class Stratified(Sampler):
 
     name: ClassVar[str] = "stratified"
     steps: int = Field(2, ge=1, description="Shares of a window are 0, 1/steps, ... 1.")
+    in_turn: bool = Field(False, description=IN_TURN_HELP)
 
     def sample(self, request: SampleRequest, rng: np.random.Generator) -> Draw:
         keep_MU = np.repeat(request.alive_U[None], request.num_submodels, axis=0)
-        windows = Windows.of(request, rng)
+        windows = Windows.of(request, rng, in_turn=self.in_turn)
         for units, size_P in zip(windows.units_S, windows.size_PS.T, strict=True):
             pairs = np.flatnonzero(size_P)
             if not len(pairs):

@@ -21,6 +21,9 @@ LEVEL_HELP = (
 )
 
 
+IN_TURN_HELP = "Sites whose window is less than one unit, such as 3 KV groups, have one unit in some of the pairs."
+
+
 @dataclass(frozen=True)
 class Windows:
     """Which units each pair of sub-models may perturb.
@@ -34,11 +37,14 @@ class Windows:
     size_PS: NDArray[np.int64]
 
     @classmethod
-    def of(cls, request: SampleRequest, rng: np.random.Generator) -> Windows:
+    def of(cls, request: SampleRequest, rng: np.random.Generator, *, in_turn: bool) -> Windows:
         """The lowest 2p by prior of the living units of every kind.
 
-        Every site gets its share, rounded down. Where that is less than one unit (of 3 KV groups, say), it has a window
-        of one unit in some of the pairs, so that the kind's total holds in each pair, and each site has its turn.
+        Every site gets its share, rounded down.
+
+        Args:
+            in_turn: whether a site with a share of less than one unit (of 3 KV groups, say) has a window of one unit in
+                some of the pairs, so that the kind's total holds in each pair, and each site has its turn; else none.
         """
         table, num_pairs = request.table, (request.num_submodels + 1) // 2
         units_S = [_lowest_first(request, site.units) for site in table]
@@ -46,7 +52,7 @@ class Windows:
         share_S = np.minimum(2 * request.drop_fraction * count_S, np.maximum(0, count_S - request.minimum_S))
         size_PS = np.repeat(np.floor(share_S).astype(np.int64)[None], num_pairs, axis=0)
         rest_S, kind_S = np.round(share_S - size_PS[0], 9), np.array([site.kind for site in table])
-        for kind in dict.fromkeys(kind_S):
+        for kind in dict.fromkeys(kind_S) if in_turn else ():
             sometimes = np.flatnonzero((kind_S == kind) & (rest_S > 0) & (share_S < 1))
             size_PS[:, sometimes] += _in_turn(rest_S[sometimes], num_pairs, rng)
         return cls(units_S, size_PS)
