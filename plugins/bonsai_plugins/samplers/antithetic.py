@@ -17,7 +17,7 @@ class Antithetic(Sampler):
     Dery et al. 2024, arXiv:2402.05406, section 3.1 and Algorithm 1. The window is 2p of the living units, where p is
     the share of them that this round removes. A site whose window rounds to nothing (a layer's 3 KV groups at p = 0.05)
     is not perturbed; with `in_turn`, it has a window of one unit in some of the pairs, all sites in turn, so that the
-    share holds for the kind. Measured on SmolLM2-135M, 10 % then ended further from the dense model.
+    share holds for the kind.
 
     Where we differ, by default: with far fewer sub-models than units in the windows, a regression over single units is
     mostly noise. Then whole windows are switched, half of the sites in a draw and the others in its complement, which
