@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.sources import Text, holds_part_of, load_metric_text, windows_of
-
-SHIPPED = ("builtin", "builtin-code")
-"""Texts of two kinds that need no network; the guard, unless one is named, is the first that is not calibrated on."""
+from bonsai_core.sources import BUILTIN, Text, holds_part_of, load_metric_text, windows_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def draw_guard(
 
 
 def _other_text(named: str | None, calibration: Text) -> Text | None:
-    for name in (named,) if named else SHIPPED:
+    for name in (named,) if named else BUILTIN:  # which need no network
         text = load_metric_text(name)
         if not holds_part_of(text, calibration) and not holds_part_of(calibration, text):
             return text

@@ -84,7 +84,7 @@ class LayerRepairs:
         job, compensator = self._job, self._job.methods.compensator
         left = self._left_behind(number)
         *_, site = (site for site in job.table if site.layer == number and not site.leaves_with_layer)
-        if not (left and isinstance(compensator, LayerCompensator) and site.has_output and job.repairs_dense):
+        if not (left and isinstance(compensator, LayerCompensator) and job.repairs_dense):  # so not in mixtures
             return
         if self._text is None or not self._keep_U[site.units].any():
             return
@@ -118,8 +118,8 @@ class LayerRepairs:
 
     def _losing(self, number: int) -> list[Site]:
         """Sites of a layer that have lost units and have some left, while the layer stays."""
-        subject = self._job.subject
+        subject, lost_U = self._job.subject, self._from_U & ~self._keep_U
         if not subject.table.layer_stays(number, self._keep_U):
             return []
         sites = (site for site in subject.sites_present() if site.layer == number and site.has_output)
-        return [site for site in sites if (self._from_U & ~self._keep_U)[site.units].any()]
+        return [site for site in sites if lost_U[site.units].any()]

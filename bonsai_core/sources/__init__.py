@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bonsai_core.sources.builtin import BUILTIN
 from bonsai_core.sources.choices import Question, describe_rows, draw_questions, read_rows
 from bonsai_core.sources.demo import demo_model_dir
 from bonsai_core.sources.load import load_evaluation_text, load_metric_text, load_text, with_absolute_paths
@@ -12,6 +13,7 @@ from bonsai_core.sources.tokens import tokenize
 from bonsai_core.sources.windows import evaluation_windows, take_windows, training_windows, windows_of
 
 __all__ = [
+    "BUILTIN",
     "Question",
     "Text",
     "demo_model_dir",

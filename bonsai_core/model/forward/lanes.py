@@ -61,11 +61,6 @@ class LayerLanes:
                 sites.append(SiteLanes(model_site, tuple(variants), variant_L.reshape(-1)))
         return cls(stays_L, tuple(sites))
 
-    @classmethod
-    def unchanged(cls) -> LayerLanes:
-        """A single lane, which the layer computes as it is."""
-        return cls(np.ones(1, dtype=bool), ())
-
     def calls(self, lane_N: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
         """The sequences that the layer can compute in one call, of sequences of these lanes."""
         stays_N = np.flatnonzero(self.stays_L[lane_N])

@@ -71,9 +71,10 @@ def missing_behind(
     lanes = LayerLanes.of(subject, number, keep_U[None], None)
     behind = Stream(text.ids_NT, text.hidden_NTH.clone(), counted=False)
     lockstep.advance(number, behind, lanes)
+    whole_LU = subject.table.keep_all()[None]
     for gone in left:
         dense.reach(gone)
-        dense.lockstep.advance(gone, behind, LayerLanes.unchanged())
+        dense.lockstep.advance(gone, behind, LayerLanes.of(dense.lockstep.subject, gone, whole_LU, None))
     collected = LayerTotals(subject, number, compensator, keep_U, [site])
     module, read = subject.reads(site)
     inputs, done = torch.empty(0), 0
