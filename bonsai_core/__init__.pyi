@@ -6,6 +6,7 @@ from bonsai_core.adaptation.lifecycle import adapt as adapt
 from bonsai_core.config import RunConfig as RunConfig
 from bonsai_core.contracts import Answers as Answers
 from bonsai_core.contracts import AttentionSite as AttentionSite
+from bonsai_core.contracts import Checkpoint as Checkpoint
 from bonsai_core.contracts import ChoiceMetric as ChoiceMetric
 from bonsai_core.contracts import Compensator as Compensator
 from bonsai_core.contracts import Component as Component
@@ -14,6 +15,7 @@ from bonsai_core.contracts import Draw as Draw
 from bonsai_core.contracts import Estimator as Estimator
 from bonsai_core.contracts import Evidence as Evidence
 from bonsai_core.contracts import ExpertsSite as ExpertsSite
+from bonsai_core.contracts import Exporter as Exporter
 from bonsai_core.contracts import Family as Family
 from bonsai_core.contracts import Fit as Fit
 from bonsai_core.contracts import InputCompensator as InputCompensator
@@ -32,6 +34,7 @@ from bonsai_core.contracts import Removal as Removal
 from bonsai_core.contracts import Repair as Repair
 from bonsai_core.contracts import Sampler as Sampler
 from bonsai_core.contracts import SampleRequest as SampleRequest
+from bonsai_core.contracts import Shapes as Shapes
 from bonsai_core.contracts import SiteView as SiteView
 from bonsai_core.contracts import Statistic as Statistic
 from bonsai_core.contracts import TokenMetric as TokenMetric
@@ -54,6 +57,7 @@ from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
 from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
+from bonsai_core.runtimes.export import export as export
 from bonsai_core.units import Site as Site
 from bonsai_core.units import UnitTable as UnitTable
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from bonsai_core.contracts import Compensator, Estimator, Family, Metric, Prior, Recipe, Sampler
+    from bonsai_core.contracts import Compensator, Estimator, Exporter, Family, Metric, Prior, Recipe, Sampler
     from bonsai_core.events import Event
 
 PROJECT = "bonsai"
@@ -54,6 +54,11 @@ def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
 @hookspec
 def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
     """Subclasses of `WeightCompensator`, `InputCompensator` or `MomentCompensator`: repair after removal."""
+
+
+@hookspec
+def bonsai_exporters() -> Sequence[type[Exporter]]:  # type: ignore[empty-body]
+    """Subclasses of `Exporter`: checkpoints in the format of a runtime."""
 
 
 @hookspec

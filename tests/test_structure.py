@@ -39,7 +39,7 @@ LAYERS = [
     {"upstream"},
     {"checkpoint", "sources"},
     {"model"},
-    {"adaptation", "evaluation"},
+    {"adaptation", "evaluation", "runtimes"},
     {"engine", "testing"},
     {"sweep"},
     {"cli"},

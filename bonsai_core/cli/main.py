@@ -156,6 +156,37 @@ def evaluate(as_json: bool, **values: Any) -> None:
         Console().print(evaluation_view(results))
 
 
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--format", "format_", metavar="NAME[:VALUE]", required=True, help="As `bonsai plugins exporter` lists them."
+)
+@click.option("--out", type=PathName(), help="File or directory to write [default: beside the model]")
+@click.option("--verify", is_flag=True, help="Load it in its runtime, and compare it with transformers.")
+@click.option(
+    "--python", metavar="PATH", help="With --verify: the interpreter of the environment that has the runtime."
+)
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+def export(
+    model: str, format_: str, out: Path | None, verify: bool, python: str | None, trust_remote_code: bool
+) -> None:
+    """Write a MODEL in the format of a runtime: a run directory, a checkpoint, a Hugging Face id or 'demo'."""
+    from bonsai_core.cli.exports import export_view
+
+    _quiet()
+    exported = bonsai_core.export(
+        model,
+        format_,
+        out,
+        verify=verify,
+        python=python,
+        registry=installed(),
+        trust_remote_code=trust_remote_code,
+        warn=_warn,
+    )
+    Console().print(export_view(exported), soft_wrap=True)
+
+
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
 @click.argument("file", type=PathName())
 @click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")

@@ -12,6 +12,9 @@ from bonsai_core.contracts.component import Component as Component
 from bonsai_core.contracts.estimator import Estimator as Estimator
 from bonsai_core.contracts.estimator import Fit as Fit
 from bonsai_core.contracts.estimator import Measurements as Measurements
+from bonsai_core.contracts.exporter import Checkpoint as Checkpoint
+from bonsai_core.contracts.exporter import Exporter as Exporter
+from bonsai_core.contracts.exporter import Shapes as Shapes
 from bonsai_core.contracts.family import AttentionSite as AttentionSite
 from bonsai_core.contracts.family import ExpertsSite as ExpertsSite
 from bonsai_core.contracts.family import Family as Family

@@ -18,6 +18,7 @@ from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import (
     Component,
     Estimator,
+    Exporter,
     Family,
     InputCompensator,
     InputPrior,
@@ -42,6 +43,7 @@ COMPONENTS: Mapping[str, tuple[type[Component], ...]] = {
     "metric": (Metric,),
     "estimator": (Estimator,),
     "compensator": (WeightCompensator, InputCompensator, MomentCompensator),
+    "exporter": (Exporter,),
 }
 """Per kind, the classes of which a component must inherit one."""
 DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe, "adaptation": Recipe}

@@ -99,17 +99,25 @@ def _ways(directory: Path, placement: Placement, trust_remote_code: bool) -> dic
     }
 
 
+def has_own_code(directory: Path) -> bool:
+    """Whether the modeling file of a checkpoint, which is executed when it is loaded, is exactly what Bonsai writes."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    file = directory / FILE_NAME
+    if not file.is_file():
+        return False
+    known = model_config(str(directory), trust_remote_code=False)
+    return bool(file.read_text(encoding="utf-8") == MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code())
+
+
 def _load_by_its_code(directory: Path, placement: Placement) -> Any:
     """A checkpoint of the shapes `free`, loaded by the modeling file in it, as if Bonsai were not installed.
 
     Raises:
         BonsaiError: it cannot be loaded, or its file, which is executed, is not exactly what Bonsai writes.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    known = model_config(str(directory), trust_remote_code=False)
     file = directory / FILE_NAME
-    if file.read_text(encoding="utf-8") != MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code():
+    if not has_own_code(directory):
         raise BonsaiError(f"{file} is not what this version of Bonsai writes, so it is not run.")
     # Not through transformers, which would leave a copy of the file in its cache.
     spec = spec_from_file_location(f"{file.stem}_of_a_checkpoint", file)
@@ -117,6 +125,7 @@ def _load_by_its_code(directory: Path, placement: Placement) -> Any:
     assert spec.loader is not None
     module = sys.modules[spec.name] = module_from_spec(spec)  # transformers looks types up there
     spec.loader.exec_module(module)
-    model_class = getattr(module, known.auto_map["AutoModelForCausalLM"].rpartition(".")[2])
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    model_class = getattr(module, saved["auto_map"]["AutoModelForCausalLM"].rpartition(".")[2])
     config = model_class.config_class.from_pretrained(directory)
     return load_with(model_class, str(directory), {"config": config}, placement, warnings.warn)

@@ -1,0 +1,1 @@
+"""Checkpoints in the formats of runtimes, verified and timed there."""

@@ -1,0 +1,9 @@
+"""Built-in exporters."""
+
+from bonsai_core import Exporter, hookimpl
+from bonsai_plugins.exporters.hf import HuggingFace
+
+
+@hookimpl
+def bonsai_exporters() -> list[type[Exporter]]:
+    return [HuggingFace]

@@ -1,0 +1,30 @@
+"""Checkpoints of transformers as they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+from bonsai_core import Checkpoint, Exporter
+
+RUNNERS = Path(__file__).parent / "runners"
+
+
+class HuggingFace(Exporter):
+    """A copy of the checkpoint, for transformers."""
+
+    name: ClassVar[str] = "hf"
+    runtime: ClassVar[str] = "transformers"
+    runner: ClassVar[Path | None] = RUNNERS / "transformers_runner.py"
+
+    def refusal(self, checkpoint: Checkpoint) -> str | None:
+        return None
+
+    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+        for file in filter(Path.is_file, checkpoint.path.iterdir()):
+            shutil.copyfile(file, out / file.name)
+
+    def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
+        trusted = "" if checkpoint.stock else ", trust_remote_code=True"
+        return [f'transformers.AutoModelForCausalLM.from_pretrained("{out}"{trusted})']
