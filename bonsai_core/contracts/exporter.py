@@ -74,6 +74,10 @@ class Exporter(Component):
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         """Why the runtime cannot take a checkpoint, as a sentence that says what would help; None if it can."""
 
+    def as_saved(self, checkpoint: Checkpoint) -> bool:
+        """Whether the runtime loads a checkpoint that is not refused as it is, so that nothing has to be exported."""
+        return False
+
     @abstractmethod
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         """Write the result.
@@ -90,7 +94,7 @@ class Exporter(Component):
         """What users type to run the result, as lines of shell or Python.
 
         Args:
-            out: where it was written, or will be.
+            out: where it was written, or will be; where nothing has to be, the checkpoint.
         """
 
     def shapes(self, config: Any, family: Family) -> Shapes:
@@ -98,6 +102,9 @@ class Exporter(Component):
 
         Args:
             config: the dense model's transformers configuration.
+
+        Raises:
+            BonsaiError: the runtime takes no pruned model of the family.
         """
         return Shapes()
 

@@ -28,16 +28,15 @@ def open_checkpoint(
     source = find_source(name)
     config = checked_config(source, trust_remote_code, warn)
     family = declared_family(config, registry, find_provenance(name).setting("slicer"), warn)
+    return describe(Path(weights_directory(source)), config, family)
+
+
+def describe(path: Path, config: Any, family: Family | None) -> Checkpoint:
+    """A checkpoint whose files are known to fit its configuration."""
     stock = not config.model_type.startswith(PREFIX)
     layers = [_sizes(config if stock else config.per_layer_config[n], family) for n in range(config.num_hidden_layers)]
-    return Checkpoint(
-        Path(weights_directory(source)),
-        config,
-        config.model_type.removeprefix(PREFIX),
-        family if family is None else family.of(config),
-        tuple(layers),
-        stock,
-    )
+    declared = None if family is None else family.of(config)
+    return Checkpoint(path, config, config.model_type.removeprefix(PREFIX), declared, tuple(layers), stock)
 
 
 def _sizes(config: Any, family: Family | None) -> Mapping[str, int]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
-from bonsai_core.config import PluginChoice
-from bonsai_core.contracts import Exporter
+from bonsai_core.contracts import Checkpoint, Exporter
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import atomic_file, atomic_folder
 from bonsai_core.runtimes.checkpoint import open_checkpoint
+from bonsai_core.runtimes.formats import default_path, exporters, find_exporter
 from bonsai_core.runtimes.runner import MissingRuntimeError, running
 from bonsai_core.runtimes.verify import Verification, compare, reference
 
@@ -70,47 +68,44 @@ def export(
     if refusal is not None:
         able = [name for name, other in exporters(registry).items() if other.refusal(checkpoint) is None]
         raise BonsaiError(f"{exporter.runtime} cannot take {model}: {refusal} These formats can: {', '.join(able)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (atomic_file if exporter.suffix else atomic_folder)(path) as partial:
-        exporter.export(checkpoint, partial)
+    write(exporter, checkpoint, path)
     exported = Exported(path, exporter.commands(checkpoint, path))
     if not verify:
         return exported
-    if exporter.runner is None:
-        return Exported(path, exported.commands, unverified=f"{exporter.name} has nothing that loads it by itself.")
-    starts_with_bos = checkpoint.family is not None and checkpoint.family.starts_with_bos
-    expected = reference(model, starts_with_bos=starts_with_bos, trust_remote_code=trust_remote_code)
     try:
-        trusted = trust_remote_code or has_own_code(path)
-        with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
-            found = compare(loaded, expected, exporter.tolerance(checkpoint))
+        found = verified(exporter, checkpoint, path, python=python, trust_remote_code=trust_remote_code)
     except MissingRuntimeError as error:
-        return Exported(path, exported.commands, unverified=f"{error} Where {exporter.runtime} is, --python names it.")
-    return Exported(path, exported.commands, found)
+        return replace(exported, unverified=str(error))
+    return replace(exported, verification=found)
 
 
-def find_exporter(format: str, registry: Registry) -> Exporter:
-    """The exporter for ``NAME`` or ``NAME:VALUE``.
+def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint that the exporter does not refuse: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (atomic_file if exporter.suffix else atomic_folder)(path) as partial:
+        exporter.export(checkpoint, partial)
+
+
+def verified(
+    exporter: Exporter,
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    python: str | None = None,
+    trust_remote_code: bool = False,
+) -> Verification:
+    """How what was written compares with the checkpoint in transformers.
 
     Raises:
-        BonsaiError: there is none, or it has no such variant.
+        MissingRuntimeError: there is no runtime that could load it.
+        BonsaiError: it is another model.
     """
-    name, _, value = format.partition(":")
-    variant = cast(type[Exporter], registry.component_class("exporter", name)).variant
-    if value and not variant:
-        raise BonsaiError(f"The format {name} has no variants, so it cannot be {format}.")
-    options = {variant: value} if value else {}
-    return cast(Exporter, registry.create("exporter", PluginChoice(name=name, options=options)))
-
-
-def exporters(registry: Registry) -> dict[str, Exporter]:
-    """All installed exporters by name, with their default options."""
-    return {offer.name: find_exporter(offer.name, registry) for offer in registry.offers("exporter")}
-
-
-def default_path(model: str, format: str, exporter: Exporter) -> Path:
-    """Beside a run's checkpoint or a directory; for hub ids in the working directory."""
-    provenance = find_provenance(model)
-    source = Path(provenance.source)
-    parent = source.parent if source.is_dir() else Path()
-    return parent / f"{source.name}-{format.replace(':', '-')}{exporter.suffix}"
+    if exporter.runner is None:
+        raise MissingRuntimeError(f"{exporter.runtime} has no way to load it by itself.")
+    expected = reference(checkpoint, trust_remote_code=trust_remote_code)
+    trusted = trust_remote_code or has_own_code(path)
+    try:
+        with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
+            return compare(loaded, expected, exporter.tolerance(checkpoint))
+    except MissingRuntimeError as error:
+        raise MissingRuntimeError(f"{error} Where {exporter.runtime} is installed, --python names it.") from None

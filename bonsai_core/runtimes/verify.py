@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bonsai_core.contracts import Checkpoint
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.load import load_model, load_tokenizer
 from bonsai_core.runtimes.runner import RunningModel
@@ -65,15 +66,16 @@ class Verification:
     tolerance: float | None
 
 
-def reference(source: str, *, starts_with_bos: bool = False, trust_remote_code: bool = False) -> Reference:
-    """What transformers computes for a short text.
+def reference(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Reference:
+    """What transformers computes in float32 for a short text.
 
     Raises:
         BonsaiError: the model cannot be loaded.
     """
+    source, family = str(checkpoint.path), checkpoint.family
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     tokens = [int(token) for token in tokenizer.encode(TEXT, add_special_tokens=False)]
-    if starts_with_bos and tokenizer.bos_token_id is not None:
+    if family is not None and family.starts_with_bos and tokenizer.bos_token_id is not None:
         tokens = [tokenizer.bos_token_id, *tokens]
     model = load_model(source, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
     tokens = tokens[: getattr(model.config, "max_position_embeddings", None) or len(tokens)]
@@ -82,9 +84,10 @@ def reference(source: str, *, starts_with_bos: bool = False, trust_remote_code: 
     prompt = tokens[:PROMPT_TOKENS]
     written, leads = list(prompt), []
     for _ in range(NEW_TOKENS):
-        last = np.sort(_log_probabilities(model, [*written, 0])[-1])
-        leads.append(last[-1] - last[-2])
-        written.append(int(_log_probabilities(model, [*written, 0])[-1].argmax()))
+        last = _log_probabilities(model, [*written, 0])[-1]
+        second, first = np.argsort(last)[-2:]
+        leads.append(last[first] - last[second])
+        written.append(int(first))
     return Reference(tokens, told, prompt, written[len(prompt) :], np.array(leads))
 
 

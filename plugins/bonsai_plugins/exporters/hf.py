@@ -21,6 +21,9 @@ class HuggingFace(Exporter):
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         return None
 
+    def as_saved(self, checkpoint: Checkpoint) -> bool:
+        return True
+
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         for file in filter(Path.is_file, checkpoint.path.iterdir()):
             shutil.copyfile(file, out / file.name)
