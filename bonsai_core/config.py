@@ -144,6 +144,11 @@ class RunConfig(LoadingSettings):
         "free", description="free: each layer its own widths; uniform: the same everywhere, a stock checkpoint."
     )
     latency: bool = Field(True, description="Time dense and pruned side by side at the end.")
+    runtimes: Annotated[tuple[Usable[str], ...], BeforeValidator(names_split)] = Field(
+        (),
+        description="What the result is to run in, as vllm,llama.cpp: shapes are kept to what these take, and it is "
+        "exported for them; llama.cpp:q8_0 names a variant. `bonsai plugins exporter` lists formats.",
+    )
     adapt: Usable[str] | None = Field(
         None,
         description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai plugins adaptation` "

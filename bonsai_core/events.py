@@ -28,6 +28,7 @@ class Stage(StrEnum):
     SAVE = "save"
     LATENCY = "latency"
     VERIFY = "verify"
+    EXPORT = "export"
 
 
 @dataclass(frozen=True)

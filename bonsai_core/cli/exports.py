@@ -1,23 +1,52 @@
-"""What `bonsai export` shows."""
+"""What `bonsai export` shows, and in what a checkpoint runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from bonsai_core.cli.printing import plain
+from bonsai_core.registry.registry import Registry
+from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported
+from bonsai_core.runtimes.formats import default_path, exporters, find_exporter
 from bonsai_core.runtimes.verify import Verification
 
 
 def export_view(exported: Exported) -> RenderableType:
     """What was written, whether it is the model, and how to run it."""
-    lines = [f"wrote {exported.path}"]
-    if exported.verification is not None:
-        lines.append(verified_line(exported.verification))
-    elif exported.unverified is not None:
-        lines.append(f"not verified: {exported.unverified}")
+    lines = [f"wrote {exported.path}", *_outcome(exported)]
     lines += ["run it with:", *(f"    {command}" for command in exported.commands)]
     return Group(*map(plain, lines))
+
+
+def runtime_view(model: str, registry: Registry, exported: Mapping[str, Exported]) -> RenderableType:
+    """In which runtimes a checkpoint runs, with the commands, and in which it does not, and why.
+
+    Args:
+        exported: by format, what has been written already.
+
+    Raises:
+        BonsaiError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoint = open_checkpoint(model, registry, lambda text: None)
+    runs: list[tuple[str, list[str]]] = []
+    refused: list[tuple[str, list[str]]] = []
+    for format, exporter in (exporters(registry) | {each: find_exporter(each, registry) for each in exported}).items():
+        reason, done = exporter.refusal(checkpoint), exported.get(format)
+        if reason is not None:
+            refused.append((exporter.runtime, [reason]))
+        elif done is not None:
+            runs.append((exporter.runtime, [*done.commands, *_outcome(done)]))
+        elif exporter.as_saved(checkpoint):
+            runs.append((exporter.runtime, exporter.commands(checkpoint, checkpoint.path)))
+        else:
+            commands = exporter.commands(checkpoint, default_path(model, format, exporter))
+            runs.append((exporter.runtime, [f"bonsai export {model} --format {format}", *commands]))
+    lines = [*_section("It runs in", runs), *_section("It does not run in", refused)]
+    return Group(Text(""), *map(plain, lines))
 
 
 def verified_line(found: Verification) -> str:
@@ -30,3 +59,18 @@ def verified_line(found: Verification) -> str:
         f"verified in {found.runtime}: {found.tokens} log-probabilities are within {found.difference:.1g} nats of "
         f"transformers (float32; allowed {found.tolerance:g}); {same}"
     )
+
+
+def _outcome(exported: Exported) -> list[str]:
+    """Whether it was verified, as a line; none if nobody asked."""
+    if exported.verification is not None:
+        return [verified_line(exported.verification)]
+    return [] if exported.unverified is None else [f"not verified: {exported.unverified}"]
+
+
+def _section(title: str, rows: list[tuple[str, list[str]]]) -> list[str]:
+    width = max((len(runtime) for runtime, _ in rows), default=0)
+    lines = [title] if rows else []
+    for runtime, texts in rows:
+        lines += [f"  {runtime if number == 0 else '':<{width}}  {text}" for number, text in enumerate(texts)]
+    return lines

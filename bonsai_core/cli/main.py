@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,7 @@ def report(run: Path, as_json: bool) -> None:
         click.echo(json.dumps(contents, indent=2))
     else:
         Console().print(view(contents, run))
+        _show_runtimes(run)
 
 
 @cli.command()
@@ -263,11 +265,24 @@ def _watch(job: Callable[[], Any]) -> None:
         raise
     if is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
+        _show_runtimes(result.directory)
         return
     console.print(report_view(result.report, result.directory))
     if result.adapted is not None:
         console.print("")
         console.print(adapt_view(result.adapted.report, result.adapted.directory))
+    _show_runtimes((result.adapted or result).directory)
+
+
+def _show_runtimes(run: Path) -> None:
+    """What the checkpoint of a run or an adaptation runs in; nothing if it has been moved or removed."""
+    from bonsai_core.cli.exports import runtime_view
+    from bonsai_core.engine.exports import RECORD_NAME
+    from bonsai_core.runtimes.export import read_exported
+
+    _quiet()
+    with suppress(BonsaiError):
+        Console().print(runtime_view(str(run), installed(), read_exported(run / RECORD_NAME)), soft_wrap=True)
 
 
 def _show_dry_run(configuration: RunConfig) -> None:

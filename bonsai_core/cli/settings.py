@@ -28,7 +28,7 @@ from bonsai_core.settings.common import CommonSettings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.strict_yaml import parse
 
-ALIASES = {"method": ("recover",)}
+ALIASES = {"method": ("recover",), "runtimes": ("for",)}
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_core.config import RunConfig
+from bonsai_core.engine.exports import suited_to_runtimes
 from bonsai_core.engine.follow_up import check_ahead, planned_adaptation
 from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.setup import open_job
@@ -56,7 +57,7 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
     registry = registry or Registry()
     if config.out:
         RunDirectory(config.out).refuse_occupied()
-    config = suited_to_machine(config)
+    config = suited_to_runtimes(suited_to_machine(config), registry)
     plan = planned_adaptation(config, registry, config.out or Path())
     adaptation = check_ahead(plan, config, registry) if plan else None
     job = open_job(config, registry, registry.observe)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.lifecycle import AdaptResult
 from bonsai_core.config import RunConfig
+from bonsai_core.engine.exports import export_for_runtimes, suited_to_runtimes
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
@@ -19,6 +21,7 @@ from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import MeasurementCache
+from bonsai_core.runtimes.export import Exported
 
 CHECKED = ("calibration", "evaluation", "model", "guard", "measured_on")
 """What a resumed run must find as it was; its configuration is checked before anything is loaded."""
@@ -32,11 +35,13 @@ class RunResult:
         directory: the run directory.
         report: the contents of report.json.
         adapted: of the adaptation that followed, if one was configured.
+        exported: what was written for the runtimes that were configured, in that order.
     """
 
     directory: Path
     report: Mapping[str, Any]
     adapted: AdaptResult | None = None
+    exported: tuple[Exported, ...] = ()
 
     @property
     def model_path(self) -> Path:
@@ -64,7 +69,7 @@ def run(
         BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
-    config = suited_to_machine(config)
+    config = suited_to_runtimes(suited_to_machine(config), registry)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
     path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
@@ -80,8 +85,7 @@ def run(
         ledger.check_identity(Step("run"), job.identity(), CHECKED)
         report = finish(job, ledger)
     del job  # its weights make room
-    result = RunResult(path, report)
-    return replace(result, adapted=follow_up(plan, registry)) if plan else result
+    return _followed_up(RunResult(path, report), plan, config, registry)
 
 
 def resume_run(
@@ -123,5 +127,11 @@ def resume_run(
         directory.remove_temporaries()
         report = finish(job, ledger)
     del job  # its weights make room
-    result = RunResult(directory.path, report)
-    return replace(result, adapted=follow_up(plan, registry)) if plan else result
+    return _followed_up(RunResult(directory.path, report), plan, config, registry)
+
+
+def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig, registry: Registry) -> RunResult:
+    """What is to happen after a run: an adaptation, and exports of what came out last."""
+    adapted = follow_up(plan, registry) if plan else None
+    last = result.directory if adapted is None else adapted.directory
+    return replace(result, adapted=adapted, exported=export_for_runtimes(last, config, registry))

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from bonsai_core.contracts import Checkpoint, Exporter
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, DamagedError
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import atomic_file, atomic_folder
@@ -33,6 +35,9 @@ class Exported:
     commands: list[str]
     verification: Verification | None = None
     unverified: str | None = None
+
+
+RECORD = TypeAdapter(dict[str, Exported])
 
 
 def export(
@@ -69,14 +74,9 @@ def export(
         able = [name for name, other in exporters(registry).items() if other.refusal(checkpoint) is None]
         raise BonsaiError(f"{exporter.runtime} cannot take {model}: {refusal} These formats can: {', '.join(able)}.")
     write(exporter, checkpoint, path)
-    exported = Exported(path, exporter.commands(checkpoint, path))
     if not verify:
-        return exported
-    try:
-        found = verified(exporter, checkpoint, path, python=python, trust_remote_code=trust_remote_code)
-    except MissingRuntimeError as error:
-        return replace(exported, unverified=str(error))
-    return replace(exported, verification=found)
+        return Exported(path, exporter.commands(checkpoint, path))
+    return verify_if_possible(exporter, checkpoint, path, python=python, trust_remote_code=trust_remote_code)
 
 
 def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
@@ -86,26 +86,42 @@ def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
         exporter.export(checkpoint, partial)
 
 
-def verified(
+def verify_if_possible(
     exporter: Exporter,
     checkpoint: Checkpoint,
     path: Path,
     *,
     python: str | None = None,
     trust_remote_code: bool = False,
-) -> Verification:
-    """How what was written compares with the checkpoint in transformers.
+) -> Exported:
+    """What was written, compared with the checkpoint in transformers, or why that could not be done.
 
     Raises:
-        MissingRuntimeError: there is no runtime that could load it.
         BonsaiError: it is another model.
     """
+    exported = Exported(path, exporter.commands(checkpoint, path))
     if exporter.runner is None:
-        raise MissingRuntimeError(f"{exporter.runtime} has no way to load it by itself.")
+        return replace(exported, unverified=f"nothing loads the format {exporter.name} by itself.")
     expected = reference(checkpoint, trust_remote_code=trust_remote_code)
     trusted = trust_remote_code or has_own_code(path)
     try:
         with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
-            return compare(loaded, expected, exporter.tolerance(checkpoint))
+            return replace(exported, verification=compare(loaded, expected, exporter.tolerance(checkpoint)))
     except MissingRuntimeError as error:
-        raise MissingRuntimeError(f"{error} Where {exporter.runtime} is installed, --python names it.") from None
+        again = f"bonsai export {checkpoint.path} --format {exporter.name} --verify --python PATH"
+        why = f"{error} With the interpreter of an environment that has {exporter.runtime}: {again}"
+        return replace(exported, unverified=why)
+
+
+def read_exported(record: Path) -> dict[str, Exported]:
+    """By format, what was exported before, as the record in a run directory has it; empty where there is none.
+
+    Raises:
+        DamagedError: the record is damaged.
+    """
+    try:
+        return RECORD.validate_json(record.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{record} is damaged ({error}); remove it, and resume the run.") from None

@@ -1,0 +1,120 @@
+"""What `--for` means: shapes that the named runtimes take, and exports for them at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.config import RunConfig
+from bonsai_core.contracts import Shapes
+from bonsai_core.errors import BonsaiError
+from bonsai_core.events import Stage, StageStarted, Warned
+from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.registry.registry import Registry
+from bonsai_core.rundir.files import write_atomically
+from bonsai_core.runtimes.checkpoint import open_checkpoint
+from bonsai_core.runtimes.export import Exported, read_exported, verify_if_possible, write
+from bonsai_core.runtimes.formats import default_path, find_exporter, format_for
+from bonsai_core.selection.limits import minimums, multiples
+
+RECORD_NAME = "exports.json"
+
+
+def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
+    """The configuration with the shapes that the runtimes of `--for` take; what it changes is said as a warning.
+
+    Raises:
+        BonsaiError: there is no such runtime, it takes no pruned model of the family, or a setting contradicts it.
+    """
+    if not config.runtimes:
+        return config
+    chosen = [find_exporter(format_for(name, registry), registry) for name in config.runtimes]
+    parent = find_parent(config, registry, download=False, warn=lambda text: None)
+    wanted = [exporter.shapes(parent.config, parent.family) for exporter in chosen]
+    changes = _changes(config, wanted)
+    if changes:
+        said = ", ".join(f"{name}: {_typed(value)}" for name, value in changes.items())
+        registry.observe(Warned(f"So that {', '.join(config.runtimes)} can take the result, the run has {said}."))
+    return RunConfig.from_mapping({**config.model_dump(), **changes}, f"--for {','.join(config.runtimes)}")
+
+
+def _changes(config: RunConfig, wanted: list[Shapes]) -> dict[str, Any]:
+    """The settings that have to change, with their new values."""
+    changes: dict[str, Any] = {}
+    if any(shapes.uniform for shapes in wanted) and not config.stock:
+        if "shapes" in config.model_fields_set:
+            raise BonsaiError(
+                f"--for {','.join(config.runtimes)} needs --shapes uniform for this model family, and --shapes "
+                f"{config.shapes} was given. Leave one of them out."
+            )
+        changes["shapes"] = "uniform"
+    excluded = {kind for shapes in wanted for kind in shapes.excluded}
+    units = tuple(kind for kind in config.units if kind not in excluded)
+    if not units:
+        raise BonsaiError(
+            f"--for {','.join(config.runtimes)}: none of --units {','.join(config.units)} may leave a model of this "
+            f"family there. Name others."
+        )
+    if units != config.units:
+        changes["units"] = units
+    changes |= _merged(config, wanted, "min_units", minimums, max)
+    return changes | _merged(config, wanted, "round_to", multiples, math.lcm)
+
+
+def _merged(
+    config: RunConfig,
+    wanted: list[Shapes],
+    name: str,
+    limit: Callable[[Any], Any],
+    join: Callable[[int, int], int],
+) -> dict[str, Any]:
+    """A limit per kind of site, joined with those of the runtimes; empty if that changes nothing."""
+    given = limit(getattr(config, name)).by_kind
+    joined = dict(given)
+    for shapes in wanted:
+        for kind, number in getattr(shapes, name).items():
+            joined[kind] = join(joined[kind], number)
+    return {} if joined == given else {name: {kind: n for kind, n in joined.items() if n != limit(1).by_kind[kind]}}
+
+
+def _typed(value: Any) -> str:
+    """A setting's value as users type it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{kind}={number}" for kind, number in value.items())
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tuple[Exported, ...]:
+    """Write and verify what `--for` promised, beside the checkpoint of a run or an adaptation.
+
+    What an earlier process wrote and verified stays as it is.
+
+    Raises:
+        BonsaiError: an export fails, or is another model.
+    """
+    if not config.runtimes:
+        return ()
+    record = run / RECORD_NAME
+    done = read_exported(record)
+    checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=config.trust_remote_code)
+    for name in config.runtimes:
+        format = format_for(name, registry)
+        exporter = find_exporter(format, registry)
+        path = checkpoint.path if exporter.as_saved(checkpoint) else default_path(str(run), format, exporter)
+        if format in done and path.exists():
+            continue
+        refusal = exporter.refusal(checkpoint)
+        if refusal is not None:
+            raise BonsaiError(f"{exporter.runtime} cannot take what was pruned: {refusal}")
+        registry.observe(StageStarted(Stage.EXPORT, 0, f"export for {name}"))
+        if not path.exists():
+            write(exporter, checkpoint, path)
+        exported = verify_if_possible(exporter, checkpoint, path, trust_remote_code=config.trust_remote_code)
+        done[format] = exported
+        contents = {format: asdict(exported) for format, exported in done.items()}
+        write_atomically(record, json.dumps(contents, indent=2, default=str).encode())
+    return tuple(done.values())
