@@ -16,6 +16,7 @@ from bonsai_core.testing import (
     CompensatorContract,
     ComponentContract,
     EstimatorContract,
+    ExporterContract,
     FamilyContract,
     PriorContract,
     SamplerContract,
@@ -29,6 +30,7 @@ CONTRACTS: dict[str, type[ComponentContract[Any]]] = {
     "metric": TokenMetricContract,
     "estimator": EstimatorContract,
     "compensator": CompensatorContract,
+    "exporter": ExporterContract,
 }
 # Averages take what other units do for noise, which is why they are the control.
 MINIMUM_TAU = {"average": 0.5}
@@ -56,6 +58,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("compensator", "bias"): [{}],
     ("compensator", "least_squares"): [{}],
     ("compensator", "none"): [{}],
+    ("exporter", "hf"): [{}],
     ("estimator", "average"): [{}],
     ("estimator", "bayes"): [{}],
     ("estimator", "elastic"): [{}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 from bonsai_core import (
     AttentionSite,
     BonsaiError,
+    Checkpoint,
     Component,
     DenseTokens,
     Draw,
     Estimator,
+    Exporter,
     Family,
     Fit,
     InputCompensator,
@@ -27,6 +30,7 @@ from bonsai_core import (
     Repair,
     Sampler,
     SampleRequest,
+    Shapes,
     SiteView,
     Statistic,
     TokenMetric,
@@ -36,6 +40,7 @@ from bonsai_core import (
 from bonsai_core.testing import (
     CompensatorContract,
     EstimatorContract,
+    ExporterContract,
     FamilyContract,
     PriorContract,
     SamplerContract,
@@ -121,6 +126,28 @@ class Positions(Estimator):
         return Fit(np.arange(measurements.keep_MU.shape[1], dtype=np.float64))
 
 
+class Leaky(Exporter):
+    """Writes beside its target and into the checkpoint, and its runner is its own module, which imports Bonsai."""
+
+    name: ClassVar[str] = "leaky"
+    runtime: ClassVar[str] = "Leaky"
+    suffix: ClassVar[str] = "txt"
+    runner: ClassVar[Path | None] = Path(__file__)
+
+    def refusal(self, checkpoint: Checkpoint) -> str | None:
+        return None
+
+    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+        out.write_text("")
+        (checkpoint.path / "left").write_text("")
+
+    def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
+        return [f"leaky {out}"]
+
+    def shapes(self, config: Any, family: Family) -> Shapes:
+        return Shapes(excluded=("heads",))
+
+
 BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (PriorContract, BatchMean(), "splitting_the_batches_changes_nothing"),
     (PriorContract, Positional(), "permuting_units_permutes_scores"),
@@ -146,6 +173,10 @@ BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (EstimatorContract, Positions(), "a_planted_ranking_is_recovered"),
     (EstimatorContract, Positions(), "constant_utilities_add_no_ranking_of_their_own"),
     (EstimatorContract, Positions(), "permuting_units_permutes_importances"),
+    (ExporterContract, Leaky(), "it_names_its_runtime"),
+    (ExporterContract, Leaky(), "its_runner_stands_alone"),
+    (ExporterContract, Leaky(), "what_it_asks_of_shapes_exists"),
+    (ExporterContract, Leaky(), "it_writes_where_it_is_told_and_nowhere_else"),
 ]
 
 

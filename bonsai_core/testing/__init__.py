@@ -18,6 +18,7 @@ A test of a slicer has its family and a tiny random model instead::
 from bonsai_core.testing.compensator import CompensatorContract as CompensatorContract
 from bonsai_core.testing.component import ComponentContract as ComponentContract
 from bonsai_core.testing.estimator import EstimatorContract as EstimatorContract
+from bonsai_core.testing.exporter import ExporterContract as ExporterContract
 from bonsai_core.testing.family import FamilyContract as FamilyContract
 from bonsai_core.testing.metric import ChoiceMetricContract as ChoiceMetricContract
 from bonsai_core.testing.metric import TokenMetricContract as TokenMetricContract
