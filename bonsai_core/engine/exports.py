@@ -39,7 +39,7 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     if changes:
         said = ", ".join(f"{name}: {_typed(value)}" for name, value in changes.items())
         registry.observe(Warned(f"So that {', '.join(config.runtimes)} can take the result, the run has {said}."))
-    return RunConfig.from_mapping({**config.model_dump(), **changes}, f"--for {','.join(config.runtimes)}")
+    return RunConfig.from_mapping({**config.model_dump(exclude_unset=True), **changes}, f"--for {','.join(config.runtimes)}")
 
 
 def _changes(config: RunConfig, wanted: list[Shapes]) -> dict[str, Any]:
