@@ -58,6 +58,9 @@ from bonsai_core.model.loading.lookup import register_checkpoints as register_ch
 from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
 from bonsai_core.runtimes.export import export as export
+from bonsai_core.runtimes.plans.apply import apply_plan as apply_plan
+from bonsai_core.runtimes.plans.make import plan_refusal as plan_refusal
+from bonsai_core.runtimes.plans.make import write_plan as write_plan
 from bonsai_core.units import Site as Site
 from bonsai_core.units import UnitTable as UnitTable
 

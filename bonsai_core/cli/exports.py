@@ -65,6 +65,8 @@ def _outcome(exported: Exported) -> list[str]:
     """Whether it was verified, as a line; none if nobody asked."""
     if exported.verification is not None:
         return [verified_line(exported.verification)]
+    if exported.checked is not None:
+        return [f"verified: {exported.checked}"]
     return [] if exported.unverified is None else [f"not verified: {exported.unverified}"]
 
 

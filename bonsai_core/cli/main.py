@@ -189,6 +189,20 @@ def export(
     Console().print(export_view(exported), soft_wrap=True)
 
 
+@cli.command()
+@click.argument("plan", type=PathName())
+@click.option("--base", metavar="MODEL", help="Where the base model is [default: where the plan says it was]")
+@click.option("--out", type=PathName(), help="Directory to write [default: beside the plan]")
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the base model.")
+def apply(plan: Path, base: str | None, out: Path | None, trust_remote_code: bool) -> None:
+    """Rebuild a pruned checkpoint from its base model, as a PLAN says that `export --format plan` has written."""
+    _quiet()
+    path = bonsai_core.apply_plan(
+        plan, out, base=base, registry=installed(), trust_remote_code=trust_remote_code, warn=_warn
+    )
+    Console().print(plain(f"wrote {path}: every tensor is that of the plan's checkpoint"), soft_wrap=True)
+
+
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
 @click.argument("file", type=PathName())
 @click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")

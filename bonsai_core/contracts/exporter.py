@@ -97,6 +97,17 @@ class Exporter(Component):
             out: where it was written, or will be; where nothing has to be, the checkpoint.
         """
 
+    def check(self, checkpoint: Checkpoint, out: Path) -> str | None:
+        """Compare what was written with the checkpoint, for ``--verify``, where there is no `runner`.
+
+        Returns:
+            What was found, such as "it gives the same tensors"; None if nothing can be compared.
+
+        Raises:
+            BonsaiError: it is another model.
+        """
+        return None
+
     def shapes(self, config: Any, family: Family) -> Shapes:
         """What a run must keep to so that `refusal` has nothing to refuse.
 

@@ -28,12 +28,14 @@ class Exported:
         path: the file or directory.
         commands: what users type to run it.
         verification: how it compares with transformers; None if that was not asked for.
+        checked: what the exporter itself found when it compared it with the checkpoint; None if it did not.
         unverified: why it was not verified although it was asked for; None if it was.
     """
 
     path: Path
     commands: list[str]
     verification: Verification | None = None
+    checked: str | None = None
     unverified: str | None = None
 
 
@@ -101,7 +103,9 @@ def verify_if_possible(
     """
     exported = Exported(path, exporter.commands(checkpoint, path))
     if exporter.runner is None:
-        return replace(exported, unverified=f"nothing loads the format {exporter.name} by itself.")
+        checked = exporter.check(checkpoint, path)
+        unverified = None if checked else f"nothing loads the format {exporter.name} by itself."
+        return replace(exported, checked=checked, unverified=unverified)
     expected = reference(checkpoint, trust_remote_code=trust_remote_code)
     trusted = trust_remote_code or has_own_code(path)
     try:

@@ -64,8 +64,11 @@ def empty_stock(config: Any, source: str, trust_remote_code: bool) -> Any:
         raise loading_error(source, error) from error
 
 
-def weights_directory(source: str) -> Path:
+def weights_directory(source: str, revision: str | None = None) -> Path:
     """Where the weights of a model are stored; those of a Hugging Face id are in the cache, downloaded if need be.
+
+    Args:
+        revision: the commit on the hub; None for the newest one.
 
     Raises:
         BonsaiError: the hub cannot be reached, or has no safetensors of this model.
@@ -78,10 +81,10 @@ def weights_directory(source: str) -> Path:
 
     try:
         try:
-            names = sorted({*read_index(Path(hf_hub_download(source, INDEX_NAME))).values()})
+            names = sorted({*read_index(Path(hf_hub_download(source, INDEX_NAME, revision=revision))).values()})
         except EntryNotFoundError:
             names = [FILE_NAME]
-        directory = Path(snapshot_download(source, allow_patterns=[INDEX_NAME, *names]))
+        directory = Path(snapshot_download(source, revision=revision, allow_patterns=[INDEX_NAME, *names]))
     except (OSError, ValueError) as error:
         raise loading_error(source, error) from error
     if not has_weights(directory):
@@ -91,3 +94,8 @@ def weights_directory(source: str) -> Path:
             f"trust: load the model there with transformers, call save_pretrained, and give the directory."
         )
     return directory
+
+
+def revision_of(directory: Path) -> str | None:
+    """The commit that a directory of the hub's cache is; None for other directories."""
+    return directory.name if directory.parent.name == "snapshots" else None

@@ -38,7 +38,7 @@ class Elsewhere(Storage):
         if divided:
             raise BonsaiError(
                 f"transformers divides tensors of this model's files ({divided[0]} is a part of one), so it cannot be "
-                f"sliced from file to file. Give no --device-map and no --load-in."
+                f"sliced from file to file, as --device-map, --load-in and plans need."
             )
         self._layers = family.layers
         self._files = files

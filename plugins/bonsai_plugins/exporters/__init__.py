@@ -2,8 +2,9 @@
 
 from bonsai_core import Exporter, hookimpl
 from bonsai_plugins.exporters.hf import HuggingFace
+from bonsai_plugins.exporters.plan import Plan
 
 
 @hookimpl
 def bonsai_exporters() -> list[type[Exporter]]:
-    return [HuggingFace]
+    return [HuggingFace, Plan]
