@@ -18,9 +18,11 @@ from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.checkpoint.parent import CONFIG, TOKENIZER
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
+from bonsai_core.model.loading.checked_config import empty_stock
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent
 from bonsai_core.model.loading.parent_files import find_parent_files
+from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import check_disk
 from bonsai_core.rundir.files import atomic_folder
@@ -66,12 +68,14 @@ def apply_plan(
     if target.exists():
         raise BonsaiError(f"{target} exists already. Remove it, or give another --out.")
     parent = _find_base(written, base, registry or Registry(), trust_remote_code, warn)
-    sliced = SlicedBase(parent, _cut(written), trust_remote_code=trust_remote_code)
-    if sliced.fingerprint != written.base.fingerprint:
+    dense = empty_stock(parent.config, parent.source, trust_remote_code)
+    files = WeightFiles(Path(parent.source), dense)
+    if files.fingerprint() != written.base.fingerprint:
         raise BonsaiError(
             f"{base or written.base.model} is not the model that the plan is for: its tensors are others. Give that "
             f"model, {written.base.model}{_at(written.base.revision)}, with --base."
         )
+    sliced = SlicedBase(dense, files, parent.family, _cut(written))
     check_disk(target, written.num_bytes)
     tokenizer = load_tokenizer(parent.source, trust_remote_code=trust_remote_code)
     parent_files = find_parent_files(parent.source, parent.as_read, tokenizer)

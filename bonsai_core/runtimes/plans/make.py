@@ -16,10 +16,9 @@ from bonsai_core.checkpoint.digests import bytes_of, file_digests, layer_of, wei
 from bonsai_core.checkpoint.save import PROVENANCE_NAME
 from bonsai_core.contracts import Checkpoint
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.checked_config import fit_to_files, revision_of
+from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files, revision_of
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.lookup import find_source, model_config
-from bonsai_core.model.loading.parent import Parent
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.recognition.recognise import recognise
 from bonsai_core.model.storage.weight_files import WeightFiles
@@ -96,13 +95,15 @@ def write_plan(checkpoint: Checkpoint, directory: Path) -> None:
         bool(getattr(checkpoint.config, "added_biases", ())),
         dtype,
     )
-    sliced = SlicedBase(Parent(made.base_model, str(base), as_read, config, family), cut)
+    dense = empty_stock(config, str(base), trust_remote_code=False)
+    files = WeightFiles(base, dense)
+    sliced = SlicedBase(dense, files, family, cut)
     repaired = _write_repairs(sliced, WeightFiles(checkpoint.path, sliced.model), f"{family.layers}.", directory)
     PlanFile(
         base=Base(
             model=made.base_model,
             revision=made.base_revision or revision_of(base),
-            fingerprint=sliced.fingerprint,
+            fingerprint=files.fingerprint(),
         ),
         slicer=made.config.slicer,
         units=made.config.units,

@@ -15,10 +15,10 @@ from torch import Tensor
 from bonsai_core.checkpoint import empty_model
 from bonsai_core.checkpoint.parent import CONFIG, GENERATION, TOKENIZER_FILES
 from bonsai_core.checkpoint.uniform import stock_class
+from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.checked_config import empty_stock, weights_directory
+from bonsai_core.model.loading.checked_config import weights_directory
 from bonsai_core.model.loading.lookup import find_source, loading_error
-from bonsai_core.model.loading.parent import Parent
 from bonsai_core.model.pruned_files import PrunedFiles
 from bonsai_core.model.sites.table import unit_table
 from bonsai_core.model.storage.elsewhere import Elsewhere
@@ -49,31 +49,28 @@ class SlicedBase:
     """What slicing a base leaves, without repairs.
 
     Args:
-        parent: the base, in a directory.
+        dense: the base without memory, as `empty_stock` makes it.
+        files: its weights.
+        family: how it is built.
         cut: how it is sliced.
 
     Attributes:
         model: the pruned model without memory, as `empty_model` makes it.
-        fingerprint: of the base's files.
 
     Raises:
         BonsaiError: the base has other units, or cannot be sliced so.
     """
 
-    def __init__(self, parent: Parent, cut: Cut, *, trust_remote_code: bool = False) -> None:
-        dense = empty_stock(parent.config, parent.source, trust_remote_code)
-        files = WeightFiles(Path(parent.source), dense)
-        self._table = table = unit_table(dense, parent.family, cut.units)
-        storage = Elsewhere(dense, parent.family, files)
-        subject = Subject(dense, parent.family, table=table, storage=storage)
+    def __init__(self, dense: Any, files: WeightFiles, family: Family, cut: Cut) -> None:
+        self._table = table = unit_table(dense, family, cut.units)
+        subject = Subject(dense, family, table=table, storage=Elsewhere(dense, family, files))
         self._keep_U = keep_U = _keep_vector(table, cut.kept)
         self._pieces, self._dtype = PrunedFiles(subject, files, keep_U), cut.dtype
         self._pieces.config.dtype = cut.dtype
-        self.fingerprint = files.fingerprint()
         self.model = empty_model(
             self._pieces.config,
             stock_class(type(dense)),
-            parent.family,
+            family,
             subject.layer_sizes(keep_U),
             cut.shapes,
             subject.output_paths() if cut.added_biases else (),
