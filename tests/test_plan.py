@@ -166,28 +166,26 @@ class TestBases:
         assert after == {**before, "base_model": str(copy / "elsewhere")}
 
     def test_a_base_on_the_hub_is_that_of_its_commit(
-        self, copy: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+        self, small_run: RunConfig, registry: Registry, copy: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         repository, newest = copy / "hub" / "models--me--pico", "f" * 40
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text(newest)
-        for commit in (REVISION, newest):
-            shutil.copytree(copy / "base", repository / "snapshots" / commit)
-        weights = load_file(copy / "base" / "model.safetensors")
-        changed = {name: tensor + 1 for name, tensor in weights.items()}
-        save_file(changed, repository / "snapshots" / newest / "model.safetensors")
+        shutil.copytree(copy / "base", repository / "snapshots" / REVISION)
+        main = repository / "refs" / "main"
+        main.parent.mkdir()
+        main.write_text(REVISION)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(copy / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        file = copy / "run" / "model" / "bonsai.json"
-        values = {**json.loads(file.read_text()), "base_model": "me/pico", "base_revision": REVISION}
-        file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        shutil.rmtree(copy / "run" / "plan")
-        plan = plan_of(file.parent, registry)
-        shutil.rmtree(copy / "base")
-        assert PlanFile.read(plan).base.revision == REVISION
-        assert_same(apply_plan(plan, registry=registry), file.parent)
-        with pytest.raises(BonsaiError, match=f"its tensors are others. Give that model, me/pico at {REVISION}"):
-            apply_plan(plan, copy / "newest", base=str(repository / "snapshots" / newest), registry=registry)
+        model = finished(small_run, registry, Path("me/pico"), copy / "of the hub")
+        assert json.loads((model / "bonsai.json").read_text())["base_revision"] == REVISION
+
+        other = Path(shutil.copytree(copy / "base", repository / "snapshots" / newest))
+        weights = load_file(other / "model.safetensors")
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors")
+        main.write_text(newest)
+        plan = plan_of(model, registry)
+        assert_same(apply_plan(plan, registry=registry), model)
+        with pytest.raises(BonsaiError, match=f"is not the model that the plan is for: .* me/pico at {REVISION}, with"):
+            apply_plan(plan, copy / "newest", base=str(other), registry=registry)
         shutil.rmtree(repository / "snapshots" / REVISION)
         with pytest.raises(BonsaiError, match=f"me/pico at {REVISION}, is not there"):
             apply_plan(plan, copy / "gone", registry=registry)
@@ -383,5 +381,5 @@ def test_commands(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kB in place of 0.2 MB" in shown
     assert sorted(path.name for path in copy.iterdir()) == ["base", "my plan", "run"]
     shown = bonsai("apply", "my plan")
-    assert "wrote my plan-model: every tensor is that of the plan's checkpoint" in shown
+    assert "my plan-model: every tensor is that of the plan's checkpoint" in shown
     assert_same(copy / "my plan-model", copy / "run" / "model")

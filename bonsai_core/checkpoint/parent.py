@@ -32,6 +32,8 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
 )
 """Patterns of file names, of which a tokenizer has at least one."""
+SNAPSHOTS = "snapshots"
+"""The folder of the hub's cache that has one for every commit."""
 TOKENIZER_FILES = (
     TOKENIZER,
     *VOCABULARIES,
@@ -86,6 +88,11 @@ class ParentFiles:
         own = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         return cls(directory, tuple(file.relative_to(directory).as_posix() for file in files), own, config.to_dict())
 
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model on the hub; None for other directories."""
+        return self.directory.name if self.directory.parent.name == SNAPSHOTS else None
+
     def complete(self, checkpoint: Path, config: Any, tokenizer: Any) -> None:
         """Give a checkpoint that transformers has written the parent's files and its configuration's keys.
 
@@ -124,7 +131,7 @@ def _check_link(file: Path) -> None:
     """Refuse links to files by other names, which may be anything, except in a hub's cache, which consists of them."""
     target = file.resolve()
     cache = file.parent.resolve()
-    blobs = [folder.parent / "blobs" for folder in cache.parents if folder.name == "snapshots"]
+    blobs = [folder.parent / "blobs" for folder in cache.parents if folder.name == SNAPSHOTS]
     if target.name != file.name and target.parent not in blobs:
         raise BonsaiError(
             f"{file} is a link to {target}, and would be copied into the checkpoint. Put the file itself there."

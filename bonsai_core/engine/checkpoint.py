@@ -12,7 +12,6 @@ from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.engine.job import Job
 from bonsai_core.model.forward.latency import free_bytes, side_by_side
-from bonsai_core.model.loading.checked_config import revision_of, weights_directory
 from bonsai_core.model.loading.parent import load_parent
 from bonsai_core.model.loading.saved import verify_saved
 from bonsai_core.model.pruned_files import PrunedFiles
@@ -36,7 +35,7 @@ def write_checkpoint(job: Job, keep_U: NDArray[np.bool_], path: Path) -> int:
     config, subject, family = job.config, job.subject, job.parent.family
     per_layer, shapes = subject.layer_sizes(keep_U), config.saved_as
     added = subject.output_paths() if job.methods.compensator.adds_bias else ()
-    revision = revision_of(weights_directory(job.parent.source))
+    revision = job.parent_files.revision
     provenance = {
         "base_model": config.model,
         **({"base_revision": revision} if revision else {}),

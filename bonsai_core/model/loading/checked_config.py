@@ -94,8 +94,3 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
             f"trust: load the model there with transformers, call save_pretrained, and give the directory."
         )
     return directory
-
-
-def revision_of(directory: Path) -> str | None:
-    """The commit that a directory of the hub's cache is; None for other directories."""
-    return directory.name if directory.parent.name == "snapshots" else None

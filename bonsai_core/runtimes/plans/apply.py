@@ -47,7 +47,7 @@ def apply_plan(
 ) -> Path:
     """Rebuild a pruned checkpoint from its base, and check that every tensor is the same bit for bit.
 
-    The weights are read, sliced and written one at a time; at most 2 GB of them are in memory.
+    The weights are read, sliced and written one by one; in memory is one of the new files, of at most 2 GB.
 
     Args:
         plan: the directory that the exporter ``plan`` wrote.
@@ -64,7 +64,7 @@ def apply_plan(
     """
     folder = user_path(os.fspath(plan))
     written = PlanFile.read(folder)
-    target = out or folder.with_name(f"{folder.resolve().name}-model")
+    target = out or folder.resolve().with_name(f"{folder.resolve().name}-model")
     if target.exists():
         raise BonsaiError(f"{target} exists already. Remove it, or give another --out.")
     parent = _find_base(written, base, registry or Registry(), trust_remote_code, warn)
@@ -144,7 +144,8 @@ def _check(plan: PlanFile, weights: Mapping[str, str], files: Mapping[str, str],
     if wrong := _differing(weights, plan.weights):
         raise BonsaiError(
             f"What the plan and its base give is not the checkpoint that the plan was made from: {wrong} differ. The "
-            f"base or the plan was changed."
+            f"base or the plan was changed; or, if channels of experts have left, another processor orders them "
+            f"differently."
         )
     before, here = plan.run.get("versions"), versions()
     same_writers = isinstance(before, dict) and all(before.get(name) == here[name] for name in WRITERS)

@@ -16,7 +16,7 @@ from bonsai_core.checkpoint.digests import bytes_of, file_digests, layer_of, wei
 from bonsai_core.checkpoint.save import PROVENANCE_NAME
 from bonsai_core.contracts import Checkpoint
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files, revision_of
+from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import find_provenance
@@ -102,7 +102,7 @@ def write_plan(checkpoint: Checkpoint, directory: Path) -> None:
     PlanFile(
         base=Base(
             model=made.base_model,
-            revision=made.base_revision or revision_of(base),
+            revision=made.base_revision,
             fingerprint=files.fingerprint(),
         ),
         slicer=made.config.slicer,
