@@ -323,8 +323,9 @@ def test_what_is_not_a_plan_says_so(copy: Path, text: str) -> None:
     (copy / "run" / "plan" / "plan.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DamagedError, match="plan"):
         apply_plan(copy / "run" / "plan")
-    with pytest.raises(DamagedError, match="is not a plan"):
-        apply_plan(copy / "base")
+    for other in (copy / "base", copy / "nowhere", copy / "run" / "plan" / "plan.json"):
+        with pytest.raises(DamagedError, match="is not a plan: there is no plan.json in it. Give the directory"):
+            apply_plan(other)
 
 
 @pytest.mark.parametrize("how", ["cut short", "other values", "another shape", "another type"])

@@ -129,7 +129,7 @@ class PlanFile(Schema):
             # Numbers and characters that a checkpoint's bonsai.json could not have.
             json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
             return cls.model_validate(values)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DamagedError(
                 f"{directory} is not a plan: there is no {PLAN_NAME} in it. Give the directory that "
                 f"bonsai export --format plan has written."
