@@ -59,6 +59,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("compensator", "least_squares"): [{}],
     ("compensator", "none"): [{}],
     ("exporter", "hf"): [{}],
+    ("exporter", "plan"): [{}],
     ("estimator", "average"): [{}],
     ("estimator", "bayes"): [{}],
     ("estimator", "elastic"): [{}],

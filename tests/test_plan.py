@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -324,8 +325,18 @@ def test_what_is_not_a_plan_says_so(copy: Path, text: str) -> None:
     with pytest.raises(DamagedError, match="plan"):
         apply_plan(copy / "run" / "plan")
     for other in (copy / "base", copy / "nowhere", copy / "run" / "plan" / "plan.json"):
-        with pytest.raises(DamagedError, match="is not a plan: there is no plan.json in it. Give the directory"):
+        with pytest.raises(DamagedError, match=r"is not a plan: there is no plan\.json in it"):
             apply_plan(other)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("pattern", ["plan.json", "*.safetensors"])
+def test_pipes_are_not_waited_for(copy: Path, registry: Registry, pattern: str) -> None:
+    path = next((copy / "run" / "plan").rglob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedError, match=r"is not a plan|it is not a file"):
+        apply_plan(copy / "run" / "plan", copy / "applied", registry=registry)
 
 
 @pytest.mark.parametrize("how", ["cut short", "other values", "another shape", "another type"])

@@ -17,7 +17,7 @@ from bonsai_core.checkpoint.digests import file_digests, weight_digests
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.checkpoint.parent import CONFIG, TOKENIZER
 from bonsai_core.config import RunConfig
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.model.loading.checked_config import empty_stock
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent
@@ -85,7 +85,7 @@ def apply_plan(
 
     repaired = frozenset(written.repaired)
     if unknown := sorted(repaired - set(sliced.names())):
-        raise BonsaiError(f"{folder / PLAN_NAME} repairs what the pruned model does not have: {unknown[0]!r}.")
+        raise BonsaiError(f"{folder / PLAN_NAME} repairs what the pruned model does not have: {shown(unknown[0])}.")
     with atomic_folder(target) as partial:
         save_streamed(sliced.model, tokenizer, partial, _provenance(written, base), tensor_of, parent_files)
         _check(written, weight_digests(partial), file_digests(partial, tokenizer), warn)

@@ -122,6 +122,11 @@ class PlanFile(Schema):
             DamagedError: there is none, or it is not what `write` writes.
         """
         path = directory / PLAN_NAME
+        if not path.is_file():
+            raise DamagedError(
+                f"{directory} is not a plan: there is no {PLAN_NAME} in it. Give the directory that "
+                f"bonsai export --format plan has written."
+            )
         try:
             if path.stat().st_size > LARGEST_BYTES:
                 raise ValueError("it is too large")
@@ -129,11 +134,6 @@ class PlanFile(Schema):
             # Numbers and characters that a checkpoint's bonsai.json could not have.
             json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
             return cls.model_validate(values)
-        except (FileNotFoundError, NotADirectoryError):
-            raise DamagedError(
-                f"{directory} is not a plan: there is no {PLAN_NAME} in it. Give the directory that "
-                f"bonsai export --format plan has written."
-            ) from None
         except ValidationError as error:
             faults = describe_faults(error, lambda row, words: f"{where(row)}: {words}" if row["loc"] else words)
             raise DamagedError(f"{path} is not a plan that this version of Bonsai reads: {faults}") from None
@@ -164,6 +164,8 @@ def load_repaired(directory: Path, name: str) -> Tensor:
     """
     path = _repairs_path(directory, layer_of(name))
     try:
+        if not path.is_file():
+            raise FileNotFoundError("it is not a file")
         with safe_open(path, "pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
     except (OSError, SafetensorError) as error:
