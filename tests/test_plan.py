@@ -253,6 +253,7 @@ class TestRefusals:
         [
             ({"adaptation": {"of": "x"}}, "adapted after it was pruned"),
             ({"base_model": "/nowhere/base"}, "base model, /nowhere/base, cannot be used: There is no model directory"),
+            ({"sparsity": float("nan")}, "does not say what a run writes into it: Out of range float"),
             ({"base_model": 3}, "does not say what a run writes into it: base_model"),
             ({"kept_units": None}, "does not say what a run writes into it: kept_units"),
             ({"kept_units": {"layers.0.mlp": [1]}}, "other sites"),

@@ -106,7 +106,7 @@ class PlanFile(Schema):
     units: tuple[UnitKind, ...]
     shapes: Literal["free", "uniform"]
     added_biases: bool
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Literal["float64", "float32", "bfloat16", "float16"]
     keep: dict[str, Kept]
     repaired: tuple[str, ...]
     weights: dict[str, Sha256]

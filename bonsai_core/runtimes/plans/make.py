@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -100,11 +101,7 @@ def write_plan(checkpoint: Checkpoint, directory: Path) -> None:
     sliced = SlicedBase(dense, files, family, cut)
     repaired = _write_repairs(sliced, WeightFiles(checkpoint.path, sliced.model), f"{family.layers}.", directory)
     PlanFile(
-        base=Base(
-            model=made.base_model,
-            revision=made.base_revision,
-            fingerprint=files.fingerprint(),
-        ),
+        base=Base(model=made.base_model, revision=made.base_revision, fingerprint=files.fingerprint()),
         slicer=made.config.slicer,
         units=made.config.units,
         shapes=cut.shapes,
@@ -120,14 +117,21 @@ def write_plan(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _made(checkpoint: Checkpoint) -> _Made:
+    """What its bonsai.json says.
+
+    Raises:
+        BonsaiError: it is not one that a run has written.
+    """
+    metadata = find_provenance(str(checkpoint.path)).metadata
     try:
-        return _Made.model_validate(find_provenance(str(checkpoint.path)).metadata)
+        json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode()
+        return _Made.model_validate(metadata)
     except ValidationError as error:
         row = error.errors(include_url=False)[0]
-        raise BonsaiError(
-            f"{checkpoint.path / PROVENANCE_NAME} does not say what a run writes into it: "
-            f"{'.'.join(map(str, row['loc']))}: {row['msg']}."
-        ) from None
+        wrong = f"{'.'.join(map(str, row['loc']))}: {row['msg']}"
+    except ValueError as error:
+        wrong = str(error)
+    raise BonsaiError(f"{checkpoint.path / PROVENANCE_NAME} does not say what a run writes into it: {wrong}.")
 
 
 def _write_repairs(sliced: SlicedBase, saved: WeightFiles, layers: str, directory: Path) -> list[str]:
