@@ -39,7 +39,8 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     if changes:
         said = ", ".join(f"{name}: {_typed(value)}" for name, value in changes.items())
         registry.observe(Warned(f"So that {', '.join(config.runtimes)} can take the result, the run has {said}."))
-    return RunConfig.from_mapping({**config.model_dump(exclude_unset=True), **changes}, f"--for {','.join(config.runtimes)}")
+    given = config.model_dump(exclude_unset=True)
+    return RunConfig.from_mapping({**given, **changes}, f"--for {','.join(config.runtimes)}")
 
 
 def _changes(config: RunConfig, wanted: list[Shapes]) -> dict[str, Any]:
