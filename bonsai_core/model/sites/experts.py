@@ -19,7 +19,7 @@ from bonsai_core.model.storage.offloaded import changed, fetched
 from bonsai_core.model.structure.channels import numbers_of
 from bonsai_core.model.structure.declared import declared_count, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer
-from bonsai_core.units import Site, SiteKind
+from bonsai_core.units import Price, Site, SiteKind
 
 
 @final
@@ -61,6 +61,12 @@ class Experts(Mixture):
     @classmethod
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return {cls.declared(family).count_field: count}
+
+    def used_per_token(self) -> Price:
+        """The router and as many experts as a token is sent to, however many there are: an expert less changes nothing."""
+        used, number = self._share_used()
+        expert = sum(getattr(self.experts, name).numel() for name in self.declared(self.family).weights) // number
+        return Price(0, number * (self.site.unit_params - expert) + used * expert)
 
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
