@@ -13,7 +13,6 @@ from bonsai_core.settings.quantities import TARGETS, Bytes, Parameters, Time
 from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
-
 BUDGETS = ("sparsity", *TARGETS)
 """Settings of which a run has one."""
 
@@ -193,6 +192,8 @@ class RunConfig(LoadingSettings):
     @classmethod
     def _one_budget(cls, values: Any) -> Any:
         """A target takes the place of the default sparsity."""
+        if not isinstance(values, dict):
+            return values
         given = {name: values[name] for name in BUDGETS if values.get(name) is not None}
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: give one of them, a run has one budget")

@@ -149,7 +149,7 @@ class Whole:
 class UnitTable:
     """All sites of a model in order; units are numbered 0..U-1 and keep their numbers for a whole run.
 
-    Parameters are what most tables count. In one that `priced` returns, the same attributes are of what a budget counts.
+    Tables count parameters. In one that `priced` returns, the same attributes are of what else a budget counts.
 
     Attributes:
         sites: in order of their first unit, without gaps.

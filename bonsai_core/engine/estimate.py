@@ -140,7 +140,12 @@ def _fit(estimator: Estimator, request: SampleRequest, measured: Measured) -> _F
     """The estimator's fit; None if no unit is kept by one sub-model and dropped by another."""
     table = request.table
     everything = Measurements(
-        measured.keep_MU, measured.utility_M, measured.group_M, request.prior_U, table.site_U, np.maximum(table.cost_U, 1)
+        measured.keep_MU,
+        measured.utility_M,
+        measured.group_M,
+        request.prior_U,
+        table.site_U,
+        np.maximum(table.cost_U, 1),
     )
     perturbed_U = everything.perturbed_U
     if not perturbed_U.any():

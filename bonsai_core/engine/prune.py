@@ -1,6 +1,7 @@
 """Algorithm 1 of Bonsai on one page: Dery et al. 2024, "Everybody Prune Now", arXiv:2402.05406.
 
-Each round removes p_iter of the decoder's parameters until sparsity p is reached (`plan_rounds`):
+Each round removes p_iter of the decoder's parameters until sparsity p is reached, or of what else the run's budget
+counts until that is met (`plan_rounds`):
 
     rho   <- prior(M)                      a cheap score per unit                         `score`
     m_i   ~  S(rho), i = 1..n              sub-models without some units of low prior     `measure`
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from bonsai_core.engine.estimate import Estimate, estimate, estimate_by_prior
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.measure import measure
+from bonsai_core.engine.reached import corrected
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
@@ -40,7 +42,7 @@ from bonsai_core.selection.whole_drops import WholeDrops
 
 
 def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
-    """Remove units round by round until the job's sparsity is reached.
+    """Remove units round by round until the job's budget is met.
 
     Returns:
         The units kept, bool [U]; the model has no others where it is sliced in place.
@@ -48,8 +50,8 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     keep_U = job.table.keep_all()
     rounds = plan_rounds(job, ledger)
     statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U)
-    for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
-        alive_U = keep_U
+    for planned, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
+        alive_U, round = keep_U, corrected(job, planned, keep_U, ledger)
         with Repairs.of_submodels(job, statistics, ledger) as repairs:
             decide = partial(next_keep, job, round, repairs, ledger)
             # A resumed run reads what a finished round decided from its directory.
@@ -77,7 +79,8 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
         fitted = estimate(methods.estimator, request, measured, ledger.warn)
     ledger.begin(Stage.SELECT, "selection", round.number)
     whole_W = drops.importance(fitted.importance_U)
-    problem = SelectionProblem(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    table = job.budget.table
+    problem = SelectionProblem(table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
     answers, details = select_both_ways(problem), dict(fitted.details)
     keep_U = answers[-1]
     if round.search is not None and request.drop_fraction > 0:

@@ -60,9 +60,9 @@ class Amount:
     value: float
     relative: bool
 
-    def of(self, dense: int) -> int:
-        """How many that are at most, where the dense model has this many."""
-        return math.floor(self.value * dense + 1e-6) if self.relative else math.floor(self.value)
+    def leaving(self, dense: int) -> float:
+        """The fraction that has to leave where the dense model has this many; not positive where none has to."""
+        return 1 - self.value if self.relative else (dense - math.floor(self.value)) / dense
 
 
 def share_rounded_up(part: int, whole: int) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 WARM_UP = 1
+STEPS = 4
+"""Tokens that are decoded in a row, and timed together."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -49,6 +54,73 @@ def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int)
     seconds_RST = np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)
     medians: NDArray[np.float64] = np.median(seconds_RST[WARM_UP:], axis=0)
     return medians
+
+
+@dataclass(frozen=True)
+class TimedPass:
+    """The pass whose time counts.
+
+    Attributes:
+        decode: one token more for every sequence, or else a prompt up to its first new token.
+        batch: sequences.
+        tokens: of the prompt of each, or in the cache.
+    """
+
+    decode: bool
+    batch: int
+    tokens: int
+
+    @property
+    def passes(self) -> int:
+        """How many are timed together."""
+        return STEPS if self.decode else 1
+
+    @property
+    def longest(self) -> int:
+        """Positions that are used."""
+        return self.tokens + STEPS * self.decode
+
+    def of(self, model: Any) -> Callable[[], tuple[float]]:
+        """A function that times a pass of a causal LM, or of a model without a head, and returns seconds."""
+        device = next(model.parameters()).device
+        last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if last_only else {})}
+        # Of all kinds of tokens: experts are chosen by them.
+        ids = torch.arange(self.batch * self.tokens).reshape(self.batch, -1) * 7919 % model.config.vocab_size
+        ids = ids.to(device)
+        with torch.inference_mode():
+            cache = model(input_ids=ids, **options).past_key_values if self.decode else None
+
+        def decode() -> tuple[float]:
+            own, start = copy.deepcopy(cache), _now(device)
+            for _ in range(STEPS):
+                model(input_ids=ids[:, :1], past_key_values=own, **options)
+            return ((_now(device) - start) / STEPS,)
+
+        def prefill() -> tuple[float]:
+            start = _now(device)
+            model(input_ids=ids, **options)
+            return (_now(device) - start,)
+
+        return torch.inference_mode()(decode if self.decode else prefill)
+
+
+def cached_numbers(model: Any, tokens: int) -> list[int]:
+    """How many numbers each layer's key-value cache holds of one sequence of so many tokens, and of twice as many."""
+    device = next(model.parameters()).device
+    sizes = []
+    for length in (tokens, 2 * tokens):
+        with torch.inference_mode():
+            ids = torch.zeros((1, length), dtype=torch.long, device=device)
+            cache = model.base_model(input_ids=ids, use_cache=True).past_key_values
+        sizes.append(sum(tensor.numel() for layer in cache.layers for tensor in (layer.keys, layer.values)))
+    return sizes
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds, when the device has done all that it was given."""
+    synchronize(device)
+    return time.perf_counter()
 
 
 def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> tuple[float, float]:

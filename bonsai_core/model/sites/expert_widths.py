@@ -64,6 +64,10 @@ class ExpertWidths(Mixture):
         used, number = self._share_used()
         return Price(self.site.unit_params // number * used)
 
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        used, number = self._share_used()
+        return int(keep.sum()) * (self.site.unit_params // number) * (number - used)
+
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
         """What the other units put out is multiplied by zeros."""

@@ -63,10 +63,14 @@ class Experts(Mixture):
         return {cls.declared(family).count_field: count}
 
     def used_per_token(self) -> Price:
-        """The router and as many experts as a token is sent to, however many there are: an expert less changes nothing."""
+        """The router and as many experts as a token is sent to: with an expert less they are as many."""
         used, number = self._share_used()
-        expert = sum(getattr(self.experts, name).numel() for name in self.declared(self.family).weights) // number
+        expert = self._expert_params()
         return Price(0, number * (self.site.unit_params - expert) + used * expert)
+
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        used, _ = self._share_used()
+        return (int(keep.sum()) - used) * self._expert_params()
 
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
@@ -78,6 +82,11 @@ class Experts(Mixture):
             for name in declared.router_weights:
                 stack.enter_context(changed(router, name, partial(_rows, kept)))
             yield
+
+    def _expert_params(self) -> int:
+        """Parameters of an expert, without its row of the router."""
+        weights = [getattr(self.experts, name) for name in self.declared(self.family).weights]
+        return sum(weight.numel() // len(weight) for weight in weights)
 
     def _parameters(self) -> tuple[str, ...]:
         declared = self.declared(self.family)

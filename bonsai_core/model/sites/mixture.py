@@ -40,6 +40,10 @@ class Mixture(ModelSite):
         """The layer without what the other units give; no trace stays."""
 
     @abstractmethod
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        """Parameters that one token's pass does not use, of the layer with these units of the dense one left."""
+
+    @abstractmethod
     def _parameters(self) -> tuple[str, ...]:
         """Names, in the layer, of the parameters that lose something with every unit."""
 
