@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.forward.latency import TimedPass
+from bonsai_core.model.forward.latency import TimedPass, cached_per_token
 from bonsai_core.model.forward.layer_latency import latency_prices, measure_layers
 from bonsai_core.model.sites.model_site import ModelSite
 from bonsai_core.model.subject import Subject
@@ -63,10 +63,15 @@ class Counted:
 
     def kv(self) -> tuple[Prices, int]:
         """Bytes of the KV cache for a token that no window has left behind."""
-        size = self.subject.model.dtype.itemsize
+        size, table = self.subject.model.dtype.itemsize, self.subject.table
+        left = dict(zip(self.subject.layers_present(), cached_per_token(self.subject.model), strict=True))
+        whole = sum(left.values())
         cached = self._of_sites(lambda site: site.cached_per_token())
         prices = [Price(price.unit * size, price.rest * size) for price in cached]
-        return [*prices], sum(self._all(prices))
+        for site, cost in zip(table, self._all(prices), strict=True):
+            left[site.layer] -= cost
+        of_layers = [Price(left[site.layer]) if site.leaves_with_layer else None for site in table]
+        return [of_layer or price for of_layer, price in zip(of_layers, prices, strict=True)], whole
 
     def active(self) -> tuple[Prices, int]:
         """Parameters that one token's pass uses."""

@@ -14,7 +14,7 @@ from bonsai_core.engine.checkpoint import LATENCY_REPEATS, dense_beside
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
-from bonsai_core.model.forward.latency import cached_numbers, median_seconds
+from bonsai_core.model.forward.latency import cached_per_token, median_seconds
 from bonsai_core.model.forward.layer_latency import PICOSECONDS
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -23,7 +23,6 @@ from bonsai_core.selection.select import UnreachableError, select
 
 CORRECTION = (0.5, 2.0)
 """What was expected to be gained per what was, within these."""
-CACHED_TOKENS = 8
 
 
 def corrected(job: Job, round: Round, keep_U: NDArray[np.bool_], ledger: Ledger) -> Round:
@@ -99,8 +98,7 @@ def _cached_bytes(job: Job) -> int | None:
     """What a token more adds to the cache; None where the model in memory is not sliced."""
     if not job.subject.in_place:
         return None
-    few, many = cached_numbers(job.subject.model, CACHED_TOKENS)
-    return (many - few) * int(job.subject.model.dtype.itemsize) // CACHED_TOKENS
+    return sum(cached_per_token(job.subject.model))
 
 
 def _reachable(job: Job, keep_U: NDArray[np.bool_], target: float, ledger: Ledger) -> float:

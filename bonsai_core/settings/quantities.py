@@ -46,7 +46,7 @@ class Quantity:
     def shown(self, count: float) -> str:
         """For people, in four digits."""
         unit = next((unit for unit in self.shown_in if count >= self.units[unit.lower()]), self.shown_in[-1])
-        return f"{count / self.units[unit.lower()]:.{DIGITS}g} {unit}".rstrip()
+        return f"{count / self.units[unit.lower()]:.{DIGITS}g}{unit}"
 
     def exact(self, count: int) -> str:
         """With all digits."""

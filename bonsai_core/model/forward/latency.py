@@ -14,6 +14,9 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.model.storage.devices import input_device
 
 WARM_UP = 1
 STEPS = 4
@@ -105,16 +108,20 @@ class TimedPass:
         return torch.inference_mode()(decode if self.decode else prefill)
 
 
-def cached_numbers(model: Any, tokens: int) -> list[int]:
-    """How many numbers each layer's key-value cache holds of one sequence of so many tokens, and of twice as many."""
-    device = next(model.parameters()).device
-    sizes = []
-    for length in (tokens, 2 * tokens):
-        with torch.inference_mode():
-            ids = torch.zeros((1, length), dtype=torch.long, device=device)
-            cache = model.base_model(input_ids=ids, use_cache=True).past_key_values
-        sizes.append(sum(tensor.numel() for layer in cache.layers for tensor in (layer.keys, layer.values)))
-    return sizes
+def cached_per_token(model: Any) -> list[int]:
+    """How many bytes the key-value cache of each layer grows by with a second token."""
+    one, two = (
+        [layer.keys.nbytes + layer.values.nbytes for layer in _cache(model, torch.zeros((1, length), dtype=torch.long))]
+        for length in (1, 2)
+    )
+    return [after - before for before, after in zip(one, two, strict=True)]
+
+
+def _cache(model: Any, ids: Tensor) -> list[Any]:
+    """The layers of the cache after a pass, without those that cache nothing."""
+    with torch.inference_mode():
+        cache = model.base_model(input_ids=ids.to(input_device(model)), use_cache=True).past_key_values
+    return [layer for layer in cache.layers if layer.keys is not None]
 
 
 def _now(device: torch.device) -> float:

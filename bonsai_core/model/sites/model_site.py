@@ -80,7 +80,7 @@ class ModelSite(ABC):
 
     @abstractmethod
     def cached_per_token(self) -> Price:
-        """Numbers that the dense layer's key-value cache holds for one token."""
+        """Numbers that the dense layer's key-value cache holds for one token, less what it holds without the units."""
 
     @abstractmethod
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
