@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bonsai_core.model.forward.latency import TimedPass, median_seconds
+from bonsai_core.model.forward.latency import TimedPass, least_seconds
 from bonsai_core.model.sites.table import SITES
 from bonsai_core.model.storage.in_place import InPlace
 from bonsai_core.model.structure.declared import decoder_layers
@@ -158,10 +158,10 @@ def _layers_are(subject: Subject, layers: Sequence[nn.Module]) -> Iterator[None]
 
 
 def _seconds(sides: Sequence[Side], timed: TimedPass) -> list[float]:
-    """Medians of the sides, which take turns."""
+    """The least that each side took, in turns."""
     once = sum(side()[0] for side in sides) * timed.passes
     repeats = int(np.clip(2 * SECONDS / max(once, 1e-6), FEWEST, MOST))
-    seconds: list[float] = median_seconds(sides, repeats)[:, 0].tolist()
+    seconds: list[float] = least_seconds(sides, repeats)[:, 0].tolist()
     return seconds
 
 
