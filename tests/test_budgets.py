@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIXTURES, Listener, Photographer, Pico, StoppedError, Stopper, family_of, saved
+from conftest import MIXTURES, Pico, family_of, saved
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core import BonsaiError, Registry, RunConfig, dry_run, resume, run
-from bonsai_core.cli.settings import settings as from_options
+from bonsai_core import Registry, RunConfig, run
 from bonsai_core.config import BUDGETS
 from bonsai_core.engine.budget import Counted
-from bonsai_core.engine.plan import most_rounds
-from bonsai_core.events import Event, Journaled, RunStarted, Warned
-from bonsai_core.model.forward import layer_latency
-from bonsai_core.model.forward.latency import TimedPass, cached_per_token
-from bonsai_core.model.forward.layer_latency import latency_prices, measure_layers
+from bonsai_core.model.forward.latency import cached_per_token
+from bonsai_core.model.recognition.laws import num_params
 from bonsai_core.model.subject import Subject
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import UnreachableError, select
-from bonsai_core.settings.quantities import BYTES, COUNT, TIME
 from bonsai_core.units import KINDS_OF_SITE, Price, Site, UnitTable
-from bonsai_core.model.recognition.laws import num_params
 
 HEADER = 0.1
 """Of the bytes of a pico checkpoint, at most, are headers."""

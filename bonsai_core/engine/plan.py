@@ -59,14 +59,10 @@ class Plan:
 
 
 def round_targets(config: RunConfig, fraction: float) -> tuple[float, ...]:
-    """Rounds of `round_fraction` until a fraction has left, the last one clipped; or `min_rounds` equal ones.
-
-    A budget of time has two rounds at least: what the model has gained by the last one corrects that.
-    """
+    """Rounds of `round_fraction` until a fraction has left, the last one clipped; or `min_rounds` equal ones."""
     num_rounds, step = math.ceil(fraction / config.round_fraction - 1e-9), config.round_fraction
-    least = config.min_rounds if config.target_latency is None else max(2, config.min_rounds)
-    if num_rounds < least:
-        num_rounds, step = least, fraction / least
+    if num_rounds < config.min_rounds:
+        num_rounds, step = config.min_rounds, fraction / config.min_rounds
     return (*((i + 1) * step for i in range(num_rounds - 1)), fraction)
 
 

@@ -17,6 +17,7 @@ Above, M is the model and U a utility. In array suffixes: U units, M sub-models,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from bonsai_core.engine.estimate import Estimate, estimate, estimate_by_prior
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.measure import measure
-from bonsai_core.engine.reached import corrected
+from bonsai_core.engine.reached import timed
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
@@ -50,8 +51,8 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     keep_U = job.table.keep_all()
     rounds = plan_rounds(job, ledger)
     statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U)
-    for planned, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
-        alive_U, round = keep_U, corrected(job, planned, keep_U, ledger)
+    for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
+        alive_U = keep_U
         with Repairs.of_submodels(job, statistics, ledger) as repairs:
             decide = partial(next_keep, job, round, repairs, ledger)
             # A resumed run reads what a finished round decided from its directory.
@@ -81,6 +82,8 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
     whole_W = drops.importance(fitted.importance_U)
     table = job.budget.table
     problem = SelectionProblem(table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    round = timed(job, round, problem, ledger)
+    problem = replace(problem, sparsity=round.target)
     answers, details = select_both_ways(problem), dict(fitted.details)
     keep_U = answers[-1]
     if round.search is not None and request.drop_fraction > 0:

@@ -1,4 +1,4 @@
-"""What has become of a budget: measured of the pruned model, and before the last round where time is the budget."""
+"""What has become of a budget, measured of the pruned model; where it is time, of the last round's answer, too."""
 
 from __future__ import annotations
 
@@ -10,44 +10,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.engine.budget import timed_pass
-from bonsai_core.engine.checkpoint import LATENCY_REPEATS, dense_beside
+from bonsai_core.engine.checkpoint import dense_beside
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
-from bonsai_core.model.forward.latency import cached_per_token, median_seconds
+from bonsai_core.model.forward.latency import cached_per_token, enough_repeats, median_seconds
 from bonsai_core.model.forward.layer_latency import PICOSECONDS
+from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.select import UnreachableError, select
 
+ATTEMPTS = 3
+"""At a target whose answer takes as long as the budget allows, before the last round decides."""
+CLOSE = (0.96, 1.01)
+"""Time per what is allowed, within which an answer is taken."""
+AIM = 0.99
+"""At this much of what is allowed."""
+SECONDS, REPEATS = 2.0, (7, 50)
+"""What the repeats of a timing take, and how many they are."""
 CORRECTION = (0.5, 2.0)
-"""What was expected to be gained per what was, within these."""
+"""Of a target, by one attempt."""
 
 
-def corrected(job: Job, round: Round, keep_U: NDArray[np.bool_], ledger: Ledger) -> Round:
-    """The last round with its target corrected by what the time has come down to; others are as planned.
+def timed(job: Job, round: Round, problem: SelectionProblem, ledger: Ledger) -> Round:
+    """The last round with the target at which its answer takes as long as a budget of time allows; others as planned.
 
-    A resumed run repeats the correction of the first process.
+    Prices are made of single sites, and a whole model takes a little less or more. A resumed run repeats the target of
+    the first process.
 
     Args:
-        keep_U: of the model as the round finds it, bool [U].
+        problem: what the round selects by.
     """
-    measurable = job.config.target_latency is not None and job.slices_between_rounds
-    if not measurable or not round.last or round.number == 1:
+    if job.config.target_latency is None or not round.last:
         return round
 
-    def measure() -> Payload:
-        ledger.begin(Stage.LATENCY, "what has been gained so far", round.number)
-        return _timed(job)
+    def find() -> Payload:
+        ledger.begin(Stage.LATENCY, "how long the answer takes", round.number)
+        return _fitting_target(job, problem)
 
-    found, table = ledger.once(round.step("latency"), measure), job.budget.table
+    found = ledger.once(round.step("latency"), find)
     if "skipped" in found:
-        ledger.warn(f"The last round is not corrected by what was gained so far: {found['skipped']}.")
-        return round
-    expected, gained = table.sparsity(keep_U), 1 - found["pruned_s"] / found["dense_s"]
-    factor = float(np.clip(expected / max(gained, 1e-9), *CORRECTION))
-    return replace(round, target=_reachable(job, keep_U, factor * round.target, ledger))
+        ledger.warn(f"The time of the answer is not measured before the end: {found['skipped']}.")
+    elif found["reached"] > CLOSE[1]:
+        ledger.warn(f"{job.budget.option} may be missed: the answer takes {found['reached']:.2f} of that, as measured.")
+    return replace(round, target=found["target"])
+
+
+def _fitting_target(job: Job, problem: SelectionProblem) -> dict[str, Any]:
+    """The fraction of the priced whole, and the time that its answer takes per what is allowed."""
+    target, tried = problem.sparsity, dict[float, float]()
+    for _ in range(ATTEMPTS):
+        dense = dense_beside(job)
+        if isinstance(dense, str):
+            return {"target": problem.sparsity, "skipped": dense}
+        try:
+            keep_U = select(replace(problem, sparsity=target))
+        except UnreachableError as error:
+            keep_U, target = error.least_U, problem.table.sparsity(error.least_U)
+        dense_s, pruned_s = _seconds_of(job, dense, keep_U)
+        allowed = 1 - job.budget.fraction if job.budget.is_relative else job.budget.most / PICOSECONDS / dense_s
+        tried[target] = pruned_s / dense_s / allowed
+        if CLOSE[0] <= tried[target] <= CLOSE[1] or len(tried) == ATTEMPTS:
+            break
+        gained = max(1 - pruned_s / dense_s, 1e-6)
+        target *= float(np.clip((1 - AIM * allowed) / gained, *CORRECTION))
+    target = min(tried, key=lambda target: abs(tried[target] - AIM))
+    return {"target": target, "reached": tried[target]}
+
+
+def _seconds_of(job: Job, dense: Any, keep_U: NDArray[np.bool_]) -> tuple[float, float]:
+    """Of the dense model, which is sliced, and of what is left of it; each in turns with the model under pruning."""
+    dense_s, beside_s = _in_turns(job, dense, job.subject.model)
+    Subject(dense, job.parent.family, table=job.table).slice(keep_U)
+    pruned_s, then_s = _in_turns(job, dense, job.subject.model)
+    return dense_s, pruned_s * beside_s / then_s
+
+
+def _in_turns(job: Job, *models: Any) -> list[float]:
+    """Median seconds of the pass that the budget is about."""
+    sides = [timed_pass(job.config).of(model) for model in models]
+    seconds: list[float] = median_seconds(sides, enough_repeats(sides, SECONDS, REPEATS))[:, 0].tolist()
+    return seconds
 
 
 def outcome(job: Job, keep_U: NDArray[np.bool_], saved: Mapping[str, Any]) -> Payload:
@@ -86,11 +131,10 @@ def _times(job: Job, numbers: Mapping[str, int]) -> dict[str, int | None]:
 
 def _timed(job: Job) -> dict[str, Any]:
     """Seconds of the pass that the budget is about, by the dense and the pruned model in turns."""
-    dense, timed = dense_beside(job), timed_pass(job.config)
+    dense = dense_beside(job)
     if isinstance(dense, str):
         return {"skipped": dense}
-    sides = [timed.of(dense), timed.of(job.subject.model)]
-    dense_s, pruned_s = median_seconds(sides, LATENCY_REPEATS)[:, 0].tolist()
+    dense_s, pruned_s = _in_turns(job, dense, job.subject.model)
     return {"dense_s": dense_s, "pruned_s": pruned_s}
 
 
@@ -99,15 +143,3 @@ def _cached_bytes(job: Job) -> int | None:
     if not job.subject.in_place:
         return None
     return sum(cached_per_token(job.subject.model))
-
-
-def _reachable(job: Job, keep_U: NDArray[np.bool_], target: float, ledger: Ledger) -> float:
-    """A target, or the highest that the rules allow."""
-    table, unmeasured_U = job.budget.table, np.full(len(keep_U), np.nan)
-    problem = SelectionProblem(table, keep_U, unmeasured_U, np.zeros(len(keep_U)), min(target, 1.0), job.rules)
-    try:
-        select(problem)
-    except UnreachableError as error:
-        ledger.warn(f"{job.budget.option}: pruning gains less time than was expected, and not enough is left to prune.")
-        return table.sparsity(error.least_U)
-    return target

@@ -48,6 +48,14 @@ def peak_bytes(device: torch.device) -> int:
     return int(peak if psutil.MACOS else peak * 1024)
 
 
+def enough_repeats(sides: Sequence[Callable[[], Sequence[float]]], seconds: float, limits: tuple[int, int]) -> int:
+    """How often some sides can be timed in so many seconds, by the first time each of them takes; within limits."""
+    start = time.perf_counter()
+    for side in sides:
+        side()
+    return int(np.clip(seconds / max(time.perf_counter() - start, 1e-6), *limits))
+
+
 def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
     """Medians [sides, times], the sides taking turns, so that a machine whose speed changes is fair to all of them.
 
@@ -81,11 +89,6 @@ class TimedPass:
     decode: bool
     batch: int
     tokens: int
-
-    @property
-    def passes(self) -> int:
-        """How many are timed together."""
-        return STEPS if self.decode else 1
 
     @property
     def longest(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bonsai_core.model.forward.latency import TimedPass, least_seconds
+from bonsai_core.model.forward.latency import TimedPass, enough_repeats, least_seconds
 from bonsai_core.model.sites.table import SITES
 from bonsai_core.model.storage.in_place import InPlace
 from bonsai_core.model.structure.declared import decoder_layers
@@ -36,7 +36,7 @@ SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 """Of more units."""
 STEP, STEP_CUDA = 16, 64
 """Widths between multiples of these take as long as the next one."""
-SECONDS, FEWEST, MOST = 0.4, 3, 25
+SECONDS, REPEATS = 0.6, (4, 40)
 """What the repeats of a timing take, and how many they are."""
 SCALE = (0.5, 2.0)
 """Within these, what a layer takes in the model per what a copy takes among others."""
@@ -57,7 +57,7 @@ def measure_layers(subject: Subject, timed: TimedPass) -> Mapping[str, Any]:
     numbers = _alike(subject)
     layers = {str(number): _measure_layer(subject, number, timed) for number in dict.fromkeys(numbers.values())}
     few = layers[str(next(iter(numbers)))]
-    dense_s, body_s = _seconds([timed.of(subject.model), timed.of(subject.model.base_model)], timed)
+    dense_s, body_s = _seconds([timed.of(subject.model), timed.of(subject.model.base_model)])
     by_copies = sum(layers[str(number)]["seconds"] for number in numbers.values())
     scale = (body_s - few["around"]) / max(by_copies, 1 / PICOSECONDS)
     return {"dense_s": dense_s, "scale": float(np.clip(scale, *SCALE)), "layers": layers}
@@ -89,7 +89,7 @@ def _measure_layer(subject: Subject, number: int, timed: TimedPass) -> dict[str,
     size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
     count = max(2, math.ceil(COPIES_BYTES / max(1, size))) if timed.decode else 2
     copies = [copy.deepcopy(dense) for _ in range(max(2, min(count, len(subject.layers_present()))))]
-    all_s, half_s = _seconds([_side(subject, part, timed) for part in (copies, copies[: len(copies) // 2])], timed)
+    all_s, half_s = _seconds([_side(subject, part, timed) for part in (copies, copies[: len(copies) // 2])])
     layer_s = (all_s - half_s) / (len(copies) - len(copies) // 2)
     sites: dict[SiteKind, dict[str, Any]] = {}
     for site in subject.table:
@@ -100,7 +100,7 @@ def _measure_layer(subject: Subject, number: int, timed: TimedPass) -> dict[str,
                 (whole_s - narrow_s) / len(copies)
                 for kept in counts[:-1]
                 for whole_s, narrow_s in [
-                    _seconds([whole, _side(subject, _narrow(subject, copies, site, kept), timed)], timed)
+                    _seconds([whole, _side(subject, _narrow(subject, copies, site, kept), timed)])
                 ]
             ]
             sites[site.kind] = {"counts": counts, "seconds": [-seconds for seconds in (*saved, 0.0)], "step": step}
@@ -157,11 +157,9 @@ def _layers_are(subject: Subject, layers: Sequence[nn.Module]) -> Iterator[None]
         model.set_submodule(path, own)
 
 
-def _seconds(sides: Sequence[Side], timed: TimedPass) -> list[float]:
+def _seconds(sides: Sequence[Side]) -> list[float]:
     """The least that each side took, in turns."""
-    once = sum(side()[0] for side in sides) * timed.passes
-    repeats = int(np.clip(2 * SECONDS / max(once, 1e-6), FEWEST, MOST))
-    seconds: list[float] = least_seconds(sides, repeats)[:, 0].tolist()
+    seconds: list[float] = least_seconds(sides, enough_repeats(sides, SECONDS, REPEATS))[:, 0].tolist()
     return seconds
 
 
