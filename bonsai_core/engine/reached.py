@@ -22,7 +22,7 @@ from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.select import UnreachableError, select
 
-ATTEMPTS = 3
+ATTEMPTS = 4
 """At a target whose answer takes as long as the budget allows, before the last round decides."""
 CLOSE = (0.96, 1.01)
 """Time per what is allowed, within which an answer is taken."""
@@ -72,12 +72,19 @@ def _fitting_target(job: Job, problem: SelectionProblem) -> dict[str, Any]:
         dense_s, pruned_s = _seconds_of(job, dense, keep_U)
         allowed = 1 - job.budget.fraction if job.budget.is_relative else job.budget.most / PICOSECONDS / dense_s
         tried[target] = pruned_s / dense_s / allowed
-        if CLOSE[0] <= tried[target] <= CLOSE[1] or len(tried) == ATTEMPTS:
+        if CLOSE[0] <= tried[target] <= CLOSE[1]:
             break
-        gained = max(1 - pruned_s / dense_s, 1e-6)
-        target *= float(np.clip((1 - AIM * allowed) / gained, *CORRECTION))
+        target = _next_target({0.0: 1 / allowed, **tried}, target)
     target = min(tried, key=lambda target: abs(tried[target] - AIM))
     return {"target": target, "reached": tried[target]}
+
+
+def _next_target(tried: Mapping[float, float], last: float) -> float:
+    """Where a line through the two targets closest to the aim meets it; not too far from the last one."""
+    (one, time), (other, then) = sorted(tried.items(), key=lambda pair: abs(pair[1] - AIM))[:2]
+    slope = (then - time) / (other - one)
+    wanted = one + (AIM - time) / slope if slope < 0 else last * (2 if time > AIM else 0.5)
+    return float(np.clip(wanted, last * CORRECTION[0], min(1.0, last * CORRECTION[1])))
 
 
 def _seconds_of(job: Job, dense: Any, keep_U: NDArray[np.bool_]) -> tuple[float, float]:

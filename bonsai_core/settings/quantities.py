@@ -23,13 +23,13 @@ class Quantity:
         examples: how users write it.
         units: how many each unit is, by its name in lower case.
         shown_in: of these, those that people read it in, the largest first.
-        exact_in: that in which no digit is lost, in words.
+        exact_in: that in which no digit that matters is lost, as people read it, and how many it is.
     """
 
     examples: str
     units: Mapping[str, int]
     shown_in: tuple[str, ...]
-    exact_in: str
+    exact_in: tuple[str, int]
 
     def parse(self, text: str) -> Amount:
         """Raises `ValueError` if it cannot be read, or is nothing, or is not less than what the dense model has."""
@@ -49,8 +49,9 @@ class Quantity:
         return f"{count / self.units[unit.lower()]:.{DIGITS}g}{unit}"
 
     def exact(self, count: int) -> str:
-        """With all digits."""
-        return f"{count:,} {self.exact_in}"
+        """With all digits, rounded up."""
+        words, each = self.exact_in
+        return f"{-(-count // each):,}{words}"
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ def share_rounded_up(part: int, whole: int) -> str:
 _DECIMAL = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _BYTES = {f"{letter}b": 10 ** (3 * power) for power, letter in enumerate("kmgt", 1)}
 _BINARY = {f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)}
-COUNT = Quantity("1.2B, 350M or 0.5x", {"": 1, **_DECIMAL}, ("B", "M", "K", ""), "parameters")
-BYTES = Quantity("2GB, 600MB, 1.5GiB or 0.5x", {"b": 1, **_BYTES, **_BINARY}, ("GB", "MB", "KB", "B"), "bytes")
+COUNT = Quantity("1.2B, 350M or 0.5x", {"": 1, **_DECIMAL}, ("B", "M", "K", ""), (" parameters", 1))
+BYTES = Quantity("2GB, 600MB, 1.5GiB or 0.5x", {"b": 1, **_BYTES, **_BINARY}, ("GB", "MB", "KB", "B"), (" bytes", 1))
 TIME = Quantity(
-    "30ms, 1.5s or 0.6x", {"ps": 1, "us": 10**6, "ms": 10**9, "s": 10**12}, ("s", "ms", "us"), "picoseconds"
+    "30ms, 1.5s or 0.6x", {"ps": 1, "us": 10**6, "ms": 10**9, "s": 10**12}, ("s", "ms", "us"), ("us", 10**6)
 )
 
 

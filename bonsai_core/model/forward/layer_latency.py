@@ -116,7 +116,8 @@ def _widths(site: Site, *, cuda: bool) -> tuple[list[int], int]:
     if 2 * step > site.num_units:
         step = facts.multiple
     widths = {min(site.num_units, -(-round(share * site.num_units) // step) * step) for share in SHARES}
-    return sorted({width for width in widths if width > site.minimum} | {site.minimum}), step
+    least = -(-site.minimum // facts.multiple) * facts.multiple
+    return sorted({width for width in widths if width > least} | {least}), step
 
 
 def _narrow(subject: Subject, copies: Sequence[nn.Module], site: Site, kept: int) -> list[nn.Module]:
