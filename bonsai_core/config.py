@@ -9,8 +9,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 
 from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
+from bonsai_core.settings.quantities import TARGETS, Bytes, Parameters, Time
 from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
+
+BUDGETS = ("sparsity", *TARGETS)
+"""Settings of which a run has one."""
 
 
 class PluginChoice(BaseModel):
@@ -78,11 +82,37 @@ class RunConfig(LoadingSettings):
         "group), mlp (channels), experts or expert_width (one channel of each expert), sublayer (a whole attention or "
         "MLP), layer.",
     )
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="Fraction of the decoder layers' parameters to remove."
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.2, description="Fraction of the decoder layers' parameters to remove; or give one of the targets."
     )
+    target_params: Parameters | None = Field(
+        None, description="Instead: parameters that are left at most, as 1.2B, 350M or 0.5x (of the dense model)."
+    )
+    target_bytes: Bytes | None = Field(
+        None, description="Instead: size of the checkpoint's weights at most, as 2GB, 600MB, 1.5GiB or 0.5x."
+    )
+    target_kv: Bytes | None = Field(
+        None, description="Instead: KV cache per token at most, as 0.5x or 20KB. Only attention and layers reduce it."
+    )
+    target_active_params: Parameters | None = Field(
+        None,
+        description="Instead: parameters that one token uses at most, as 3B or 0.5x. Experts of which a token uses as "
+        "many as before do not reduce it; their widths, attention and layers do.",
+    )
+    target_latency: Time | None = Field(
+        None, description="Instead: time of a pass at most, as 0.6x or 30ms, measured on the device at hand."
+    )
+    latency_of: Literal["decode", "prefill"] = Field(
+        "decode",
+        description="Of --target-latency: decode: one token more for every sequence; prefill: a prompt up to its first "
+        "new token.",
+    )
+    latency_batch: Positive = Field(1, description="Sequences of that pass.")
+    latency_tokens: Length = Field(512, description="Tokens of a prompt in that pass, or in the cache for decode.")
     round_fraction: Annotated[float, Field(ge=SMALLEST_STEP, le=1)] = Field(
-        0.1, description="Sparsity added per round (the paper's p_iter); the sparsity itself means one shot."
+        0.1,
+        description="Sparsity added per round (the paper's p_iter), or the share of what the dense model has of a "
+        "target; the sparsity itself means one shot.",
     )
     min_rounds: Annotated[int, Field(gt=0, le=round(1 / SMALLEST_STEP))] = Field(
         1, description="Minimum number of rounds, of equal steps where --round-fraction gives fewer."
@@ -158,9 +188,22 @@ class RunConfig(LoadingSettings):
         None, description="Run directory; left out: runs/ plus a name made from the settings."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, values: Any) -> Any:
+        """A target takes the place of the default sparsity."""
+        if not isinstance(values, dict):
+            return values
+        given = {name: values[name] for name in BUDGETS if values.get(name) is not None}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: give one of them, a run has one budget")
+        return values if "sparsity" in given or not given else {**values, "sparsity": None}
+
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        if self.sparsity < SMALLEST_STEP:
+        if self.sparsity is None and self.target is None:
+            raise ValueError("sparsity is none, and there is no target instead of it")
+        if self.sparsity is not None and self.sparsity < SMALLEST_STEP:
             raise ValueError(
                 f"sparsity {self.sparsity:g} is less than a unit of any model: give {SMALLEST_STEP} or more"
             )
@@ -184,6 +227,18 @@ class RunConfig(LoadingSettings):
                 "protect needs shapes free, or units layer: a stock checkpoint has the same widths in every layer"
             )
         return self
+
+    @property
+    def target(self) -> str | None:
+        """The target that is given, one of `TARGETS`; None for a sparsity."""
+        return next((name for name in TARGETS if getattr(self, name) is not None), None)
+
+    @property
+    def budget_name(self) -> str:
+        """For the name of a directory: ``20`` for a sparsity of 0.2, ``kv-0.5x`` for a target."""
+        if self.target is None:
+            return f"{(self.sparsity or 0) * 100:g}"
+        return f"{self.target.removeprefix('target_').replace('_', '-')}-{getattr(self, self.target).replace(' ', '')}"
 
     @property
     def saved_as(self) -> Literal["free", "uniform"]:

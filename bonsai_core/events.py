@@ -41,6 +41,7 @@ class RunStarted(Event):
     """The settings are valid, the model is loaded.
 
     `forward_tokens` are those of the whole run, replayed ones too; `runtimes` says what will load the checkpoint.
+    `sparsity` is the fraction to be removed of what the budget counts, and `goal` the budget in words.
     """
 
     directory: Path
@@ -50,6 +51,7 @@ class RunStarted(Event):
     sparsity: float
     forward_tokens: int
     runtimes: str
+    goal: str = ""
 
 
 @dataclass(frozen=True)

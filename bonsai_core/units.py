@@ -5,10 +5,11 @@ Shape legend used throughout the project: U units, M sub-models, S sites, W whol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,13 @@ KINDS_OF_SITE: Mapping[SiteKind, KindOfSite] = {
 }
 
 
+class Price(NamedTuple):
+    """What one unit of a site costs, and what goes with the last one."""
+
+    unit: int
+    rest: int = 0
+
+
 @dataclass(frozen=True)
 class Site:
     """One place in one layer where units live side by side.
@@ -67,6 +75,8 @@ class Site:
         stretches: a unit's channels are in this many consecutive stretches, the same channels of each KV group.
         rest_params: parameters that go with the last unit, such as norms of queries and keys.
         minimum: units without which the layer does not run: experts that every token is sent to.
+        cost_N: where cost is not proportional to the number of units, that of 0, 1, ..., `num_units` of them, int64
+            [num_units + 1], never falling; `unit_params` is its mean then, and `rest_params` 0.
     """
 
     name: str
@@ -79,6 +89,13 @@ class Site:
     rest_params: int = 0
     minimum: int = 0
     stretches: int = 1
+    cost_N: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+
+    def cost(self, count: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """What this many units cost with all that goes with them, int64 in the shape of `count`."""
+        if self.cost_N is not None:
+            return np.asarray(self.cost_N[count])
+        return np.asarray(count * np.int64(self.unit_params) + np.where(count, np.int64(self.rest_params), np.int64(0)))
 
     @property
     def has_output(self) -> bool:
@@ -132,6 +149,8 @@ class Whole:
 class UnitTable:
     """All sites of a model in order; units are numbered 0..U-1 and keep their numbers for a whole run.
 
+    Tables count parameters. In one that `priced` returns, the same attributes are of what else a budget counts.
+
     Attributes:
         sites: in order of their first unit, without gaps.
         decoder_params: parameters of all decoder layers of the dense model; sparsity is a fraction of these.
@@ -150,7 +169,7 @@ class UnitTable:
 
     @cached_property
     def cost_U(self) -> NDArray[np.int64]:
-        """Parameters each unit frees, int64 [U]."""
+        """Parameters each unit frees, int64 [U]; on average over its site, where these differ."""
         return np.concatenate([np.full(s.num_units, s.unit_params, np.int64) for s in self.sites])
 
     @cached_property
@@ -190,16 +209,38 @@ class UnitTable:
         """A fresh keep vector of the dense model, bool [U], all True."""
         return np.ones(len(self), dtype=bool)
 
+    def priced(self, price_S: Sequence[Price | NDArray[np.int64]], whole: int) -> UnitTable:
+        """The same units at other prices.
+
+        Args:
+            price_S: of every site: of a unit and of the rest, or what each number of units costs, see `Site.cost_N`.
+            whole: what all of the dense model costs; fractions are of this.
+        """
+        sites = (_priced(site, price) for site, price in zip(self.sites, price_S, strict=True))
+        return UnitTable(tuple(sites), whole, whole)
+
     def params_of(self, units: NDArray[np.int64]) -> int:
         """Parameters that units free when they leave together and are the last of each of their sites."""
-        rest: int = sum(self.sites[site].rest_params for site in np.flatnonzero(np.bincount(self.site_U[units])))
-        return int(self.cost_U[units].sum()) + rest
+        counts = np.bincount(self.site_U[units])
+        return sum(int(self.sites[site].cost(counts[site])) for site in np.flatnonzero(counts))
 
     def removed_params(self, keep_U: NDArray[np.bool_]) -> int:
         """Parameters that the keep vector removes."""
-        emptied = sum(site.rest_params for site in self.sites if not keep_U[site.units].any())
-        return int(self.cost_U[~keep_U].sum()) + emptied
+        kept_S = np.bincount(self.site_U[keep_U], minlength=len(self.sites))
+        return sum(
+            int(site.cost(site.num_units) - site.cost(kept)) for site, kept in zip(self.sites, kept_S, strict=True)
+        )
+
+    def amount(self, fraction: float) -> int:
+        """How many parameters a fraction of the decoder's is, rounded up; floating point does not add one."""
+        return math.ceil(fraction * self.decoder_params * (1 - 4 * np.finfo(np.float64).eps) - 1e-6)
 
     def sparsity(self, keep_U: NDArray[np.bool_]) -> float:
         """Removed fraction of the decoder's parameters, 0..1."""
         return self.removed_params(keep_U) / self.decoder_params
+
+
+def _priced(site: Site, price: Price | NDArray[np.int64]) -> Site:
+    if isinstance(price, Price):
+        return replace(site, unit_params=price.unit, rest_params=price.rest, cost_N=None)
+    return replace(site, unit_params=int(price[-1]) // site.num_units, rest_params=0, cost_N=price)

@@ -92,7 +92,7 @@ def test_rounds_are_of_a_fraction_or_a_number_of_equal_ones() -> None:
         ({"round_fraction": 0.2, "min_rounds": 4}, [0.0625, 0.125, 0.1875, 0.25]),
         ({"round_fraction": 1.0}, [0.25]),
     ):
-        assert round_targets(RunConfig(sparsity=0.25, **settings_)) == pytest.approx(targets)
+        assert round_targets(RunConfig(**settings_), 0.25) == pytest.approx(targets)
 
 
 def test_shortgpt_takes_whole_layers(small_run: RunConfig, registry: Registry, tmp_path: Path) -> None:

@@ -309,8 +309,7 @@ def _show_dry_run(configuration: RunConfig) -> None:
     table, adaptation = forecast.table, forecast.adaptation
     console.print(unit_view(table))
     console.print(
-        f"Would remove {configuration.sparsity:.1%} of {table.decoder_params:,} decoder parameters "
-        f"({configuration.sparsity * table.decoder_params:,.0f}) in {forecast.num_rounds} rounds; "
+        f"{forecast.budget.describe()} in {forecast.num_rounds} rounds; "
         f"{forecast.forward_tokens:,} forward tokens, about {duration(forecast.seconds)} here."
     )
     if adaptation is not None:

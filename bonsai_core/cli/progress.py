@@ -175,7 +175,7 @@ class ProgressObserver:
             Text.assemble(
                 "Pruning ",
                 (visible(event.model), "bold"),
-                f" to {event.sparsity:.1%} sparsity in {rounds}, into {visible(event.directory)}\n",
+                f" to {event.goal} in {rounds}, into {visible(event.directory)}\n",
                 f"The result will load in {event.runtimes}.",
             ),
             soft_wrap=True,

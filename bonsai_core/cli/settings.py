@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.config import PluginChoice, RunConfig
+from bonsai_core.config import BUDGETS, PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
@@ -82,6 +82,8 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     """
     given = {name: value for name, value in values.items() if value is not None}
     merged = recipe_settings(recipe, installed()) if recipe is not None else {}
+    if any(name in given for name in BUDGETS):  # whichever budget the recipe has, this one is instead of it
+        merged = {name: value for name, value in merged.items() if name not in BUDGETS}
     for name, value in given.items():
         # A plugin that the recipe chose already keeps its options.
         same = name in COMPONENTS and name in merged and _choice(name, merged).name == value

@@ -17,6 +17,7 @@ from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
 from bonsai_core.registry.registry import KINDS, Registry
 from bonsai_core.rundir.divergence import describe_narrowness
+from bonsai_core.settings.quantities import TARGETS
 from bonsai_core.units import UnitTable
 
 Item = TypeVar("Item")
@@ -24,12 +25,14 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_LAYERS = 200  # in a line of bars
 MAX_KINDS = 12  # of unit that have a line of bars, and of stage whose time is listed
 MAX_ROUNDS = 60  # in the table
+MISSED = 1.05  # measured per target: timings vary by less
 
 
 def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
     return Group(
         _before_and_after(report),
+        *_budget(report),
         _layers(report),
         _rounds(report),
         _cost(report),
@@ -82,6 +85,21 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     table.add_row("sparsity of the decoder layers", "", f"{sparsity['decoder']:.2%}", "")
     table.add_row("sparsity of the whole model", "", f"{sparsity['whole_model']:.2%}", "")
     return table
+
+
+def _budget(report: Mapping[str, Any]) -> list[Text]:
+    """What was to be reached and what was, where that is not a sparsity."""
+    budget = report.get("budget") or {"of": None}
+    if budget["of"] not in TARGETS:
+        return []
+    target = TARGETS[budget["of"]]
+    dense, most, predicted, measured = (
+        "not measured" if budget[name] is None else target.quantity.shown(budget[name])
+        for name in ("dense", "target", "predicted", "measured")
+    )
+    line = f"budget {visible(budget['option'])}: {target.words}, dense {dense}, target {most}, predicted {predicted}, "
+    missed = (budget["measured"] or 0) > MISSED * budget["target"]
+    return [Text(f"{line}measured {measured}", style="yellow" if missed else "")]
 
 
 def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:

@@ -26,7 +26,7 @@ class Measurements:
         group_M: int64 [M]; sub-models drawn together share a number.
         prior_U: float64 [U], non-negative; comparable within a site only.
         site_U: int64 [U]; which site a unit belongs to.
-        cost_U: int64 [U]; parameters a unit frees.
+        cost_U: int64 [U]; parameters a unit frees, or what else the budget counts; at least 1.
     """
 
     keep_MU: NDArray[np.bool_]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.guard import Guard, draw_guard
 from bonsai_core.engine.methods import Methods
-from bonsai_core.engine.plan import FIRST_HEAT, answers_measured, round_targets
+from bonsai_core.engine.plan import FIRST_HEAT, answers_measured, most_rounds
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
 from bonsai_core.sources import (
@@ -46,6 +46,10 @@ class Calibration:
     held_out_NT: NDArray[np.int64]
     guard: Guard
     measured_on: dict[str, Any] | None
+
+    def of_rounds(self, number: int) -> Calibration:
+        """With no more draws than rounds."""
+        return replace(self, prior_RNT=self.prior_RNT[:number], data=self.data[:number], search=self.search[:number])
 
     def token_ids(self) -> Iterator[NDArray[np.int64]]:
         """All tokens, int64 of any shape."""
@@ -117,7 +121,7 @@ def _windows(
     A text that is too short for all draws starts again with the first windows; the held-out ones are those it can spare
     from a single draw.
     """
-    draws = len(round_targets(config)) if config.resample == "fresh" else 1
+    draws = most_rounds(config) if config.resample == "fresh" else 1
     all_NT = windows_of(
         text,
         tokenizer,

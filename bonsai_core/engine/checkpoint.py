@@ -87,14 +87,20 @@ def verify_checkpoint(job: Job, path: Path, loss: float | None) -> dict[str, Any
     )
 
 
+def dense_beside(job: Job) -> Any:
+    """The dense model, loaded again; or as a string, why it cannot be in memory beside the pruned one."""
+    if job.config.weights_elsewhere:
+        return "the dense model is not held in memory in full precision"
+    if free_bytes(job.subject.device) < LATENCY_HEADROOM * job.dense_bytes:
+        return "not enough free memory to hold both the dense and the pruned model"
+    return load_parent(job.parent, job.config, lambda text: None)
+
+
 def latencies(job: Job) -> dict[str, Any]:
     """Dense and pruned taking turns; left out where there is no room for both."""
-    config = job.config
-    if config.weights_elsewhere:
-        return {"skipped": "the dense model is not held in memory in full precision"}
-    if free_bytes(job.subject.device) < LATENCY_HEADROOM * job.dense_bytes:
-        return {"skipped": "not enough free memory to hold both the dense and the pruned model"}
-    dense = load_parent(job.parent, config, lambda text: None)
+    dense = dense_beside(job)
+    if isinstance(dense, str):
+        return {"skipped": dense}
     num_tokens = job.evaluation_NT.shape[1]
     dense_s, pruned_s = side_by_side(dense, job.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
     return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}

@@ -13,6 +13,7 @@ from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.setup import open_job
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk
+from bonsai_core.selection.budget import Budget
 from bonsai_core.units import UnitTable
 
 
@@ -39,10 +40,11 @@ class DryRun:
 
     Attributes:
         table: what can be removed.
-        num_rounds: rounds until the sparsity is reached.
+        num_rounds: rounds until the budget is met.
         forward_tokens: tokens to put through the model.
         seconds: rough time of these forward passes.
         adaptation: what follows the run, if anything.
+        budget: what is counted, and how much of it has to leave.
     """
 
     table: UnitTable
@@ -50,6 +52,7 @@ class DryRun:
     forward_tokens: int
     seconds: float
     adaptation: DryAdaptation | None
+    budget: Budget
 
 
 def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
@@ -72,4 +75,4 @@ def dry_run(config: RunConfig, *, registry: Registry | None = None) -> DryRun:
         seconds = per_token * adaptation.forward_tokens
         follows = DryAdaptation(adaptation.config.method, adaptation.schedule.steps, adaptation.tokens, seconds)
     tokens = job.plan.forward_tokens
-    return DryRun(job.table, len(job.plan.targets), tokens, per_token * tokens, follows)
+    return DryRun(job.table, len(job.plan.targets), tokens, per_token * tokens, follows, job.budget)

@@ -99,7 +99,7 @@ def estimate_by_prior(estimator: Estimator, request: SampleRequest) -> Estimate:
         np.zeros(0, dtype=np.int64),
         request.prior_U,
         table.site_U,
-        table.cost_U,
+        np.maximum(table.cost_U, 1),
     )
     fit = estimator.fit(nothing.columns(alive_U))
     importance_U = np.full(len(table), np.nan)
@@ -140,7 +140,12 @@ def _fit(estimator: Estimator, request: SampleRequest, measured: Measured) -> _F
     """The estimator's fit; None if no unit is kept by one sub-model and dropped by another."""
     table = request.table
     everything = Measurements(
-        measured.keep_MU, measured.utility_M, measured.group_M, request.prior_U, table.site_U, table.cost_U
+        measured.keep_MU,
+        measured.utility_M,
+        measured.group_M,
+        request.prior_U,
+        table.site_U,
+        np.maximum(table.cost_U, 1),
     )
     perturbed_U = everything.perturbed_U
     if not perturbed_U.any():

@@ -13,6 +13,7 @@ from bonsai_core.engine.checkpoint import latencies, verify_checkpoint, write_ch
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.perplexities import dense_perplexity, perplexity
 from bonsai_core.engine.prune import prune
+from bonsai_core.engine.reached import outcome
 from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.engine.sizes import choose_sizes
 from bonsai_core.errors import BonsaiError
@@ -35,15 +36,18 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
         BonsaiError: the dense model is broken, the disk is full, or the checkpoint is not what was measured.
     """
     config, plan, subject = job.config, job.plan, job.subject
+    if job.prices is not None:
+        ledger.record(Step("prices"), job.prices, job.prices["elapsed_s"])
     ledger.notify(
         RunStarted(
             ledger.directory.path,
             config.model,
             len(plan.targets),
             config.submodels if job.methods.needs_submodels else 0,
-            config.sparsity,
+            job.budget.fraction,
             plan.forward_tokens,
             runtimes(config, job.parent.config),
+            job.budget.goal,
         )
     )
     if _is_finished(job, ledger):
@@ -66,6 +70,9 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
     if config.latency:
         ledger.begin(Stage.LATENCY, "latency, dense and pruned side by side")
         ledger.once(Step("latency"), lambda: latencies(job))
+    if job.budget.target is not None:
+        ledger.begin(Stage.LATENCY, f"the budget: {job.budget.target.words}")
+        ledger.once(Step("budget"), lambda: outcome(job, keep_U, ledger.journal["save"]))
     verify_once(ledger, lambda: verify_checkpoint(job, ledger.directory.model_path, loss), again=written)
     return _report(job, keep_U, ledger)
 
@@ -73,6 +80,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
 def _is_finished(job: Job, ledger: Ledger) -> bool:
     """Whether the ledger has everything and the checkpoint is as it was saved."""
     measured = Step("latency") in ledger or not job.config.latency
+    measured &= Step("budget") in ledger or job.budget.target is None
     return measured and Step("verify") in ledger and is_saved(ledger)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from bonsai_core.model.loading.parent import Parent, load_for_sweeps
 from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.versions import versions
+from bonsai_core.selection.budget import Budget
 from bonsai_core.selection.rules import Rules
 from bonsai_core.sources import Text
 from bonsai_core.units import UnitTable
@@ -46,6 +48,8 @@ class Job:
         calibration: what it calibrates on.
         evaluation_NT: windows for the perplexity before and after, int64 [windows, sequence].
         rules: what selection may remove.
+        budget: what the run counts, and how much of it has to leave.
+        prices: what the budget had measured for its prices, as plain data; None for nothing.
         dense_bytes: memory of the dense weights, in the type they were loaded in.
         passes: forward passes over the whole of the subject's model.
         lockstep: the same layer by layer, for many sub-models at once.
@@ -62,6 +66,8 @@ class Job:
     calibration: Calibration
     evaluation_NT: NDArray[np.int64]
     rules: Rules
+    budget: Budget
+    prices: Mapping[str, Any] | None
     dense_bytes: int
     passes: Passes
     lockstep: Lockstep
@@ -81,6 +87,7 @@ class Job:
         own = drawn.data[0].num_tokens if methods.compared else 0
         return make_plan(
             self.config,
+            self.budget.fraction,
             TokenBudget(
                 statistics=drawn.prior_RNT[0].size * methods.statistics_passes,
                 submodel=self.config.submodels * drawn.data[0].num_tokens if methods.needs_submodels else 0,
@@ -172,7 +179,7 @@ class Job:
     @property
     def disk_bytes(self) -> int:
         """About how much room the pruned checkpoint needs, and what a run stores beside it."""
-        kept = 1 - self.config.sparsity * self.table.decoder_params / self.table.total_params
+        kept = 1 - (self.config.sparsity or 0) * self.table.decoder_params / self.table.total_params
         repairs = len(self.plan.targets) * self._repair_bytes if self.stores_repairs else 0
         if not runs_in_lockstep(self.methods.metric):
             repairs += PATTERNS_PER_SITE * self._repair_bytes  # of sub-models, and of the search's

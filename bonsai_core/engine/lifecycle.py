@@ -72,7 +72,7 @@ def run(
     config = suited_to_runtimes(suited_to_machine(config), registry)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
-    path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.sparsity * 100:g}")
+    path = config.out or free_path(Path("runs"), f"{Path(config.model).name}-{config.budget_name}")
     directory = RunDirectory(path)
     directory.refuse_occupied()
     plan = planned_adaptation(config, registry, path)
@@ -121,7 +121,7 @@ def resume_run(
         if "run" in journal:
             before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
             refuse_changes("configuration", before, config.decisive())
-        job = open_job(config, registry, registry.observe, metric)
+        job = open_job(config, registry, registry.observe, metric, journal.get("prices"))
         ledger = Ledger(directory, journal, registry.observe, cache)
         ledger.check_identity(Step("run"), job.identity(), CHECKED)
         directory.remove_temporaries()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bonsai_core.config import RunConfig
 from bonsai_core.model.forward.probe import CalibrationData
+from bonsai_core.settings.quantities import TARGETS
 from bonsai_core.units import WHOLE_KINDS
 
 OFFSPRING, FINALISTS = 8, 2
@@ -41,7 +42,7 @@ class Plan:
     """The work ahead.
 
     Attributes:
-        targets: sparsity after each round; the last one is the run's.
+        targets: the fraction of what the budget counts that has left after each round; the last one is the run's.
         prune_tokens: tokens of one round's forward passes, those of its repair among them.
         submodel_tokens: of these, those that sub-models and the search take at most.
         dense_tokens: tokens of the dense model's side of all comparisons.
@@ -57,23 +58,33 @@ class Plan:
     forward_tokens: int
 
 
-def round_targets(config: RunConfig) -> tuple[float, ...]:
-    """Rounds of `round_fraction` until the sparsity is reached, the last one clipped; or `min_rounds` equal ones."""
-    num_rounds, step = math.ceil(config.sparsity / config.round_fraction - 1e-9), config.round_fraction
+def round_targets(config: RunConfig, fraction: float) -> tuple[float, ...]:
+    """Rounds of `round_fraction` until a fraction has left, the last one clipped; or `min_rounds` equal ones."""
+    num_rounds, step = math.ceil(fraction / config.round_fraction - 1e-9), config.round_fraction
     if num_rounds < config.min_rounds:
-        num_rounds, step = config.min_rounds, config.sparsity / config.min_rounds
-    return (*((i + 1) * step for i in range(num_rounds - 1)), config.sparsity)
+        num_rounds, step = config.min_rounds, fraction / config.min_rounds
+    return (*((i + 1) * step for i in range(num_rounds - 1)), fraction)
 
 
-def make_plan(config: RunConfig, budget: TokenBudget) -> Plan:
-    """The plan of a run over this much data."""
-    targets = round_targets(config)
-    submodel_tokens = budget.submodel + budget.search
-    prune_tokens = budget.statistics + submodel_tokens
-    between = (len(targets) - 1) * budget.evaluation if config.eval_rounds else 0
-    rounds = len(targets) * (prune_tokens + budget.divergence)
-    forward_tokens = rounds + between + budget.dense + 2 * budget.evaluation
-    return Plan(targets, prune_tokens, submodel_tokens, budget.dense, budget.divergence, forward_tokens)
+def most_rounds(config: RunConfig) -> int:
+    """How many rounds there are at most; what a target of so many parameters, say, comes to, only the model tells."""
+    fraction = config.sparsity
+    if config.target is not None:
+        amount = TARGETS[config.target].quantity.parse(getattr(config, config.target))
+        fraction = 1 - amount.value if amount.relative else 1.0
+    assert fraction is not None
+    return len(round_targets(config, fraction))
+
+
+def make_plan(config: RunConfig, fraction: float, tokens: TokenBudget) -> Plan:
+    """The plan of a run that removes a fraction of what its budget counts, over this much data."""
+    targets = round_targets(config, fraction)
+    submodel_tokens = tokens.submodel + tokens.search
+    prune_tokens = tokens.statistics + submodel_tokens
+    between = (len(targets) - 1) * tokens.evaluation if config.eval_rounds else 0
+    rounds = len(targets) * (prune_tokens + tokens.divergence)
+    forward_tokens = rounds + between + tokens.dense + 2 * tokens.evaluation
+    return Plan(targets, prune_tokens, submodel_tokens, tokens.dense, tokens.divergence, forward_tokens)
 
 
 def answers_measured(config: RunConfig) -> int:

@@ -1,6 +1,7 @@
 """Algorithm 1 of Bonsai on one page: Dery et al. 2024, "Everybody Prune Now", arXiv:2402.05406.
 
-Each round removes p_iter of the decoder's parameters until sparsity p is reached (`plan_rounds`):
+Each round removes p_iter of the decoder's parameters until sparsity p is reached, or of what else the run's budget
+counts until that is met (`plan_rounds`):
 
     rho   <- prior(M)                      a cheap score per unit                         `score`
     m_i   ~  S(rho), i = 1..n              sub-models without some units of low prior     `measure`
@@ -16,6 +17,7 @@ Above, M is the model and U a utility. In array suffixes: U units, M sub-models,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from bonsai_core.engine.estimate import Estimate, estimate, estimate_by_prior
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.measure import measure
+from bonsai_core.engine.reached import timed
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
@@ -40,7 +43,7 @@ from bonsai_core.selection.whole_drops import WholeDrops
 
 
 def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
-    """Remove units round by round until the job's sparsity is reached.
+    """Remove units round by round until the job's budget is met.
 
     Returns:
         The units kept, bool [U]; the model has no others where it is sliced in place.
@@ -77,7 +80,10 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
         fitted = estimate(methods.estimator, request, measured, ledger.warn)
     ledger.begin(Stage.SELECT, "selection", round.number)
     whole_W = drops.importance(fitted.importance_U)
-    problem = SelectionProblem(job.table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    table = job.budget.table
+    problem = SelectionProblem(table, alive_U, fitted.unit_importance_U, prior_U, round.target, job.rules, whole_W)
+    round = timed(job, round, problem, ledger)
+    problem = replace(problem, sparsity=round.target)
     answers, details = select_both_ways(problem), dict(fitted.details)
     keep_U = answers[-1]
     if round.search is not None and request.drop_fraction > 0:

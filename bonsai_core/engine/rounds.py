@@ -48,7 +48,7 @@ class Round:
 
     Attributes:
         number: from 1.
-        target: sparsity afterwards.
+        target: the fraction of what the budget counts that has left afterwards.
         seed: the run's.
         prior_NT: windows for prior and compensator, int64 [windows, sequence].
         measuring: what sub-models are measured on.
@@ -130,7 +130,7 @@ def plan_rounds(job: Job, ledger: Ledger) -> tuple[Round, ...]:
 
 def sample_request(job: Job, round: Round, alive_U: NDArray[np.bool_], prior_U: NDArray[np.float64]) -> SampleRequest:
     """What the round asks its sampler for."""
-    table, rules = job.table, job.rules
+    table, rules = job.budget.table, job.rules
     missing = round.target * table.decoder_params - table.removed_params(alive_U)
     leaving = int(table.cost_U[alive_U & rules.may_leave(table)].sum())
     return SampleRequest(

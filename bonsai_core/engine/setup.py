@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from bonsai_core.checkpoint import check_uniform
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Family
+from bonsai_core.engine.budget import Counted, check_budget, find_budget, measure_prices, timed_pass
 from bonsai_core.engine.calibration import draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.methods import choose_methods
+from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.runtimes import warn_of_pattern
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Event, TokensDone, Warned
@@ -31,10 +32,9 @@ from bonsai_core.model.storage.elsewhere import Elsewhere
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
+from bonsai_core.selection.budget import Budget
 from bonsai_core.selection.limits import fractions, minimums, multiples
-from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
-from bonsai_core.selection.select import select
 from bonsai_core.sources import evaluation_windows, load_text
 from bonsai_core.units import Site, UnitTable
 
@@ -43,9 +43,16 @@ ALIGNED_WIDTH = 64
 
 
 def open_job(
-    config: RunConfig, registry: Registry, notify: Callable[[Event], None], function: ModelFunction | None = None
+    config: RunConfig,
+    registry: Registry,
+    notify: Callable[[Event], None],
+    function: ModelFunction | None = None,
+    prices: Mapping[str, Any] | None = None,
 ) -> Job:
     """Load and check everything; cheap checks come first.
+
+    Args:
+        prices: what the budget had measured when the run was started; None: it is measured now.
 
     Raises:
         BonsaiError: anything is missing, unsupported or impossible; nothing has been written then.
@@ -71,6 +78,8 @@ def open_job(
     evaluation_NT = evaluation_windows(texts[1], tokenizer, config, warn, start)
     check_tokens(parent.config, tokenizer, (*calibration.token_ids(), evaluation_NT))
     longest = max(config.sequence_length, config.eval_sequence_length)
+    if config.target_latency is not None:
+        longest = max(longest, timed_pass(config).longest)
     check_positions(parent.config, parent.family, longest, warn)
     if config.weights_elsewhere:
         table = table_of(parent, config)
@@ -87,7 +96,11 @@ def open_job(
     rules = make_rules(config, subject.table, parent)
     for kind in rules.stuck(subject.table):
         warn(f"No unit of the kind {kind} can leave with {rules.describe()}.")
-    _check_target(config, subject.table, rules)
+    prices = prices or measure_prices(config, subject)
+    budget = find_budget(config, Counted(subject, dense_bytes, methods.compensator.adds_bias), prices)
+    if budget.target is not None:
+        rules = _paying(rules, budget, subject.table, warn)
+    check_budget(budget, rules)
     windows = config.batch_size * config.sequence_length if config.batch_size else default_tokens(subject.device)
     chunks = Chunks(windows, warn, lambda tokens: notify(TokensDone(tokens)))
     return Job(
@@ -98,9 +111,11 @@ def open_job(
         subject,
         tokenizer,
         texts,
-        calibration,
+        calibration.of_rounds(len(round_targets(config, budget.fraction))),
         evaluation_NT,
         rules,
+        budget,
+        prices,
         dense_bytes,
         Passes(model, chunks),
         Lockstep(subject, chunks, config.batch_tokens),
@@ -166,7 +181,10 @@ def _stock_accepts(parent: Parent, site: Site, count: int) -> bool:
     return True
 
 
-def _check_target(config: RunConfig, table: UnitTable, rules: Rules) -> None:
-    """Selecting without any importance tells whether the target can be reached at all."""
-    unmeasured_U = np.full(len(table), np.nan)
-    select(SelectionProblem(table, table.keep_all(), unmeasured_U, np.zeros(len(table)), config.sparsity, rules))
+def _paying(rules: Rules, budget: Budget, table: UnitTable, warn: Callable[[str], None]) -> Rules:
+    """The rules without kinds of unit that reduce nothing of what the budget counts."""
+    paying = rules.paying(budget.table)
+    for kind in rules.units:
+        if kind not in (*paying.units, *rules.stuck(table)):
+            warn(f"Units of the kind {kind} stay: without them, {budget.option} is no closer.")
+    return paying

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.sites.linear_site import LinearSite
+from bonsai_core.model.sites.mixture import Mixture
 from bonsai_core.model.sites.model_site import ModelSite, Reader
 from bonsai_core.model.sites.table import SITES, unit_table
 from bonsai_core.model.sites.variant import Variant
@@ -176,6 +177,14 @@ class Subject:
         """Give every output projection that has no bias one of zeros: checkpoints have all of them or none."""
         for site in self._linear_sites():
             site.complete_bias()
+
+    def idle_params(self, keep_U: NDArray[np.bool_]) -> int:
+        """Parameters of the model sliced by a keep vector that one token's pass does not use: experts of others."""
+        return sum(
+            site.idle_params(keep_U[site.site.units])
+            for site in self._sites.values()
+            if isinstance(site, Mixture) and self.table.layer_stays(site.layer.number, keep_U)
+        )
 
     def output_paths(self) -> tuple[str, ...]:
         """Names of the output projections, relative to a decoder layer."""

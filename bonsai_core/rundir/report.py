@@ -20,7 +20,7 @@ def build_report(
     """The contents of report.json.
 
     A perplexity that is not finite is None. All sections but ``seconds``, ``latency`` and ``memory`` are the same for
-    the same configuration and seed.
+    the same configuration and seed, unless it is time that the budget limits.
 
     Args:
         dense_bytes: size of the dense weights in the type they were loaded in.
@@ -47,6 +47,7 @@ def build_report(
             "whole_model": table.removed_params(keep_U) / table.total_params,
         },
         "weight_bytes": {"dense": dense_bytes, "pruned": saved["bytes"]},
+        "budget": journal.get("budget"),
         "rounds": _rounds(journal),
         "layers": _layers(table, keep_U),
         "versions": started["versions"],

@@ -72,6 +72,15 @@ class _Losses(JsonObject):
     hidden: FiniteFloat
 
 
+class _Budget(JsonObject):
+    of: str
+    option: str
+    dense: Count
+    target: Count
+    predicted: Count
+    measured: Count | None
+
+
 _BEFORE_AND_AFTER = json_object(dense=Count, pruned=Count)
 _POSITIVE = Annotated[FiniteFloat, Field(gt=0)]
 _COMMON = {
@@ -85,6 +94,7 @@ RUN_REPORT = json_object(
     parameters=_BEFORE_AND_AFTER,
     sparsity=json_object(decoder=FiniteFloat, whole_model=FiniteFloat),
     weight_bytes=_BEFORE_AND_AFTER,
+    budget=(_Budget | None, None),
     rounds=list[_Round],
     layers=list[dict[str, _Kept]],
     latency=json_object(dense_s=_POSITIVE, pruned_s=_POSITIVE, tokens=Count) | _NotDone | None,

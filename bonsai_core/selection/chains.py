@@ -120,15 +120,13 @@ def _chain(number: int, sites: list[Site], problem: SelectionProblem) -> Chains:
             f"Uniform shapes need equal widths to start from; the {sites[0].kind} sites have {sorted(counts)}."
         )
     count = counts.pop()
-    remaining_B = problem.rules.counts_below(sites[0], count)
+    remaining_B, cost_B = _steps(sites, count, problem.rules.counts_below(sites[0], count))
     leaving_B = count - remaining_B
     step_B = np.diff(leaving_B, prepend=0)  # what one site loses with a block
     block_L = np.repeat(np.arange(len(step_B)), step_B)  # of each unit of one site that leaves
     leaving = np.stack(orders)[:, : len(block_L)].ravel()
     unit_N = leaving[np.argsort(np.tile(block_L, len(sites)), kind="stable")]
     size_B = step_B * len(sites)
-    rest = sum(site.rest_params for site in sites)
-    cost_B = step_B * sum(site.unit_params for site in sites) + np.where(remaining_B == 0, rest, 0)
     importance_B = sums(problem.importance_U[unit_N], size_B)
     prior_B = sums(problem.prior_U[unit_N], size_B)
     measured_B = ~np.isnan(importance_B)
@@ -147,6 +145,19 @@ def _chain(number: int, sites: list[Site], problem: SelectionProblem) -> Chains:
         tie_break_B=np.where(measured_B, (leaving_B - step_B) / count, share_B),
         worth_B=np.where(measured_B, price_B * per_B, np.inf),
     )
+
+
+def _steps(
+    sites: list[Site], count: int, remaining_B: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of units that blocks leave, of those allowed, and what each block frees, int64 [B].
+
+    Units that free nothing leave with the next ones of their chain that do, or not at all.
+    """
+    counts = np.concatenate([[count], remaining_B])
+    cost: NDArray[np.int64] = np.sum([site.cost(counts) for site in sites], axis=0)
+    frees_B = cost[1:] < cost[:-1]
+    return remaining_B[frees_B], -np.diff(cost[np.concatenate([[True], frees_B])])
 
 
 def removal_order(site: Site, problem: SelectionProblem) -> NDArray[np.int64]:

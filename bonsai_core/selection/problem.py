@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ class SelectionProblem:
         alive_U: units that may still go, bool [U].
         importance_U: float64 [U]; larger means keep; NaN for units that were not measured, which go last.
         prior_U: float64 [U]; breaks ties, and orders unmeasured units.
-        sparsity: fraction of the decoder's parameters to be gone afterwards, 0..1.
+        sparsity: fraction of the decoder's parameters, or of what else the table counts, to be gone afterwards, 0..1.
         whole_importance_W: of all living units of each of `rules.wholes` together, float64 [W]; NaN for those that were
             not measured, which go after everything else; None: none was.
     """
@@ -36,5 +35,4 @@ class SelectionProblem:
     @property
     def params_to_remove(self) -> int:
         """Parameters that have to leave; not positive if the sparsity is reached."""
-        target = math.ceil(self.sparsity * self.table.decoder_params - 1e-6)
-        return target - self.table.removed_params(self.alive_U)
+        return self.table.amount(self.sparsity) - self.table.removed_params(self.alive_U)

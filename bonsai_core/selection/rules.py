@@ -65,8 +65,23 @@ class Rules:
         return self.round_to.by_kind[kind]
 
     def wholes(self, table: UnitTable) -> tuple[Whole, ...]:
-        """The sub-layers and layers that may leave."""
-        return tuple(whole for whole in table.wholes(self.units) if whole.layer not in self.protect)
+        """The sub-layers and layers that may leave, and free something."""
+        return tuple(
+            whole
+            for whole in table.wholes(self.units)
+            if whole.layer not in self.protect and table.params_of(whole.units)
+        )
+
+    def paying(self, table: UnitTable) -> Rules:
+        """The same without kinds of unit that the model has and that free nothing of what the table counts."""
+        return replace(self, units=tuple(kind for kind in self.units if self._pays(table, kind)))
+
+    def _pays(self, table: UnitTable, kind: UnitKind) -> bool:
+        if kind in WHOLE_KINDS:
+            wholes = table.wholes([kind])
+            return not wholes or any(table.params_of(whole.units) for whole in wholes)
+        sites = [site for site in table if site.kind == kind]
+        return not sites or any(site.cost(self.minimum(site)) < site.cost(site.num_units) for site in sites)
 
     def without_wholes(self) -> Rules | None:
         """The same for single units alone; None if wholes do not compete with any."""

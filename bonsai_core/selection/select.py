@@ -24,7 +24,15 @@ LONGEST_STRETCH = 2**20
 
 
 class UnreachableError(BonsaiError):
-    """The rules do not leave enough to remove."""
+    """The rules do not leave enough to remove.
+
+    Attributes:
+        least_U: what stays at least, bool [U].
+    """
+
+    def __init__(self, message: str, least_U: NDArray[np.bool_]) -> None:
+        super().__init__(message)
+        self.least_U = least_U
 
 
 def select(problem: SelectionProblem) -> NDArray[np.bool_]:
@@ -147,6 +155,7 @@ class _Selection:
             problem = self._problem
             raise UnreachableError(
                 f"A sparsity of {problem.sparsity:.4f} cannot be reached: with {problem.rules.describe()} at most "
-                f"{problem.table.sparsity(self._keep_U):.4f} can be removed."
+                f"{problem.table.sparsity(self._keep_U):.4f} can be removed.",
+                self._keep_U,
             )
         self._remove(min(left, key=lambda block: (block.cost, block.rank)))

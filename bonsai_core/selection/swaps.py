@@ -78,5 +78,6 @@ class Swaps:
 def _priced(importance_U: NDArray[np.float64], cost_U: NDArray[np.int64]) -> NDArray[np.float64]:
     """Units that were not measured (NaN) cost as much as the most expensive that was: they go last here too."""
     measured_U = ~np.isnan(importance_U)
-    highest = float((importance_U[measured_U] / cost_U[measured_U]).max()) if measured_U.any() else 0.0
+    per_cost = importance_U[measured_U] / np.maximum(cost_U[measured_U], 1)
+    highest = float(per_cost.max()) if measured_U.any() else 0.0
     return np.where(measured_U, importance_U, highest * cost_U)

@@ -139,7 +139,7 @@ class Remainders:
 
     @property
     def _open_W(self) -> NDArray[np.bool_]:
-        return np.asarray(self._allowed_W & (self._size_W > 0))
+        return np.asarray(self._allowed_W & (self._cost_W > 0))
 
     def _look_up_allowed(self) -> None:
         """Which wholes may leave: layers only while enough of them stay."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,8 +14,14 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from bonsai_core.model.storage.devices import input_device
+from bonsai_core.upstream import cache_argument, cache_of
 
 WARM_UP = 1
+STEPS = 4
+"""Tokens that are decoded in a row, and timed together."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -39,6 +48,14 @@ def peak_bytes(device: torch.device) -> int:
     return int(peak if psutil.MACOS else peak * 1024)
 
 
+def enough_repeats(sides: Sequence[Callable[[], Sequence[float]]], seconds: float, limits: tuple[int, int]) -> int:
+    """How often some sides can be timed in so many seconds, by the first time each of them takes; within limits."""
+    start = time.perf_counter()
+    for side in sides:
+        side()
+    return int(np.clip(seconds / max(time.perf_counter() - start, 1e-6), *limits))
+
+
 def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
     """Medians [sides, times], the sides taking turns, so that a machine whose speed changes is fair to all of them.
 
@@ -46,9 +63,83 @@ def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int)
         sides: each runs once and returns the times that it took in seconds, the same number of them for all.
         repeats: how often each is timed, after a warm-up.
     """
-    seconds_RST = np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)
-    medians: NDArray[np.float64] = np.median(seconds_RST[WARM_UP:], axis=0)
-    return medians
+    return np.asarray(np.median(_in_turns(sides, repeats), axis=0))
+
+
+def least_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
+    """The same with the least in place of the median: other work on the machine only ever adds to it."""
+    return np.asarray(_in_turns(sides, repeats).min(axis=0))
+
+
+def _in_turns(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
+    """Seconds, float64 [repeats, sides, times]."""
+    return np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)[WARM_UP:]
+
+
+@dataclass(frozen=True)
+class TimedPass:
+    """The pass whose time counts.
+
+    Attributes:
+        decode: one token more for every sequence, or else a prompt up to its first new token.
+        batch: sequences.
+        tokens: of the prompt of each, or in the cache.
+    """
+
+    decode: bool
+    batch: int
+    tokens: int
+
+    @property
+    def longest(self) -> int:
+        """Positions that are used."""
+        return self.tokens + STEPS * self.decode
+
+    def of(self, model: Any) -> Callable[[], tuple[float]]:
+        """A function that times a pass of a causal LM, or of a model without a head, and returns seconds."""
+        device = next(model.parameters()).device
+        last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if last_only else {})}
+        # Of all kinds of tokens: experts are chosen by them.
+        ids = torch.arange(self.batch * self.tokens).reshape(self.batch, -1) * 7919 % model.config.vocab_size
+        ids = ids.to(device)
+        with torch.inference_mode():
+            cache = cache_of(model(input_ids=ids, **options)) if self.decode else None
+
+        def decode() -> tuple[float]:
+            own, start = copy.deepcopy(cache), _now(device)
+            for _ in range(STEPS):
+                model(input_ids=ids[:, :1], **cache_argument(model, own), **options)
+            return ((_now(device) - start) / STEPS,)
+
+        def prefill() -> tuple[float]:
+            start = _now(device)
+            model(input_ids=ids, **options)
+            return (_now(device) - start,)
+
+        return torch.inference_mode()(decode if self.decode else prefill)
+
+
+def cached_per_token(model: Any) -> list[int]:
+    """How many bytes the key-value cache of each layer grows by with a second token."""
+    one, two = (
+        [layer.keys.nbytes + layer.values.nbytes for layer in _cache(model, torch.zeros((1, length), dtype=torch.long))]
+        for length in (1, 2)
+    )
+    return [after - before for before, after in zip(one, two, strict=True)]
+
+
+def _cache(model: Any, ids: Tensor) -> list[Any]:
+    """The layers of the cache after a pass, without those that cache nothing."""
+    with torch.inference_mode():
+        cache = cache_of(model.base_model(input_ids=ids.to(input_device(model)), use_cache=True))
+    return [layer for layer in cache.layers if layer.keys is not None]
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds, when the device has done all that it was given."""
+    synchronize(device)
+    return time.perf_counter()
 
 
 def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> tuple[float, float]:

@@ -13,6 +13,9 @@ from bonsai_core.contracts import AttentionSite, Family
 from bonsai_core.model.sites.linear_site import LinearSite, StandIn
 from bonsai_core.model.structure.declared import declared_count, declared_linear
 
+STAND_IN_CACHES = 2
+"""Numbers per token, by which an emptied attention counts them: it stays until the layer leaves."""
+
 
 class Attention(LinearSite):
     """The attention of a decoder layer."""

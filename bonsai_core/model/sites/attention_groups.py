@@ -7,9 +7,9 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from bonsai_core.contracts import Family
-from bonsai_core.model.sites.attention import Attention, head_sizes
+from bonsai_core.model.sites.attention import STAND_IN_CACHES, Attention, head_sizes
 from bonsai_core.model.structure.linears import LinearLayout, fused
-from bonsai_core.units import SiteKind
+from bonsai_core.units import Price, SiteKind
 
 
 @final
@@ -34,6 +34,11 @@ class AttentionGroups(Attention):
     @classmethod
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return cls.declared(family).sizes(config, count)
+
+    def cached_per_token(self) -> Price:
+        """A key and a value, but for what a stand-in goes on caching."""
+        *_, head_dim = head_sizes(self.layer.module, self.declared(self.family), self.family, self.config)
+        return Price(2 * head_dim, -STAND_IN_CACHES)
 
     def _per_group(self, module: nn.Module, count: int) -> dict[str, int]:
         return {}

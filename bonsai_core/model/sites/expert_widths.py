@@ -19,7 +19,7 @@ from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import numbers_of
 from bonsai_core.model.structure.declared import declared_count, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer
-from bonsai_core.units import Site, SiteKind
+from bonsai_core.units import Price, Site, SiteKind
 from bonsai_core.upstream import gated, is_offloaded
 
 
@@ -58,6 +58,15 @@ class ExpertWidths(Mixture):
     @classmethod
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return {cls.declared(family).width_field: count}
+
+    def used_per_token(self) -> Price:
+        """A channel of each expert that a token is sent to."""
+        used, number = self._share_used()
+        return Price(self.site.unit_params // number * used)
+
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        used, number = self._share_used()
+        return int(keep.sum()) * (self.site.unit_params // number) * (number - used)
 
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:

@@ -19,7 +19,7 @@ from bonsai_core.model.storage.offloaded import changed, fetched
 from bonsai_core.model.structure.channels import numbers_of
 from bonsai_core.model.structure.declared import declared_count, declared_module
 from bonsai_core.model.structure.layers import DecoderLayer
-from bonsai_core.units import Site, SiteKind
+from bonsai_core.units import Price, Site, SiteKind
 
 
 @final
@@ -62,6 +62,16 @@ class Experts(Mixture):
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return {cls.declared(family).count_field: count}
 
+    def used_per_token(self) -> Price:
+        """The router and as many experts as a token is sent to: with an expert less they are as many."""
+        used, number = self._share_used()
+        expert = self._expert_params()
+        return Price(0, number * (self.site.unit_params - expert) + used * expert)
+
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        used, _ = self._share_used()
+        return (int(keep.sum()) - used) * self._expert_params()
+
     @contextmanager
     def masked(self, keep: NDArray[np.bool_]) -> Iterator[None]:
         """Tokens are sent to the experts that are kept."""
@@ -72,6 +82,11 @@ class Experts(Mixture):
             for name in declared.router_weights:
                 stack.enter_context(changed(router, name, partial(_rows, kept)))
             yield
+
+    def _expert_params(self) -> int:
+        """Parameters of an expert, without its row of the router."""
+        weights = [getattr(self.experts, name) for name in self.declared(self.family).weights]
+        return sum(weight.numel() // len(weight) for weight in weights)
 
     def _parameters(self) -> tuple[str, ...]:
         declared = self.declared(self.family)

@@ -24,7 +24,7 @@ from bonsai_core.model.structure.declared import declared_linear, declared_modul
 from bonsai_core.model.structure.layers import DecoderLayer, OutputProjection
 from bonsai_core.model.structure.linears import LinearLayout
 from bonsai_core.model.structure.replaced import forward_replaced
-from bonsai_core.units import Site
+from bonsai_core.units import Price, Site
 
 StandIn = EmptyAttention | EmptyMLP
 
@@ -81,6 +81,10 @@ class LinearSite(ModelSite):
         return Site(
             name, layer.number, cls.kind, first, num_units, price, channels, rest, stretches=layouts[-1].stretches
         )
+
+    def used_per_token(self) -> Price:
+        """All of them."""
+        return Price(self.site.unit_params, self.site.rest_params)
 
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
         standing = self.storage.standing_repair(self.output)

@@ -17,8 +17,9 @@ from bonsai_core.model.sites.variant import Variant
 from bonsai_core.model.storage.memory import release
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.channels import numbers_of, select_units
+from bonsai_core.model.structure.declared import declared_count
 from bonsai_core.model.structure.layers import DecoderLayer
-from bonsai_core.units import Site
+from bonsai_core.units import Price, Site
 
 
 class Mixture(ModelSite):
@@ -37,6 +38,10 @@ class Mixture(ModelSite):
     @abstractmethod
     def masked(self, keep: NDArray[np.bool_]) -> AbstractContextManager[None]:
         """The layer without what the other units give; no trace stays."""
+
+    @abstractmethod
+    def idle_params(self, keep: NDArray[np.bool_]) -> int:
+        """Parameters that one token's pass does not use, of the layer with these units of the dense one left."""
 
     @abstractmethod
     def _parameters(self) -> tuple[str, ...]:
@@ -68,6 +73,9 @@ class Mixture(ModelSite):
         assert family.experts is not None
         return family.experts
 
+    def cached_per_token(self) -> Price:
+        return Price(0)
+
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:
         return Variant(keep)
 
@@ -90,6 +98,12 @@ class Mixture(ModelSite):
 
     def reads(self) -> Reader:
         return self.experts, self._use
+
+    def _share_used(self) -> tuple[int, int]:
+        """How many of the dense layer's experts every token is sent to, and how many there are."""
+        declared = self.declared(self.family)
+        used = declared_count(self.config, declared.per_token_field, self.family)
+        return used, declared_count(self.config, declared.count_field, self.family)
 
     def unit_weight(self, keep: NDArray[np.bool_]) -> Tensor:
         return select_units(self._weight(), keep, dim=1)

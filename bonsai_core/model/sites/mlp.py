@@ -11,7 +11,7 @@ from bonsai_core.contracts import Family, MlpSite
 from bonsai_core.model.sites.linear_site import LinearSite, StandIn
 from bonsai_core.model.sites.mixture import has_experts
 from bonsai_core.model.structure.linears import LinearLayout, fused
-from bonsai_core.units import SiteKind
+from bonsai_core.units import Price, SiteKind
 
 
 @final
@@ -37,6 +37,9 @@ class Mlp(LinearSite):
     @classmethod
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return {family.mlp.width_field: count}
+
+    def cached_per_token(self) -> Price:
+        return Price(0)
 
     def _resize(self, count: int) -> None:
         """Its forward pass reads the width off the linears."""

@@ -15,7 +15,7 @@ from bonsai_core.contracts import Family, Repair
 from bonsai_core.model.sites.variant import Variant
 from bonsai_core.model.storage.storage import Storage
 from bonsai_core.model.structure.layers import DecoderLayer
-from bonsai_core.units import Site, SiteKind
+from bonsai_core.units import Price, Site, SiteKind
 
 Reader = tuple[nn.Module, Callable[[tuple[Any, ...]], Tensor]]
 """A module, and what it reads of the arguments of a call: [..., channels of all units]."""
@@ -73,6 +73,14 @@ class ModelSite(ABC):
         Args:
             config: of the dense model.
         """
+
+    @abstractmethod
+    def used_per_token(self) -> Price:
+        """Parameters of the dense layer that one token's pass uses."""
+
+    @abstractmethod
+    def cached_per_token(self) -> Price:
+        """Numbers that the dense layer's key-value cache holds for one token, less what it holds without the units."""
 
     @abstractmethod
     def variant(self, keep: NDArray[np.bool_], repair: Repair | None) -> Variant:

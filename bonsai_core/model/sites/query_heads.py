@@ -8,9 +8,9 @@ from torch import nn
 
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.sites.attention import Attention, head_sizes
+from bonsai_core.model.sites.attention import STAND_IN_CACHES, Attention, head_sizes
 from bonsai_core.model.structure.linears import LinearLayout
-from bonsai_core.units import SiteKind
+from bonsai_core.units import Price, SiteKind
 
 PER_GROUP = "num_key_value_groups"
 """Where attentions in transformers keep the number of query heads per KV group."""
@@ -37,6 +37,11 @@ class QueryHeads(Attention):
     @classmethod
     def sizes(cls, family: Family, config: Any, count: int) -> dict[str, int]:
         return cls.declared(family).query_sizes(config, count)
+
+    def cached_per_token(self) -> Price:
+        """Keys and values of all groups go with the last query head."""
+        groups, _, head_dim = head_sizes(self.layer.module, self.declared(self.family), self.family, self.config)
+        return Price(0, 2 * groups * head_dim - STAND_IN_CACHES)
 
     def _per_group(self, module: nn.Module, count: int) -> dict[str, int]:
         return {PER_GROUP: count} if hasattr(module, PER_GROUP) else {}

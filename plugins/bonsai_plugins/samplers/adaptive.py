@@ -83,7 +83,7 @@ def _posterior_deviation(evidence: Evidence, rng: np.random.Generator) -> NDArra
 def _answer(request: SampleRequest, evidence: Evidence, deviation_U: NDArray[np.float64]) -> NDArray[np.bool_]:
     """The keep vector for importances that deviate by some standard deviations: the cheapest units go, up to p."""
     importance_U = evidence.importance_U + deviation_U * evidence.spread_U
-    price_U = importance_U / request.table.cost_U if request.rank == "density" else importance_U
+    price_U = importance_U / np.maximum(request.table.cost_U, 1) if request.rank == "density" else importance_U
     ids = np.flatnonzero(request.alive_U & np.isfinite(importance_U))
     order = ids[np.lexsort((ids, request.prior_U[ids], price_U[ids]))]
     order = order[_spare(request, order)]
