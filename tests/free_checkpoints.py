@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import Pico, family_of
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
 
-from bonsai_core import Registry
+from bonsai_core import Family
 from bonsai_core.checkpoint.save import empty_model
 
 
-def free_model(
-    pico: Pico, registry: Registry, layers: Sequence[tuple[int, int]], added_biases: Sequence[str] = ()
-) -> Any:
-    """A causal LM whose layers have these numbers of KV groups and these widths, under its own ragged class."""
-    config, family = pico.config, family_of(registry, pico)
+def free_model(config: Any, family: Family, layers: Sequence[tuple[int, int]], biases: Sequence[str] = ()) -> Any:
+    """A causal LM whose layers have these numbers of KV groups and these widths, under its own ragged class.
+
+    Args:
+        config: of the stock model, with the dense sizes.
+        biases: linears of every layer, by their names in it, that get a bias.
+    """
     sizes = []
     for groups, width in layers:
         attention = {} if family.attention is None else family.attention.sizes(config, groups)
         sizes.append({**attention, family.mlp.width_field: width})
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    empty = empty_model(config, model_class, family, sizes, "free", added_biases, None)
+    empty = empty_model(config, model_class, family, sizes, "free", biases, None)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = type(empty)(empty.config)

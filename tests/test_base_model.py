@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Pico
+from conftest import Pico, family_of
 from free_checkpoints import free_model, save_free
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -46,7 +46,10 @@ def saved(
 ) -> dict[Pico, Path]:
     register_checkpoints(registry)
     root = tmp_path_factory.mktemp("free")
-    return {pico: save_free(free_model(pico, registry, LAYERS), tokenizer, root / str(pico)) for pico in PICOS}
+    return {
+        pico: save_free(free_model(pico.config, family_of(registry, pico), LAYERS), tokenizer, root / str(pico))
+        for pico in PICOS
+    }
 
 
 @pytest.mark.parametrize("pico", PICOS, ids=str)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +13,10 @@ from pydantic import Field
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.hf import RUNNERS, HuggingFace
 from bonsai_plugins.exporters.refill import refill, write_json
+from bonsai_plugins.exporters.runners.vllm_runner import backend
+
+FIXED_WIDTH = {"falcon": ("ffn_hidden_size", 4)}
+"""Model types whose implementation in vLLM 0.32 takes a multiple of the hidden size for the width of MLPs."""
 
 
 class Vllm(Exporter):
@@ -25,9 +31,36 @@ class Vllm(Exporter):
     variant: ClassVar[str] = "tensor_parallel"
     runner: ClassVar[Path | None] = RUNNERS / "vllm_runner.py"
 
-    tensor_parallel: int = Field(1, ge=1, description="Devices that share every layer: KV groups and widths divide.")
+    tensor_parallel: int = Field(1, ge=1, description="Devices that share every layer: heads and widths divide by it.")
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
+        family = checkpoint.family
+        if not checkpoint.stock and not _in_backend(checkpoint.config):
+            instead = "--units layer" if checkpoint.model_type in FIXED_WIDTH else "--shapes uniform"
+            return (
+                f"its Transformers backend, which runs layers of different widths, does not run the type "
+                f"{checkpoint.model_type}. Prune with {instead}."
+            )
+        if _has_other_width(checkpoint):
+            return (
+                f"its own implementation of the type {checkpoint.model_type} does not read the width of MLPs. "
+                f"Prune with --units layer."
+            )
+        if family is None:
+            return None
+        if not checkpoint.stock and family.experts is not None and _has_other_experts(checkpoint, family):
+            return (
+                "layers whose experts differ in number or width from those of the dense model do not run there. "
+                "Prune with --shapes uniform."
+            )
+        for number, sizes in enumerate(checkpoint.layers):
+            if not _divides(sizes, family, self.tensor_parallel):
+                shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+                return (
+                    f"{self.tensor_parallel} devices cannot share layer {number} ({shown}): heads, KV groups and "
+                    f"widths have to be multiples of {self.tensor_parallel}. Prune with --round-to, or use fewer "
+                    f"devices."
+                )
         return None
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
@@ -38,9 +71,61 @@ class Vllm(Exporter):
         refill(out, checkpoint.config, self.tensor_parallel)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        backend = "" if checkpoint.stock else " --model-impl transformers --trust-remote-code"
-        parallel = f" --tensor-parallel-size {self.tensor_parallel}" if self.tensor_parallel > 1 else ""
-        return [f"vllm serve {out}{backend}{parallel}"]
+        written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        options = ["--model-impl transformers"] if backend(written) == "transformers" else []
+        options += [] if checkpoint.stock else ["--trust-remote-code"]
+        options += [f"--tensor-parallel-size {self.tensor_parallel}"] if self.tensor_parallel > 1 else []
+        return [" ".join([f"vllm serve {out}", *options])]
+
+    def shapes(self, config: Any, family: Family) -> Shapes:
+        devices = self.tensor_parallel
+        groups = devices if family.attention is None else family.attention.groups(config)
+        shared = min(devices, groups)  # devices may have copies of a group, but not parts of one
+        return Shapes(
+            uniform=family.experts is not None or not _in_backend(config),
+            min_units={"attention": shared, "query": 1},
+            round_to={
+                "attention": shared,
+                "query": devices // math.gcd(devices, groups),
+                "mlp": devices,
+                "expert_width": devices,
+            },
+            excluded=("mlp", "sublayer") if config.model_type in FIXED_WIDTH else (),
+        )
+
+
+def _in_backend(config: Any) -> bool:
+    """Whether transformers lets others compute the attention of a model, as vLLM's Transformers backend does."""
+    from transformers import MODEL_MAPPING
+
+    return bool(MODEL_MAPPING[type(config)].is_backend_compatible())
+
+
+def _has_other_width(checkpoint: Checkpoint) -> bool:
+    """Whether vLLM's own implementation has another width than a stock checkpoint."""
+    width, config = FIXED_WIDTH.get(checkpoint.model_type), checkpoint.config
+    return checkpoint.stock and width is not None and getattr(config, width[0]) != width[1] * config.hidden_size
+
+
+def _has_other_experts(checkpoint: Checkpoint, family: Family) -> bool:
+    """Whether experts were removed, or made narrower, in any layer: vLLM reads their sizes for the whole model."""
+    assert family.experts is not None
+    fields = (family.experts.count_field, family.experts.width_field)
+    return any(sizes[field] != getattr(checkpoint.config, field) for sizes in checkpoint.layers for field in fields)
+
+
+def _divides(sizes: Mapping[str, int], family: Family, devices: int) -> bool:
+    """Whether devices can share a layer: each gets as many heads and channels, and whole KV groups, maybe copies."""
+    widths = [site.width_field for site in (family.mlp, family.experts) if site is not None]
+    if any(sizes.get(field, 0) % devices for field in widths):
+        return False
+    if family.attention is None:
+        return True
+    heads = sizes[family.attention.heads_field]
+    groups = sizes.get(family.attention.groups_field or "", min(heads, 1))
+    if heads == 0:  # it will get a group for each
+        return True
+    return heads % devices == 0 and (groups % devices == 0 or devices % groups == 0)
 
 
 def _write_code(config: Any, directory: Path) -> None:

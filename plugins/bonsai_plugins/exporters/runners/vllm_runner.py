@@ -8,8 +8,22 @@ import json
 import os
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+LONGEST = 4096  # tokens of a sequence, since the cache must have room for one
+
+
+def backend(config: Mapping[str, Any]) -> str:
+    """Which of vLLM's implementations runs a checkpoint right, by its config.json: `--model-impl`."""
+    if "per_layer_config" in config:
+        return "transformers"
+    head_dim, heads = config.get("head_dim"), config.get("num_attention_heads", 1)
+    # vLLM's own (0.32) take hidden size / heads for the size of a head; fewer heads were pruned than that.
+    if config["model_type"] in ("qwen2", "qwen2_moe") and head_dim not in (None, config["hidden_size"] // heads):
+        return "transformers"
+    return "auto"
 
 
 class Model:
@@ -34,10 +48,10 @@ class Model:
         self._llm = vllm.LLM(
             path,
             skip_tokenizer_init=True,
-            model_impl="transformers" if "per_layer_config" in config else "auto",
+            model_impl=backend(config),
             trust_remote_code=options["trust_remote_code"],
             dtype=options["dtype"],
-            max_model_len=min(config.get("max_position_embeddings", 4096), 4096),
+            max_model_len=min(config.get("max_position_embeddings", LONGEST), LONGEST),
             enable_prefix_caching=False,
             disable_log_stats=True,
             seed=0,
