@@ -41,9 +41,9 @@ def refill(directory: Path, config: Any, groups: int) -> None:
         return
     site = AttentionSite.model_validate(config.bonsai_family["attention"])
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    fields = [site.heads_field, *([site.groups_field] if site.groups_field else [])]
     for layer in layers:
-        fields = {site.heads_field, site.groups_field} - {None}
-        values["per_layer_config"][str(layer)] |= dict.fromkeys(sorted(fields), groups)
+        values["per_layer_config"][str(layer)] |= dict.fromkeys(fields, groups)
     write_json(directory / "config.json", values)
 
     with torch.device("meta"):

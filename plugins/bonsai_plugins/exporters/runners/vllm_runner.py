@@ -6,11 +6,12 @@ kept: VLLM_CPU_KVCACHE_SPACE (GiB) where the cache is too small, for example.
 
 import json
 import os
-import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 LONGEST = 4096  # tokens of a sequence, since the cache must have room for one
 
@@ -72,8 +73,7 @@ class Model:
     def _seconds(self, batch: int, prompt_tokens: int, count: int) -> float:
         """For prompts that no call before had."""
         self._calls += 1
-        draw = random.Random(self._calls)
-        prompts = [[draw.randrange(self._vocabulary) for _ in range(prompt_tokens)] for _ in range(batch)]
+        prompts = np.random.default_rng(self._calls).integers(self._vocabulary, size=(batch, prompt_tokens)).tolist()
         start = time.perf_counter()
         self._run(prompts, count)
         return time.perf_counter() - start
