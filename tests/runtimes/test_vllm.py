@@ -17,7 +17,7 @@ from free_checkpoints import free_model, save_free
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import Registry, export, register_checkpoints
-from bonsai_core.runtimes.export import find_exporter
+from bonsai_core.runtimes.formats import find_exporter
 from bonsai_core.runtimes.runner import running
 
 PYTHON = os.environ.get("BONSAI_VLLM_PYTHON", "")

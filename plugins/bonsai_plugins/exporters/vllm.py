@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.hf import RUNNERS, HuggingFace
-from bonsai_plugins.exporters.refill import refill, write_json
+from bonsai_plugins.exporters.refill import emptied, refill, write_json
 from bonsai_plugins.exporters.runners.vllm_runner import backend
 
 FIXED_WIDTH = {"falcon": ("ffn_hidden_size", 4)}
@@ -27,7 +27,7 @@ class Vllm(Exporter):
     """
 
     name: ClassVar[str] = "vllm"
-    runtime: ClassVar[str] = "vLLM"
+    runtime: ClassVar[str] = "vllm"
     variant: ClassVar[str] = "tensor_parallel"
     runner: ClassVar[Path | None] = RUNNERS / "vllm_runner.py"
 
@@ -48,9 +48,9 @@ class Vllm(Exporter):
             )
         if family is None:
             return None
-        if not checkpoint.stock and family.experts is not None and _has_other_experts(checkpoint, family):
+        if not checkpoint.stock and _has_narrow_experts(checkpoint, family):
             return (
-                "layers whose experts differ in number or width from those of the dense model do not run there. "
+                "it would make experts as wide as the dense model's, with whatever is in memory for what is missing. "
                 "Prune with --shapes uniform."
             )
         for number, sizes in enumerate(checkpoint.layers):
@@ -63,6 +63,11 @@ class Vllm(Exporter):
                 )
         return None
 
+    def as_saved(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.stock:
+            return True
+        return not emptied(checkpoint.config) and "AutoModel" in _written(checkpoint.path)["auto_map"]
+
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         HuggingFace().export(checkpoint, out)
         if checkpoint.stock:
@@ -71,8 +76,7 @@ class Vllm(Exporter):
         refill(out, checkpoint.config, self.tensor_parallel)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-        options = ["--model-impl transformers"] if backend(written) == "transformers" else []
+        options = ["--model-impl transformers"] if backend(_written(checkpoint.path)) == "transformers" else []
         options += [] if checkpoint.stock else ["--trust-remote-code"]
         options += [f"--tensor-parallel-size {self.tensor_parallel}"] if self.tensor_parallel > 1 else []
         return [" ".join([f"vllm serve {out}", *options])]
@@ -82,6 +86,7 @@ class Vllm(Exporter):
         groups = devices if family.attention is None else family.attention.groups(config)
         shared = min(devices, groups)  # devices may have copies of a group, but not parts of one
         return Shapes(
+            # Its backend keeps room for all experts of the dense model, so that removing some would save nothing.
             uniform=family.experts is not None or not _in_backend(config),
             min_units={"attention": shared, "query": 1},
             round_to={
@@ -107,11 +112,12 @@ def _has_other_width(checkpoint: Checkpoint) -> bool:
     return checkpoint.stock and width is not None and getattr(config, width[0]) != width[1] * config.hidden_size
 
 
-def _has_other_experts(checkpoint: Checkpoint, family: Family) -> bool:
-    """Whether experts were removed, or made narrower, in any layer: vLLM reads their sizes for the whole model."""
-    assert family.experts is not None
-    fields = (family.experts.count_field, family.experts.width_field)
-    return any(sizes[field] != getattr(checkpoint.config, field) for sizes in checkpoint.layers for field in fields)
+def _has_narrow_experts(checkpoint: Checkpoint, family: Family) -> bool:
+    """Whether experts are narrower than the configuration says for the whole model, where vLLM reads their width."""
+    if family.experts is None:
+        return False
+    field = family.experts.width_field
+    return any(sizes[field] != getattr(checkpoint.config, field) for sizes in checkpoint.layers)
 
 
 def _divides(sizes: Mapping[str, int], family: Family, devices: int) -> bool:
@@ -136,5 +142,10 @@ def _write_code(config: Any, directory: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.save_code(directory)
-    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    write_json(directory / "config.json", values | {"auto_map": model.config.auto_map})
+    write_json(directory / "config.json", {**_written(directory), "auto_map": model.config.auto_map})
+
+
+def _written(directory: Path) -> dict[str, Any]:
+    """What config.json says."""
+    values: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return values
