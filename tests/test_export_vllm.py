@@ -31,6 +31,7 @@ PICOS = [
     Pico("qwen3", 2),
     Pico("gemma2", 2, tied=True),
     Pico("phi", 4),
+    Pico("stablelm", 2),
     Pico("phi3", 2),
     Pico("gpt_neox", 4),
     Pico("opt", 4, tied=True),
@@ -143,6 +144,18 @@ def test_checkpoints_of_older_versions_get_what_vllm_needs(
     assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
 
 
+def test_granites_logits_are_scaled_there_too(
+    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    pico = Pico("granite", 2, tied=True)
+    model = free_model(pico.config, family_of(registry, pico), [(1, 24), (2, 40), (1, 3)])
+    source = save_free(model, tokenizer, tmp_path / "model")
+    out = export(str(source), "vllm", tmp_path / "out", registry=registry).path
+    assert json.loads((out / "config.json").read_text())["logit_scale"] == 1 / pico.config.logits_scaling
+    assert [as_saved(directory, registry) for directory in (source, out)] == [False, True]
+    assert torch.equal(answers(out)[0], answers(source)[0])
+
+
 def test_stock_checkpoints_are_copied(registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     source = saved(Pico("llama", 2), tokenizer, tmp_path / "model")
     exported = export(str(source), "vllm", tmp_path / "out", registry=registry)
@@ -162,7 +175,6 @@ LAYERS = [(1, 24), (2, 40), (1, 41)]
     ("pico", "format", "message"),
     [
         (Pico("falcon", 1, tied=True), "vllm", "does not run the type falcon. Prune with --units layer"),
-        (Pico("stablelm", 2), "vllm", "does not run the type stablelm. Prune with --shapes uniform"),
         (Pico("llama", 2), "vllm:2", r"cannot share layer 2 .*intermediate_size 41"),
         (Pico("llama", 4), "vllm:2", r"cannot share layer 0 .*num_attention_heads 1,"),
     ],

@@ -33,6 +33,8 @@ LAYERS = [(0, 24), (1, 40), (2, 9)]
 def config_of(pico: Pico, **sizes: int) -> Any:
     config = pico.config
     config.update({**SIZES, **sizes})
+    if pico.family == "gpt_neox":
+        del config.num_key_value_heads  # Pico gives it to all; no such model has it, and vLLM would read it
     return config
 
 

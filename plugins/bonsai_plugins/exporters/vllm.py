@@ -66,7 +66,9 @@ class Vllm(Exporter):
     def as_saved(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.stock:
             return True
-        return not emptied(checkpoint.config) and "AutoModel" in _written(checkpoint.path)["auto_map"]
+        written = _written(checkpoint.path)
+        named = "AutoModel" in written["auto_map"] and _named_anew(checkpoint.config).items() <= written.items()
+        return named and not emptied(checkpoint.config)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         HuggingFace().export(checkpoint, out)
@@ -100,10 +102,11 @@ class Vllm(Exporter):
 
 
 def _in_backend(config: Any) -> bool:
-    """Whether transformers lets others compute the attention of a model, as vLLM's Transformers backend does."""
+    """Whether vLLM's Transformers backend can compute the attention of a model itself, as vLLM 0.32 asks its class."""
     from transformers import MODEL_MAPPING
 
-    return bool(MODEL_MAPPING[type(config)].is_backend_compatible())
+    model_class = MODEL_MAPPING[type(config)]
+    return bool(model_class.is_backend_compatible() or model_class._can_set_attn_implementation())
 
 
 def _has_other_width(checkpoint: Checkpoint) -> bool:
@@ -135,14 +138,21 @@ def _divides(sizes: Mapping[str, int], family: Family, devices: int) -> bool:
 
 
 def _write_code(config: Any, directory: Path) -> None:
-    """Give a checkpoint this version's modeling file: that of an older one may have no model for `AutoModel`."""
+    """Give a checkpoint this version's modeling file, since that of an older one may have no model for `AutoModel`."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.save_code(directory)
-    write_json(directory / "config.json", {**_written(directory), "auto_map": model.config.auto_map})
+    changed = {"auto_map": model.config.auto_map, **_named_anew(config)}
+    write_json(directory / "config.json", {**_written(directory), **changed})
+
+
+def _named_anew(config: Any) -> dict[str, float]:
+    """What vLLM's Transformers backend (0.32) reads under another name: Granite divides logits."""
+    scaling = getattr(config, "logits_scaling", None)
+    return {"logit_scale": 1 / scaling} if scaling else {}
 
 
 def _written(directory: Path) -> dict[str, Any]:
