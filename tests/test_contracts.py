@@ -60,6 +60,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("compensator", "none"): [{}],
     ("exporter", "hf"): [{}],
     ("exporter", "plan"): [{}],
+    ("exporter", "vllm"): [{}, {"tensor_parallel": 2}],
     ("estimator", "average"): [{}],
     ("estimator", "bayes"): [{}],
     ("estimator", "elastic"): [{}],

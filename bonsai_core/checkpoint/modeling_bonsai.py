@@ -1,4 +1,4 @@
-"""Causal language models whose decoder layers differ in width, built from transformers' own classes.
+"""Language models whose decoder layers differ in width, built from transformers' own classes.
 
 This file imports torch and transformers only. Bonsai uses it as it is. Every checkpoint of the shapes `free` has a
 copy of it, with the classes of one model family made at its end, so that transformers loads such a checkpoint where
@@ -110,13 +110,20 @@ class RaggedConfig:
 
 
 class RaggedModel(transformers.PreTrainedModel):  # type: ignore[misc]  # transformers is untyped here
-    """Mixed into a stock causal LM: gives every decoder layer the sizes of its own configuration."""
+    """Mixed into a stock causal LM or its base model: gives every decoder layer the sizes of its own configuration.
+
+    Attributes:
+        stock_class: the stock one.
+        auto_classes: the family's ragged classes by the names of the auto classes that make them.
+    """
 
     stock_class: Any
+    auto_classes: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        for index, layer in enumerate(self.get_submodule(config.bonsai_family["layers"]).children()):
+        layers = config.bonsai_family["layers"].removeprefix(f"{self.base_model_prefix}.")
+        for index, layer in enumerate(self.base_model.get_submodule(layers).children()):
             _shrink(layer, config, index)
         self.post_init()
 
@@ -126,25 +133,22 @@ class RaggedModel(transformers.PreTrainedModel):  # type: ignore[misc]  # transf
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def save_code(self, directory: Path) -> None:
-        """Write this file, with the classes of the model's family at its end, and name it in the configuration."""
-        config_class, model_class = type(self.config), type(self)
-        self.config.auto_map = {
-            "AutoConfig": f"{Path(FILE_NAME).stem}.{config_class.__name__}",
-            "AutoModelForCausalLM": f"{Path(FILE_NAME).stem}.{model_class.__name__}",
-        }
+        """Write this file, with the classes of the model's family at its end, and name them in the configuration."""
+        module = Path(FILE_NAME).stem
+        self.config.auto_map = {auto: f"{module}.{made.__name__}" for auto, made in self.auto_classes.items()}
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / FILE_NAME).write_text(model_class.code(), encoding="utf-8")
+        (directory / FILE_NAME).write_text(self.code(), encoding="utf-8")
 
     @classmethod
     def code(cls) -> str:
         """This file, with the classes of the model's family at its end."""
         source = Path(__file__).read_text(encoding="utf-8").partition(f"\n\n{FAMILY_MARK}\n")[0]
-        config_class: Any = cls.config_class
-        stock = (config_class.stock_class.__name__, cls.stock_class.__name__)
+        made = ", ".join(ragged_class.__name__ for ragged_class in cls.auto_classes.values())
+        stock = ", ".join(ragged_class.stock_class.__name__ for ragged_class in cls.auto_classes.values())
         return (
             f"{source.rstrip()}\n\n\n{FAMILY_MARK}\n"
-            f"from transformers import {stock[0]}, {stock[1]}  # noqa: E402\n\n"
-            f"{config_class.__name__}, {cls.__name__} = ragged({stock[0]}, {stock[1]})\n"
+            f"from transformers import {stock}  # noqa: E402\n\n"
+            f"{made} = ragged({stock})\n"
         )
 
     # transformers 5.23 decides the next two by reading the source file of the class; the stock one has the answer.
@@ -170,19 +174,20 @@ def derives_head_dim(config_class: Any) -> bool:
 
 
 @functools.cache
-def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
-    """The ragged classes of a model family; the same two at every call.
+def ragged(config_class: Any, base_class: Any, model_class: Any) -> tuple[Any, Any, Any]:
+    """The ragged classes of a model family; the same three at every call.
 
     Args:
         config_class: the family's configuration in transformers.
+        base_class: its model without a head, which `transformers.AutoModel` makes.
         model_class: its causal LM.
 
     Returns:
-        `Bonsai<Family>Config`, with the model type `bonsai_<family>`, and `Bonsai<Family>ForCausalLM`.
+        `Bonsai<Family>Config`, with the model type `bonsai_<family>`, `Bonsai<Family>Model` and
+        `Bonsai<Family>ForCausalLM`.
     """
-    config_name, model_name = f"Bonsai{config_class.__name__}", f"Bonsai{model_class.__name__}"
     ragged_config = type(
-        config_name,
+        f"Bonsai{config_class.__name__}",
         (RaggedConfig, config_class),
         {
             "__module__": __name__,
@@ -192,12 +197,19 @@ def ragged(config_class: Any, model_class: Any) -> tuple[Any, Any]:
             **({"head_dim": None} if derives_head_dim(config_class) else {}),
         },
     )
-    ragged_model = type(
-        model_name,
-        (RaggedModel, model_class),
-        {"__module__": __name__, "config_class": ragged_config, "stock_class": model_class},
-    )
-    return ragged_config, ragged_model
+    auto_classes = {"AutoConfig": ragged_config}
+    for auto, stock_class in (("AutoModel", base_class), ("AutoModelForCausalLM", model_class)):
+        auto_classes[auto] = type(
+            f"Bonsai{stock_class.__name__}",
+            (RaggedModel, stock_class),
+            {
+                "__module__": __name__,
+                "config_class": ragged_config,
+                "stock_class": stock_class,
+                "auto_classes": auto_classes,
+            },
+        )
+    return ragged_config, auto_classes["AutoModel"], auto_classes["AutoModelForCausalLM"]
 
 
 def _shrink(layer: Any, config: Any, index: int) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+)
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
 from bonsai_core.errors import UnknownNameError
@@ -31,6 +38,9 @@ def register(model_types: Iterable[str]) -> None:
                 "A newer transformers may have it.",
             )
         config_class = CONFIG_MAPPING[model_type]
-        ragged_config, ragged_model = ragged(config_class, MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
+        ragged_config, ragged_base, ragged_model = ragged(
+            config_class, MODEL_MAPPING[config_class], MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+        )
         AutoConfig.register(ragged_config.model_type, ragged_config, exist_ok=True)
+        AutoModel.register(ragged_config, ragged_base, exist_ok=True)
         AutoModelForCausalLM.register(ragged_config, ragged_model, exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import MODEL_MAPPING
 
 from bonsai_core.checkpoint.modeling_bonsai import ragged
 from bonsai_core.checkpoint.parent import ParentFiles
@@ -105,7 +106,7 @@ def empty_model(
         check_uniform(config, sizes, family)
         values.update(under_own_names(config, sizes))
     else:
-        config_class, model_class = ragged(config_class, model_class)
+        config_class, _, model_class = ragged(config_class, MODEL_MAPPING[config_class], model_class)
         values["bonsai_family"] = family.model_dump(
             mode="json", exclude={"model_types", "where", "title", "why", "attention_unless"}
         )

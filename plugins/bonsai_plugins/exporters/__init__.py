@@ -3,8 +3,9 @@
 from bonsai_core import Exporter, hookimpl
 from bonsai_plugins.exporters.hf import HuggingFace
 from bonsai_plugins.exporters.plan import Plan
+from bonsai_plugins.exporters.vllm import Vllm
 
 
 @hookimpl
 def bonsai_exporters() -> list[type[Exporter]]:
-    return [HuggingFace, Plan]
+    return [HuggingFace, Plan, Vllm]
