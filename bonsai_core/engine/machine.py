@@ -24,6 +24,8 @@ def suited_to_machine(config: RunConfig) -> RunConfig:
     device, filled_in = find_device(config.device), dict[str, Any]()
     if config.prior_samples is None:
         filled_in["prior_samples"] = CUDA_SAMPLES if device.type == "cuda" else CPU_SAMPLES
+    if config.round_to == "auto":
+        filled_in["round_to"] = "cpu" if device.type == "cpu" else "gpu"
     if config.model == "demo" and config.dtype == "auto" and config.load_in == "full" and multiplies_bfloat16(device):
         filled_in["dtype"] = "bfloat16"
     return with_absolute_paths(config).model_copy(update=filled_in)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from statistics import median_low
 from typing import Any
 
 from bonsai_core.checkpoint import check_uniform
@@ -33,10 +35,10 @@ from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
 from bonsai_core.selection.budget import Budget
-from bonsai_core.selection.limits import fractions, minimums, multiples
+from bonsai_core.selection.limits import Limit, fractions, minimums, multiples, suited_multiples
 from bonsai_core.selection.rules import Rules
 from bonsai_core.sources import evaluation_windows, load_text
-from bonsai_core.units import Site, UnitTable
+from bonsai_core.units import Site, SiteKind, UnitTable
 
 ALIGNED_WIDTH = 64
 """Channels of an MLP."""
@@ -153,13 +155,24 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     return Rules(
         units=config.units,
         rank=config.rank,
-        round_to=multiples(config.round_to),
+        round_to=_multiples(config, table),
         min_units=minimums(config.min_units),
         max_fraction=fractions(config.max_fraction),
         protect=_protected(config, 1 + max(site.layer for site in table)),
         shapes=config.shapes,
         attention_counts=counts,
     )
+
+
+def _multiples(config: RunConfig, table: UnitTable) -> Limit[int]:
+    """What numbers of units become multiples of, in this model."""
+    if not isinstance(config.round_to, str):
+        return multiples(config.round_to)
+    assert config.round_to != "auto"  # see `suited_to_machine`
+    widths = defaultdict[SiteKind, list[int]](list)
+    for site in table:
+        widths[site.kind].append(site.num_units)
+    return suited_multiples(config.round_to, {kind: median_low(each) for kind, each in widths.items()})
 
 
 def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:
