@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bonsai_core.cli.printing import name, plain, print_note
 from bonsai_core.cli.progress import duration, progress_bar
-from bonsai_core.display.printable import visible
+from bonsai_core.display.printable import last_parts, visible
 from bonsai_core.registry.registry import Registry
 from bonsai_core.runtimes.bench import bench
 from bonsai_core.runtimes.bench_config import BenchConfig
@@ -36,25 +36,34 @@ def bench_with_progress(config: BenchConfig, registry: Registry) -> dict[str, An
 def bench_view(results: Mapping[str, Any]) -> RenderableType:
     """A table for each runtime and format."""
     tables = []
+    names = last_parts(model["model"] for row in results["results"] for model in row["models"])
     for (runtime, format_), rows in itertools.groupby(results["results"], lambda row: (row["runtime"], row["format"])):
         table = Table(box=None, header_style="bold", title=plain(f"{runtime} ({format_})"), title_justify="left")
         for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if number == 2 else "right", overflow="fold")
+            table.add_column(heading, justify="left" if number == 1 else "right", overflow="fold", no_wrap=number != 1)
         for row in rows:
             for model in row["models"]:
-                first = [str(row["batch"]), f"{row['prompt_tokens']:,}"] if model["dense"] else ["", ""]
-                table.add_row(*first, name(model["model"]), *_cells(model))
+                first = f"{row['batch']:,} x {row['prompt_tokens']:,}" if model["dense"] else ""
+                shown = name(names[model["model"]] + (" (dense)" if model["dense"] else ""))
+                table.add_row(first, shown, *_cells(model))
         tables.append(table)
     settings = results["settings"]
     threads = f", {settings['threads']} threads" if settings["threads"] else ""
     how = (
-        f"medians and quartiles of {settings['repeats']} turns, {settings['new_tokens']} new tokens, on "
+        f"medians, and quartiles below them, of {settings['repeats']} turns, {settings['new_tokens']} new tokens, on "
         f"{results['device']}, {results['dtype']}{threads}; speed-up: dense over pruned in the same turn"
     )
     return Group(*tables, Text(visible(how)))
 
 
-HEADINGS = ("batch", "prompt", "model", "prefill, ms", "decode, ms\nper token", "prefill\nspeed-up", "decode\nspeed-up")
+HEADINGS = (
+    "batch x\nprompt",
+    "model",
+    "prefill, ms",
+    "decode, ms\nper token",
+    "speed-up,\nprefill",
+    "speed-up,\ndecode",
+)
 
 
 def _cells(model: Mapping[str, Any]) -> list[str]:
@@ -66,4 +75,4 @@ def _cells(model: Mapping[str, Any]) -> list[str]:
 
 def _spread(values: Mapping[str, float], factor: float, style: str) -> str:
     median, low, high = (style.format(values[which] * factor) for which in ("median", "low", "high"))
-    return f"{median} ({low} to {high})"
+    return f"{median}\n{low} to {high}"

@@ -11,9 +11,7 @@ from matplotlib.lines import Line2D
 
 from bonsai_core.display import plotting
 from bonsai_core.display.plotting import COLOURS, FAINT, INK, MARKERS, PAPER
-from bonsai_core.display.printable import visible
-
-LONGEST_NAME = 60
+from bonsai_core.display.printable import last_parts, visible
 
 
 def draw_bench(results: Mapping[str, Any], stem: Path) -> None:
@@ -26,6 +24,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
     """Medians with quartiles; a row for each runtime, phase, batch and length of prompts, a colour for each model."""
     rows = [(row, phase) for phase in ("prefill", "decode") for row in results["results"]]
     models = list(dict.fromkeys(model["model"] for row, _ in rows for model in row["models"] if not model["dense"]))
+    names = last_parts([results["dense"], *models])
     aside = 0.7 / len(models)
     figure, axes = plotting.empty("How many times as fast as the dense model", height=1.8 + 0.34 * len(rows), pad=10)
     values = [1.0]
@@ -59,11 +58,6 @@ def draw(results: Mapping[str, Any]) -> Figure:
     legend = []
     for number, model in enumerate(models):
         looks: Any = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        legend.append(Line2D([], [], linestyle="", label=_short(model), **looks))
+        legend.append(Line2D([], [], linestyle="", label=visible(names[model]), **looks))
     figure.legend(handles=legend, loc="outside lower left", frameon=False, labelcolor=INK, ncols=1)
     return figure
-
-
-def _short(name: str) -> str:
-    """The end of a name: of a path, what differs."""
-    return visible(name if len(name) <= LONGEST_NAME else f"...{name[-LONGEST_NAME:]}")
