@@ -121,7 +121,7 @@ def timed(registry: Registry, models: list[str], **settings: Any) -> tuple[dict[
     given = {"runtime": "fake", "batches": "2", "prompt_tokens": "8", "repeats": 3, "device": "cpu"} | settings
     config = BenchConfig.from_mapping({"models": models, **given}, "settings")
     found = bench(config, registry=registry, warn=notes.append, progress=lambda what, share: shares.append(share))
-    return found, [note for note in notes if "Other work" not in note], shares
+    return found, [note for note in notes if "busy (load" not in note], shares
 
 
 def test_models_take_turns_and_ratios_are_of_the_same_turn(fakes: Registry, pruned: str, log: Path) -> None:

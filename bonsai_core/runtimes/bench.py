@@ -69,7 +69,7 @@ def bench(
     device, dtype = str(find_device(config.device)), _dtype(config, dense)
     cores, load = os.cpu_count() or 1, psutil.getloadavg()[0]
     if load > cores / 2:
-        note(f"Other work shares the machine (load {load:.1f} on {cores} cores), so times vary more than they should.")
+        note(f"The machine is, or just was, busy (load {load:.1f} on {cores} cores): other work makes times vary.")
     results: list[dict[str, Any]] = []
     for number, (choice, format_) in enumerate(zip(config.runtimes, formats, strict=True)):
         share = _Share(progress, number, len(formats), config, len(names))
