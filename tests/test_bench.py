@@ -48,7 +48,7 @@ class Fake(Exporter):
     """Files that say how long the model takes."""
 
     name: ClassVar[str] = "fake"
-    runtime: ClassVar[str] = "Fake"
+    runtime: ClassVar[str] = "fake"
     variant: ClassVar[str] = "quality"
     suffix: ClassVar[str] = ".fake"
     quality: str = "full"
@@ -69,7 +69,7 @@ class Picky(Fake):
     """The same for stock checkpoints alone."""
 
     name: ClassVar[str] = "picky"
-    runtime: ClassVar[str] = "Picky"
+    runtime: ClassVar[str] = "picky"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         return None if checkpoint.stock else "Its layers differ in width."
@@ -79,7 +79,7 @@ class Absent(Fake):
     """The same for a runtime that is nowhere."""
 
     name: ClassVar[str] = "absent"
-    runtime: ClassVar[str] = "Absent"
+    runtime: ClassVar[str] = "absent"
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +205,9 @@ def test_files_are_timed_as_they_are(fakes: Registry, pruned: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runtime": "vlmm"}, "no runtime 'vlmm'"),
+        ({"runtime": "vlmm"}, "no runtime or format 'vlmm'"),
         ({"runtime": ""}, "runtime"),
+        ({"runtime": "plan"}, "cannot be timed"),
         ({"batches": "0"}, "batches.0: .*greater than 0"),
         ({"against": "no/such/model"}, "no/such/model"),
         ({"device": "toaster"}, "toaster"),

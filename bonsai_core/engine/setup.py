@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from statistics import median_low
 from typing import Any
 
 from bonsai_core.checkpoint import check_uniform
@@ -14,6 +12,7 @@ from bonsai_core.engine.budget import Counted, check_budget, find_budget, measur
 from bonsai_core.engine.calibration import draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.machine import multiples_in
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.runtimes import warn_of_pattern
@@ -35,10 +34,10 @@ from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
 from bonsai_core.selection.budget import Budget
-from bonsai_core.selection.limits import Limit, fractions, minimums, multiples, suited_multiples
+from bonsai_core.selection.limits import fractions, minimums
 from bonsai_core.selection.rules import Rules
 from bonsai_core.sources import evaluation_windows, load_text
-from bonsai_core.units import Site, SiteKind, UnitTable
+from bonsai_core.units import Site, UnitTable
 
 ALIGNED_WIDTH = 64
 """Channels of an MLP."""
@@ -155,24 +154,13 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     return Rules(
         units=config.units,
         rank=config.rank,
-        round_to=_multiples(config, table),
+        round_to=multiples_in(config, table),
         min_units=minimums(config.min_units),
         max_fraction=fractions(config.max_fraction),
         protect=_protected(config, 1 + max(site.layer for site in table)),
         shapes=config.shapes,
         attention_counts=counts,
     )
-
-
-def _multiples(config: RunConfig, table: UnitTable) -> Limit[int]:
-    """What numbers of units become multiples of, in this model."""
-    if not isinstance(config.round_to, str):
-        return multiples(config.round_to)
-    assert config.round_to != "auto"  # see `suited_to_machine`
-    widths = defaultdict[SiteKind, list[int]](list)
-    for site in table:
-        widths[site.kind].append(site.num_units)
-    return suited_multiples(config.round_to, {kind: median_low(each) for kind, each in widths.items()})
 
 
 def _protected(config: RunConfig, num_layers: int) -> frozenset[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from bonsai_core.contracts import Exporter
-from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.turns import WARM_UP, speed, speedup, take_turns
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import find_provenance
@@ -23,7 +23,9 @@ from bonsai_core.model.storage.devices import find_device
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.versions import versions
 from bonsai_core.runtimes.bench_config import BenchConfig, RuntimeChoice
-from bonsai_core.runtimes.export import export, exporters
+from bonsai_core.runtimes.checkpoint import open_checkpoint
+from bonsai_core.runtimes.export import export
+from bonsai_core.runtimes.formats import find_exporter, format_for
 from bonsai_core.runtimes.runner import MissingRuntimeError, RunningModel, running
 from bonsai_core.sources import user_path
 
@@ -53,8 +55,7 @@ def bench(
         BonsaiError: there is no such model, runtime or device, or nothing could be timed.
     """
     registry = registry or Registry()
-    offered = exporters(registry)
-    formats = [_format(choice, offered) for choice in config.runtimes]
+    formats = [_format(choice, registry) for choice in config.runtimes]
     dense = config.against or _dense_of(config.models[0])
     names = [dense, *(name for name in dict.fromkeys(config.models) if name != dense)]
     if len(names) < 2:
@@ -73,7 +74,7 @@ def bench(
     results: list[dict[str, Any]] = []
     for number, (choice, format_) in enumerate(zip(config.runtimes, formats, strict=True)):
         share = _Share(progress, number, len(formats), config, len(names))
-        exporter = offered[format_.partition(":")[0]]
+        exporter = find_exporter(format_, registry)
         with tempfile.TemporaryDirectory(prefix="bonsai-bench-") as folder, ExitStack() as stack:
             loaded: dict[str, RunningModel] = {}
             for index, name in enumerate(names):
@@ -162,21 +163,16 @@ class _Share:
         return batch * (tokens + self._new)
 
 
-def _format(choice: RuntimeChoice, offered: Mapping[str, Exporter]) -> str:
-    """The format for a runtime, of several the first by name, or that of this name; with its variant.
+def _format(choice: RuntimeChoice, registry: Registry) -> str:
+    """The format for a runtime, with its variant.
 
     Raises:
         BonsaiError: there is none, or nothing that could time it.
     """
-    able = {name: exporter for name, exporter in offered.items() if exporter.runner is not None}
-    found = [name for name, exporter in able.items() if choice.name in (name, exporter.runtime.lower())]
-    if not found:
-        available = {exporter.runtime.lower() for exporter in able.values()}
-        raise UnknownNameError("runtime", choice.name, available, "Formats: " + ", ".join(sorted(able)) + ".")
-    name = choice.name if choice.name in found else found[0]
-    if choice.variant and not able[name].variant:
-        raise BonsaiError(f"The format {name} has no variants, so the runtime cannot be {choice}.")
-    return f"{name}:{choice.variant}" if choice.variant else name
+    format_ = format_for(str(choice), registry)
+    if find_exporter(format_, registry).runner is None:
+        raise BonsaiError(f"Nothing loads the format {format_} by itself, so it cannot be timed.")
+    return format_
 
 
 def _written(
@@ -188,15 +184,18 @@ def _written(
     registry: Registry,
     warn: Callable[[str], None],
 ) -> Path:
-    """A model as the runtime loads it: a file as it is, everything else exported."""
+    """A model as the runtime loads it: files and checkpoints that it reads as they are, everything else exported."""
     file = user_path(name)
     if file.is_file():
         if not exporter.suffix or file.suffix != exporter.suffix:
             wanted = f"a {exporter.suffix} file or a checkpoint" if exporter.suffix else "a checkpoint"
             raise BonsaiError(f"it is a file, and {exporter.runtime} takes {wanted}.")
         return file
-    out = stem.with_suffix(exporter.suffix)
     trusted = config.trust_remote_code
+    checkpoint = open_checkpoint(name, registry, warn, trust_remote_code=trusted)
+    if exporter.refusal(checkpoint) is None and exporter.as_saved(checkpoint):
+        return checkpoint.path
+    out = stem.with_suffix(exporter.suffix)
     return export(name, format_, out, registry=registry, trust_remote_code=trusted, warn=warn).path
 
 

@@ -13,9 +13,9 @@ T = TypeVar("T", int, float)
 LIKED: Mapping[str, int] = {"cpu": 16, "gpu": 64}
 """Multiples that hardware likes.
 
-On a CPU with AVX-512, MLPs in float32 took 13 to 30 % longer per channel at widths that are no multiples of 8, and from
-there on nothing was left to gain (benchmarks/widths.py); 16 is one vector. On an H100 a tenth less at widths that are no
-multiples of 64 was slower than the dense model.
+On a CPU with AVX-512, MLPs in float32 took 13 to 30 % longer per channel at widths that are no multiples of 8, and
+from there on nothing was left to gain (benchmarks/widths.py); 16 is one vector. On an H100 a tenth less at widths that
+are no multiples of 64 was slower than the dense model.
 """
 STEPS = 16
 """A width can be cut in at least this many steps, however narrow it is."""
