@@ -19,6 +19,7 @@ from bonsai_core import Registry, RunConfig
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.lifecycle import CHECKED
+from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Stage
 from bonsai_core.rundir import RunDirectory
@@ -74,7 +75,8 @@ def pruned(settings: Mapping[str, Any]) -> Pruned:
     """
     with tempfile.TemporaryDirectory(prefix="bonsai-cost-") as folder:
         tempfile.tempdir = folder  # weights that the run moves to disk are scratch too
-        config = RunConfig.from_mapping({**settings, "latency": False, "out": Path(folder) / "run"}, "the options")
+        given = {**settings, "latency": False, "out": Path(folder) / "run"}
+        config = suited_to_machine(RunConfig.from_mapping(given, "the options"))
         registry, watch = Registry(), Watch(Path(folder))
         registry.register(watch, "the benchmark")
         job = open_job(config, registry, registry.observe)

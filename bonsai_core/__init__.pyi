@@ -57,6 +57,8 @@ from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
 from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
+from bonsai_core.runtimes.bench import bench as bench
+from bonsai_core.runtimes.bench_config import BenchConfig as BenchConfig
 from bonsai_core.runtimes.export import export as export
 from bonsai_core.runtimes.plans.apply import apply_plan as apply_plan
 from bonsai_core.runtimes.plans.make import plan_refusal as plan_refusal

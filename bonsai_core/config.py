@@ -10,7 +10,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 from bonsai_core.settings.common import LoadingSettings
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.quantities import TARGETS, Bytes, Parameters, Time
-from bonsai_core.settings.types import MAX_COUNT, SMALLEST_STEP, ByKind, Length, NotNegative, Positive, names_split
+from bonsai_core.settings.types import (
+    MAX_COUNT,
+    SMALLEST_STEP,
+    ByKind,
+    Length,
+    NotNegative,
+    Positive,
+    RoundTo,
+    names_split,
+)
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
 BUDGETS = ("sparsity", *TARGETS)
@@ -154,10 +163,10 @@ class RunConfig(LoadingSettings):
     rank: Literal["importance", "density"] = Field(
         "density", description="Remove by lowest importance, or by lowest importance per parameter."
     )
-    round_to: ByKind[Positive] = Field(
-        1,
-        description="Widths of MLPs and experts become multiples of this (64 or 128 suit GPUs); or "
-        "attention=2,mlp=64. Widths of experts are of 8 unless named.",
+    round_to: RoundTo = Field(
+        "auto",
+        description="Widths of MLPs and experts become multiples of this; or attention=2,mlp=64. gpu: 64, cpu: 16, "
+        "fewer where a sixteenth of the width is; auto: of the device. Widths of experts are of 8 unless named.",
     )
     min_units: ByKind[NotNegative] = Field(
         1,

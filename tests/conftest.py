@@ -273,6 +273,7 @@ def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         submodels=4,
         samples=2,
         prior_samples=64,
+        round_to=1,
         sequence_length=32,
         eval_samples=2,
         eval_sequence_length=64,

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import Listener, Pico, with_token_beyond
-from transformers import PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from bonsai_core import (
     AdaptConfig,
@@ -33,7 +33,7 @@ from bonsai_core import (
 )
 from bonsai_core.cli.main import cli
 from bonsai_core.evaluation.choices import TaskScore
-from bonsai_core.evaluation.speed import Generations, generation_memory, generation_seconds
+from bonsai_core.evaluation.speed import Generations, generation_memory, generation_speeds
 from bonsai_core.events import EvaluationStarted, Event, TokensDone, Warned
 from bonsai_core.sources import draw_questions, read_rows
 
@@ -290,8 +290,16 @@ class TestSpeed:
 
     def test_models_take_turns_and_generate_what_was_asked(self) -> None:
         calls: list[tuple[str, int, int]] = []
-        generation_seconds([Fake("a", calls), Fake("b", calls)], Generations((2,), 4, 5, 2), print)
-        assert calls == [("a", 2, 6), ("b", 2, 6)] * 3
+        generation_speeds([Fake("a", calls), Fake("b", calls)], Generations((2,), 4, 5, 2), print)
+        a, b = ("a", 2, 6), ("b", 2, 6)
+        assert calls == [a, b, b, a, a, b]
+
+    def test_prompts_are_the_same_for_all_models_and_others_at_each_turn(self) -> None:
+        prompts: dict[str, list[list[list[int]]]] = {"a": [], "b": []}
+        for name, seen in prompts.items():
+            generation_speeds([Fake(name, [], seen=seen)], Generations((2,), 4, 1, 2), print)
+        assert prompts["a"] == prompts["b"]
+        assert len({str(prompt) for prompt in prompts["a"]}) == 3
 
     def test_time_to_the_first_token_is_told_from_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = SimpleNamespace(now=100.0)
@@ -301,7 +309,7 @@ class TestSpeed:
             clock.now += 8.0 if first else 2.0
 
         ((row,),) = (
-            found.values() for found in generation_seconds([Fake("a", [], wait)], Generations((1,), 4, 2, 1), print)
+            found.values() for found in generation_speeds([Fake("a", [], wait)], Generations((1,), 4, 2, 1), print)
         )
         assert row is not None
         assert (row["prefill_s"], row["decode_s"]) == (8.0, 2.0)
@@ -310,7 +318,7 @@ class TestSpeed:
         def fail(first: bool) -> None:
             raise torch.OutOfMemoryError("out of memory")
 
-        (found,) = generation_seconds([Fake("a", [], fail, above=1)], Generations((1, 8), 4, 2, 1), print)
+        (found,) = generation_speeds([Fake("a", [], fail, above=1)], Generations((1, 8), 4, 2, 1), print)
         assert found["1"] is not None
         assert found["8"] is None
         assert generation_memory(Fake("a", [], fail, above=1), Generations((1, 8), 4, 2, 1), print)["8"] is None
@@ -340,10 +348,17 @@ class Fake:
     """A model that notes what it is asked to generate."""
 
     def __init__(
-        self, name: str, calls: list[tuple[str, int, int]], work: Any = lambda first: None, above: int = 0
+        self,
+        name: str,
+        calls: list[tuple[str, int, int]],
+        work: Any = lambda first: None,
+        above: int = 0,
+        seen: list[Any] | None = None,
     ) -> None:
         self._name, self._calls, self._work, self._above = name, calls, work, above
         self._weight = torch.zeros(1)
+        self.config = CONFIG_MAPPING["llama"](vocab_size=1000)
+        self._seen = [] if seen is None else seen
 
     def parameters(self) -> Any:
         return iter([self._weight])
@@ -354,6 +369,7 @@ class Fake:
     def generate(self, ids: torch.Tensor, max_new_tokens: int, stopping_criteria: Any, **settings: Any) -> None:
         assert settings["min_new_tokens"] == max_new_tokens
         self._calls.append((self._name, ids.shape[0], max_new_tokens))
+        self._seen.append(ids.tolist())
         for number in range(max_new_tokens):
             if ids.shape[0] > self._above:
                 self._work(number == 0)

@@ -41,6 +41,7 @@ def evaluation_view(results: Mapping[str, Any]) -> RenderableType:
         how = "taking turns" if results["taking_turns"] else "one after the other"
         owners = {"cuda": "the GPUs", "mps": "the GPU"}
         owner = owners.get(device.partition(":")[0], "the whole process")
+        how += ", medians with quartiles"
         notes.append(Text(f"timed on {device}, {how}; peak memory while generating, of {owner}"))
     return Group(table, *notes)
 
@@ -95,17 +96,29 @@ def _harness(label: str, results: list[Mapping[str, Any]], metric: str) -> Row:
 
 
 def _speed(batch: str, models: list[Model]) -> list[Row]:
+    speeds = [model["speed"][batch] for model in models]
+
     def row(what: str, numbers: list[Any], factor: float, style: str) -> Row:
         scaled = [number and number * factor for number in numbers]
         return _number(f"{what} (batch {batch})", scaled, style, "does not fit")
 
-    def timed(name: str) -> list[Any]:
-        return [speed and speed[name] for speed in (model["speed"][batch] for model in models)]
+    def timed(what: str, phase: str, style: str) -> Row:
+        label, cells, change = row(what, [speed and speed[f"{phase}_s"] for speed in speeds], 1e3, style)
+        spreads = [speed and speed[f"{phase}_spread_s"] for speed in speeds]
+        ends = [spread and [style.format(spread[end] * 1e3) for end in ("low", "high")] for spread in spreads]
+        return (
+            label,
+            [f"{cell} ({' to '.join(end)})" if end else cell for cell, end in zip(cells, ends, strict=True)],
+            change,
+        )
+
+    def rate(phase: str) -> list[Any]:
+        return [speed and speed[f"{phase}_tokens_per_s"] for speed in speeds]
 
     return [
-        row("prefill, ms", timed("prefill_s"), 1e3, "{:,.1f}"),
-        row("decode, ms per token", timed("decode_s"), 1e3, "{:,.2f}"),
-        row("prefill, tokens/s", timed("prefill_tokens_per_s"), 1, "{:,.0f}"),
-        row("decode, tokens/s", timed("decode_tokens_per_s"), 1, "{:,.1f}"),
+        timed("prefill, ms", "prefill", "{:,.1f}"),
+        timed("decode, ms per token", "decode", "{:,.2f}"),
+        row("prefill, tokens/s", rate("prefill"), 1, "{:,.0f}"),
+        row("decode, tokens/s", rate("decode"), 1, "{:,.1f}"),
         row("peak memory, MB", [model["memory"][batch] for model in models], 1e-6, "{:,.0f}"),
     ]

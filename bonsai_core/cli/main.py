@@ -26,6 +26,7 @@ from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.events import Event, Warned
 from bonsai_core.registry.registry import KINDS
+from bonsai_core.runtimes.bench_config import BenchConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130
@@ -201,6 +202,33 @@ def apply(plan: Path, base: str | None, out: Path | None, trust_remote_code: boo
         plan, out, base=base, registry=installed(), trust_remote_code=trust_remote_code, warn=_warn
     )
     Console().print(plain(f"wrote {path}: every tensor is that of the plan's checkpoint"), soft_wrap=True)
+
+
+@cli.command(name="bench", cls=SettingsCommand, schema=BenchConfig)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--out", type=PathName(), help="Also write a picture, OUT.png and OUT.svg.")
+def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
+    """Time MODELs beside the dense one in the runtimes that serve them, taking turns.
+
+    A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo', or a file that a runtime loads. Every model
+    is exported to a temporary directory, and loaded in a process of its own.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    configuration = BenchConfig.from_mapping(given, "settings")
+    _quiet()
+    from bonsai_core.cli.bench import bench_view, bench_with_progress
+    from bonsai_core.runtimes.bench_plot import draw_bench
+
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    results = bench_with_progress(configuration, installed())
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        Console().print(bench_view(results))
+    if out is not None:
+        draw_bench(results, out)
 
 
 @cli.command(cls=SettingsCommand, fields=SWEEP_FIELDS)

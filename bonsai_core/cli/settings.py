@@ -24,7 +24,7 @@ from bonsai_core.config import BUDGETS, PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
-from bonsai_core.settings.common import CommonSettings
+from bonsai_core.settings.common import Settings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.strict_yaml import parse
 
@@ -46,7 +46,7 @@ class SettingsCommand(click.RichCommand):
     """
 
     def __init__(
-        self, *args: Any, fields: Sequence[str] | None = None, schema: type[CommonSettings] = RunConfig, **kwargs: Any
+        self, *args: Any, fields: Sequence[str] | None = None, schema: type[Settings] = RunConfig, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
@@ -129,7 +129,7 @@ def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _field_option(name: str, schema: type[CommonSettings]) -> click.RichOption:
+def _field_option(name: str, schema: type[Settings]) -> click.RichOption:
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     is_flag = field.annotation is bool

@@ -17,6 +17,7 @@ from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
 from bonsai_core.registry.registry import KINDS, Registry
 from bonsai_core.rundir.divergence import describe_narrowness
+from bonsai_core.rundir.slowness import describe_slowness
 from bonsai_core.settings.quantities import TARGETS
 from bonsai_core.units import UnitTable
 
@@ -33,6 +34,7 @@ def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     return Group(
         _before_and_after(report),
         *_budget(report),
+        *_slowness(report),
         _layers(report),
         _rounds(report),
         _cost(report),
@@ -79,8 +81,7 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     _row(table, "weights, MB", weights["dense"] / 1e6, weights["pruned"] / 1e6, "{:.1f}")
     latency = report["latency"] or {}
     if "dense_s" in latency:
-        what = f"forward of {latency['tokens']:,} tokens, ms"
-        _row(table, what, latency["dense_s"] * 1e3, latency["pruned_s"] * 1e3, "{:.1f}")
+        _latency(table, latency)
     sparsity = report["sparsity"]
     table.add_row("sparsity of the decoder layers", "", f"{sparsity['decoder']:.2%}", "")
     table.add_row("sparsity of the whole model", "", f"{sparsity['whole_model']:.2%}", "")
@@ -102,9 +103,27 @@ def _budget(report: Mapping[str, Any]) -> list[Text]:
     return [Text(f"{line}measured {measured}", style="yellow" if missed else "")]
 
 
+def _slowness(report: Mapping[str, Any]) -> list[Text]:
+    slowness = describe_slowness(report["latency"], report["config"].get("round_to"))
+    return [Text(visible(slowness), style="yellow")] if slowness else []
+
+
 def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:
     shown = ["not finite" if value is None else style.format(value) for value in (dense, pruned)]
     table.add_row(name(what), *shown, ratio(dense, pruned))
+
+
+def _latency(table: Table, latency: Mapping[str, Any]) -> None:
+    """Medians, and how many times the dense model's time it takes, with the quartiles of that over the turns."""
+    phases, tokens = latency.get("phases"), f"{latency['tokens']:,} tokens"
+    if not phases:  # of an earlier version
+        _row(table, f"forward of {tokens}, ms", latency["dense_s"] * 1e3, latency["pruned_s"] * 1e3, "{:.1f}")
+        return
+    for what, phase in ((f"prefill of {tokens}, ms", phases["prefill"]), ("decode, ms per token", phases["decode"])):
+        cells = (f"{phase[model] * 1e3:.1f}" for model in ("dense_s", "pruned_s"))
+        speedup = phase["speedup"]
+        spread = f"({1 / speedup['high']:.2f} to {1 / speedup['low']:.2f})"
+        table.add_row(name(what), *cells, f"x {1 / speedup['median']:.2f} {spread}")
 
 
 def _layers(report: Mapping[str, Any]) -> RenderableType:

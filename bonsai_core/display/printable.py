@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePath
 
 STEERING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode's categories of control, format (such as changes of direction), surrogate, private and other characters."""
@@ -23,3 +25,9 @@ def visible(text: object, *, lines: bool = False, most: int | None = None) -> st
         return unicodedata.category(c) not in STEERING or (lines and c in LAYOUT)
 
     return "".join(c if harmless(c) else c.encode("unicode_escape").decode("ascii") for c in shown)
+
+
+def last_parts(names: Iterable[str]) -> dict[str, str]:
+    """By name of a model its last part, such as ``Llama-3.2-1B``; where two have the same one, all stay whole."""
+    shown = {name: PurePath(name).name or name for name in names}
+    return shown if len(set(shown.values())) == len(shown) else {name: name for name in shown}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import empty_model, save_checkpoint, save_streamed
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.engine.job import Job
-from bonsai_core.model.forward.latency import free_bytes, side_by_side
+from bonsai_core.errors import shortened
+from bonsai_core.model.forward.latency import free_bytes, generation_seconds
+from bonsai_core.model.forward.turns import speed, speedup, take_turns
 from bonsai_core.model.loading.parent import load_parent
 from bonsai_core.model.loading.saved import verify_saved
 from bonsai_core.model.pruned_files import PrunedFiles
@@ -20,6 +23,7 @@ from bonsai_core.model.storage.memory import drop_weights
 from bonsai_core.rundir.versions import versions
 
 LATENCY_REPEATS = 7
+LATENCY_NEW_TOKENS = 8
 LATENCY_HEADROOM = 1.5
 
 
@@ -97,10 +101,28 @@ def dense_beside(job: Job) -> Any:
 
 
 def latencies(job: Job) -> dict[str, Any]:
-    """Dense and pruned taking turns; left out where there is no room for both."""
-    dense = dense_beside(job)
-    if isinstance(dense, str):
-        return {"skipped": dense}
-    num_tokens = job.evaluation_NT.shape[1]
-    dense_s, pruned_s = side_by_side(dense, job.subject.model, num_tokens=num_tokens, repeats=LATENCY_REPEATS)
-    return {"dense_s": dense_s, "pruned_s": pruned_s, "tokens": num_tokens, "repeats": LATENCY_REPEATS}
+    """Dense and pruned taking turns to read a prompt and write after it; left out where that cannot be measured.
+
+    Returns:
+        ``phases``, by name ``dense_s``, ``pruned_s`` (medians) and ``speedup``, see there; ``dense_s`` and ``pruned_s``
+        of the prefill; ``tokens`` of the prompt, and ``new_tokens``. Or why it was ``skipped``.
+    """
+    beside = dense_beside(job)
+    if isinstance(beside, str):
+        return {"skipped": beside}
+    models = (beside, job.subject.model)
+    length = job.evaluation_NT.shape[1]  # the model has that many positions
+    new_tokens = min(LATENCY_NEW_TOKENS, length - 1)
+    tokens = length - new_tokens
+    try:
+        sides = [partial(generation_seconds, model, 1, tokens, new_tokens) for model in models]
+        seconds_SRP = take_turns(sides, LATENCY_REPEATS)
+    except Exception as error:  # a stranger's modeling code may not generate; all else of the run is done
+        return {"skipped": f"the models cannot generate: {shortened(str(error))}"}
+    dense, pruned = (speed(seconds_RP, 1, tokens) for seconds_RP in seconds_SRP)
+    phases = {
+        phase: {"dense_s": dense[f"{phase}_s"], "pruned_s": pruned[f"{phase}_s"], "speedup": times}
+        for phase, times in speedup(*seconds_SRP).items()
+    }
+    prefill = {name: phases["prefill"][name] for name in ("dense_s", "pruned_s")}
+    return {**prefill, "phases": phases, "tokens": tokens, "new_tokens": new_tokens, "repeats": LATENCY_REPEATS}

@@ -11,15 +11,16 @@ from typing import Any
 
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Shapes
+from bonsai_core.engine.machine import multiples_in
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Stage, StageStarted, Warned
-from bonsai_core.model.loading.parent import find_parent
+from bonsai_core.model.loading.parent import find_parent, table_of
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import write_atomically
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported, read_exported, verify_if_possible, write
 from bonsai_core.runtimes.formats import default_path, find_exporter, format_for
-from bonsai_core.selection.limits import minimums, multiples
+from bonsai_core.selection.limits import Limit, minimums, multiples
 
 RECORD_NAME = "exports.json"
 
@@ -35,7 +36,7 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     chosen = [find_exporter(format_for(name, registry), registry) for name in config.runtimes]
     parent = find_parent(config, registry, download=False, warn=lambda text: None)
     wanted = [exporter.shapes(parent.config, parent.family) for exporter in chosen]
-    changes = _changes(config, wanted)
+    changes = _changes(config, wanted, multiples_in(config, table_of(parent, config)))
     if changes:
         said = ", ".join(f"{name}: {_typed(value)}" for name, value in changes.items())
         registry.observe(Warned(f"So that {', '.join(config.runtimes)} can take the result, the run has {said}."))
@@ -43,8 +44,12 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     return RunConfig.from_mapping({**given, **changes}, f"--for {','.join(config.runtimes)}")
 
 
-def _changes(config: RunConfig, wanted: list[Shapes]) -> dict[str, Any]:
-    """The settings that have to change, with their new values."""
+def _changes(config: RunConfig, wanted: list[Shapes], rounded: Limit[int]) -> dict[str, Any]:
+    """The settings that have to change, with their new values.
+
+    Args:
+        rounded: what numbers of units are multiples of without the runtimes.
+    """
     changes: dict[str, Any] = {}
     if any(shapes.uniform for shapes in wanted) and not config.stock:
         if "shapes" in config.model_fields_set:
@@ -62,24 +67,25 @@ def _changes(config: RunConfig, wanted: list[Shapes]) -> dict[str, Any]:
         )
     if units != config.units:
         changes["units"] = units
-    changes |= _merged(config, wanted, "min_units", minimums, max)
-    return changes | _merged(config, wanted, "round_to", multiples, math.lcm)
+    changes |= _merged(minimums(config.min_units), wanted, "min_units", minimums, max)
+    return changes | _merged(rounded, wanted, "round_to", multiples, math.lcm)
 
 
 def _merged(
-    config: RunConfig,
+    own: Limit[int],
     wanted: list[Shapes],
     name: str,
     limit: Callable[[Any], Any],
     join: Callable[[int, int], int],
 ) -> dict[str, Any]:
     """A limit per kind of site, joined with those of the runtimes; empty if that changes nothing."""
-    given = limit(getattr(config, name)).by_kind
-    joined = dict(given)
+    joined = dict(own.by_kind)
     for shapes in wanted:
         for kind, number in getattr(shapes, name).items():
             joined[kind] = join(joined[kind], number)
-    return {} if joined == given else {name: {kind: n for kind, n in joined.items() if n != limit(1).by_kind[kind]}}
+    return (
+        {} if joined == own.by_kind else {name: {kind: n for kind, n in joined.items() if n != limit(1).by_kind[kind]}}
+    )
 
 
 def _typed(value: Any) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from statistics import median_low
 from typing import Any
 
 from bonsai_core.config import RunConfig
 from bonsai_core.model.storage.devices import find_device
+from bonsai_core.selection.limits import Limit, multiples, suited_multiples
 from bonsai_core.sources import with_absolute_paths
+from bonsai_core.units import SiteKind, UnitTable
 from bonsai_core.upstream import multiplies_bfloat16
 
 CPU_SAMPLES, CUDA_SAMPLES = 64, 512
@@ -24,6 +28,19 @@ def suited_to_machine(config: RunConfig) -> RunConfig:
     device, filled_in = find_device(config.device), dict[str, Any]()
     if config.prior_samples is None:
         filled_in["prior_samples"] = CUDA_SAMPLES if device.type == "cuda" else CPU_SAMPLES
+    if config.round_to == "auto":
+        filled_in["round_to"] = "cpu" if device.type == "cpu" else "gpu"
     if config.model == "demo" and config.dtype == "auto" and config.load_in == "full" and multiplies_bfloat16(device):
         filled_in["dtype"] = "bfloat16"
     return with_absolute_paths(config).model_copy(update=filled_in)
+
+
+def multiples_in(config: RunConfig, table: UnitTable) -> Limit[int]:
+    """What numbers of units become multiples of, in the model with this unit table."""
+    if not isinstance(config.round_to, str):
+        return multiples(config.round_to)
+    assert config.round_to != "auto"  # see `suited_to_machine`
+    widths = defaultdict[SiteKind, list[int]](list)
+    for site in table:
+        widths[site.kind].append(site.num_units)
+    return suited_multiples(config.round_to, {kind: median_low(each) for kind, each in widths.items()})

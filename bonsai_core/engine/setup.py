@@ -12,6 +12,7 @@ from bonsai_core.engine.budget import Counted, check_budget, find_budget, measur
 from bonsai_core.engine.calibration import draw_calibration
 from bonsai_core.engine.function_metric import ModelFunction
 from bonsai_core.engine.job import Job
+from bonsai_core.engine.machine import multiples_in
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.engine.plan import round_targets
 from bonsai_core.engine.runtimes import warn_of_pattern
@@ -33,7 +34,7 @@ from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.model.subject import Subject
 from bonsai_core.registry.registry import Registry
 from bonsai_core.selection.budget import Budget
-from bonsai_core.selection.limits import fractions, minimums, multiples
+from bonsai_core.selection.limits import fractions, minimums
 from bonsai_core.selection.rules import Rules
 from bonsai_core.sources import evaluation_windows, load_text
 from bonsai_core.units import Site, UnitTable
@@ -153,7 +154,7 @@ def make_rules(config: RunConfig, table: UnitTable, parent: Parent) -> Rules:
     return Rules(
         units=config.units,
         rank=config.rank,
-        round_to=multiples(config.round_to),
+        round_to=multiples_in(config, table),
         min_units=minimums(config.min_units),
         max_fraction=fractions(config.max_fraction),
         protect=_protected(config, 1 + max(site.layer for site in table)),

@@ -17,7 +17,7 @@ from bonsai_core.evaluation.candidates import Candidate, find_candidates
 from bonsai_core.evaluation.choices import TaskScore
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.evaluation.harness import Harness
-from bonsai_core.evaluation.speed import generation_memory, generation_seconds
+from bonsai_core.evaluation.speed import generation_memory, generation_speeds
 from bonsai_core.events import EvaluationStarted, Event, Stage, StageStarted, TokensDone, Warned
 from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.latency import free_bytes
@@ -82,7 +82,7 @@ def evaluate(config: EvalConfig, *, registry: Registry | None = None) -> dict[st
         speeds: list[dict[str, Any]] = []
         for group in groups:
             loaded = [_load(one, config, lambda text: None) for one in group]
-            speeds += generation_seconds(loaded, config.generations, warn)
+            speeds += generation_speeds(loaded, config.generations, warn)
             del loaded
             free_cache()
         for entry, speed in zip(models, speeds, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from bonsai_core.rundir.report_schema import JsonObject, Value, first_fault, json_object
+from bonsai_core.rundir.report_schema import JsonObject, Phases, Value, first_fault, json_object
 
 Described = dict[str, Any]
 PAYLOADS: Mapping[str, type[JsonObject]] = {
@@ -50,7 +50,11 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
     "save": json_object(bytes=NonNegativeInt, parameters=NonNegativeInt),
     "trained": json_object(parameters=NonNegativeInt),
     "latency": json_object(
-        skipped=(str, ""), dense_s=(FiniteFloat, 0.0), pruned_s=(FiniteFloat, 0.0), tokens=(NonNegativeInt, 0)
+        skipped=(str, ""),
+        dense_s=(FiniteFloat, 0.0),
+        pruned_s=(FiniteFloat, 0.0),
+        tokens=(NonNegativeInt, 0),
+        phases=(Phases | None, None),
     ),
     "loss": json_object(loss=Value),
     "verify": json_object(skipped=(str, ""), loss=(Value, None), loaded=(dict[str, Value], {})),

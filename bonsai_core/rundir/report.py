@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_core.rundir import Journal
 from bonsai_core.rundir.divergence import describe_narrowness
+from bonsai_core.rundir.slowness import describe_slowness
 from bonsai_core.units import UnitTable
 
 
@@ -51,11 +52,19 @@ def build_report(
         "rounds": _rounds(journal),
         "layers": _layers(table, keep_U),
         "versions": started["versions"],
-        "latency": journal.get("latency"),
+        "latency": _latency(journal),
         "verified": journal["verify"],
         "memory": {"peak_bytes": journal["peak"]["bytes"]},
         "seconds": journal.seconds(_stage),
     }
+
+
+def _latency(journal: Journal) -> Mapping[str, Any] | None:
+    """What was timed, with ``slower``: whether the pruned model is, by more than the spread."""
+    latency = journal.get("latency")
+    if not latency or not latency.get("phases"):  # not timed, or by an earlier version
+        return latency
+    return {**latency, "slower": describe_slowness(latency, journal["run"]["config"]["round_to"]) is not None}
 
 
 def _rounds(journal: Journal) -> list[Mapping[str, Any]]:

@@ -83,6 +83,11 @@ class _Budget(JsonObject):
 
 _BEFORE_AND_AFTER = json_object(dense=Count, pruned=Count)
 _POSITIVE = Annotated[FiniteFloat, Field(gt=0)]
+_PHASE = json_object(
+    dense_s=_POSITIVE, pruned_s=_POSITIVE, speedup=json_object(median=_POSITIVE, low=_POSITIVE, high=_POSITIVE)
+)
+Phases = json_object(prefill=_PHASE, decode=_PHASE)
+"""How fast the dense and the pruned model are, see `bonsai_core.engine.checkpoint.latencies`."""
 _COMMON = {
     "verified": json_object(loss=Value, loaded=dict[str, Value]) | _NotDone,
     "memory": json_object(peak_bytes=Count),
@@ -97,7 +102,9 @@ RUN_REPORT = json_object(
     budget=(_Budget | None, None),
     rounds=list[_Round],
     layers=list[dict[str, _Kept]],
-    latency=json_object(dense_s=_POSITIVE, pruned_s=_POSITIVE, tokens=Count) | _NotDone | None,
+    latency=json_object(dense_s=_POSITIVE, pruned_s=_POSITIVE, tokens=Count, phases=(Phases | None, None))
+    | _NotDone
+    | None,
     **_COMMON,
 )
 ADAPT_REPORT = json_object(

@@ -13,8 +13,8 @@ from bonsai_core.settings.schema import Schema, describe_faults, where
 from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed
 
 
-class CommonSettings(Schema):
-    """Base of configurations. The field descriptions are the command line's help.
+class Settings(Schema):
+    """Base of all configurations. The field descriptions are the command line's help.
 
     Attributes:
         PATHS: fields that may name a file or a folder.
@@ -27,14 +27,6 @@ class CommonSettings(Schema):
     TEXTS: ClassVar[tuple[str, ...]] = ()
     RECIPES: ClassVar[tuple[str, ...]] = ()
     NOT_DECISIVE: ClassVar[frozenset[str]] = frozenset({"out"})
-
-    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Length = Field(
-        512, description="Tokens per evaluation window; a perplexity without it means nothing."
-    )
-    seed: Seed = Field(0, description="Seed of every random draw.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> Self:
@@ -70,6 +62,18 @@ class CommonSettings(Schema):
     def _plain(self) -> dict[str, Any]:
         values = self.model_dump(mode="json")
         return {name: values[name] for name in self.names()}
+
+
+class CommonSettings(Settings):
+    """Base of configurations that evaluate."""
+
+    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
+    eval_sequence_length: Length = Field(
+        512, description="Tokens per evaluation window; a perplexity without it means nothing."
+    )
+    seed: Seed = Field(0, description="Seed of every random draw.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
+    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
 
 
 class LoadingSettings(CommonSettings):

@@ -44,7 +44,7 @@ def describe_faults(error: ValidationError, describe: Callable[[Any, str], str])
 
 def where(row: Any) -> str:
     """The setting that one of pydantic's rows is about; empty if it is about how several fit together."""
-    return shortened(".".join(str(part) for part in row["loc"] if part not in ("*", "**", "[key]")))
+    return shortened(".".join(str(part) for part in row["loc"] if part not in ("*", "**", "***", "[key]")))
 
 
 def _in_words(row: Any) -> str:

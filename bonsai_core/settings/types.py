@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
@@ -67,3 +67,17 @@ ByKind = Annotated[
     BeforeValidator(_by_kind),
 ]
 """One limit for all kinds of site, or one for each kind named."""
+Hardware = Literal["auto", "cpu", "gpu"]
+
+
+def _form_of_multiple(value: Any) -> str:
+    named = isinstance(value, str) and value[:1].isalpha()
+    return "**" if isinstance(value, dict) else "***" if named else "*"
+
+
+RoundTo = Annotated[
+    Annotated[Positive, Tag("*")] | Annotated[dict[SiteKind, Positive], Tag("**")] | Annotated[Hardware, Tag("***")],
+    Discriminator(_form_of_multiple),
+    BeforeValidator(_by_kind),
+]
+"""A multiple for all kinds of site, one for each kind named, or what a kind of hardware likes."""

@@ -1,4 +1,4 @@
-"""Forward latency of models side by side, and memory that is free or was held."""
+"""How long models take to read and to write, and memory that is free or was held."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import StoppingCriteria
 
+from bonsai_core.model.forward.turns import Side, take_turns
 from bonsai_core.model.storage.devices import input_device
 from bonsai_core.upstream import cache_argument, cache_of
 
-WARM_UP = 1
 STEPS = 4
 """Tokens that are decoded in a row, and timed together."""
 
@@ -57,23 +57,18 @@ def enough_repeats(sides: Sequence[Callable[[], Sequence[float]]], seconds: floa
 
 
 def median_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
-    """Medians [sides, times], the sides taking turns, so that a machine whose speed changes is fair to all of them.
-
-    Args:
-        sides: each runs once and returns the times that it took in seconds, the same number of them for all.
-        repeats: how often each is timed, after a warm-up.
-    """
-    return np.asarray(np.median(_in_turns(sides, repeats), axis=0))
+    """Medians, float64 [sides, times], of sides that take turns; see `take_turns`."""
+    return np.asarray(np.median(take_turns([_every_turn(side) for side in sides], repeats), axis=1))
 
 
 def least_seconds(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
     """The same with the least in place of the median: other work on the machine only ever adds to it."""
-    return np.asarray(_in_turns(sides, repeats).min(axis=0))
+    return np.asarray(take_turns([_every_turn(side) for side in sides], repeats).min(axis=1))
 
 
-def _in_turns(sides: Sequence[Callable[[], Sequence[float]]], repeats: int) -> NDArray[np.float64]:
-    """Seconds, float64 [repeats, sides, times]."""
-    return np.array([[side() for side in sides] for _ in range(WARM_UP + repeats)], dtype=np.float64)[WARM_UP:]
+def _every_turn(side: Callable[[], Sequence[float]]) -> Side:
+    """What does the same at every turn."""
+    return lambda turn: side()
 
 
 @dataclass(frozen=True)
@@ -142,21 +137,49 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def side_by_side(first: Any, second: Any, *, num_tokens: int, repeats: int) -> tuple[float, float]:
-    """Median seconds of a forward pass over one sequence of `num_tokens`, the two models taking turns."""
-    device = next(first.parameters()).device
-    ids = torch.zeros((1, num_tokens), dtype=torch.long, device=device)
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+    """Never stops; records when the first new token is there."""
 
-    def forward(model: Any) -> tuple[float]:
-        synchronize(device)
-        start = time.perf_counter()
-        with torch.inference_mode():
-            model(input_ids=ids, use_cache=False)
-        synchronize(device)
-        return (time.perf_counter() - start,)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.at: float | None = None
 
-    first_s, second_s = median_seconds([partial(forward, first), partial(forward, second)], repeats)[:, 0].tolist()
-    return first_s, second_s
+    def __call__(self, input_ids: Tensor, scores: Any, **settings: Any) -> Tensor:
+        if self.at is None:
+            synchronize(self._device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def generation_seconds(
+    model: Any, batch: int, prompt_tokens: int, new_tokens: int, turn: int = 0
+) -> tuple[float, float]:
+    """Seconds to the first token, and for each of the `new_tokens` after it, of all sequences.
+
+    Args:
+        turn: what the prompts, random tokens, are drawn by.
+    """
+    device = input_device(model)
+    drawn = np.random.default_rng(turn).integers(model.config.get_text_config().vocab_size, size=(batch, prompt_tokens))
+    ids = torch.from_numpy(drawn).to(device)
+    first, count = _FirstToken(device), 1 + new_tokens
+    synchronize(device)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=0,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            stopping_criteria=[first],
+        )
+    synchronize(device)
+    end = time.perf_counter()
+    assert first.at is not None
+    return first.at - start, (end - first.at) / new_tokens
 
 
 def synchronize(device: torch.device) -> None:

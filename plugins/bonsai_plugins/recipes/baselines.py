@@ -12,6 +12,7 @@ ONE_SHOT: dict[str, Any] = {
     "prior_samples": 64,
     "sequence_length": 256,
     "compensator": "none",
+    "round_to": 1,
 }
 
 WANDA_SP = Recipe(

@@ -17,6 +17,7 @@ PAPER = Recipe(
         "samples": 32,
         "prior_samples": 32,
         "sequence_length": 128,
+        "round_to": 1,
         "resample": "fresh",
     },
 )

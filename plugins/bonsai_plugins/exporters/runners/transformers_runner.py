@@ -20,6 +20,7 @@ class Model:
             path, dtype=options["dtype"], use_safetensors=True, trust_remote_code=trust
         )
         self._model = model.to(self._device).eval()
+        self._prompts = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
     def log_probabilities(self, tokens: list[int]) -> list[float]:
@@ -32,26 +33,28 @@ class Model:
         return written
 
     def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-        ids = self._ids([[1] * prompt_tokens] * batch)
-        first = self._seconds(ids, 1)
-        return first, (self._seconds(ids, 1 + new_tokens) - first) / new_tokens
-
-    def _seconds(self, ids: torch.Tensor, count: int) -> float:
+        """Every call has other random prompts, the same for all models that are asked the same."""
+        vocabulary = self._model.config.get_text_config().vocab_size
+        ids = torch.randint(vocabulary, (batch, prompt_tokens), generator=self._prompts).to(self._device)
+        first = FirstToken(self._synchronize)
         self._synchronize()
         start = time.perf_counter()
-        self._generate(ids, count)
+        self._generate(ids, 1 + new_tokens, first)
         self._synchronize()
-        return time.perf_counter() - start
+        end = time.perf_counter()
+        return first.at - start, (end - first.at) / new_tokens
 
     @torch.inference_mode()
-    def _generate(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+    def _generate(self, ids: torch.Tensor, count: int, *watchers: Any) -> torch.Tensor:
         written: torch.Tensor = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
+            use_cache=True,
             pad_token_id=0,
             min_new_tokens=count,
             max_new_tokens=count,
+            stopping_criteria=[*watchers],
         )
         return written
 
@@ -63,3 +66,17 @@ class Model:
             torch.cuda.synchronize()
         elif self._device.type == "mps":
             torch.mps.synchronize()
+
+
+class FirstToken(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+    """Never stops; records when the first new token is there."""
+
+    def __init__(self, synchronize: Any) -> None:
+        self._synchronize = synchronize
+        self.at = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **settings: Any) -> torch.Tensor:
+        if not self.at:
+            self._synchronize()
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,78 @@
+"""What `bonsai bench` shows: a bar while it times, then a table for each runtime."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bonsai_core.cli.printing import name, plain, print_note
+from bonsai_core.cli.progress import duration, progress_bar
+from bonsai_core.display.printable import last_parts, visible
+from bonsai_core.registry.registry import Registry
+from bonsai_core.runtimes.bench import bench
+from bonsai_core.runtimes.bench_config import BenchConfig
+
+
+def bench_with_progress(config: BenchConfig, registry: Registry) -> dict[str, Any]:
+    """Time, with a bar and notes on stderr."""
+    console = Console(stderr=True)
+    with progress_bar(console) as display:
+        task, start = display.add_task("", total=1.0, left=""), time.monotonic()
+
+        def show(what: str, share: float) -> None:
+            left = (time.monotonic() - start) * (1 - share) / share if share else 0.0
+            shown = f"about {duration(left)} left" if left else ""
+            display.update(task, description=visible(what), completed=share, left=shown)
+
+        return bench(config, registry=registry, warn=lambda text: print_note(console, text), progress=show)
+
+
+def bench_view(results: Mapping[str, Any]) -> RenderableType:
+    """A table for each runtime and format."""
+    tables = []
+    names = last_parts(model["model"] for row in results["results"] for model in row["models"])
+    for (runtime, format_), rows in itertools.groupby(results["results"], lambda row: (row["runtime"], row["format"])):
+        table = Table(box=None, header_style="bold", title=plain(f"{runtime} ({format_})"), title_justify="left")
+        for number, heading in enumerate(HEADINGS):
+            table.add_column(heading, justify="left" if number == 1 else "right", overflow="fold", no_wrap=number != 1)
+        for row in rows:
+            for model in row["models"]:
+                first = f"{row['batch']:,} x {row['prompt_tokens']:,}" if model["dense"] else ""
+                shown = name(names[model["model"]] + (" (dense)" if model["dense"] else ""))
+                table.add_row(first, shown, *_cells(model))
+        tables.append(table)
+    settings = results["settings"]
+    threads = f", {settings['threads']} threads" if settings["threads"] else ""
+    how = (
+        f"medians, and quartiles below them, of {settings['repeats']} turns, {settings['new_tokens']} new tokens, on "
+        f"{results['device']}, {results['dtype']}{threads}; speed-up: dense over pruned in the same turn"
+    )
+    return Group(*tables, Text(visible(how)))
+
+
+HEADINGS = (
+    "batch x\nprompt",
+    "model",
+    "prefill, ms",
+    "decode, ms\nper token",
+    "speed-up,\nprefill",
+    "speed-up,\ndecode",
+)
+
+
+def _cells(model: Mapping[str, Any]) -> list[str]:
+    times = [_spread(model["prefill_spread_s"], 1e3, "{:,.1f}"), _spread(model["decode_spread_s"], 1e3, "{:,.2f}")]
+    if model["dense"]:
+        return [*times, "", ""]
+    return [*times, *(_spread(model["speedup"][phase], 1.0, "{:.2f}") for phase in ("prefill", "decode"))]
+
+
+def _spread(values: Mapping[str, float], factor: float, style: str) -> str:
+    median, low, high = (style.format(values[which] * factor) for which in ("median", "low", "high"))
+    return f"{median}\n{low} to {high}"
