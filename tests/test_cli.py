@@ -260,7 +260,7 @@ def test_plugins_lists_every_kind_with_its_origin() -> None:
         (["rn"], 2, "Did you mean 'run'?"),
         (["run", "--sparsty", "0.2"], 2, "Did you mean '--sparsity'?"),
         (["run", "--estimator.fold", "3"], 2, "--estimator.folds"),
-        (["plugins", "prunes"], 1, "Available: adaptation, compensator, estimator, metric, prior"),
+        (["plugins", "prunes"], 1, "Available: adaptation, compensator, estimator, exporter, metric, prior"),
         (["run", "--sparsity", "2"], 1, "sparsity: Input should be less than 1 (got '2')"),
         (["run", "--estimator.folds", "["], 1, "--estimator.folds: '[' is not a value"),
         (["run", "--config", "/nowhere.yaml"], 1, "Cannot read the recipe /nowhere.yaml"),

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from bonsai_core import Checkpoint, Exporter, apply_plan, plan_refusal, write_plan
+import bonsai_core  # whose functions load torch, which listings do without
+from bonsai_core import Checkpoint, Exporter
 
 
 class Plan(Exporter):
@@ -17,14 +18,14 @@ class Plan(Exporter):
     runtime: ClassVar[str] = "bonsai apply"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
-        return plan_refusal(checkpoint)
+        return bonsai_core.plan_refusal(checkpoint)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        write_plan(checkpoint, out)
+        bonsai_core.write_plan(checkpoint, out)
 
     def check(self, checkpoint: Checkpoint, out: Path) -> str:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-            apply_plan(out, Path(folder, "applied"))
+            bonsai_core.apply_plan(out, Path(folder, "applied"))
         return "applied to the base model, it gives the checkpoint, bit for bit"
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
