@@ -1,0 +1,74 @@
+"""Which checkpoints llama.cpp computes as transformers does, and why not the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bonsai_core import Checkpoint
+from bonsai_plugins.exporters.gguf_layers import FREE
+
+SILU = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3")
+"""Model types whose MLPs have SiLU in llama.cpp, whatever their configuration says."""
+STOCK = (*SILU, "gemma", "gemma2")
+UNIFORM = "Prune with --shapes uniform, or with --for llama.cpp, for what it can take."
+
+
+def refusal(checkpoint: Checkpoint) -> str | None:
+    """Why it cannot be written, as a sentence that says what would help; None if it can."""
+    config, kind = checkpoint.config, checkpoint.model_type
+    if checkpoint.stock:
+        return _why_not_stock(config, kind, [*checkpoint.layers])
+    reason = why_not_free(config, kind)
+    return None if reason is None else f"its layers differ in size, and {reason}. {UNIFORM}"
+
+
+def why_not_free(config: Any, kind: str) -> str | None:
+    """Why layers of this model type must all have one size, as half a sentence; None if they may differ.
+
+    Args:
+        config: of the dense model, or of a pruned one.
+    """
+    if kind not in FREE:
+        return f"no architecture of llama.cpp takes that for the model type {kind} (only for {', '.join(sorted(FREE))})"
+    architecture = FREE[kind]
+    named = f"the one that takes that for {kind} ({architecture.name})"
+    if config.hidden_act not in ("silu", "swish"):
+        return f"{named} has no activation function {config.hidden_act}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return f"{named} has no sliding window (sliding_window is {config.sliding_window})"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in architecture.rope:
+        return f"{named} has no rotary embeddings of the type {rope}"
+    if architecture.tied and not config.tie_word_embeddings:
+        return f"{named} wants the output embeddings to be the input embeddings (tie_word_embeddings)"
+    if not architecture.biases and (getattr(config, "attention_bias", False) or getattr(config, "added_biases", ())):
+        return f"{named} has no biases"
+    return None
+
+
+def _why_not_stock(config: Any, kind: str, layers: list[Any]) -> str | None:
+    if kind not in STOCK:
+        return f"models of the type {kind} were not tried there (those were: {', '.join(sorted(STOCK))})."
+    if kind in SILU and config.hidden_act not in ("silu", "swish"):
+        return f"it computes {kind} with SiLU, whatever the configuration says (hidden_act is {config.hidden_act})."
+    if kind == "gemma2":
+        return _why_not_gemma2(config)
+    return None
+
+
+def _why_not_gemma2(config: Any) -> str | None:
+    """llama.cpp derives two things from the shape of Gemma 2 that its configuration says."""
+    alternating = [("sliding_attention", "full_attention")[n % 2] for n in range(config.num_hidden_layers)]
+    if config.layer_types != alternating:
+        return (
+            "layers have left, and it takes every second layer of Gemma 2 for one with a sliding window. "
+            "Prune with units other than layer."
+        )
+    of_27b = config.num_hidden_layers == 46
+    taken = config.hidden_size // config.num_attention_heads if of_27b else config.head_dim
+    if config.query_pre_attn_scalar != taken:
+        return (
+            f"it takes {taken} for query_pre_attn_scalar, which is {config.query_pre_attn_scalar}. Prune with --units "
+            f"mlp, which leaves the number of heads and layers."
+        )
+    return None
