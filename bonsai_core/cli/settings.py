@@ -189,9 +189,8 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
     return options
 
 
-def _options_of(prefix: str, kind: str, name: str, item: object) -> list[click.RichOption]:
+def _options_of(prefix: str, kind: str, name: str, item: Any) -> list[click.RichOption]:
     """An option for every field of a plugin."""
-    assert isinstance(item, type)
     return [
         click.RichOption(
             [f"--{prefix}.{option.replace('_', '-')}", f"{prefix}__{option}"],

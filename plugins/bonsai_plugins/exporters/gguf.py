@@ -51,7 +51,7 @@ class Gguf(Exporter):
     )
     llama_cpp: str = Field(
         "",
-        description="Directories of llama.cpp, separated as in PATH [default: $BONSAI_LLAMA_CPP, then this environment]",
+        description="Directories of llama.cpp, as in PATH [default: $BONSAI_LLAMA_CPP, then this environment]",
     )
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
@@ -69,11 +69,11 @@ class Gguf(Exporter):
                 gguf_tools.quantise(quantiser, whole, out, self.type)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        file = shlex.quote(str(out))
+        file, absolute = shlex.quote(str(out)), shlex.quote(str(out.absolute()))
         return [
             f'llama-cli -m {file} -p "Once upon a time"',
             f"llama-server -m {file}",
-            f"echo FROM {shlex.quote(str(out.absolute()))} > Modelfile && ollama create {out.stem.lower()} -f Modelfile",
+            f"echo FROM {absolute} > Modelfile && ollama create {shlex.quote(out.stem.lower())} -f Modelfile",
         ]
 
     def shapes(self, config: Any, family: Family) -> Shapes:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bonsai_core import Checkpoint
-from bonsai_plugins.exporters.gguf_layers import Architecture, layer_tensors, sizes_of_layers, written_layers
+from bonsai_plugins.exporters.gguf_layers import HEAD_SIZES, Architecture, arrays_of, layer_tensors, written_layers
 from bonsai_plugins.exporters.gguf_weights import Weights
 
 OURS = ("auto_map", "per_layer_config", "bonsai_family", "added_biases")
 NOT_COPIED = (".safetensors", ".index.json", ".py", ".gguf")
+WRITTEN_ANYWAY = ("GGUF.", "general.architecture", "general.size_label")
 QUANTISED = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
@@ -64,35 +65,41 @@ def add_layers(
     layers = written_layers(checkpoint, architecture, weights, pad_to)
     reader = gguf.GGUFReader(frame)
     writer = gguf.GGUFWriter(None, architecture.name)
-    stock = f"{reader.fields['general.architecture'].contents()}."
-    sizes = {f"{architecture.name}.{key}": value for key, value in sizes_of_layers(config, layers).items()}
-    for field in reader.fields.values():
-        name = field.name.replace(stock, f"{architecture.name}.", 1) if field.name.startswith(stock) else field.name
-        told_elsewhere = name.startswith(("GGUF.", "general.architecture", "general.size_label"))
-        if name not in sizes and not told_elsewhere:
-            sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for name, value in sizes.items():
-        (writer.add_array if isinstance(value, list) else writer.add_uint32)(name, value)
+    _copy_metadata(reader, writer, architecture.name)
+    for key in HEAD_SIZES:
+        writer.add_uint32(f"{architecture.name}.{key}", config.head_dim)
+    for key, sizes in arrays_of(layers).items():
+        writer.add_array(f"{architecture.name}.{key}", sizes)
 
     def tensors(read: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
         for number, layer in enumerate(layers):
             yield from layer_tensors(number, layer, config, architecture, weights, read).items()
 
-    for tensor in reader.tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-        )
+    for outside in reader.tensors:
+        data = outside.data
+        writer.add_tensor_info(outside.name, data.shape, data.dtype, data.nbytes, outside.tensor_type)
     for name, tensor in tensors(weights.size):
         _announce(writer, name, tensor, kind)
     writer.write_header_to_file(out)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in reader.tensors:
-        writer.write_tensor_data(tensor.data)
+    for outside in reader.tensors:
+        writer.write_tensor_data(outside.data)
     for _, tensor in tensors(weights.tensor):
         writer.write_tensor_data(gguf.quants.quantize(tensor.float().numpy(), _type_of(tensor, kind)))
     writer.close()
+
+
+def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, architecture: str) -> None:
+    """What llama.cpp wrote, under the other architecture's name, without what layers have in arrays."""
+    stock = f"{reader.fields['general.architecture'].contents()}."
+    for field in reader.fields.values():
+        key = field.name.removeprefix(stock)
+        if key in (*arrays_of(()), *HEAD_SIZES) or field.name.startswith(WRITTEN_ANYWAY):
+            continue
+        name = field.name if key == field.name else f"{architecture}.{key}"
+        sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type)
 
 
 def _announce(writer: gguf.GGUFWriter, name: str, tensor: Tensor, kind: str) -> None:

@@ -31,6 +31,9 @@ NAMES = {
 }
 FUSED = ("attn_q", "attn_k", "attn_v")
 
+HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+"""Keys of what is the size of a head; left out, llama.cpp would take hidden size / heads of the first layer."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -106,15 +109,12 @@ def written_layers(checkpoint: Checkpoint, architecture: Architecture, weights: 
     return layers
 
 
-def sizes_of_layers(config: Any, layers: Sequence[Layer]) -> dict[str, int | list[int]]:
-    """What the file says about the sizes, by key without the architecture's name."""
+def arrays_of(layers: Sequence[Layer]) -> dict[str, list[int]]:
+    """What the file says about the layers, by key without the architecture's name."""
     return {
         "attention.head_count": [layer.heads for layer in layers],
         "attention.head_count_kv": [layer.groups for layer in layers],
         "feed_forward_length": [layer.width for layer in layers],
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
-        "rope.dimension_count": config.head_dim,
     }
 
 

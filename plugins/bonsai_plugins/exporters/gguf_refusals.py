@@ -17,7 +17,7 @@ def refusal(checkpoint: Checkpoint) -> str | None:
     """Why it cannot be written, as a sentence that says what would help; None if it can."""
     config, kind = checkpoint.config, checkpoint.model_type
     if checkpoint.stock:
-        return _why_not_stock(config, kind, [*checkpoint.layers])
+        return _why_not_stock(config, kind)
     reason = why_not_free(config, kind)
     return None if reason is None else f"its layers differ in size, and {reason}. {UNIFORM}"
 
@@ -46,7 +46,7 @@ def why_not_free(config: Any, kind: str) -> str | None:
     return None
 
 
-def _why_not_stock(config: Any, kind: str, layers: list[Any]) -> str | None:
+def _why_not_stock(config: Any, kind: str) -> str | None:
     if kind not in STOCK:
         return f"models of the type {kind} were not tried there (those were: {', '.join(sorted(STOCK))})."
     if kind in SILU and config.hidden_act not in ("silu", "swish"):

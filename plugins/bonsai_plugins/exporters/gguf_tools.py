@@ -95,8 +95,8 @@ def convert(converter: Path, directory: Path, out: Path, kind: str, *, name: str
         return
     if said and "get_vocab_base_pre" in said:
         raise BonsaiError(
-            "llama.cpp does not know how this tokenizer splits words (its pre-tokenizer), and with a wrong one it would "
-            "read text as other tokens. If you know which of llama.cpp's pre-tokenizers it is, name it, as in "
+            "llama.cpp does not know how this tokenizer splits words (its pre-tokenizer), and would read text as other "
+            "tokens with a wrong one. If you know which of llama.cpp's pre-tokenizers it is, name it, as in "
             "--format.pre-tokenizer gpt-2 (the usual byte-level BPE); a newer llama.cpp may know it by itself."
         )
     raise BonsaiError(f"llama.cpp's converter cannot write this checkpoint:\n{said}")

@@ -2,8 +2,8 @@
 
     python llama_cpp_convert.py CONVERTER PRE_TOKENIZER [ARGUMENTS OF THE CONVERTER]
 
-CONVERTER is llama.cpp's convert_hf_to_gguf.py. It knows how a vocabulary splits words by a hash of what the tokenizer
-does to a sample text, and has no option to say it. PRE_TOKENIZER says it, by llama.cpp's name; "" leaves it to the hash.
+CONVERTER is llama.cpp's convert_hf_to_gguf.py. It learns how a tokenizer splits words from a hash of what it does to a
+sample text, and has no option to say it. PRE_TOKENIZER says it, by llama.cpp's name; "" leaves it to the hash.
 """
 
 import importlib.util
