@@ -12,7 +12,7 @@ from pydantic import Field
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf_layers import FREE
-from bonsai_plugins.exporters.gguf_refusals import refusal, why_not_free
+from bonsai_plugins.exporters.gguf_refusals import WINDOWS, refusal, why_not_free
 from bonsai_plugins.exporters.gguf_weights import Weights
 
 Plain = Literal["f32", "f16", "bf16"]
@@ -22,6 +22,8 @@ BLOCK, SUPER_BLOCK = 32, 256
 """Weights of a row that types have one scale for; a row is a whole number of them."""
 LOSSLESS = {frozenset(["BF16"]): "bf16", frozenset(["F16"]): "f16"}
 TOLERANCE = {"f32": 1e-3, "f16": 0.05, "bf16": 0.3}
+GELU_TABLE = 0.02
+"""What llama.cpp's table of GELU, which is in half precision on CPUs, adds to the tolerance; measured: 0.004."""
 
 
 class Gguf(Exporter):
@@ -77,16 +79,21 @@ class Gguf(Exporter):
         ]
 
     def shapes(self, config: Any, family: Family) -> Shapes:
-        block = _block(config)
+        block, kind = _block(config), config.model_type
+        free = why_not_free(config, kind) is None
         return Shapes(
-            uniform=why_not_free(config, config.model_type) is not None,
+            uniform=not free,
             round_to={"mlp": block, "expert_width": block},
-            # Others get zeros where a sub-layer must be; this one would get them in every layer.
-            min_units={"attention": 1, "mlp": 1} if FREE[config.model_type].whole else {},
+            # Others get zeros only where a sub-layer must be; this one would get them in every layer.
+            min_units={"attention": 1, "mlp": 1} if free and FREE[kind].whole else {},
+            excluded=("layer",) if kind in WINDOWS else (),
         )
 
     def tolerance(self, checkpoint: Checkpoint) -> float | None:
-        return TOLERANCE.get(self.type)
+        allowed = TOLERANCE.get(self.type)
+        fields = ("hidden_act", "hidden_activation")
+        activation = " ".join(str(getattr(checkpoint.config, field, None)) for field in fields)
+        return allowed if allowed is None or "gelu" not in activation else allowed + GELU_TABLE
 
     def _write(self, checkpoint: Checkpoint, converter: Path, out: Path, kind: str, scratch: Path) -> None:
         """Write the model with its weights as they are, or rounded one by one."""

@@ -9,7 +9,11 @@ from bonsai_plugins.exporters.gguf_layers import FREE
 
 SILU = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3")
 """Model types whose MLPs have SiLU in llama.cpp, whatever their configuration says."""
-STOCK = (*SILU, "gemma", "gemma2")
+WINDOWS = {"gemma2": (2, 46), "gemma3_text": (6, 62)}
+"""Model types of which llama.cpp takes every n-th layer for one without a sliding window, and the number of layers
+by which it knows the largest model, whose queries are scaled otherwise."""
+STOCK = (*SILU, *WINDOWS, "gemma", "granite", "olmo2", "olmoe")
+"""Model types whose stock checkpoints were compared with transformers, in b9190; SmolLM3 is another model there."""
 UNIFORM = "Prune with --shapes uniform, or with --for llama.cpp, for what it can take."
 
 
@@ -51,24 +55,24 @@ def _why_not_stock(config: Any, kind: str) -> str | None:
         return f"models of the type {kind} were not tried there (those were: {', '.join(sorted(STOCK))})."
     if kind in SILU and config.hidden_act not in ("silu", "swish"):
         return f"it computes {kind} with SiLU, whatever the configuration says (hidden_act is {config.hidden_act})."
-    if kind == "gemma2":
-        return _why_not_gemma2(config)
-    return None
+    if getattr(config, "mlp_only_layers", None):
+        return f"every layer of {kind} is a mixture there (mlp_only_layers is {config.mlp_only_layers})."
+    return _why_not_windows(config, *WINDOWS[kind]) if kind in WINDOWS else None
 
 
-def _why_not_gemma2(config: Any) -> str | None:
-    """llama.cpp derives two things from the shape of Gemma 2 that its configuration says."""
-    alternating = [("sliding_attention", "full_attention")[n % 2] for n in range(config.num_hidden_layers)]
-    if config.layer_types != alternating:
+def _why_not_windows(config: Any, period: int, largest: int) -> str | None:
+    """llama.cpp derives two things from the shape of Gemma 2 and 3 that their configurations say."""
+    taken = ["sliding_attention" if (n + 1) % period else "full_attention" for n in range(config.num_hidden_layers)]
+    if config.layer_types != taken:
         return (
-            "layers have left, and it takes every second layer of Gemma 2 for one with a sliding window. "
-            "Prune with units other than layer."
+            f"it takes all but every {period}th layer for layers with a sliding window, and layer_types says otherwise. "
+            f"Prune with units other than layer."
         )
-    of_27b = config.num_hidden_layers == 46
-    taken = config.hidden_size // config.num_attention_heads if of_27b else config.head_dim
-    if config.query_pre_attn_scalar != taken:
+    by_hidden = config.num_hidden_layers == largest
+    scale = config.hidden_size // config.num_attention_heads if by_hidden else config.head_dim
+    if config.query_pre_attn_scalar != scale:
         return (
-            f"it takes {taken} for query_pre_attn_scalar, which is {config.query_pre_attn_scalar}. Prune with --units "
-            f"mlp, which leaves the number of heads and layers."
+            f"it takes {scale} for query_pre_attn_scalar, which is {config.query_pre_attn_scalar}. Prune with --units "
+            f"mlp, which leaves the numbers of heads and layers."
         )
     return None

@@ -1,0 +1,115 @@
+"""GGUF files in llama.cpp itself, against transformers. Takes minutes, and is not part of CI.
+
+    export BONSAI_LLAMA_PYTHON=/path/of/env/bin/python BONSAI_LLAMA_CPP=/path/of/llama.cpp
+    pytest -n 0 tests/runtimes/test_llama_cpp.py
+
+BONSAI_LLAMA_PYTHON is the interpreter of an environment with the package cyllama, and BONSAI_LLAMA_CPP a directory with
+llama.cpp's converter and (for quantised types) llama-quantize: see `bonsai export --format gguf --help`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HEADS, Pico
+from free_models import EVERY_CASE, save_free, save_stock
+from transformers import PreTrainedTokenizerFast
+
+from bonsai_core import Registry, export
+from bonsai_core.runtimes.verify import Verification
+from bonsai_core.sources import load_text
+
+PYTHON = os.environ.get("BONSAI_LLAMA_PYTHON")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="BONSAI_LLAMA_PYTHON does not name an interpreter with cyllama")
+BYTE_LEVEL = {"pre_tokenizer": "gpt-2"}
+STOCK = [
+    Pico("llama", 2),
+    Pico("llama", 1, tied=True),
+    Pico("llama", 2, attention_bias=True),
+    Pico("mistral", 2),
+    Pico("qwen2", 2, tied=True),
+    Pico("qwen3", 2),
+    Pico("gemma", 1, tied=True),
+    Pico("gemma2", 2, tied=True),
+    Pico("phi3", 2),
+    Pico("mixtral", 2),
+    Pico("qwen3_moe", 2),
+    Pico("gemma3_text", 2, tied=True),
+    Pico("granite", 2, tied=True),
+    Pico("olmo2", HEADS),
+    Pico("olmoe", HEADS),
+    Pico("qwen2_moe", 2),
+]
+CHANGES: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"num_hidden_layers": 6, "layer_types": None},  # every sixth layer is without a window
+    "qwen2_moe": {"mlp_only_layers": []},
+}
+FREE = [
+    Pico("llama", 2),
+    Pico("llama", 2, tied=True),
+    Pico("llama", 2, attention_bias=True),
+    Pico("mistral", 2),
+    Pico("qwen2", 2),
+    Pico("qwen3", 2, tied=True),
+]
+
+
+WITH_TOKENIZER_MODEL = ("gemma", "gemma2", "gemma3_text", "phi3")
+"""Model types whose vocabulary llama.cpp's converter reads from tokenizer.model alone."""
+TRAIN = """
+import sys
+from sentencepiece import SentencePieceTrainer
+text, prefix = sys.argv[1:]
+SentencePieceTrainer.train(input=text, model_prefix=prefix, vocab_size=400, byte_fallback=True, hard_vocab_limit=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece vocabulary; the tests hand over numbers of tokens, so it need not be the model's."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "text.txt").write_text(load_text("builtin")[0].text[:50_000], encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("BONSAI_LLAMA_CPP", "")}
+    command = [sys.executable, "-c", TRAIN, str(folder / "text.txt"), str(folder / "tokenizer")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return folder / "tokenizer.model"
+
+
+def verified(model: Path, format: str, registry: Registry, out: Path) -> Verification:
+    found = export(str(model), format, out, options=BYTE_LEVEL, verify=True, python=PYTHON, registry=registry)
+    assert found.verification is not None, found.unverified
+    return found.verification
+
+
+@pytest.mark.parametrize("pico", FREE, ids=str)
+def test_layers_that_differ_in_width_are_the_same_model(
+    pico: Pico, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    model = save_free(pico, EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    found = verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
+    assert found.difference < 1e-3
+    assert found.same_tokens == found.new_tokens
+
+
+def test_biases_that_repairs_added_are_kept(
+    tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    biased = ("self_attn.o_proj", "mlp.down_proj")
+    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model", biased)
+    verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("pico", STOCK, ids=str)
+def test_stock_shapes_are_the_same_model(
+    pico: Pico, tokenizer: PreTrainedTokenizerFast, tokenizer_model: Path, registry: Registry, tmp_path: Path
+) -> None:
+    model = save_stock(pico, tokenizer, tmp_path / "model", **CHANGES.get(pico.family, {}))
+    if pico.family in WITH_TOKENIZER_MODEL:
+        shutil.copy(tokenizer_model, model)
+    verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
