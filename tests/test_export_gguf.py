@@ -31,6 +31,18 @@ BIASED = ("self_attn.o_proj", "mlp.down_proj")
 SaveFree = Callable[..., Path]
 
 
+def has_converter() -> bool:
+    try:
+        return bool(gguf_tools.converter(gguf_tools.directories("")))
+    except BonsaiError:
+        return False
+
+
+needs_converter = pytest.mark.skipif(
+    not has_converter(), reason=f"llama.cpp's converter is not in {gguf_tools.VARIABLE}"
+)
+
+
 @pytest.fixture
 def save(tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path) -> SaveFree:
     """Saves a free pico checkpoint with all kinds of emptied layers, or with the sizes that are given."""
@@ -291,7 +303,7 @@ def test_programs_are_found_where_releases_clones_and_builds_have_them(tmp_path:
     assert command == [str(program)]
     (tmp_path / "whole").write_text("weights\n")
     gguf_tools.quantise(command, tmp_path / "whole", tmp_path / "small", "q4_k_m")
-    assert (tmp_path / "small").read_text() == "weights\nq4_k_m\n"
+    assert (tmp_path / "small").read_text() == f"weights\n{gguf.LlamaFileType.MOSTLY_Q4_K_M.value}\n"
     with pytest.raises(BonsaiError, match=r"cannot quantise to q4_k_m:\n.*gone"):
         gguf_tools.quantise(command, tmp_path / "gone", tmp_path / "other", "q4_k_m")
 
@@ -317,6 +329,35 @@ def test_a_pre_tokenizer_is_named_in_whatever_module_the_converter_has_it(tmp_pa
     assert (tmp_path / "out.gguf").read_text() == "gpt-2"
     with pytest.raises(BonsaiError, match=r"pre-tokenizer.*--format.pre-tokenizer gpt-2"):
         gguf_tools.convert(converter, tmp_path, tmp_path / "other.gguf", "f16")
+
+
+@needs_converter
+def test_the_vocabulary_is_written_by_llama_cpp(
+    save: SaveFree, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    model = str(save(LLAMA))
+    with pytest.raises(BonsaiError, match=r"--format\.pre-tokenizer"):
+        export(model, "gguf:f16", tmp_path / "out.gguf", registry=registry)
+    export(model, "gguf:f16", tmp_path / "out.gguf", options={"pre_tokenizer": "gpt-2"}, registry=registry)
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert fields["general.name"].contents()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".gguf-")]
+
+
+@needs_converter
+def test_widths_of_stock_models_are_padded_for_types_in_blocks(
+    tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    model = save_stock(LLAMA, tokenizer, tmp_path / "model")
+    export(str(model), "gguf:q8_0", tmp_path / "out.gguf", options={"pre_tokenizer": "gpt-2"}, registry=registry)
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    assert reader.fields["general.architecture"].contents() == "llama"
+    assert reader.fields["llama.feed_forward_length"].contents() == 64
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert {types[f"blk.0.ffn_{part}.weight"] for part in ("up", "gate", "down")} == {"Q8_0"}
 
 
 def test_damaged_weights_are_an_error(save: SaveFree, registry: Registry, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bonsai_plugins.exporters import gguf_tools
 from conftest import HEADS, Pico
 from free_models import EVERY_CASE, save_free, save_stock
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, export
+from bonsai_core.runtimes.runner import running
 from bonsai_core.runtimes.verify import Verification
 from bonsai_core.sources import load_text
 
@@ -44,6 +46,7 @@ STOCK = [
     Pico("granite", 2, tied=True),
     Pico("olmo2", HEADS),
     Pico("olmoe", HEADS),
+    Pico("stablelm", HEADS),
     Pico("qwen2_moe", 2),
 ]
 CHANGES: dict[str, dict[str, Any]] = {
@@ -113,3 +116,33 @@ def test_stock_shapes_are_the_same_model(
     if pico.family in WITH_TOKENIZER_MODEL:
         shutil.copy(tokenizer_model, model)
     verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("format", ["gguf:f16", "gguf:bf16", "gguf:q8_0", "gguf:q4_k_m", "gguf:q4_0"])
+def test_other_types_run(format: str, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path) -> None:
+    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    found = verified(model, format, registry, tmp_path / "model.gguf")
+    assert abs(found.loss - found.reference_loss) < 0.5
+
+
+def test_cyllama_quantises_as_llama_quantize_does(
+    tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    assert PYTHON is not None
+    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    options = {**BYTE_LEVEL, "pad_to": 32}
+    for kind in ("f32", "q4_k_m"):
+        export(str(model), f"gguf:{kind}", tmp_path / f"{kind}.gguf", options=options, registry=registry)
+    command = [PYTHON, str(gguf_tools.RUNNERS / "llama_cpp_quantize.py")]
+    gguf_tools.quantise(command, tmp_path / "f32.gguf", tmp_path / "other.gguf", "q4_k_m")
+    assert (tmp_path / "other.gguf").read_bytes() == (tmp_path / "q4_k_m.gguf").read_bytes()
+
+
+def test_several_sequences_are_timed_at_once(
+    tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    export(str(model), "gguf:f32", tmp_path / "model.gguf", options=BYTE_LEVEL, registry=registry)
+    runner = gguf_tools.RUNNERS / "llama_cpp_runner.py"
+    with running(runner, tmp_path / "model.gguf", python=PYTHON, threads=1) as loaded:
+        assert all(seconds > 0 for seconds in loaded.time(3, 16, 4))

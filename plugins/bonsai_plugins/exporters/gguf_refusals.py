@@ -12,7 +12,7 @@ SILU = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe
 WINDOWS = {"gemma2": (2, 46), "gemma3_text": (6, 62)}
 """Model types of which llama.cpp takes every n-th layer for one without a sliding window, and the number of layers
 by which it knows the largest model, whose queries are scaled otherwise."""
-STOCK = (*SILU, *WINDOWS, "gemma", "granite", "olmo2", "olmoe")
+STOCK = (*SILU, *WINDOWS, "gemma", "granite", "olmo2", "olmoe", "stablelm")
 """Model types whose stock checkpoints were compared with transformers, in b9190; SmolLM3 is another model there."""
 UNIFORM = "Prune with --shapes uniform, or with --for llama.cpp, for what it can take."
 
@@ -52,7 +52,8 @@ def why_not_free(config: Any, kind: str) -> str | None:
 
 def _why_not_stock(config: Any, kind: str) -> str | None:
     if kind not in STOCK:
-        return f"models of the type {kind} were not tried there (those were: {', '.join(sorted(STOCK))})."
+        same = ", ".join(sorted(STOCK))
+        return f"models of the type {kind} have not been seen to be the same there (those that have: {same})."
     if kind in SILU and config.hidden_act not in ("silu", "swish"):
         return f"it computes {kind} with SiLU, whatever the configuration says (hidden_act is {config.hidden_act})."
     if getattr(config, "mlp_only_layers", None):
@@ -65,8 +66,8 @@ def _why_not_windows(config: Any, period: int, largest: int) -> str | None:
     taken = ["sliding_attention" if (n + 1) % period else "full_attention" for n in range(config.num_hidden_layers)]
     if config.layer_types != taken:
         return (
-            f"it takes all but every {period}th layer for layers with a sliding window, and layer_types says otherwise. "
-            f"Prune with units other than layer."
+            f"every {period}th layer is one without a sliding window there, and layer_types says otherwise. "
+            "Prune with units other than layer."
         )
     by_hidden = config.num_hidden_layers == largest
     scale = config.hidden_size // config.num_attention_heads if by_hidden else config.head_dim

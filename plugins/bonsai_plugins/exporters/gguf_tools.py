@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import gguf
+
 from bonsai_core import BonsaiError
 
 RUNNERS = Path(__file__).parent / "runners"
@@ -105,10 +107,15 @@ def convert(converter: Path, directory: Path, out: Path, kind: str, *, name: str
 def quantise(command: Sequence[str], file: Path, out: Path, kind: str) -> None:
     """Have llama.cpp quantise a file.
 
+    Args:
+        command: as `quantiser` finds it.
+        kind: the type, such as q4_k_m.
+
     Raises:
         BonsaiError: it fails; the message holds its own last words.
     """
-    said = _run([*command, str(file), str(out), kind])
+    number = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    said = _run([*command, str(file), str(out), str(number)])
     if said is not None or not out.is_file():
         raise BonsaiError(f"llama.cpp cannot quantise to {kind}:\n{said}")
 

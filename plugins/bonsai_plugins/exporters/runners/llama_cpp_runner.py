@@ -1,12 +1,14 @@
 """Runs a GGUF file in llama.cpp, through the package cyllama; see `bonsai_core.runtimes.serve`."""
 
 import time
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from cyllama.llama import llama_cpp
 
-FLOAT32, FLOAT16 = 0, 1
+FLOAT32 = 0
+NO_FLASH_ATTENTION = 0
 EVERY_LAYER = 999
 
 
@@ -16,17 +18,17 @@ class _File(llama_cpp.LlamaModel):  # type: ignore[misc]  # cyllama is untyped
 
 
 class Model:
-    """A GGUF file. Keys and values are kept in float32 where the options say so, in float16 as usual otherwise."""
+    """A GGUF file. With float32, keys and values are kept and attended to in it; otherwise as llama.cpp does."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         llama_cpp.disable_logging()
         params = llama_cpp.LlamaModelParams()
         params.n_gpu_layers = 0 if options["device"] == "cpu" else EVERY_LAYER
-        self.runtime = f"llama.cpp (ggml {llama_cpp.ggml_version()}, cyllama)"
+        self.runtime = f"llama.cpp (cyllama {version('cyllama')})"
         self._model = _File(path, params)
         self._vocabulary = self._model.n_vocab
         self._threads = options["threads"]
-        self._cache_type = FLOAT32 if options["dtype"] == "float32" else FLOAT16
+        self._exact = options["dtype"] == "float32"
 
     def log_probabilities(self, tokens: list[int]) -> list[float]:
         context = self._context(len(tokens))
@@ -60,8 +62,9 @@ class Model:
         params.n_seq_max = sequences
         params.n_ctx = params.n_batch = length * sequences
         params.kv_unified = sequences == 1
-        params.type_k = params.type_v = self._cache_type
-        params.flash_attn_type = 0
+        if self._exact:
+            params.type_k = params.type_v = FLOAT32
+            params.flash_attn_type = NO_FLASH_ATTENTION
         if self._threads:
             params.n_threads = params.n_threads_batch = self._threads
         return llama_cpp.LlamaContext(self._model, params)
