@@ -14,6 +14,7 @@ import torch
 from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf import Gguf
 from bonsai_plugins.exporters.gguf_layers import FREE
+from bonsai_plugins.exporters.gguf_refusals import STOCK
 from bonsai_plugins.exporters.gguf_weights import Weights
 from click.testing import CliRunner
 from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from bonsai_core import BonsaiError, Checkpoint, Registry, export
 from bonsai_core.cli.main import cli
 from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_core.runtimes.export import find_exporter
+from bonsai_core.runtimes.formats import find_exporter
 
 LLAMA, QWEN2, QWEN3 = Pico("llama", 2), Pico("qwen2", 2), Pico("qwen3", 2, tied=True)
 BIASED = ("self_attn.o_proj", "mlp.down_proj")
@@ -230,7 +231,8 @@ def test_what_no_architecture_computes_is_refused(
     assert refused is not None
     assert reason in refused
     assert "--shapes uniform" in refused
-    assert Gguf().shapes(config, family).uniform
+    if pico.family in STOCK:
+        assert Gguf().shapes(config, family).uniform
 
 
 @pytest.mark.parametrize("pico", [LLAMA, QWEN2, QWEN3, Pico("mistral", 2)], ids=str)
@@ -239,6 +241,19 @@ def test_a_run_for_it_may_have_free_shapes_where_it_takes_them(pico: Pico, regis
     assert not shapes.uniform
     assert shapes.round_to["mlp"] == 32
     assert shapes.min_units.get("attention", 0) == (pico is QWEN3)
+
+
+def test_a_run_for_it_has_no_family_that_it_does_not_take(registry: Registry) -> None:
+    pico = Pico("gpt_neox", 4)
+    with pytest.raises(BonsaiError, match="no pruned model of the type gpt_neox"):
+        Gguf().shapes(pico.config, family_of(registry, pico))
+
+
+def test_mixtures_keep_to_it_in_the_widths_of_experts(registry: Registry) -> None:
+    pico = Pico("mixtral", 2)
+    shapes = Gguf().shapes(pico.config, family_of(registry, pico))
+    assert shapes.uniform
+    assert shapes.round_to == {"expert_width": 32}
 
 
 def test_widths_of_large_models_are_whole_super_blocks(registry: Registry) -> None:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from bonsai_core import Checkpoint, Exporter, Family, Shapes
+from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf_layers import FREE
-from bonsai_plugins.exporters.gguf_refusals import WINDOWS, refusal, why_not_free
+from bonsai_plugins.exporters.gguf_refusals import STOCK, WINDOWS, refusal, why_not_free
 from bonsai_plugins.exporters.gguf_weights import Weights
 
 Plain = Literal["f32", "f16", "bf16"]
@@ -79,11 +79,15 @@ class Gguf(Exporter):
         ]
 
     def shapes(self, config: Any, family: Family) -> Shapes:
-        block, kind = _block(config), config.model_type
+        kind = config.model_type
         free = why_not_free(config, kind) is None
+        if not free and kind not in STOCK:
+            raise BonsaiError(
+                f"llama.cpp takes no pruned model of the type {kind}. It takes {', '.join(sorted(STOCK))}."
+            )
         return Shapes(
             uniform=not free,
-            round_to={"mlp": block, "expert_width": block},
+            round_to=dict.fromkeys(["expert_width" if family.experts else "mlp"], _block(config)),
             # Others get zeros only where a sub-layer must be; this one would get them in every layer.
             min_units={"attention": 1, "mlp": 1} if free and FREE[kind].whole else {},
             excluded=("layer",) if kind in WINDOWS else (),
