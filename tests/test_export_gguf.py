@@ -268,6 +268,7 @@ def test_widths_of_large_models_are_whole_super_blocks(registry: Registry) -> No
         (Pico("opt", 4, tied=True), {}, "type opt"),
         (LLAMA, {"hidden_act": "gelu"}, "with SiLU"),
         (Pico("gemma2", 2, tied=True), {"layer_types": ["full_attention"] * 3}, "layer_types says otherwise"),
+        (Pico("smollm3", 2, tied=True), {}, "no_rope_layers says otherwise"),
         (Pico("qwen2_moe", 2), {"mlp_only_layers": [1]}, "mlp_only_layers"),
         (Pico("gemma2", 2, tied=True), {"query_pre_attn_scalar": 9}, "query_pre_attn_scalar, which is 9"),
     ],

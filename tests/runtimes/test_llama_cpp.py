@@ -50,10 +50,17 @@ STOCK = [
     Pico("olmoe", HEADS),
     Pico("stablelm", HEADS),
     Pico("qwen2_moe", 2),
+    Pico("smollm3", 2, tied=True),
 ]
 CHANGES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_hidden_layers": 6, "layer_types": None},  # every sixth layer is without a window
     "qwen2_moe": {"mlp_only_layers": []},
+    "smollm3": {  # every fourth layer is without rotary embeddings
+        "num_hidden_layers": 4,
+        "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 1, 1, 0],
+        "layer_types": ["full_attention"] * 4,
+    },
 }
 FREE = [
     Pico("llama", 2),

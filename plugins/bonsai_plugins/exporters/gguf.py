@@ -12,7 +12,7 @@ from pydantic import Field
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf_layers import FREE
-from bonsai_plugins.exporters.gguf_refusals import STOCK, WINDOWS, refusal, why_not_free
+from bonsai_plugins.exporters.gguf_refusals import PERIODIC, STOCK, refusal, why_not_free
 from bonsai_plugins.exporters.gguf_weights import Weights
 
 Plain = Literal["f32", "f16", "bf16"]
@@ -90,7 +90,7 @@ class Gguf(Exporter):
             round_to=dict.fromkeys(["expert_width" if family.experts else "mlp"], _block(config)),
             # Others get zeros only where a sub-layer must be; this one would get them in every layer.
             min_units={"attention": 1, "mlp": 1} if free and FREE[kind].whole else {},
-            excluded=("layer",) if kind in WINDOWS else (),
+            excluded=("layer",) if kind in PERIODIC else (),
         )
 
     def tolerance(self, checkpoint: Checkpoint) -> float | None:

@@ -12,8 +12,11 @@ SILU = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe
 WINDOWS = {"gemma2": (2, 46), "gemma3_text": (6, 62)}
 """Model types of which llama.cpp takes every n-th layer for one without a sliding window, and the number of layers
 by which it knows the largest model, whose queries are scaled otherwise."""
-STOCK = (*SILU, *WINDOWS, "gemma", "granite", "olmo2", "olmoe", "stablelm")
-"""Model types whose stock checkpoints were compared with transformers, in b9190; SmolLM3 is another model there."""
+PERIODIC = (*WINDOWS, "smollm3")
+"""Model types of which llama.cpp takes every n-th layer for another kind, so that none may leave."""
+STOCK = (*SILU, *PERIODIC, "gemma", "granite", "olmo2", "olmoe", "stablelm")
+"""Model types whose stock checkpoints were compared with transformers, in b9190."""
+NO_LAYERS = "Prune with units other than layer."
 UNIFORM = "Prune with --shapes uniform, or with --for llama.cpp, for what it can take."
 
 
@@ -58,6 +61,8 @@ def _why_not_stock(config: Any, kind: str) -> str | None:
         return f"it computes {kind} with SiLU, whatever the configuration says (hidden_act is {config.hidden_act})."
     if getattr(config, "mlp_only_layers", None):
         return f"every layer of {kind} is a mixture there (mlp_only_layers is {config.mlp_only_layers})."
+    if kind == "smollm3" and config.no_rope_layers != [int((n + 1) % 4 > 0) for n in range(config.num_hidden_layers)]:
+        return "every 4th layer is one without rotary embeddings there, and no_rope_layers says otherwise. " + NO_LAYERS
     return _why_not_windows(config, *WINDOWS[kind]) if kind in WINDOWS else None
 
 
@@ -66,8 +71,8 @@ def _why_not_windows(config: Any, period: int, largest: int) -> str | None:
     taken = ["sliding_attention" if (n + 1) % period else "full_attention" for n in range(config.num_hidden_layers)]
     if config.layer_types != taken:
         return (
-            f"every {period}th layer is one without a sliding window there, and layer_types says otherwise. "
-            "Prune with units other than layer."
+            f"every n-th layer (n = {period}) is one without a sliding window there, and layer_types says otherwise. "
+            f"{NO_LAYERS}"
         )
     by_hidden = config.num_hidden_layers == largest
     scale = config.hidden_size // config.num_attention_heads if by_hidden else config.head_dim
