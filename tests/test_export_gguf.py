@@ -13,7 +13,7 @@ import pytest
 import torch
 from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf import Gguf
-from bonsai_plugins.exporters.gguf_layers import FREE
+from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import STOCK
 from bonsai_plugins.exporters.gguf_weights import Weights
 from click.testing import CliRunner

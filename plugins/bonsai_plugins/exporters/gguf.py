@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
-from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
-from bonsai_plugins.exporters.gguf_layers import FREE
+from bonsai_plugins.exporters import gguf_tools
+from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import PERIODIC, STOCK, refusal, why_not_free
-from bonsai_plugins.exporters.gguf_weights import Weights
 
 Plain = Literal["f32", "f16", "bf16"]
 Blocks = Literal["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
 SuperBlocks = Literal["q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_xs"]
 BLOCK, SUPER_BLOCK = 32, 256
 """Weights of a row that types have one scale for; a row is a whole number of them."""
+DIRECT = (*get_args(Plain), "q8_0")
+"""Types that llama.cpp's converter writes, and so do we: they take no quantiser."""
 LOSSLESS = {frozenset(["BF16"]): "bf16", frozenset(["F16"]): "f16"}
 TOLERANCE = {"f32": 1e-3, "f16": 0.05, "bf16": 0.3}
 GELU_TABLE = 0.02
@@ -62,7 +63,7 @@ class Gguf(Exporter):
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         places = gguf_tools.directories(self.llama_cpp)
         converter = gguf_tools.converter(places)
-        direct = self.type in gguf_files.QUANTISED
+        direct = self.type in DIRECT
         quantiser = [] if direct else gguf_tools.quantiser(places)
         with TemporaryDirectory(prefix=".gguf-", dir=out.parent) as scratch:
             whole = out if direct else Path(scratch, "whole.gguf")
@@ -101,6 +102,8 @@ class Gguf(Exporter):
 
     def _write(self, checkpoint: Checkpoint, converter: Path, out: Path, kind: str, scratch: Path) -> None:
         """Write the model with its weights as they are, or rounded one by one."""
+        from bonsai_plugins.exporters import gguf_files, gguf_padding  # torch, which listings do without
+
         pad_to = self.pad_to or self._wanted(checkpoint.config)
         name = checkpoint.path.parent.name if checkpoint.path.name == "model" else checkpoint.path.name
         ready = Path(scratch, "checkpoint")
@@ -130,4 +133,6 @@ def _block(config: Any) -> int:
 
 def _lossless(checkpoint: Checkpoint) -> str:
     """The type that holds the weights as they are."""
+    from bonsai_plugins.exporters.gguf_weights import Weights
+
     return LOSSLESS.get(frozenset(Weights(checkpoint.path).dtypes()), "f32")

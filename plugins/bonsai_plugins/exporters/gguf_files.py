@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bonsai_core import Checkpoint
-from bonsai_plugins.exporters.gguf_layers import HEAD_SIZES, Architecture, arrays_of, layer_tensors, written_layers
+from bonsai_plugins.exporters.gguf_architectures import Architecture
+from bonsai_plugins.exporters.gguf_layers import HEAD_SIZES, arrays_of, layer_tensors, written_layers
 from bonsai_plugins.exporters.gguf_weights import Weights
 
 OURS = ("auto_map", "per_layer_config", "bonsai_family", "added_biases")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bonsai_core import Checkpoint
-from bonsai_plugins.exporters.gguf_layers import FREE
+from bonsai_plugins.exporters.gguf_architectures import FREE
 
 SILU = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3")
 """Model types whose MLPs have SiLU in llama.cpp, whatever their configuration says."""
