@@ -18,7 +18,16 @@ import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import ProgressObserver, duration
-from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.cli.settings import (
+    FormatCommand,
+    PathName,
+    SettingsCommand,
+    adapt_settings,
+    complete_recipes,
+    format_options,
+    installed,
+    settings,
+)
 from bonsai_core.cli.streams import write_anything
 from bonsai_core.config import RunConfig
 from bonsai_core.display.printable import visible
@@ -159,7 +168,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
         Console().print(evaluation_view(results))
 
 
-@cli.command()
+@cli.command(cls=FormatCommand)
 @click.argument("model")
 @click.option(
     "--format", "format_", metavar="NAME[:VALUE]", required=True, help="As `bonsai plugins exporter` lists them."
@@ -171,7 +180,13 @@ def evaluate(as_json: bool, **values: Any) -> None:
 )
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def export(
-    model: str, format_: str, out: Path | None, verify: bool, python: str | None, trust_remote_code: bool
+    model: str,
+    format_: str,
+    out: Path | None,
+    verify: bool,
+    python: str | None,
+    trust_remote_code: bool,
+    **options: Any,
 ) -> None:
     """Write a MODEL in the format of a runtime: a run directory, a checkpoint, a Hugging Face id or 'demo'."""
     from bonsai_core.cli.exports import export_view
@@ -181,6 +196,7 @@ def export(
         model,
         format_,
         out,
+        options=format_options(format_, options),
         verify=verify,
         python=python,
         registry=installed(),

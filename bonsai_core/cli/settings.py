@@ -62,6 +62,23 @@ class SettingsCommand(click.RichCommand):
         return super().make_context(info_name, args, parent, **extra)
 
 
+class FormatCommand(click.RichCommand):
+    """A command with an option, ``--format.NAME``, for each option of the exporter that ``--format`` chooses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own = self.params
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        name = (_value_of("format", args) or "").partition(":")[0]
+        offers = {offer.name: offer.item for offer in installed().offers("exporter")}
+        chosen = _options_of("format", "exporter", name, offers[name]) if name in offers else []
+        self.params = [*self._own, *chosen]
+        return super().make_context(info_name, args, parent, **extra)
+
+
 class PathName(click.ParamType[Path]):
     """A file or folder that a command is given."""
 
@@ -95,6 +112,17 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
             chosen = _choice(kind, merged)
             merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
     return RunConfig.from_mapping(merged, "settings")
+
+
+def format_options(format: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The options of an exporter that were given as ``--format.NAME``.
+
+    Raises:
+        BonsaiError: a value cannot be read.
+    """
+    chosen = PluginChoice(name=format.partition(":")[0])
+    given = {name.removeprefix("format__"): text for name, text in values.items() if text is not None}
+    return {name: _parsed(chosen, "exporter", name, text) for name, text in given.items()}
 
 
 def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
@@ -157,20 +185,23 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
         offers = {offer.name: offer.item for offer in installed().offers(kind)}
         if name not in offers:
             continue  # reported by the engine, with what is available
-        item = offers[name]
-        assert isinstance(item, type)
-        options += [
-            click.RichOption(
-                [f"--{kind}.{option.replace('_', '-')}", f"{kind}__{option}"],
-                default=None,
-                envvar=f"BONSAI_{kind.upper()}_{option.upper()}",
-                metavar=_metavar(option, field),
-                help=_help(field),
-                panel=f"Options of the {kind} {name}",
-            )
-            for option, field in item.model_fields.items()
-        ]
+        options += _options_of(kind, kind, name, offers[name])
     return options
+
+
+def _options_of(prefix: str, kind: str, name: str, item: Any) -> list[click.RichOption]:
+    """An option for every field of a plugin."""
+    return [
+        click.RichOption(
+            [f"--{prefix}.{option.replace('_', '-')}", f"{prefix}__{option}"],
+            default=None,
+            envvar=f"BONSAI_{prefix.upper()}_{option.upper()}",
+            metavar=_metavar(option, field),
+            help=_help(field),
+            panel=f"Options of the {kind} {name}",
+        )
+        for option, field in item.model_fields.items()
+    ]
 
 
 def _value_of(name: str, args: list[str]) -> str | None:
@@ -187,7 +218,7 @@ def _value_of(name: str, args: list[str]) -> str | None:
 
 def _help(field: FieldInfo) -> str:
     default = field.default
-    if default in (None, (), PydanticUndefined):
+    if default in (None, (), "", PydanticUndefined):
         return field.description or ""
     if isinstance(default, tuple):
         default = ",".join(map(str, default))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -47,6 +48,7 @@ def export(
     format: str,
     out: Path | None = None,
     *,
+    options: Mapping[str, Any] | None = None,
     verify: bool = False,
     python: str | None = None,
     registry: Registry | None = None,
@@ -59,6 +61,7 @@ def export(
         model: a run directory, a checkpoint, a Hugging Face id or ``demo``.
         format: the name of an exporter, or ``NAME:VALUE`` with its variant, such as ``gguf:q8_0``.
         out: where it goes; None for beside the model, under a name made from the format.
+        options: of the exporter, by name.
         verify: load it in its runtime, in a fresh process, and compare it with transformers.
         python: the interpreter of the environment that has the runtime; None for this one's.
 
@@ -66,7 +69,7 @@ def export(
         BonsaiError: the format cannot hold the model, it exists already, or what was written is another model.
     """
     registry = registry or Registry()
-    exporter = find_exporter(format, registry)
+    exporter = find_exporter(format, registry, options)
     checkpoint = open_checkpoint(model, registry, warn, trust_remote_code=trust_remote_code)
     path = out or default_path(model, format, exporter)
     if path.exists():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import Exporter
@@ -12,18 +13,18 @@ from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.registry.registry import Registry
 
 
-def find_exporter(format: str, registry: Registry) -> Exporter:
-    """The exporter for ``NAME`` or ``NAME:VALUE``, where VALUE is of its variant.
+def find_exporter(format: str, registry: Registry, options: Mapping[str, Any] | None = None) -> Exporter:
+    """The exporter for ``NAME`` or ``NAME:VALUE``, where VALUE is of its variant, with other options of its own.
 
     Raises:
-        BonsaiError: there is none, or it has no such variant.
+        BonsaiError: there is none, it has no such variant, or an option is unknown or has the wrong type.
     """
     name, _, value = format.partition(":")
     variant = cast(type[Exporter], registry.component_class("exporter", name)).variant
     if value and not variant:
         raise BonsaiError(f"The format {name} has no variants, so it cannot be {format}.")
-    options = {variant: value} if value else {}
-    return cast(Exporter, registry.create("exporter", PluginChoice(name=name, options=options)))
+    given = {**(options or {}), **({variant: value} if value else {})}
+    return cast(Exporter, registry.create("exporter", PluginChoice(name=name, options=given)))
 
 
 def exporters(registry: Registry) -> dict[str, Exporter]:

@@ -1,6 +1,7 @@
 """Built-in exporters."""
 
 from bonsai_core import Exporter, hookimpl
+from bonsai_plugins.exporters.gguf import Gguf
 from bonsai_plugins.exporters.hf import HuggingFace
 from bonsai_plugins.exporters.plan import Plan
 from bonsai_plugins.exporters.vllm import Vllm
@@ -8,4 +9,4 @@ from bonsai_plugins.exporters.vllm import Vllm
 
 @hookimpl
 def bonsai_exporters() -> list[type[Exporter]]:
-    return [HuggingFace, Plan, Vllm]
+    return [HuggingFace, Gguf, Plan, Vllm]
