@@ -78,6 +78,13 @@ class Exporter(Component):
         """Whether the runtime loads a checkpoint that is not refused as it is, so that nothing has to be exported."""
         return False
 
+    def check_ready(self) -> None:
+        """Check that packages and programs that `export` needs are here; a run asks before it starts.
+
+        Raises:
+            BonsaiError: one is missing; the message says how to get it.
+        """
+
     @abstractmethod
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         """Write the result.

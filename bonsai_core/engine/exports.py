@@ -29,11 +29,13 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     """The configuration with the shapes that the runtimes of `--for` take; what it changes is said as a warning.
 
     Raises:
-        BonsaiError: there is no such runtime, it takes no pruned model of the family, or a setting contradicts it.
+        BonsaiError: there is no such runtime, it takes no pruned model of the family, what exporting needs is missing, or a setting contradicts it.
     """
     if not config.runtimes:
         return config
     chosen = [find_exporter(format_for(name, registry), registry) for name in config.runtimes]
+    for exporter in chosen:
+        exporter.check_ready()
     parent = find_parent(config, registry, download=False, warn=lambda text: None)
     wanted = [exporter.shapes(parent.config, parent.family) for exporter in chosen]
     changes = _changes(config, wanted, multiples_in(config, table_of(parent, config)))

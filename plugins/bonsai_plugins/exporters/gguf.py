@@ -60,11 +60,12 @@ class Gguf(Exporter):
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         return refusal(checkpoint)
 
+    def check_ready(self) -> None:
+        self._programs()
+
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        places = gguf_tools.directories(self.llama_cpp)
-        converter = gguf_tools.converter(places)
-        direct = self.type in DIRECT
-        quantiser = [] if direct else gguf_tools.quantiser(places)
+        converter, quantiser = self._programs()
+        direct = not quantiser
         with TemporaryDirectory(prefix=".gguf-", dir=out.parent) as scratch:
             whole = out if direct else Path(scratch, "whole.gguf")
             self._write(checkpoint, converter, whole, self.type if direct else _lossless(checkpoint), Path(scratch))
@@ -99,6 +100,11 @@ class Gguf(Exporter):
         fields = ("hidden_act", "hidden_activation")
         activation = " ".join(str(getattr(checkpoint.config, field, None)) for field in fields)
         return allowed if allowed is None or "gelu" not in activation else allowed + GELU_TABLE
+
+    def _programs(self) -> tuple[Path, list[str]]:
+        """The converter, and the command that quantises; empty where the type takes none."""
+        places = gguf_tools.directories(self.llama_cpp)
+        return gguf_tools.converter(places), [] if self.type in DIRECT else gguf_tools.quantiser(places)
 
     def _write(self, checkpoint: Checkpoint, converter: Path, out: Path, kind: str, scratch: Path) -> None:
         """Write the model with its weights as they are, or rounded one by one."""

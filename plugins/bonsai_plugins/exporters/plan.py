@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-import bonsai_core  # whose functions load torch, which listings do without
 from bonsai_core import Checkpoint, Exporter
 
 
@@ -18,14 +17,20 @@ class Plan(Exporter):
     runtime: ClassVar[str] = "bonsai apply"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
-        return bonsai_core.plan_refusal(checkpoint)
+        from bonsai_core import plan_refusal  # with torch, which listings do without
+
+        return plan_refusal(checkpoint)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        bonsai_core.write_plan(checkpoint, out)
+        from bonsai_core import write_plan
+
+        write_plan(checkpoint, out)
 
     def check(self, checkpoint: Checkpoint, out: Path) -> str:
+        from bonsai_core import apply_plan
+
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-            bonsai_core.apply_plan(out, Path(folder, "applied"))
+            apply_plan(out, Path(folder, "applied"))
         return "applied to the base model, it gives the checkpoint, bit for bit"
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
