@@ -29,7 +29,8 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     """The configuration with the shapes that the runtimes of `--for` take; what it changes is said as a warning.
 
     Raises:
-        BonsaiError: there is no such runtime, it takes no pruned model of the family, what exporting needs is missing, or a setting contradicts it.
+        BonsaiError: there is no such runtime, it takes no pruned model of the family, what exporting needs is missing,
+            or a setting contradicts it.
     """
     if not config.runtimes:
         return config
