@@ -1,0 +1,124 @@
+"""Checkpoints for mlx-lm, on Apple's chips."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes, with_older_keys
+from bonsai_plugins.exporters.files import copy_all
+
+MODEL_FILE = Path(__file__).parent / "mlx_model.py"
+FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "granite", "phi3", "smollm3")
+"""Model types whose layers may differ in width."""
+STOCK = (*FREE, "mixtral", "qwen3_moe")
+"""Model types that mlx-lm is known to compute as transformers does."""
+READ_HEAD_DIM = ("llama", "mistral", "qwen3", "gemma2", "smollm3", "qwen3_moe")
+"""Model types whose size of a head mlx-lm reads in config.json; elsewhere it is hidden size / heads."""
+ALWAYS_TIED = ("gemma2",)
+"""Model types whose embeddings mlx-lm always uses as output projection, too."""
+UNUSED = ("auto_map", "per_layer_config", "bonsai_family", "added_biases", "model_file")
+"""Keys of config.json that are not for mlx-lm, or name code that came with the checkpoint."""
+
+
+class Mlx(Exporter):
+    """A directory that mlx-lm loads, where layers differ in width with a model file of its own."""
+
+    name: ClassVar[str] = "mlx"
+    runtime: ClassVar[str] = "mlx-lm"
+    runner: ClassVar[Path | None] = Path(__file__).parent / "runners" / "mlx_runner.py"
+
+    def refusal(self, checkpoint: Checkpoint) -> str | None:
+        config, kind = checkpoint.config, checkpoint.model_type
+        if getattr(config, "quantization_config", None):
+            return "Its weights are quantised in a way of their own: export the checkpoint that was quantised."
+        if kind not in STOCK:
+            return f"only {', '.join(STOCK)} are known to be computed as in transformers, and this is {kind}."
+        if not checkpoint.stock and kind not in FREE:
+            return f"layers of {kind} that differ in width are not known there: prune with --shapes uniform."
+        if kind in ALWAYS_TIED and not config.tie_word_embeddings:
+            return f"models of type {kind} have one matrix for embeddings and outputs there, and this one has two."
+        if kind not in READ_HEAD_DIM and config.hidden_size % _head_dim(config):
+            return "the hidden size is no multiple of the size of a head."
+        window = _window(config)
+        if window is not None:
+            return (
+                f"its attention looks back over {window} tokens at most in some layers, and there over all of them. "
+                f"For shorter texts, take the window out of the checkpoint's config.json first."
+            )
+        return None
+
+    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+        copy_all(checkpoint.path, out)
+        for code in out.glob("modeling_*.py"):
+            code.unlink()
+        values = _values(checkpoint)
+        if _needs_model_file(checkpoint):
+            shutil.copyfile(MODEL_FILE, out / MODEL_FILE.name)
+            values |= {"model_file": MODEL_FILE.name, "bonsai": _sizes(checkpoint)}
+            if checkpoint.model_type not in READ_HEAD_DIM:  # its size of a head follows from this number
+                values["num_attention_heads"] = checkpoint.config.hidden_size // _head_dim(checkpoint.config)
+        (out / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
+        trusted = " --trust-remote-code" if _needs_model_file(checkpoint) else ""
+        return [f'mlx_lm.generate --model "{out}"{trusted} --prompt "The history of the bicycle"']
+
+    def shapes(self, config: Any, family: Family) -> Shapes:
+        kind = config.model_type
+        if kind not in STOCK:
+            raise BonsaiError(f"mlx-lm takes {', '.join(STOCK)} from Bonsai, and this model is {kind}.")
+        return Shapes(uniform=kind not in FREE)
+
+
+def _head_dim(config: Any) -> int:
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return size
+
+
+def _window(config: Any) -> int | None:
+    """How many tokens attention looks back over in some layer, if the model takes more of them."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None or window >= config.max_position_embeddings or (kinds and "sliding_attention" not in kinds):
+        return None
+    return window
+
+
+def _needs_model_file(checkpoint: Checkpoint) -> bool:
+    """Whether mlx-lm's own classes would build other sizes."""
+    config = checkpoint.config
+    derived = config.hidden_size // config.num_attention_heads
+    return not checkpoint.stock or (checkpoint.model_type not in READ_HEAD_DIM and _head_dim(config) != derived)
+
+
+def _values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json for mlx-lm, whose defaults are not always those of transformers: every field is written."""
+    config = checkpoint.config
+    written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    values = {**json.loads(config.to_json_string(use_diff=False)), **written}
+    values = with_older_keys({name: value for name, value in values.items() if name not in UNUSED}, type(config))
+    return values | {
+        "model_type": checkpoint.model_type,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "architectures": [name.removeprefix("Bonsai") for name in values.get("architectures") or ()],
+    }
+
+
+def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `mlx_model.py` reads."""
+    family, config = checkpoint.family, checkpoint.config
+    assert family is not None
+    layers = []
+    for sizes in checkpoint.layers:
+        layer = {"heads": sizes["num_attention_heads"], "groups": sizes["num_key_value_heads"]}
+        if family.experts is None:
+            layer["width"] = sizes[family.mlp.width_field]
+        layers.append(layer)
+    return {
+        "head_dim": _head_dim(config),
+        "layers": layers,
+        "added_biases": list(getattr(config, "added_biases", ())),
+    }

@@ -1,0 +1,57 @@
+"""ONNX, for onnxruntime."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from bonsai_core import BonsaiError, Checkpoint, Exporter
+from bonsai_plugins.exporters.files import copy_without_weights
+
+NEEDED = ("onnx", "onnxscript")
+FILE_NAME = "model.onnx"
+
+
+class Onnx(Exporter):
+    """A directory with model.onnx in float32, any batch and length, and the tokenizer, for onnxruntime.
+
+    Its inputs are ``input_ids`` and ``attention_mask``, int64 [batch, tokens], and its first output is ``logits``,
+    float32 [batch, tokens, vocabulary]. Positions are those of the tokens that the mask names, so that batches may be
+    padded on either side. With a cache, the inputs ``past_key_values.N.key`` and ``.value`` of layer N, float32 [batch,
+    heads, past tokens, head size], hold what earlier calls returned as ``present.N.key`` and ``.value``, the mask
+    covers past tokens too, and ``logits`` are those of the new tokens. At first they have no past tokens. Layers differ
+    in their number of heads; one without attention has one entry of width 1, which counts tokens.
+
+    Weights of more than 2 GB are in a second file, ``model.onnx.data``.
+
+    Attributes:
+        graph: ``cached`` decodes with a cache; ``plain`` has none, so that every call reads all tokens.
+    """
+
+    name: ClassVar[str] = "onnx"
+    runtime: ClassVar[str] = "onnxruntime"
+    variant: ClassVar[str] = "graph"
+    runner: ClassVar[Path | None] = Path(__file__).parent / "runners" / "onnx_runner.py"
+
+    graph: Literal["cached", "plain"] = "cached"
+
+    def refusal(self, checkpoint: Checkpoint) -> str | None:
+        if getattr(checkpoint.config, "quantization_config", None):
+            return "Its weights are quantised, and are exported in float32 only: give the checkpoint that was quantised."
+        return None
+
+    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise BonsaiError(
+                f"Exporting to ONNX needs {' and '.join(missing)}: install bonsai-prune[onnx], or pip install "
+                f"{' '.join(missing)}."
+            )
+        from bonsai_plugins.exporters.onnx_graph import write_graph
+
+        write_graph(checkpoint, out / FILE_NAME, cached=self.graph == "cached")
+        copy_without_weights(checkpoint.path, out)
+
+    def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
+        return [f'onnxruntime.InferenceSession("{out / FILE_NAME}")']

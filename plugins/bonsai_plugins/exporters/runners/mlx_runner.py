@@ -1,0 +1,59 @@
+"""Runs a checkpoint in mlx-lm, without Bonsai; see `bonsai_core.runtimes.serve`."""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+MODEL_FILE = Path(__file__).parents[1] / "mlx_model.py"
+
+
+class Model:
+    """A checkpoint in a directory.
+
+    The number of threads is left to MLX, which has no option for it. A model file that is exactly the one that Bonsai
+    writes is run without being trusted.
+    """
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        self.runtime = f"mlx-lm {version('mlx-lm')} (mlx {version('mlx')}, {mx.default_device()})"
+        own = Path(path) / MODEL_FILE.name
+        trusted = options["trust_remote_code"] or (own.is_file() and own.read_bytes() == MODEL_FILE.read_bytes())
+        self._model, _ = load_model(Path(path), trust_remote_code=trusted)
+        dtype = getattr(mx, options["dtype"])
+        floating = lambda value: value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value  # noqa: E731
+        self._model.update(tree_map(floating, self._model.parameters()))
+
+    def log_probabilities(self, tokens: list[int]) -> list[float]:
+        logits = self._model(mx.array([tokens[:-1]]))[0].astype(mx.float32)
+        told = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        chosen: list[float] = mx.take_along_axis(told, mx.array(tokens[1:])[:, None], axis=-1)[:, 0].tolist()
+        return chosen
+
+    def generate(self, tokens: list[int], count: int) -> list[int]:
+        written: list[int] = self._generate(mx.array([tokens]), count)[0].tolist()
+        return written
+
+    def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
+        ids = mx.ones((batch, prompt_tokens), mx.int32)
+        first = self._seconds(ids, 1)
+        return first, (self._seconds(ids, 1 + new_tokens) - first) / new_tokens
+
+    def _seconds(self, ids: Any, count: int) -> float:
+        start = time.perf_counter()
+        self._generate(ids, count)
+        return time.perf_counter() - start
+
+    def _generate(self, ids: Any, count: int) -> Any:
+        """The likeliest tokens after a prompt, [batch, count]."""
+        cache, written = make_prompt_cache(self._model), []
+        for _ in range(count):
+            ids = self._model(ids, cache=cache)[:, -1].argmax(-1)[:, None]
+            mx.eval(ids)
+            written.append(ids)
+        return mx.concatenate(written, axis=1)
