@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,14 +12,20 @@ from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes, with_
 from bonsai_plugins.exporters.files import copy_all
 
 MODEL_FILE = Path(__file__).parent / "mlx_model.py"
-FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "granite", "phi3", "smollm3")
+FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "phi3", "smollm3")
 """Model types whose layers may differ in width."""
-STOCK = (*FREE, "mixtral", "qwen3_moe")
-"""Model types that mlx-lm is known to compute as transformers does."""
-READ_HEAD_DIM = ("llama", "mistral", "qwen3", "gemma2", "smollm3", "qwen3_moe")
+RESIZED = (*FREE, "mixtral")
+"""Model types that `mlx_model.py` gives other numbers of heads than mlx-lm would."""
+STOCK = (*RESIZED, "qwen3_moe", "olmo2", "olmoe", "phi", "stablelm")
+"""Model types that mlx-lm was seen to compute as transformers does."""
+READ_HEAD_DIM = ("llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "qwen3_moe", "olmoe")
 """Model types whose size of a head mlx-lm reads in config.json; elsewhere it is hidden size / heads."""
-ALWAYS_TIED = ("gemma2",)
+ALWAYS_TIED = ("gemma", "gemma2")
 """Model types whose embeddings mlx-lm always uses as output projection, too."""
+PATTERNED = ("gemma3_text",)
+"""Model types of which mlx-lm gives every n-th layer full attention and the others a window."""
+ROUNDED = ("gemma", "gemma3_text")
+"""Model types in which mlx-lm rounds otherwise: an exact GELU instead of an approximation, an embedding scale in bfloat16."""
 UNUSED = ("auto_map", "per_layer_config", "bonsai_family", "added_biases", "model_file")
 """Keys of config.json that are not for mlx-lm, or name code that came with the checkpoint."""
 
@@ -35,26 +42,24 @@ class Mlx(Exporter):
         if getattr(config, "quantization_config", None):
             return "Its weights are quantised in a way of their own: export the checkpoint that was quantised."
         if kind not in STOCK:
-            return f"only {', '.join(STOCK)} are known to be computed as in transformers, and this is {kind}."
+            return f"it is known to compute only {', '.join(STOCK)} as transformers does, and this is {kind}."
         if not checkpoint.stock and kind not in FREE:
             return f"layers of {kind} that differ in width are not known there: prune with --shapes uniform."
         if kind in ALWAYS_TIED and not config.tie_word_embeddings:
             return f"models of type {kind} have one matrix for embeddings and outputs there, and this one has two."
         if kind not in READ_HEAD_DIM and config.hidden_size % _head_dim(config):
-            return "the hidden size is no multiple of the size of a head."
-        window = _window(config)
-        if window is not None:
-            return (
-                f"its attention looks back over {window} tokens at most in some layers, and there over all of them. "
-                f"For shorter texts, take the window out of the checkpoint's config.json first."
-            )
-        return None
+            return f"its hidden size is no multiple of the size of a head, which it is there in models of type {kind}."
+        if _needs_model_file(checkpoint) and kind not in RESIZED:
+            return f"its heads are not of the size hidden size / heads, which they are there in models of type {kind}."
+        return _refused_attention(config, kind)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         copy_all(checkpoint.path, out)
         for code in out.glob("modeling_*.py"):
             code.unlink()
         values = _values(checkpoint)
+        if checkpoint.model_type in PATTERNED:
+            values["sliding_window_pattern"] = _period(checkpoint.config.layer_types)
         if _needs_model_file(checkpoint):
             shutil.copyfile(MODEL_FILE, out / MODEL_FILE.name)
             values |= {"model_file": MODEL_FILE.name, "bonsai": _sizes(checkpoint)}
@@ -72,19 +77,36 @@ class Mlx(Exporter):
             raise BonsaiError(f"mlx-lm takes {', '.join(STOCK)} from Bonsai, and this model is {kind}.")
         return Shapes(uniform=kind not in FREE)
 
+    def tolerance(self, checkpoint: Checkpoint) -> float | None:
+        return 2e-2 if checkpoint.model_type in ROUNDED else 1e-3
+
 
 def _head_dim(config: Any) -> int:
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return size
 
 
-def _window(config: Any) -> int | None:
-    """How many tokens attention looks back over in some layer, if the model takes more of them."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if window is None or window >= config.max_position_embeddings or (kinds and "sliding_attention" not in kinds):
-        return None
-    return window
+def _refused_attention(config: Any, kind: str) -> str | None:
+    """Why mlx-lm would attend to other tokens or positions; None if it would not."""
+    window, layers = getattr(config, "sliding_window", None), getattr(config, "layer_types", None) or ()
+    limited = window is not None and window < config.max_position_embeddings
+    if kind in PATTERNED:
+        if _period(layers) is None:
+            return "its layers with a window are not those that they are there, where every n-th has none."
+    elif limited and (not layers or "sliding_attention" in layers):
+        return (
+            f"its attention looks back over at most {window} tokens in some layers, and there over all of them. For "
+            f"texts that are not longer, take the window out of the checkpoint's config.json first."
+        )
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        return "its positions are scaled by length (longrope), and there always as for long texts."
+    return None
+
+
+def _period(layer_types: Sequence[str]) -> int | None:
+    """n, if every n-th layer has full attention and no other; None if there is none."""
+    full = [number for number, kind in enumerate(layer_types, 1) if kind == "full_attention"]
+    return full[0] if full and full == list(range(full[0], len(layer_types) + 1, full[0])) else None
 
 
 def _needs_model_file(checkpoint: Checkpoint) -> bool:

@@ -37,7 +37,9 @@ class Stock(Exporter):
             (out / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        return [f'transformers.AutoModelForCausalLM.from_pretrained("{out}")']
+        capped = getattr(checkpoint.config, "attn_logit_softcapping", None)
+        eager = ', attn_implementation="eager"' if capped else ""  # version 4 has other ones that forget the cap
+        return [f'transformers.AutoModelForCausalLM.from_pretrained("{out}"{eager})']
 
     def shapes(self, config: Any, family: Family) -> Shapes:
         return Shapes(uniform=True)
