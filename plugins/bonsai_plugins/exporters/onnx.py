@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,12 +12,13 @@ from bonsai_plugins.exporters.files import copy_without_weights
 
 NEEDED = ("onnx", "onnxscript")
 FILE_NAME = "model.onnx"
+SCRIPT = "generate.py"
 
 
 class Onnx(Exporter):
-    """A directory with model.onnx in float32, any batch and length, and the tokenizer, for onnxruntime.
+    """A directory with a graph in float32 for any batch and length, and the tokenizer, for onnxruntime.
 
-    Its inputs are ``input_ids`` and ``attention_mask``, int64 [batch, tokens], and its first output is ``logits``,
+    The inputs of ``model.onnx`` are ``input_ids`` and ``attention_mask``, int64 [batch, tokens], and its first output is ``logits``,
     float32 [batch, tokens, vocabulary]. Positions are those of the tokens that the mask names, so that batches may be
     padded on either side. With a cache, the inputs ``past_key_values.N.key`` and ``.value`` of layer N, float32 [batch,
     heads, past tokens, head size], hold what earlier calls returned as ``present.N.key`` and ``.value``, the mask
@@ -52,6 +54,7 @@ class Onnx(Exporter):
 
         write_graph(checkpoint, out / FILE_NAME, cached=self.graph == "cached")
         copy_without_weights(checkpoint.path, out)
+        shutil.copyfile(Path(__file__).with_name("onnx_generate.py"), out / SCRIPT)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        return [f'onnxruntime.InferenceSession("{out / FILE_NAME}")']
+        return [f'python "{out / SCRIPT}" "The history of the bicycle"']
