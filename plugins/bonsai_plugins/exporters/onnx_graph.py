@@ -103,6 +103,8 @@ def write_graph(checkpoint: Checkpoint, file: Path, *, cached: bool) -> None:
             )
         except torch.onnx.OnnxExporterError as error:
             raise BonsaiError(f"torch {torch.__version__} cannot export this model to ONNX: {error}") from error
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # where in which file of this machine it comes from
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         program.save(file, external_data=size > LARGE_BYTES)
 
