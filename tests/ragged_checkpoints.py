@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from conftest import HEADS, Pico
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
 
 from bonsai_core import Family
 from bonsai_core.checkpoint.modeling_bonsai import ragged
@@ -28,16 +28,15 @@ def ragged_checkpoint(
 ) -> Path:
     """Save a model of the shapes `free` of a family with two KV groups."""
     stock = pico.config
-    config_class, model_class = ragged(type(stock), AutoModelForCausalLM._model_mapping[type(stock)])
+    stock_class: Any = type(stock)
+    config_class, model_class = ragged(stock_class, MODEL_FOR_CAUSAL_LM_MAPPING[stock_class])
     names = ("num_attention_heads", "num_key_value_heads", family.mlp.width_field)
     values: dict[str, Any] = {
         **{name: value for name, value in stock.to_dict().items() if name != "model_type"},
         "bonsai_family": family.model_dump(
             mode="json", exclude={"model_types", "where", "title", "why", "attention_unless"}
         ),
-        "per_layer_config": {
-            layer: dict(zip(names, sizes, strict=True)) for layer, sizes in enumerate(per_layer)
-        },
+        "per_layer_config": {layer: dict(zip(names, sizes, strict=True)) for layer, sizes in enumerate(per_layer)},
     }
     if added_biases:
         values["added_biases"] = list(added_biases)

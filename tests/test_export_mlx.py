@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bonsai_plugins.exporters.mlx import MODEL_FILE, Mlx
 from conftest import HEAD_DIM, OPTIONS, Pico, family_of, saved
 from ragged_checkpoints import PER_LAYER, ragged_checkpoint
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Checkpoint, Registry, export
 from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_plugins.exporters.mlx import MODEL_FILE, Mlx
 
 GQA = Pico("llama", 2)
 
@@ -53,8 +53,10 @@ def test_layers_of_different_widths_come_with_a_model_file(
     }
     assert not {"auto_map", "per_layer_config", "bonsai_family"} & set(values)
     assert [file.name for file in (tmp_path / "out").glob("*.py")] == [MODEL_FILE.name]
-    assert Mlx().commands(opened(directory, registry), Path("out"))[0].startswith(
-        'mlx_lm.generate --model "out" --trust-remote-code'
+    assert (
+        Mlx()
+        .commands(opened(directory, registry), Path("out"))[0]
+        .startswith('mlx_lm.generate --model "out" --trust-remote-code')
     )
 
 
@@ -125,7 +127,11 @@ def test_what_would_be_computed_otherwise_is_refused(
     ],
 )
 def test_attention_that_mlx_lm_has_not_is_refused(
-    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, settings: dict[str, Any], message: str | None
+    registry: Registry,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    message: str | None,
 ) -> None:
     checkpoint = opened(saved(Pico("mistral", 2), tokenizer, tmp_path / "model"), registry)
     for name, value in settings.items():

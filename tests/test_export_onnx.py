@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bonsai_plugins.exporters import onnx_graph
 from conftest import Pico, family_of
 from ragged_checkpoints import PER_LAYER, ragged_checkpoint
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, export, load_model
 from bonsai_core.runtimes.export import Exported
-from bonsai_plugins.exporters import onnx_graph
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -25,7 +25,9 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(
+    registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Without attention in the first layer, without an MLP in the second, with other heads in the third."""
     pico = Pico("llama", 2)
     return ragged_checkpoint(pico, family_of(registry, pico), tokenizer, tmp_path_factory.mktemp("models") / "ragged")

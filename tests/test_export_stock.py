@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from bonsai_plugins.exporters.stock import Stock
 from conftest import Pico, family_of, saved
 from ragged_checkpoints import ragged_checkpoint
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, export
 from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_plugins.exporters.stock import Stock
 
 GQA = Pico("llama", 2)
 
@@ -21,7 +21,9 @@ def test_what_transformers_5_renamed_has_both_names_and_nothing_else_changes(
     pico_directory: Path, registry: Registry, tmp_path: Path
 ) -> None:
     out = export(str(pico_directory), "stock", tmp_path / "out", registry=registry).path
-    before, after = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (pico_directory, out))
+    before, after = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (pico_directory, out)
+    )
     assert "rope_theta" not in before
     assert after == before | {"rope_theta": 10000.0, "torch_dtype": "float32"}
     for file in pico_directory.iterdir():

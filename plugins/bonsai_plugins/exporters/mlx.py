@@ -25,7 +25,7 @@ ALWAYS_TIED = ("gemma", "gemma2")
 PATTERNED = ("gemma3_text",)
 """Model types of which mlx-lm gives every n-th layer full attention and the others a window."""
 ROUNDED = ("gemma", "gemma3_text")
-"""Model types in which mlx-lm rounds otherwise: an exact GELU instead of an approximation, an embedding scale in bfloat16."""
+"""Model types in which mlx-lm rounds otherwise: a GELU that is not approximated, an embedding scale in bfloat16."""
 UNUSED = ("auto_map", "per_layer_config", "bonsai_family", "added_biases", "model_file")
 """Keys of config.json that are not for mlx-lm, or name code that came with the checkpoint."""
 
@@ -40,7 +40,7 @@ class Mlx(Exporter):
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         config, kind = checkpoint.config, checkpoint.model_type
         if getattr(config, "quantization_config", None):
-            return "Its weights are quantised in a way of their own: export the checkpoint that was quantised."
+            return "its weights are quantised already: give those before that, and quantise with mlx_lm.convert."
         if kind not in STOCK:
             return f"it is known to compute only {', '.join(STOCK)} as transformers does, and this is {kind}."
         if not checkpoint.stock and kind not in FREE:

@@ -18,12 +18,12 @@ SCRIPT = "generate.py"
 class Onnx(Exporter):
     """A directory with a graph in float32 for any batch and length, and the tokenizer, for onnxruntime.
 
-    The inputs of ``model.onnx`` are ``input_ids`` and ``attention_mask``, int64 [batch, tokens], and its first output is ``logits``,
-    float32 [batch, tokens, vocabulary]. Positions are those of the tokens that the mask names, so that batches may be
-    padded on either side. With a cache, the inputs ``past_key_values.N.key`` and ``.value`` of layer N, float32 [batch,
-    heads, past tokens, head size], hold what earlier calls returned as ``present.N.key`` and ``.value``, the mask
-    covers past tokens too, and ``logits`` are those of the new tokens. At first they have no past tokens. Layers differ
-    in their number of heads; one without attention has one entry of width 1, which counts tokens.
+    The inputs of ``model.onnx`` are ``input_ids`` and ``attention_mask``, int64 [batch, tokens], and its first output
+    is ``logits``, float32 [batch, tokens, vocabulary]. Positions are those of the tokens that the mask names, so that
+    batches may be padded on either side. With a cache, the inputs ``past_key_values.N.key`` and ``.value`` of layer N,
+    float32 [batch, heads, past tokens, head size], hold what earlier calls returned as ``present.N.key`` and
+    ``.value``, the mask covers past tokens too, and ``logits`` are those of the new tokens. At first they have no past
+    tokens. Layers differ in their number of heads; one without attention has one entry of width 1, which counts tokens.
 
     Weights of more than 2 GB are in a second file, ``model.onnx.data``.
 
@@ -40,7 +40,9 @@ class Onnx(Exporter):
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         if getattr(checkpoint.config, "quantization_config", None):
-            return "Its weights are quantised, and are exported in float32 only: give the checkpoint that was quantised."
+            return (
+                "its weights are quantised, and only floating-point weights are exported: give those before quantising."
+            )
         return None
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:

@@ -78,7 +78,7 @@ def write_graph(checkpoint: Checkpoint, file: Path, *, cached: bool) -> None:
         "input_ids": torch.ones(BATCH, NEW, dtype=torch.long),
         "attention_mask": torch.ones(BATCH, NEW, dtype=torch.long),
     }
-    dynamic: dict[str, Any] = dict.fromkeys(arguments, {0: "batch", 1: "tokens"})
+    dynamic: dict[str, Any] = {name: {0: "batch", 1: "tokens"} for name in arguments}
     inputs, outputs = list(arguments), ["logits"]
     if cached:
         past = [torch.zeros(BATCH, heads, PAST, size) for heads, size in _cache_shapes(model)]
