@@ -13,7 +13,7 @@ from conftest import HEAD_DIM, OPTIONS, Pico, family_of, saved
 from ragged_checkpoints import PER_LAYER, ragged_checkpoint
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core import BonsaiError, Checkpoint, Registry, export
+from bonsai_core import BonsaiError, Checkpoint, Registry, Shapes, export
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 
 GQA = Pico("llama", 2)
@@ -151,8 +151,13 @@ def test_every_nth_layer_without_a_window_is_said_by_its_number(
 
 
 def test_runs_for_it_keep_to_what_it_takes(registry: Registry) -> None:
-    mixtral, llama, opt = Pico("mixtral", 2), GQA, Pico("opt", 4)
-    assert not Mlx().shapes(llama.config, family_of(registry, llama)).uniform
-    assert Mlx().shapes(mixtral.config, family_of(registry, mixtral)).uniform
-    with pytest.raises(BonsaiError, match="this model is opt"):
-        Mlx().shapes(opt.config, family_of(registry, opt))
+    def shapes(pico: Pico) -> Shapes:
+        return Mlx().shapes(pico.config, family_of(registry, pico))
+
+    assert shapes(GQA) == Shapes()
+    assert shapes(Pico("mixtral", 2)) == Shapes(uniform=True)
+    assert shapes(Pico("stablelm", 2)) == Shapes(uniform=True, excluded=("attention", "query"))
+    assert shapes(Pico("gemma3_text", 2, tied=True)) == Shapes(excluded=("layer",))
+    for pico, message in ((Pico("opt", 4), "this is opt"), (Pico("gemma2", 2, tied=True), "at most 8 tokens")):
+        with pytest.raises(BonsaiError, match=message):
+            shapes(pico)

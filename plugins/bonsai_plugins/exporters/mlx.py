@@ -38,20 +38,13 @@ class Mlx(Exporter):
     runner: ClassVar[Path | None] = Path(__file__).parent / "runners" / "mlx_runner.py"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
-        config, kind = checkpoint.config, checkpoint.model_type
-        if getattr(config, "quantization_config", None):
-            return "its weights are quantised already: give those before that, and quantise with mlx_lm.convert."
-        if kind not in STOCK:
-            return f"it is known to compute only {', '.join(STOCK)} as transformers does, and this is {kind}."
-        if not checkpoint.stock and kind not in FREE:
+        kind = checkpoint.model_type
+        if not checkpoint.stock and kind in STOCK and kind not in FREE:
             return f"layers of {kind} that differ in width are not known there: prune with --shapes uniform."
-        if kind in ALWAYS_TIED and not config.tie_word_embeddings:
-            return f"models of type {kind} have one matrix for embeddings and outputs there, and this one has two."
-        if kind not in READ_HEAD_DIM and config.hidden_size % _head_dim(config):
-            return f"its hidden size is no multiple of the size of a head, which it is there in models of type {kind}."
-        if _needs_model_file(checkpoint) and kind not in RESIZED:
+        reason = _refusal(checkpoint.config, kind)
+        if reason is None and _needs_model_file(checkpoint) and kind not in RESIZED:
             return f"its heads are not of the size hidden size / heads, which they are there in models of type {kind}."
-        return _refused_attention(config, kind)
+        return reason
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         copy_all(checkpoint.path, out)
@@ -73,9 +66,12 @@ class Mlx(Exporter):
 
     def shapes(self, config: Any, family: Family) -> Shapes:
         kind = config.model_type
-        if kind not in STOCK:
-            raise BonsaiError(f"mlx-lm takes {', '.join(STOCK)} from Bonsai, and this model is {kind}.")
-        return Shapes(uniform=kind not in FREE)
+        reason = _refusal(config, kind)
+        if reason is not None:
+            raise BonsaiError(f"mlx-lm cannot take this model, pruned or not: {reason}")
+        heads_stay = kind not in RESIZED and kind not in READ_HEAD_DIM
+        excluded = (*(("attention", "query") if heads_stay else ()), *(("layer",) if kind in PATTERNED else ()))
+        return Shapes(uniform=kind not in FREE, excluded=excluded)
 
     def tolerance(self, checkpoint: Checkpoint) -> float | None:
         return 2e-2 if checkpoint.model_type in ROUNDED else 1e-3
@@ -84,6 +80,19 @@ class Mlx(Exporter):
 def _head_dim(config: Any) -> int:
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return size
+
+
+def _refusal(config: Any, kind: str) -> str | None:
+    """Why mlx-lm takes no model of a configuration, whatever its widths; None if it does."""
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantised already: give those before that, and quantise with mlx_lm.convert."
+    if kind not in STOCK:
+        return f"it is known to compute only {', '.join(STOCK)} as transformers does, and this is {kind}."
+    if kind in ALWAYS_TIED and not config.tie_word_embeddings:
+        return f"models of type {kind} have one matrix for embeddings and outputs there, and this one has two."
+    if kind not in READ_HEAD_DIM and config.hidden_size % _head_dim(config):
+        return f"its hidden size is no multiple of the size of a head, which it is there in models of type {kind}."
+    return _refused_attention(config, kind)
 
 
 def _refused_attention(config: Any, kind: str) -> str | None:
