@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from bonsai_plugins.exporters import onnx_graph
+from bonsai_plugins.exporters.onnx import Onnx
 from conftest import Pico, family_of
 from ragged_checkpoints import PER_LAYER, ragged_checkpoint
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, export, load_model
+from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -108,3 +110,19 @@ def test_missing_packages_are_named(
     with pytest.raises(BonsaiError, match=r"bonsai-prune\[onnx\]"):
         export(str(checkpoint), "onnx", tmp_path / "out", registry=registry)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [({"alibi": True}, "ALiBi"), ({"quantization_config": {"bits": 4}}, "quantised")]
+)
+def test_what_onnxruntime_cannot_compute_is_refused(
+    checkpoint: Path, registry: Registry, setting: dict[str, Any], message: str
+) -> None:
+    opened = open_checkpoint(str(checkpoint), registry, print)
+    assert opened.family is not None
+    assert Onnx().refusal(opened) is None
+    for name, value in setting.items():
+        setattr(opened.config, name, value)
+    assert message in str(Onnx().refusal(opened))
+    with pytest.raises(BonsaiError, match=message):
+        Onnx().shapes(opened.config, opened.family)

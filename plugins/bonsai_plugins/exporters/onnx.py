@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from bonsai_core import BonsaiError, Checkpoint, Exporter
+from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import copy_without_weights
 
 NEEDED = ("onnx", "onnxscript")
@@ -39,11 +39,7 @@ class Onnx(Exporter):
     graph: Literal["cached", "plain"] = "cached"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
-        if getattr(checkpoint.config, "quantization_config", None):
-            return (
-                "its weights are quantised, and only floating-point weights are exported: give those before quantising."
-            )
-        return None
+        return _refusal(checkpoint.config)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -60,3 +56,18 @@ class Onnx(Exporter):
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         return [f'python "{out / SCRIPT}" "The history of the bicycle"']
+
+    def shapes(self, config: Any, family: Family) -> Shapes:
+        reason = _refusal(config)
+        if reason is not None:
+            raise BonsaiError(f"onnxruntime cannot take this model, pruned or not: {reason}")
+        return Shapes()
+
+
+def _refusal(config: Any) -> str | None:
+    """Why onnxruntime takes no model of a configuration; None if it does."""
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantised, and only floating-point weights are exported: give those before quantising."
+    if getattr(config, "alibi", False):
+        return "transformers computes ALiBi's biases in bfloat16, which onnxruntime does not multiply on CPUs."
+    return None
