@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from conftest import HEADS, Pico
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PreTrainedTokenizerFast
 
 from bonsai_core import Family
 from bonsai_core.checkpoint.modeling_bonsai import ragged
@@ -29,7 +29,9 @@ def ragged_checkpoint(
     """Save a model of the shapes `free` of a family with two KV groups."""
     stock = pico.config
     stock_class: Any = type(stock)
-    config_class, model_class = ragged(stock_class, MODEL_FOR_CAUSAL_LM_MAPPING[stock_class])
+    config_class, _, model_class = ragged(
+        stock_class, MODEL_MAPPING[stock_class], MODEL_FOR_CAUSAL_LM_MAPPING[stock_class]
+    )
     names = ("num_attention_heads", "num_key_value_heads", family.mlp.width_field)
     values: dict[str, Any] = {
         **{name: value for name, value in stock.to_dict().items() if name != "model_type"},

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes, with_older_keys
+import bonsai_core  # whose functions load torch, which listings do without
+from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import copy_all
 
 MODEL_FILE = Path(__file__).parent / "mlx_model.py"
@@ -130,7 +131,9 @@ def _values(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
     values = {**json.loads(config.to_json_string(use_diff=False)), **written}
-    values = with_older_keys({name: value for name, value in values.items() if name not in UNUSED}, type(config))
+    values = bonsai_core.with_older_keys(
+        {name: value for name, value in values.items() if name not in UNUSED}, type(config)
+    )
     return values | {
         "model_type": checkpoint.model_type,
         "tie_word_embeddings": config.tie_word_embeddings,

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bonsai_core import Checkpoint, Exporter, Family, Shapes, older_tokenizer, with_older_keys
+import bonsai_core  # whose functions load torch, which listings do without
+from bonsai_core import Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import copy_all
 
 RUNNERS = Path(__file__).parent / "runners"
@@ -52,9 +53,9 @@ def _changed(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
         file = checkpoint.path / name
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if name == "config.json":
-            older = with_older_keys(values, type(checkpoint.config))
+            older = bonsai_core.with_older_keys(values, type(checkpoint.config))
         else:
-            older = older_tokenizer(values, INPUTS)
+            older = bonsai_core.older_tokenizer(values, INPUTS)
         if older != values:
             changed[name] = older
     return changed

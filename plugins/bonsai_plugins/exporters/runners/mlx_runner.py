@@ -1,6 +1,8 @@
 """Runs a checkpoint in mlx-lm, without Bonsai; see `bonsai_core.runtimes.serve`."""
 
+import random
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ class Model:
         self.runtime = f"mlx-lm {version('mlx-lm')} (mlx {version('mlx')}, {mx.default_device()})"
         own = Path(path) / MODEL_FILE.name
         trusted = options["trust_remote_code"] or (own.is_file() and own.read_bytes() == MODEL_FILE.read_bytes())
-        self._model, _ = load_model(Path(path), trust_remote_code=trusted)
+        self._prompts = random.Random(0)
+        self._model, config = load_model(Path(path), trust_remote_code=trusted)
+        self._vocabulary = config["vocab_size"]
         dtype = getattr(mx, options["dtype"])
         floating = lambda value: value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value  # noqa: E731
         self._model.update(tree_map(floating, self._model.parameters()))
@@ -36,24 +40,21 @@ class Model:
         return chosen
 
     def generate(self, tokens: list[int], count: int) -> list[int]:
-        written: list[int] = self._generate(mx.array([tokens]), count)[0].tolist()
-        return written
+        return [int(token.item()) for token in self._continued(mx.array([tokens]), count)]
 
     def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-        ids = mx.ones((batch, prompt_tokens), mx.int32)
-        first = self._seconds(ids, 1)
-        return first, (self._seconds(ids, 1 + new_tokens) - first) / new_tokens
-
-    def _seconds(self, ids: Any, count: int) -> float:
+        """Every call has other random prompts, the same for all models that are asked the same."""
+        ids = mx.array(
+            [[self._prompts.randrange(self._vocabulary) for _ in range(prompt_tokens)] for _ in range(batch)]
+        )
         start = time.perf_counter()
-        self._generate(ids, count)
-        return time.perf_counter() - start
+        ends = [time.perf_counter() for _ in self._continued(ids, 1 + new_tokens)]
+        return ends[0] - start, (ends[-1] - ends[0]) / new_tokens
 
-    def _generate(self, ids: Any, count: int) -> Any:
-        """The likeliest tokens after a prompt, [batch, count]."""
-        cache, written = make_prompt_cache(self._model), []
+    def _continued(self, ids: Any, count: int) -> Iterator[Any]:
+        """The likeliest tokens after a prompt, one after the other, [batch, 1]."""
+        cache = make_prompt_cache(self._model)
         for _ in range(count):
             ids = self._model(ids, cache=cache)[:, -1].argmax(-1)[:, None]
             mx.eval(ids)
-            written.append(ids)
-        return mx.concatenate(written, axis=1)
+            yield ids

@@ -1,6 +1,7 @@
 """Runs an ONNX graph in onnxruntime, without Bonsai; see `bonsai_core.runtimes.serve`."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Model:
         file = Path(path) / "model.onnx"
         self._session = onnxruntime.InferenceSession(file, settings, providers=[provider])
         self._cache = [given for given in self._session.get_inputs() if given.name.startswith(CACHE)]
+        self._prompts = np.random.default_rng(0)
 
     def log_probabilities(self, tokens: list[int]) -> list[float]:
         logits = self._run(np.array([tokens[:-1]]), self._empty(1))[0][0].astype(np.float64)
@@ -31,27 +33,25 @@ class Model:
         return [float(value) for value in told]
 
     def generate(self, tokens: list[int], count: int) -> list[int]:
-        return [int(token) for token in self._generate(np.array([tokens]), count)[0]]
+        return [int(token[0, 0]) for token in self._continued(np.array([tokens]), count)]
 
     def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-        ids = np.ones((batch, prompt_tokens), np.int64)
-        first = self._seconds(ids, 1)
-        return first, (self._seconds(ids, 1 + new_tokens) - first) / new_tokens
-
-    def _seconds(self, ids: Any, count: int) -> float:
+        """Every call has other random prompts, the same for all models that are asked the same."""
+        vocabulary = self._session.get_outputs()[0].shape[2]
+        ids = self._prompts.integers(vocabulary, size=(batch, prompt_tokens))
         start = time.perf_counter()
-        self._generate(ids, count)
-        return time.perf_counter() - start
+        ends = [time.perf_counter() for _ in self._continued(ids, 1 + new_tokens)]
+        return ends[0] - start, (ends[-1] - ends[0]) / new_tokens
 
-    def _generate(self, ids: Any, count: int) -> Any:
-        """The likeliest tokens after a prompt, int64 [batch, count]."""
+    def _continued(self, ids: Any, count: int) -> Iterator[Any]:
+        """The likeliest tokens after a prompt, one after the other, int64 [batch, 1]."""
         past, new = self._empty(len(ids)), ids
         for _ in range(count):
             logits, *past = self._run(new, past)
             token = logits[:, -1].argmax(-1)[:, None]
+            yield token
             ids = np.concatenate([ids, token], 1)
             new = token if self._cache else ids
-        return ids[:, -count:]
 
     def _run(self, ids: Any, past: list[Any]) -> list[Any]:
         length = ids.shape[1] + (past[0].shape[2] if past else 0)
