@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import bonsai_core  # whose functions load torch, which listings do without
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import copy_all
 
@@ -128,12 +127,12 @@ def _needs_model_file(checkpoint: Checkpoint) -> bool:
 
 def _values(checkpoint: Checkpoint) -> dict[str, Any]:
     """config.json for mlx-lm, whose defaults are not always those of transformers: every field is written."""
+    from bonsai_core import with_older_keys  # not above: it loads torch, which listings do without
+
     config = checkpoint.config
     written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
     values = {**json.loads(config.to_json_string(use_diff=False)), **written}
-    values = bonsai_core.with_older_keys(
-        {name: value for name, value in values.items() if name not in UNUSED}, type(config)
-    )
+    values = with_older_keys({name: value for name, value in values.items() if name not in UNUSED}, type(config))
     return values | {
         "model_type": checkpoint.model_type,
         "tie_word_embeddings": config.tie_word_embeddings,

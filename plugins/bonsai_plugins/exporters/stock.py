@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import bonsai_core  # whose functions load torch, which listings do without
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import copy_all
 
@@ -48,14 +47,16 @@ class Stock(Exporter):
 
 def _changed(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """What files of JSON have to hold so that transformers 4 reads them as version 5 does, by name."""
+    from bonsai_core import older_tokenizer, with_older_keys  # not above: they load torch, which listings do without
+
     changed = {}
     for name in ("config.json", "tokenizer_config.json"):
         file = checkpoint.path / name
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if name == "config.json":
-            older = bonsai_core.with_older_keys(values, type(checkpoint.config))
+            older = with_older_keys(values, type(checkpoint.config))
         else:
-            older = bonsai_core.older_tokenizer(values, INPUTS)
+            older = older_tokenizer(values, INPUTS)
         if older != values:
             changed[name] = older
     return changed

@@ -1,6 +1,5 @@
 """Runs a checkpoint in mlx-lm, without Bonsai; see `bonsai_core.runtimes.serve`."""
 
-import random
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
@@ -26,7 +26,7 @@ class Model:
         self.runtime = f"mlx-lm {version('mlx-lm')} (mlx {version('mlx')}, {mx.default_device()})"
         own = Path(path) / MODEL_FILE.name
         trusted = options["trust_remote_code"] or (own.is_file() and own.read_bytes() == MODEL_FILE.read_bytes())
-        self._prompts = random.Random(0)
+        self._prompts = np.random.default_rng(0)
         self._model, config = load_model(Path(path), trust_remote_code=trusted)
         self._vocabulary = config["vocab_size"]
         dtype = getattr(mx, options["dtype"])
@@ -44,9 +44,7 @@ class Model:
 
     def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
         """Every call has other random prompts, the same for all models that are asked the same."""
-        ids = mx.array(
-            [[self._prompts.randrange(self._vocabulary) for _ in range(prompt_tokens)] for _ in range(batch)]
-        )
+        ids = mx.array(self._prompts.integers(self._vocabulary, size=(batch, prompt_tokens)))
         start = time.perf_counter()
         ends = [time.perf_counter() for _ in self._continued(ids, 1 + new_tokens)]
         return ends[0] - start, (ends[-1] - ends[0]) / new_tokens
