@@ -12,4 +12,4 @@ from bonsai_plugins.exporters.vllm import Vllm
 
 @hookimpl
 def bonsai_exporters() -> list[type[Exporter]]:
-    return [Gguf, HuggingFace, Mlx, Onnx, Plan, Stock, Vllm]
+    return [HuggingFace, Gguf, Mlx, Onnx, Plan, Stock, Vllm]
