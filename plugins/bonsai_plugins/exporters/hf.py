@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import ClassVar
 
 from bonsai_core import Checkpoint, Exporter
+from bonsai_plugins.exporters.files import copy_all
 
 RUNNERS = Path(__file__).parent / "runners"
 
@@ -25,8 +25,7 @@ class HuggingFace(Exporter):
         return True
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        for file in filter(Path.is_file, checkpoint.path.iterdir()):
-            shutil.copyfile(file, out / file.name)
+        copy_all(checkpoint.path, out)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         trusted = "" if checkpoint.stock else ", trust_remote_code=True"

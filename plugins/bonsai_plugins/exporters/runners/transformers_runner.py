@@ -16,8 +16,11 @@ class Model:
         self.runtime = f"transformers {transformers.__version__}"
         self._device = torch.device(options["device"])
         trust = options["trust_remote_code"]
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust)
+        if getattr(config, "attn_logit_softcapping", None):
+            config._attn_implementation = "eager"  # the default of transformers 4 forgets the cap
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=options["dtype"], use_safetensors=True, trust_remote_code=trust
+            path, config=config, dtype=options["dtype"], use_safetensors=True, trust_remote_code=trust
         )
         self._model = model.to(self._device).eval()
         self._prompts = torch.Generator().manual_seed(0)
