@@ -109,11 +109,11 @@ def test_eval_agrees_with_the_report(finished: Path, report: dict[str, Any], sma
 
 
 @pytest.mark.parametrize("ours", [False, True], ids=["nothing of ours", "bonsai-prune"])
-def test_the_checkpoint_loads_by_the_lines_of_the_readme(
+def test_the_checkpoint_loads_by_the_lines_of_the_documentation(
     finished: Path, report: dict[str, Any], ours: bool, tmp_path: Path
 ) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Loading the result")[2].partition("\n## ")[0]
+    page = (Path(__file__).parents[1] / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    section = page.partition("## transformers")[2].partition("\n## ")[0]
     code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[ours]
     (tmp_path / "runs" / "demo-20").mkdir(parents=True)
     (tmp_path / "runs" / "demo-20" / "model").symlink_to(finished / "model")

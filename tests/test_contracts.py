@@ -58,6 +58,7 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("compensator", "bias"): [{}],
     ("compensator", "least_squares"): [{}],
     ("compensator", "none"): [{}],
+    ("exporter", "gguf"): [{}],
     ("exporter", "hf"): [{}],
     ("exporter", "mlx"): [{}],
     ("exporter", "onnx"): [{}],
