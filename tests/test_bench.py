@@ -35,6 +35,8 @@ class Model:
             log.write(json.dumps([self.contents["name"], *words]) + "\\n")
 
     def time(self, batch, prompt_tokens, new_tokens):
+        if self.contents.get("dies"):
+            os._exit(9)
         if batch * prompt_tokens > 1000:
             raise MemoryError("too many tokens")
         calls = sum("time" in line for line in open(self.log))
@@ -186,6 +188,14 @@ def test_lengths_that_fail_are_left_out(fakes: Registry, pruned: str, log: Path)
     found, notes, _ = timed(fakes, [pruned], batches="1,200")
     assert [row["batch"] for row in found["results"]] == [1]
     assert "too many tokens" in notes[0]
+
+
+def test_a_process_that_dies_stops_nothing_else(fakes: Registry, pruned: str, tmp_path: Path, log: Path) -> None:
+    (tmp_path / "dense.fake").write_text(json.dumps({"name": "dense", "work": 2.0}))
+    (tmp_path / "dying.fake").write_text(json.dumps({"name": "dying", "work": 1.0, "dies": True}))
+    dense, dying = str(tmp_path / "dense.fake"), str(tmp_path / "dying.fake")
+    with pytest.raises(BonsaiError, match=r"Nothing could be timed(.|\n)*status 9(.|\n)*fake 1\.0 ended before it was"):
+        timed(fakes, [dying], against=dense, batches="1,2")
 
 
 def test_files_are_timed_as_they_are(fakes: Registry, pruned: str, tmp_path: Path, log: Path) -> None:

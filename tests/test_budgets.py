@@ -18,7 +18,10 @@ from bonsai_core import BonsaiError, Registry, RunConfig, dry_run, resume, run
 from bonsai_core.cli.settings import settings as from_options
 from bonsai_core.cli.tables import report_view
 from bonsai_core.config import BUDGETS
+from bonsai_core.engine import reached
 from bonsai_core.engine.budget import Counted
+from bonsai_core.engine.checkpoint import dense_beside
+from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import most_rounds
 from bonsai_core.events import Event, Journaled, RunStarted, Warned
 from bonsai_core.model.forward import layer_latency
@@ -27,6 +30,7 @@ from bonsai_core.model.forward.layer_latency import PICOSECONDS, latency_prices,
 from bonsai_core.model.recognition.laws import num_params
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.payloads import fault_of
 from bonsai_core.selection.problem import SelectionProblem
 from bonsai_core.selection.rules import Rules
 from bonsai_core.selection.select import UnreachableError, select
@@ -259,6 +263,33 @@ def test_what_the_whole_model_takes_corrects_the_last_round(
     budget = pruned(small_run, tmp_path / "run", registry, target_latency="0.85x")["budget"]
     assert budget["measured"] == pytest.approx(budget["target"], rel=0.05)
     assert budget["predicted"] < 0.97 * budget["target"]
+
+
+def test_one_dense_model_is_in_memory_at_a_time(
+    small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, real=0.8)
+    models: list[Any] = []
+
+    def beside(job: Job) -> Any:
+        assert all(num_params(model) == 0 for model in models)
+        models.append(dense_beside(job))
+        return models[-1]
+
+    monkeypatch.setattr(reached, "dense_beside", beside)
+    with (
+        pytest.raises(StoppedError),
+        registry.observed_by(
+            Stopper(lambda event: isinstance(event, Journaled) and event.key.endswith("/latency")), "the stopper"
+        ),
+    ):
+        run(settings(small_run, tmp_path / "run", target_latency="0.85x"), registry=registry)
+    assert len(models) > 1
+
+
+@pytest.mark.parametrize("key", ["prices", "round-2/latency", "budget"])
+def test_damaged_events_of_a_budget_are_refused(key: str) -> None:
+    assert fault_of(key, {}) is not None
 
 
 def test_a_budget_of_time_resumes_with_the_times_it_began_with(

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
+from huggingface_hub import constants
+from rich.console import Console
 
 import bonsai_core
 from bonsai_core import (
@@ -21,8 +29,13 @@ from bonsai_core import (
     export,
     hookimpl,
 )
+from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
+from bonsai_core.cli.exports import runtime_view
+from bonsai_core.engine.exports import RECORD_NAME
+from bonsai_core.model.loading.saved import has_own_code
+from bonsai_core.runtimes import export as exporting
 from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_core.runtimes.formats import find_exporter
+from bonsai_core.runtimes.formats import default_path, find_exporter
 from bonsai_core.runtimes.runner import running
 from bonsai_core.runtimes.verify import compare, reference
 
@@ -72,6 +85,166 @@ def test_an_environment_without_the_runtime_is_no_failure(free_run: Path, regist
     exported = export(str(free_run), "hf", tmp_path / "out", verify=True, python=str(python), registry=registry)
     assert exported.verification is None
     assert "transformers is not installed" in str(exported.unverified)
+    # What is said to verify it does not run into what is there already.
+    again = str(exported.unverified).partition("bonsai export ")[2]
+    assert f"--format hf --out {tmp_path}/verified-out --verify --python PATH" in again
+
+
+def test_what_verifies_a_variant_again_names_it(free_run: Path, registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "python").write_text('#!/bin/sh\necho \'{"missing": "vllm"}\'\n')
+    (tmp_path / "python").chmod(0o755)
+    given: dict[str, Any] = {"verify": True, "python": str(tmp_path / "python"), "registry": registry}
+    exported = export(str(free_run), "vllm:1", tmp_path / "two words", **given)
+    assert f"--format vllm --format.tensor-parallel 1 --out '{tmp_path}/verified-two words'" in str(exported.unverified)
+
+
+def test_a_model_that_does_not_fit_in_float32_is_not_verified(
+    free_run: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "free_bytes", lambda device: 1000)
+    exported = export(str(free_run), "hf", tmp_path / "out", verify=True, registry=registry)
+    assert "in float32, and 0.0 GB are free" in str(exported.unverified)
+    assert exported.path.is_dir()
+
+
+def test_code_that_stands_beside_a_stock_model_is_not_ours(pico_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(pico_directory, tmp_path / "model")
+    (tmp_path / "model" / MODELING).write_text("raise SystemExit\n")
+    assert not has_own_code(tmp_path / "model")
+
+
+def test_a_model_in_the_working_directory_is_exported_beside_it(
+    pico_directory: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pico_directory, tmp_path / "pico")
+    monkeypatch.chdir(tmp_path / "pico")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (".", "~/pico"):
+        assert default_path(name, "hf", find_exporter("hf", registry)) == tmp_path / "pico-hf"
+
+
+def test_a_model_of_the_hub_is_exported_with_its_tokenizer(
+    pico_directory: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = tmp_path / "hub" / "models--me--pico" / "snapshots" / ("f" * 40)
+    snapshot.parents[1].joinpath("refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    shutil.copytree(pico_directory, snapshot)
+    shutil.move(snapshot / "tokenizer.json", tmp_path / "tokenizer.json")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    real = huggingface_hub.snapshot_download
+
+    def download(source: str, **settings: Any) -> str:
+        if "tokenizer.json" in settings["allow_patterns"]:
+            shutil.copy(tmp_path / "tokenizer.json", snapshot)
+        return str(real(source, cache_dir=tmp_path / "hub", **settings))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert (open_checkpoint("me/pico", registry, print).path / "tokenizer.json").is_file()
+
+
+RUNNER = """
+from __future__ import annotations
+
+import dataclasses, os, subprocess, sys
+
+@dataclasses.dataclass
+class Kept:
+    path: str
+    started: subprocess.Popen | None = None
+
+class Model:
+    runtime = "odd 1.0"
+
+    def __init__(self, path, options):
+        self.kept = Kept(path)
+        print("welcome to odd")
+        subprocess.run([sys.executable, "-c", "import sys; print(sys.stdin.read())"], check=True)
+        assert sys.stdin.read() == ""
+
+    def log_probabilities(self, tokens):
+        self.kept.started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        return [self.kept.started.pid]
+
+    def generate(self, tokens, count):
+        return [path for path in sys.path if path.endswith("runtimes")]
+
+    def time(self, batch, prompt_tokens, new_tokens):
+        os._exit(3)
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    path = tmp_path / "odd runner.py"
+    path.write_text(RUNNER)
+    return path
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_runtime_may_print_and_read_and_start_others_which_end_with_it(odd: Path, tmp_path: Path) -> None:
+    with running(odd, tmp_path) as model:
+        (started,) = map(int, model.log_probabilities([1, 2]))
+        assert alive(started)
+        assert model.generate([1], 2) == []
+    for _ in range(100):
+        if alive(started):
+            time.sleep(0.05)
+    assert not alive(started)
+
+
+def test_a_runtime_that_dies_says_so_at_every_call(odd: Path, tmp_path: Path) -> None:
+    with running(odd, tmp_path) as model:
+        with pytest.raises(BonsaiError, match=r"odd 1\.0 cannot time: the process ended with status 3"):
+            model.time(1, 2, 3)
+        for _ in range(2):
+            with pytest.raises(BonsaiError, match=r"odd 1\.0 ended before it was asked to time"):
+                model.time(1, 2, 3)
+
+
+@pytest.mark.parametrize("printed", ["(base) welcome", "1", "[]"])
+def test_a_program_that_prints_is_no_interpreter(odd: Path, tmp_path: Path, printed: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{printed}'\nexec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    with (
+        pytest.raises(BonsaiError, match="Give the Python interpreter itself"),
+        running(odd, tmp_path, python=str(python)),
+    ):
+        pass
+
+
+def test_interpreters_are_paths_as_people_type_them(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "env" / "python").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for python in ("env/python", "./env/python", "~/env/python"):
+        with running(odd, tmp_path, python=python) as model:
+            assert model.runtime == "odd 1.0"
+
+
+def test_too_few_tokens_are_no_verification(free_run: Path, registry: Registry) -> None:
+    expected = reference(open_checkpoint(str(free_run), registry, print))
+
+    class Short:
+        runtime = "short 1.0"
+        log_probabilities = staticmethod(lambda tokens: expected.log_probabilities.tolist())
+        generate = staticmethod(lambda tokens, count: expected.continuation[:3])
+
+    short: Any = Short()
+    with pytest.raises(BonsaiError, match="generates 3 tokens where it is asked for 24"):
+        compare(short, expected, 1e-3)
 
 
 class Narrow(Exporter):
@@ -124,8 +297,32 @@ def test_a_run_keeps_to_the_shapes_of_its_runtimes_and_exports_for_them(
     assert again.exported == result.exported
     assert exported.path.stat().st_mtime_ns == written
     exported.path.unlink()
+    assert "bonsai export" in said(tmp_path / "run", with_narrow)
     bonsai_core.resume(tmp_path / "run", registry=with_narrow)
     assert exported.path.is_file()
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert f"narrow {moved / exported.path.name}" in said(moved, with_narrow)
+    there = bonsai_core.resume(moved, registry=with_narrow)
+    assert isinstance(there, RunResult)
+    path = moved / exported.path.name
+    assert there.exported == (replace(exported, path=path, commands=[f"narrow {path}"]),)
+    # What a stranger's record says is not what users are told to type.
+    record = moved / RECORD_NAME
+    record.write_text(record.read_text().replace('"narrow ', '"rm -r '))
+    assert "rm -r" not in said(moved, with_narrow)
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(BonsaiError, match="is a pipe"):
+        said(moved, with_narrow)
+
+
+def said(run: Path, registry: Registry) -> str:
+    """What a report says of the narrow runtime."""
+    console = Console(width=500)
+    with console.capture() as shown:
+        console.print(runtime_view(run, registry))
+    text = shown.get()
+    return text[text.index("narrow-rt") :].partition("narrow-rt ")[2] or text
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bonsai_core.cli.printing import plain
+from bonsai_core.engine.exports import read_exported
 from bonsai_core.registry.registry import Registry
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported
@@ -22,16 +24,14 @@ def export_view(exported: Exported) -> RenderableType:
     return Group(*map(plain, lines))
 
 
-def runtime_view(model: str, registry: Registry, exported: Mapping[str, Exported]) -> RenderableType:
-    """In which runtimes a checkpoint runs, with the commands, and in which it does not, and why.
-
-    Args:
-        exported: by format, what has been written already.
+def runtime_view(run: Path, registry: Registry) -> RenderableType:
+    """In which runtimes the checkpoint of a run runs, with the commands, and in which it does not, and why.
 
     Raises:
-        BonsaiError: there is no such checkpoint, or it is damaged.
+        BonsaiError: there is no checkpoint, or it or the record of what was exported is damaged.
     """
-    checkpoint = open_checkpoint(model, registry, lambda text: None)
+    checkpoint = open_checkpoint(str(run), registry, lambda text: None)
+    exported = read_exported(run, checkpoint, registry)
     runs: list[tuple[str, list[str]]] = []
     refused: list[tuple[str, list[str]]] = []
     for format, exporter in (exporters(registry) | {each: find_exporter(each, registry) for each in exported}).items():
@@ -43,13 +43,13 @@ def runtime_view(model: str, registry: Registry, exported: Mapping[str, Exported
         elif exporter.as_saved(checkpoint):
             runs.append((exporter.runtime, exporter.commands(checkpoint, checkpoint.path)))
         else:
-            commands = exporter.commands(checkpoint, default_path(model, format, exporter))
-            runs.append((exporter.runtime, [f"bonsai export {model} --format {format}", *commands]))
+            commands = exporter.commands(checkpoint, default_path(str(run), format, exporter))
+            runs.append((exporter.runtime, [f"bonsai export {shlex.quote(str(run))} --format {format}", *commands]))
     lines = [*_section("It runs in", runs), *_section("It does not run in", refused)]
     return Group(Text(""), *map(plain, lines))
 
 
-def verified_line(found: Verification) -> str:
+def _verified_line(found: Verification) -> str:
     """How it compares with transformers, in a sentence."""
     same = f"{found.same_tokens} of {found.new_tokens} generated tokens are the same"
     if found.tolerance is None:
@@ -64,7 +64,7 @@ def verified_line(found: Verification) -> str:
 def _outcome(exported: Exported) -> list[str]:
     """Whether it was verified, as a line; none if nobody asked."""
     if exported.verification is not None:
-        return [verified_line(exported.verification)]
+        return [_verified_line(exported.verification)]
     if exported.checked is not None:
         return [f"verified: {exported.checked}"]
     return [] if exported.unverified is None else [f"not verified: {exported.unverified}"]

@@ -335,12 +335,10 @@ def _watch(job: Callable[[], Any]) -> None:
 def _show_runtimes(run: Path) -> None:
     """What the checkpoint of a run or an adaptation runs in; nothing if it has been moved or removed."""
     from bonsai_core.cli.exports import runtime_view
-    from bonsai_core.engine.exports import RECORD_NAME
-    from bonsai_core.runtimes.export import read_exported
 
     _quiet()
     with suppress(BonsaiError):
-        Console().print(runtime_view(str(run), installed(), read_exported(run / RECORD_NAME)), soft_wrap=True)
+        Console().print(runtime_view(run, installed()), soft_wrap=True)
 
 
 def _show_dry_run(configuration: RunConfig) -> None:

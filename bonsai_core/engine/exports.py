@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import Shapes
+from bonsai_core.contracts import Checkpoint, Exporter, Shapes
 from bonsai_core.engine.machine import multiples_in
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, DamagedError
 from bonsai_core.events import Stage, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent, table_of
 from bonsai_core.registry.registry import Registry
-from bonsai_core.rundir.files import write_atomically
+from bonsai_core.rundir.files import refuse_other_than, write_atomically
 from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_core.runtimes.export import Exported, read_exported, verify_if_possible, write
+from bonsai_core.runtimes.export import Exported, verify_if_possible, write
 from bonsai_core.runtimes.formats import default_path, find_exporter, format_for
 from bonsai_core.selection.limits import Limit, minimums, multiples
 
 RECORD_NAME = "exports.json"
+_RECORD = TypeAdapter(dict[str, Exported])
 
 
 def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
@@ -108,23 +110,51 @@ def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tup
     """
     if not config.runtimes:
         return ()
-    record = run / RECORD_NAME
-    done = read_exported(record)
     checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=config.trust_remote_code)
-    for name in config.runtimes:
-        format = format_for(name, registry)
-        exporter = find_exporter(format, registry)
-        path = checkpoint.path if exporter.as_saved(checkpoint) else default_path(str(run), format, exporter)
-        if format in done and path.exists():
+    done = read_exported(run, checkpoint, registry)
+    formats = {name: format_for(name, registry) for name in config.runtimes}
+    for name, format in formats.items():
+        if format in done:
             continue
+        exporter = find_exporter(format, registry)
         refusal = exporter.refusal(checkpoint)
         if refusal is not None:
             raise BonsaiError(f"{exporter.runtime} cannot take what was pruned: {refusal}")
         registry.observe(StageStarted(Stage.EXPORT, 0, f"export for {name}"))
+        path = _path(run, format, exporter, checkpoint)
         if not path.exists():
             write(exporter, checkpoint, path)
-        exported = verify_if_possible(exporter, checkpoint, path, trust_remote_code=config.trust_remote_code)
-        done[format] = exported
-        contents = {format: asdict(exported) for format, exported in done.items()}
-        write_atomically(record, json.dumps(contents, indent=2, default=str).encode())
-    return tuple(done.values())
+        done[format] = verify_if_possible(exporter, checkpoint, path, trust_remote_code=config.trust_remote_code)
+        write_atomically(run / RECORD_NAME, _RECORD.dump_json(done, indent=2))
+    return tuple(done[format] for format in dict.fromkeys(formats.values()))
+
+
+def read_exported(run: Path, checkpoint: Checkpoint, registry: Registry) -> dict[str, Exported]:
+    """By format, what was written for runtimes and is still there, wherever the run directory is by now.
+
+    Args:
+        checkpoint: the one in the run directory.
+
+    Raises:
+        BonsaiError: the record of it is damaged, or a format of it is not installed.
+    """
+    record = run / RECORD_NAME
+    refuse_other_than("file", record)
+    try:
+        recorded = _RECORD.validate_json(record.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{record} is damaged ({error}); remove it, and resume the run.") from None
+    there = {}
+    for format, exported in recorded.items():
+        exporter = find_exporter(format, registry)
+        path = _path(run, format, exporter, checkpoint)
+        if path.exists():
+            there[format] = replace(exported, path=path, commands=exporter.commands(checkpoint, path))
+    return there
+
+
+def _path(run: Path, format: str, exporter: Exporter, checkpoint: Checkpoint) -> Path:
+    """Where what a runtime loads is."""
+    return checkpoint.path if exporter.as_saved(checkpoint) else default_path(str(run), format, exporter)

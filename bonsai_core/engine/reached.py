@@ -16,6 +16,7 @@ from bonsai_core.engine.rounds import Round
 from bonsai_core.events import Stage
 from bonsai_core.model.forward.latency import cached_per_token, enough_repeats, median_seconds
 from bonsai_core.model.forward.layer_latency import PICOSECONDS
+from bonsai_core.model.storage.memory import drop_weights
 from bonsai_core.model.subject import Subject
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -70,6 +71,7 @@ def _fitting_target(job: Job, problem: SelectionProblem) -> dict[str, Any]:
         except UnreachableError as error:
             keep_U, target = error.least_U, problem.table.sparsity(error.least_U)
         dense_s, pruned_s = _seconds_of(job, dense, keep_U)
+        drop_weights(dense)  # the next attempt loads it again
         allowed = 1 - job.budget.fraction if job.budget.is_relative else job.budget.most / PICOSECONDS / dense_s
         tried[target] = pruned_s / dense_s / allowed
         if CLOSE[0] <= tried[target] <= CLOSE[1]:

@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from bonsai_core.rundir.report_schema import JsonObject, Phases, Value, first_fault, json_object
+from bonsai_core.rundir.report_schema import BudgetOutcome, JsonObject, Phases, Seconds, Value, first_fault, json_object
 
 Described = dict[str, Any]
+_SiteTimes: Any = json_object(counts=list[NonNegativeInt], seconds=list[FiniteFloat], step=PositiveInt)
+_LayerTimes: Any = json_object(seconds=Seconds, sites=dict[str, _SiteTimes])
 PAYLOADS: Mapping[str, type[JsonObject]] = {
     "run": json_object(
         config=Described,
@@ -56,6 +58,14 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
         tokens=(NonNegativeInt, 0),
         phases=(Phases | None, None),
     ),
+    "prices": json_object(
+        dense_s=Seconds,
+        scale=FiniteFloat,
+        layers=dict[str, _LayerTimes],
+        elapsed_s=Seconds,
+    ),
+    r"round-\d+/latency": json_object(target=FiniteFloat, reached=(FiniteFloat, 0.0), skipped=(str, "")),
+    "budget": BudgetOutcome,
     "loss": json_object(loss=Value),
     "verify": json_object(skipped=(str, ""), loss=(Value, None), loaded=(dict[str, Value], {})),
     r"step-\d+": json_object(

@@ -72,7 +72,9 @@ class _Losses(JsonObject):
     hidden: FiniteFloat
 
 
-class _Budget(JsonObject):
+class BudgetOutcome(JsonObject):
+    """What has become of a budget, see `bonsai_core.engine.reached.outcome`."""
+
     of: str
     option: str
     dense: Count
@@ -99,7 +101,7 @@ RUN_REPORT = json_object(
     parameters=_BEFORE_AND_AFTER,
     sparsity=json_object(decoder=FiniteFloat, whole_model=FiniteFloat),
     weight_bytes=_BEFORE_AND_AFTER,
-    budget=(_Budget | None, None),
+    budget=(BudgetOutcome | None, None),
     rounds=list[_Round],
     layers=list[dict[str, _Kept]],
     latency=json_object(dense_s=_POSITIVE, pruned_s=_POSITIVE, tokens=Count, phases=(Phases | None, None))

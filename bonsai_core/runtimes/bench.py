@@ -16,18 +16,14 @@ import psutil
 from bonsai_core.contracts import Exporter
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.turns import WARM_UP, speed, speedup, take_turns
-from bonsai_core.model.loading.lookup import find_source, model_config
-from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.model.storage.devices import find_device
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.versions import versions
 from bonsai_core.runtimes.bench_config import BenchConfig, RuntimeChoice
-from bonsai_core.runtimes.checkpoint import open_checkpoint
-from bonsai_core.runtimes.export import export
+from bonsai_core.runtimes.bench_models import dense_of, dtype_of, written
 from bonsai_core.runtimes.formats import find_exporter, format_for
 from bonsai_core.runtimes.runner import MissingRuntimeError, RunningModel, running
-from bonsai_core.sources import user_path
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of all timing is done, 0..1."""
@@ -56,7 +52,7 @@ def bench(
     """
     registry = registry or Registry()
     formats = [_format(choice, registry) for choice in config.runtimes]
-    dense = config.against or _dense_of(config.models[0])
+    dense = config.against or dense_of(config.models[0])
     names = [dense, *(name for name in dict.fromkeys(config.models) if name != dense)]
     if len(names) < 2:
         raise BonsaiError(f"{dense} is the dense model itself. Name a pruned one too.")
@@ -67,7 +63,7 @@ def bench(
             notes.append(text)
             warn(text)
 
-    device, dtype = str(find_device(config.device)), _dtype(config, dense)
+    device, dtype = str(find_device(config.device)), dtype_of(config, dense)
     cores, load = os.cpu_count() or 1, psutil.getloadavg()[0]
     if load > cores / 2:
         note(f"The machine is, or just was, busy (load {load:.1f} on {cores} cores): other work makes times vary.")
@@ -80,7 +76,7 @@ def bench(
             for index, name in enumerate(names):
                 share.tell(f"{choice}: loading {name}")
                 try:
-                    path = _written(name, format_, exporter, Path(folder) / str(index), config, registry, note)
+                    path = written(name, format_, exporter, Path(folder) / str(index), config, registry, note)
                     process = running(
                         _runner(exporter),
                         path,
@@ -175,48 +171,6 @@ def _format(choice: RuntimeChoice, registry: Registry) -> str:
     return format_
 
 
-def _written(
-    name: str,
-    format_: str,
-    exporter: Exporter,
-    stem: Path,
-    config: BenchConfig,
-    registry: Registry,
-    warn: Callable[[str], None],
-) -> Path:
-    """A model as the runtime loads it: files and checkpoints that it reads as they are, everything else exported."""
-    file = user_path(name)
-    if file.is_file():
-        if not exporter.suffix or file.suffix != exporter.suffix:
-            wanted = f"a {exporter.suffix} file or a checkpoint" if exporter.suffix else "a checkpoint"
-            raise BonsaiError(f"it is a file, and {exporter.runtime} takes {wanted}.")
-        return file
-    trusted = config.trust_remote_code
-    checkpoint = open_checkpoint(name, registry, warn, trust_remote_code=trusted)
-    if exporter.refusal(checkpoint) is None and exporter.as_saved(checkpoint):
-        return checkpoint.path
-    out = stem.with_suffix(exporter.suffix)
-    return export(name, format_, out, registry=registry, trust_remote_code=trusted, warn=warn).path
-
-
 def _runner(exporter: Exporter) -> Path:
     assert exporter.runner is not None  # see `_format`
     return exporter.runner
-
-
-def _dense_of(name: str) -> str:
-    """What a model was pruned from."""
-    dense = None if user_path(name).is_file() else find_provenance(name).dense
-    if dense is None:
-        raise BonsaiError(f"What {name} was pruned from is not known. --against names the dense model.")
-    return dense
-
-
-def _dtype(config: BenchConfig, dense: str) -> str:
-    """The type of the weights; for ``auto`` the dense checkpoint's own, or float32 where that is not known."""
-    if config.dtype != "auto":
-        return config.dtype
-    if user_path(dense).is_file():
-        return "float32"
-    own = getattr(model_config(find_source(dense), config.trust_remote_code), "dtype", None)
-    return str(own or "float32").removeprefix("torch.")

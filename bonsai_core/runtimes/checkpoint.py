@@ -8,7 +8,7 @@ from typing import Any
 
 from bonsai_core.checkpoint.modeling_bonsai import PREFIX
 from bonsai_core.contracts import Checkpoint, Family
-from bonsai_core.model.loading.checked_config import checked_config, weights_directory
+from bonsai_core.model.loading.checked_config import checked_config, model_directory
 from bonsai_core.model.loading.lookup import declared_family, find_source
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.registry.registry import Registry
@@ -28,13 +28,14 @@ def open_checkpoint(
     source = find_source(name)
     config = checked_config(source, trust_remote_code, warn)
     family = declared_family(config, registry, find_provenance(name).setting("slicer"), warn)
-    return describe(Path(weights_directory(source)), config, family)
+    return describe(model_directory(source), config, family)
 
 
 def describe(path: Path, config: Any, family: Family | None) -> Checkpoint:
     """A checkpoint whose files are known to fit its configuration."""
     stock = not config.model_type.startswith(PREFIX)
-    layers = [_sizes(config if stock else config.per_layer_config[n], family) for n in range(config.num_hidden_layers)]
+    number = getattr(config, "num_hidden_layers", 0)  # models without a family may name it otherwise
+    layers = [_sizes(config if stock else config.per_layer_config[n], family) for n in range(number)]
     declared = None if family is None else family.of(config)
     return Checkpoint(path, config, config.model_type.removeprefix(PREFIX), declared, tuple(layers), stock)
 

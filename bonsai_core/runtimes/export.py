@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+import torch
 
+from bonsai_core.checkpoint import weight_bytes
 from bonsai_core.contracts import Checkpoint, Exporter
-from bonsai_core.errors import BonsaiError, DamagedError
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.forward.latency import free_bytes
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import atomic_file, atomic_folder
@@ -38,9 +41,6 @@ class Exported:
     verification: Verification | None = None
     checked: str | None = None
     unverified: str | None = None
-
-
-RECORD = TypeAdapter(dict[str, Exported])
 
 
 def export(
@@ -109,26 +109,32 @@ def verify_if_possible(
         checked = exporter.check(checkpoint, path)
         unverified = None if checked else f"nothing loads the format {exporter.name} by itself."
         return replace(exported, checked=checked, unverified=unverified)
+    needed, free = _float32_bytes(checkpoint), free_bytes(torch.device("cpu"))
+    if free < needed:
+        why = f"transformers needs {needed / 1e9:.1f} GB of memory for it in float32, and {free / 1e9:.1f} GB are free."
+        return replace(exported, unverified=why)
     expected = reference(checkpoint, trust_remote_code=trust_remote_code)
     trusted = trust_remote_code or has_own_code(path)
     try:
         with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
             return replace(exported, verification=compare(loaded, expected, exporter.tolerance(checkpoint)))
     except MissingRuntimeError as error:
-        again = f"bonsai export {checkpoint.path} --format {exporter.name} --verify --python PATH"
-        why = f"{error} With the interpreter of an environment that has {exporter.runtime}: {again}"
+        again = _command(exporter, checkpoint, path.with_name(f"verified-{path.name}"))
+        why = f"{error} With the interpreter of an environment that has {exporter.runtime}: {again} --python PATH"
         return replace(exported, unverified=why)
 
 
-def read_exported(record: Path) -> dict[str, Exported]:
-    """By format, what was exported before, as the record in a run directory has it; empty where there is none.
+def _float32_bytes(checkpoint: Checkpoint) -> int:
+    """Memory of the weights in float32, as `reference` loads them."""
+    dtype = getattr(checkpoint.config, "dtype", None) or torch.float32
+    return weight_bytes(checkpoint.path) * torch.float32.itemsize // dtype.itemsize
 
-    Raises:
-        DamagedError: the record is damaged.
-    """
-    try:
-        return RECORD.validate_json(record.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{record} is damaged ({error}); remove it, and resume the run.") from None
+
+def _command(exporter: Exporter, checkpoint: Checkpoint, out: Path) -> str:
+    """What exports and verifies again; elsewhere, as nothing is overwritten."""
+    options = [
+        f"--format.{name.replace('_', '-')} {shlex.quote(str(getattr(exporter, name)))}"
+        for name in sorted(exporter.model_fields_set)
+    ]
+    model, to = (shlex.quote(str(each)) for each in (checkpoint.path, out))
+    return " ".join(["bonsai export", model, f"--format {exporter.name}", *options, f"--out {to}", "--verify"])

@@ -11,6 +11,7 @@ from bonsai_core.contracts import Exporter
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.registry.registry import Registry
+from bonsai_core.sources import user_path
 
 
 def find_exporter(format: str, registry: Registry, options: Mapping[str, Any] | None = None) -> Exporter:
@@ -52,6 +53,8 @@ def format_for(name: str, registry: Registry) -> str:
 
 def default_path(model: str, format: str, exporter: Exporter) -> Path:
     """Where a model is exported to: beside its directory; for hub ids, in the working directory."""
-    source = Path(find_provenance(model).source)
+    source = user_path(find_provenance(model).source)
+    if source.name in ("", ".."):  # as `.` is
+        source = source.resolve()
     parent = source.parent if source.is_dir() else Path()
     return parent / f"{source.name}-{format.replace(':', '-')}{exporter.suffix}"

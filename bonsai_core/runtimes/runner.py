@@ -7,13 +7,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bonsai_core.errors import BonsaiError
+import psutil
+
+from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.runtimes import serve
+from bonsai_core.sources import user_path
 
 LONGEST_LOG = 4_000
 """Characters of what a process printed that an error repeats, from the end."""
@@ -53,7 +56,7 @@ class RunningModel:
         try:
             self._process.stdin.write(json.dumps({"call": name, "arguments": arguments}) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
+        except OSError:  # a broken pipe, by the name of the operating system
             raise BonsaiError(f"{self.runtime} ended before it was asked to {name}.") from None
         return _answer(self._process, self._log, f"{self.runtime} cannot {name.replace('_', ' ')}")
 
@@ -69,7 +72,7 @@ def running(
     dtype: str = "float32",
     trust_remote_code: bool = False,
 ) -> Iterator[RunningModel]:
-    """A model in a process of its own, which ends with the block.
+    """A model in a process of its own, which ends with the block, and with it all processes that it has started.
 
     Args:
         runner: the Python file that loads it, see `bonsai_core.runtimes.serve`.
@@ -84,6 +87,8 @@ def running(
         BonsaiError: it cannot be started, or cannot load the model; the message holds its own words.
     """
     options = json.dumps({"threads": threads, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code})
+    if python is not None and python.startswith("~"):  # no shell has seen to that in --runtime vllm=~/env/bin/python
+        python = str(user_path(python))
     command = [python or sys.executable, serve.__file__, str(runner), str(model), options]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         try:
@@ -95,11 +100,21 @@ def running(
                 f"{command[0]} cannot be started: {error.strerror}. Give the Python interpreter of the environment "
                 f"that has the runtime."
             ) from None
-        with process:
-            try:
-                yield RunningModel(_answer(process, log, f"{model} cannot be loaded"), process, log)
-            finally:
-                process.kill()
+        try:
+            yield RunningModel(_answer(process, log, f"{model} cannot be loaded"), process, log)
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process, and those that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        for started in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                started.kill()
+    process.kill()
+    with suppress(OSError), process:  # what it has not read cannot be sent any more
+        pass
 
 
 def _answer(process: subprocess.Popen[str], log: IO[str], what: str) -> Any:
@@ -110,7 +125,15 @@ def _answer(process: subprocess.Popen[str], log: IO[str], what: str) -> Any:
         status = process.wait()
         log.seek(0)
         raise BonsaiError(f"{what}: the process ended with status {status}.\n{log.read()[-LONGEST_LOG:]}")
-    answer = json.loads(line)
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise BonsaiError(
+            f"{what}: the process answers {shortened(line)!r}. Give the Python interpreter itself, not a program that "
+            f"starts it and prints something."
+        )
     if "missing" in answer:
         raise MissingRuntimeError(f"The Python package {answer['missing']} is not installed there.")
     if "error" in answer:

@@ -21,12 +21,16 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 
 
 def main() -> None:
     """Load the model, say so, and answer."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # runtimes, and what they start, read no requests
     os.dup2(2, 1)  # what runtimes print is no answer
+    here = Path(__file__).resolve().parent  # whose files are no modules that runtimes import
+    sys.path[:] = [folder for folder in sys.path if not folder or Path(folder).resolve() != here]
 
     def answer(**contents: object) -> None:
         answers.write(json.dumps(contents) + "\n")
@@ -36,18 +40,16 @@ def main() -> None:
     spec = importlib.util.spec_from_file_location("runner", file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look types up there
     try:
         spec.loader.exec_module(module)
         model = module.Model(path, json.loads(options))
-    except ModuleNotFoundError as error:
-        answer(missing=error.name)
-        return
-    except Exception:  # of any kind: it is the caller who says what it means
-        answer(error=traceback.format_exc())
+    except Exception as error:  # of any kind: it is the caller who says what it means
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        answer(**({"missing": missing} if missing else {"error": traceback.format_exc()}))
         return
     answer(value=model.runtime)
-    for line in sys.stdin:
+    for line in requests:
         request = json.loads(line)
         try:
             answer(value=getattr(model, request["call"])(*request["arguments"]))

@@ -20,7 +20,7 @@ def take_turns(sides: Sequence[Side], repeats: int) -> NDArray[np.float64]:
     Args:
         repeats: how often each is timed, after a warm-up.
     """
-    turns = [[] for _ in sides]  # type: list[list[Sequence[float]]]
+    turns: list[list[Sequence[float]]] = [[] for _ in sides]
     for turn in range(WARM_UP + repeats):
         for number in range(len(sides))[:: -1 if turn % 2 else 1]:
             turns[number].append(sides[number](turn))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bonsai_core.checkpoint.parent import CONFIG, GENERATION, TOKENIZER_FILES
 from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, has_weights, read_index
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.lookup import find_source, loading_error, model_config
@@ -94,3 +95,25 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
             f"trust: load the model there with transformers, call save_pretrained, and give the directory."
         )
     return directory
+
+
+def model_directory(source: str, revision: str | None = None) -> Path:
+    """Where a model is stored with all that belongs to it: configuration, weights, tokenizer and code of its own.
+
+    Args:
+        source: a directory, a Hugging Face id or ``demo``; what is on the hub is downloaded if need be.
+        revision: the commit on the hub; None for the newest one.
+
+    Raises:
+        BonsaiError: there is no such model.
+    """
+    source = find_source(source)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(source, revision=revision, allow_patterns=[CONFIG, GENERATION, *TOKENIZER_FILES, "*.py"])
+    except (OSError, ValueError) as error:
+        raise loading_error(f"{source}{f' at {revision}' if revision else ''}", error) from error
+    return weights_directory(source, revision)

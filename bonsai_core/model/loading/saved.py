@@ -107,6 +107,8 @@ def has_own_code(directory: Path) -> bool:
     if not file.is_file():
         return False
     known = model_config(str(directory), trust_remote_code=False)
+    if not known.model_type.startswith(PREFIX):
+        return False
     return bool(file.read_text(encoding="utf-8") == MODEL_FOR_CAUSAL_LM_MAPPING[type(known)].code())
 
 

@@ -18,7 +18,7 @@ from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.checkpoint.parent import CONFIG, TOKENIZER
 from bonsai_core.config import RunConfig
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.model.loading.checked_config import empty_stock
+from bonsai_core.model.loading.checked_config import empty_stock, model_directory
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import Parent, find_parent
 from bonsai_core.model.loading.parent_files import find_parent_files
@@ -28,7 +28,7 @@ from bonsai_core.rundir import check_disk
 from bonsai_core.rundir.files import atomic_folder
 from bonsai_core.rundir.versions import versions
 from bonsai_core.runtimes.plans.file import PLAN_NAME, PlanFile, load_repaired
-from bonsai_core.runtimes.plans.sliced import Cut, SlicedBase, base_directory
+from bonsai_core.runtimes.plans.sliced import Cut, SlicedBase
 from bonsai_core.sources import user_path
 
 WRITTEN = {CONFIG, TOKENIZER, MODELING}
@@ -99,7 +99,7 @@ def _find_base(
     name = base or plan.base.model
     revision = _revision(plan, base)
     try:
-        directory = base_directory(name, revision)
+        directory = model_directory(name, revision)
     except BonsaiError as error:
         raise BonsaiError(
             f"The base model of the plan, {name}{_at(revision)}, is not there: {error} If it is elsewhere now, --base "

@@ -17,14 +17,14 @@ from bonsai_core.checkpoint.digests import bytes_of, file_digests, layer_of, wei
 from bonsai_core.checkpoint.save import PROVENANCE_NAME
 from bonsai_core.contracts import Checkpoint
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files
+from bonsai_core.model.loading.checked_config import empty_stock, fit_to_files, model_directory
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.model.recognition.recognise import recognise
 from bonsai_core.model.storage.weight_files import WeightFiles
 from bonsai_core.runtimes.plans.file import Base, Kept, PlanFile, Revision, write_repairs
-from bonsai_core.runtimes.plans.sliced import Cut, SlicedBase, base_directory
+from bonsai_core.runtimes.plans.sliced import Cut, SlicedBase
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.types import MAX_COUNT
 from bonsai_core.units import UnitKind
@@ -84,7 +84,7 @@ def write_plan(checkpoint: Checkpoint, directory: Path) -> None:
         BonsaiError: it was not pruned from its base as that is now.
     """
     made, source = _made(checkpoint), find_provenance(str(checkpoint.path)).metadata
-    base = base_directory(made.base_model, made.base_revision)
+    base = model_directory(made.base_model, made.base_revision)
     as_read = model_config(str(base), trust_remote_code=False)
     family = (checkpoint.family or recognise(as_read)).of(as_read)
     config = fit_to_files(as_read, str(base), False, lambda text: None)

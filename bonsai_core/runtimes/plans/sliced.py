@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.checkpoint import empty_model
-from bonsai_core.checkpoint.parent import CONFIG, GENERATION, TOKENIZER_FILES
 from bonsai_core.checkpoint.uniform import stock_class
 from bonsai_core.contracts import Family
 from bonsai_core.errors import BonsaiError
-from bonsai_core.model.loading.checked_config import weights_directory
-from bonsai_core.model.loading.lookup import find_source, loading_error
 from bonsai_core.model.pruned_files import PrunedFiles
 from bonsai_core.model.sites.table import unit_table
 from bonsai_core.model.storage.elsewhere import Elsewhere
@@ -91,27 +87,6 @@ class SlicedBase:
         stored = self.model.state_dict()
         named: dict[str, Any] = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         return [name for name in named if name in stored]
-
-
-def base_directory(name: str, revision: str | None) -> Path:
-    """Where a base is stored: configuration, weights and tokenizer. What is on the hub is downloaded if need be.
-
-    Args:
-        revision: the commit on the hub; None for the newest one.
-
-    Raises:
-        BonsaiError: there is no such model.
-    """
-    source = find_source(name)
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(source, revision=revision, allow_patterns=[CONFIG, GENERATION, *TOKENIZER_FILES, "*.py"])
-    except (OSError, ValueError) as error:
-        raise loading_error(f"{source}{f' at {revision}' if revision else ''}", error) from error
-    return weights_directory(source, revision)
 
 
 def _keep_vector(table: UnitTable, kept: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
