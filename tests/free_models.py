@@ -16,7 +16,13 @@ from bonsai_core.model.structure.declared import find_family
 
 
 class Layer(NamedTuple):
-    """The sizes of a layer: KV groups, MLP channels and query heads; None for as many to a group as in the dense model."""
+    """The sizes of a layer.
+
+    Attributes:
+        groups: KV groups.
+        width: channels of the MLP.
+        heads: query heads; None for as many to a group as in the dense model.
+    """
 
     groups: int
     width: int

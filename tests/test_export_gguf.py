@@ -15,7 +15,7 @@ from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf import Gguf
 from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import STOCK
-from bonsai_plugins.exporters.gguf_weights import Weights
+from bonsai_plugins.exporters.weights import Weights
 from click.testing import CliRunner
 from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of
 from free_models import EVERY_CASE, save_free, save_stock

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from bonsai_plugins.exporters import gguf_tools
+from bonsai_plugins.exporters.runners import RUNNERS
 from conftest import HEADS, Pico
 from free_models import EVERY_CASE, save_free, save_stock
 from transformers import PreTrainedTokenizerFast
@@ -142,7 +143,7 @@ def test_cyllama_quantises_as_llama_quantize_does(
     options = {**BYTE_LEVEL, "pad_to": 32}
     for kind in ("f32", "q4_k_m"):
         export(str(model), f"gguf:{kind}", tmp_path / f"{kind}.gguf", options=options, registry=registry)
-    command = [PYTHON, str(gguf_tools.RUNNERS / "llama_cpp_quantize.py")]
+    command = [PYTHON, str(RUNNERS / "llama_cpp_quantize.py")]
     gguf_tools.quantise(command, tmp_path / "f32.gguf", tmp_path / "other.gguf", "q4_k_m")
     assert (tmp_path / "other.gguf").read_bytes() == (tmp_path / "q4_k_m.gguf").read_bytes()
 
@@ -152,6 +153,6 @@ def test_several_sequences_are_timed_at_once(
 ) -> None:
     model = save_free(Pico("llama", 2).config, EVERY_CASE, tokenizer, registry, tmp_path / "model")
     export(str(model), "gguf:f32", tmp_path / "model.gguf", options=BYTE_LEVEL, registry=registry)
-    runner = gguf_tools.RUNNERS / "llama_cpp_runner.py"
+    runner = RUNNERS / "llama_cpp_runner.py"
     with running(runner, tmp_path / "model.gguf", python=PYTHON, threads=1) as loaded:
         assert all(seconds > 0 for seconds in loaded.time(3, 16, 4))
