@@ -68,7 +68,7 @@ class Onnx(Exporter):
 def _refusal(config: Any) -> str | None:
     """Why onnxruntime takes no model with this configuration; None if it does."""
     if getattr(config, "quantization_config", None):
-        return "its weights are quantised, and only floating-point ones are exported. Export the model from before that."
+        return "its weights are quantised, and only floating-point ones are exported. Export an unquantised one."
     if getattr(config, "alibi", False):
         return "transformers computes ALiBi's biases in bfloat16, which onnxruntime does not multiply on CPUs."
     return None
