@@ -45,7 +45,13 @@ THREE_LAYERS = (Layer(0, 20), Layer(1, 0), Layer(2, 33, heads=2))
 """Of the same model: no attention; half of the groups and no MLP; half of the heads of each group."""
 
 ROOM = 520
-"""Rows of the embeddings: transformers adds tokens of its own to the tokenizers of some model types."""
+"""Rows of embeddings that hold the tokens, too, that transformers adds to the tokenizers of some model types."""
+
+
+def with_room(config: Any) -> Any:
+    """A configuration with embeddings for every token of the saved tokenizer, as llama.cpp's converter wants it."""
+    config.vocab_size = ROOM
+    return config
 
 
 def save_free(
@@ -92,8 +98,8 @@ def _sizes(config: Any, family: Family, layer: Layer) -> dict[str, int]:
 
 def _changed(config: Any, changes: dict[str, Any]) -> Any:
     """A configuration with other values of those fields that it has, and what follows from them."""
-    values = {name: value for name, value in {"vocab_size": ROOM, **changes}.items() if hasattr(config, name)}
-    return type(config).from_dict(config.to_dict() | values)
+    fitting = {name: value for name, value in changes.items() if hasattr(config, name)}
+    return type(config).from_dict(config.to_dict() | fitting)
 
 
 def _save(model_class: Any, config: Any, tokenizer: PreTrainedTokenizerFast, directory: Path, **settings: Any) -> Path:

@@ -18,7 +18,7 @@ from bonsai_plugins.exporters.gguf_refusals import STOCK
 from bonsai_plugins.exporters.weights import Weights
 from click.testing import CliRunner
 from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of
-from free_models import EVERY_CASE, save_free, save_stock
+from free_models import EVERY_CASE, save_free, save_stock, with_room
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -49,7 +49,7 @@ def save(tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path)
     """Saves a free pico checkpoint with all kinds of emptied layers."""
 
     def saved(pico: Pico, added_biases: Sequence[str] = ()) -> Path:
-        return save_free(pico.config, EVERY_CASE, tokenizer, registry, tmp_path / "model", added_biases)
+        return save_free(with_room(pico.config), EVERY_CASE, tokenizer, registry, tmp_path / "model", added_biases)
 
     return saved
 
@@ -188,7 +188,7 @@ def test_matrices_are_of_the_type_and_padded_with_zeros(
 def test_padded_stock_checkpoints_are_the_same_model(
     pico: Pico, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_stock(pico.config, tokenizer, tmp_path / "model", max_position_embeddings=64)
+    model = save_stock(with_room(pico.config), tokenizer, tmp_path / "model", max_position_embeddings=64)
     checkpoint = opened(model, registry)
     assert gguf_padding.padded_width(checkpoint, WIDTH) is None
     assert gguf_padding.padded_width(checkpoint, 32) == 64
@@ -367,7 +367,7 @@ def test_the_vocabulary_is_written_by_llama_cpp(
 def test_widths_of_stock_models_are_padded_for_types_in_blocks(
     tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_stock(LLAMA.config, tokenizer, tmp_path / "model")
+    model = save_stock(with_room(LLAMA.config), tokenizer, tmp_path / "model")
     export(str(model), "gguf:q8_0", tmp_path / "out.gguf", options={"pre_tokenizer": "gpt-2"}, registry=registry)
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     assert reader.fields["general.architecture"].contents() == "llama"
