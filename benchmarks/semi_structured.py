@@ -5,7 +5,7 @@
 MLPs of a LLaMA: dense; with two of four weights removed (torch.sparse.to_sparse_semi_structured); and with half of
 the channels removed, as structured pruning does. All three take turns. Which weights stay decides the quality, and
 nothing of the time: here it is the largest of each four. It needs a GPU of compute capability 8.0 or later. It has
-not been run yet: no GPU was there.
+not been run yet.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The bars of speed and size: a pruned model beside the dense one, in transformers, llama.cpp and vLLM.
+"""Whether a pruned model is as much faster and smaller than the dense one as it should be, in each runtime.
 
     python benchmarks/speed_bars.py RUN [--runtime transformers,llama.cpp=PYTHON,vllm=PYTHON] [--out STEM]
 
-RUN is a run directory, such as of `bonsai run --sparsity 0.5 --for vllm,llama.cpp`. Run it on a machine that does
-nothing else: it prints every median beside its bar, and ends with status 1 if one is missed. A runtime that is not
-installed is named, and not judged.
+RUN is a run directory, such as one of `bonsai run --sparsity 0.5 --for vllm,llama.cpp`. The machine should do nothing
+else. Every median is printed beside its bar, and the exit status is 1 if one is below it. A runtime that is not
+installed is named, and not judged. With --out, STEM.svg and STEM.png show the ratios.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from pathlib import Path
 from bonsai_core import BenchConfig, BonsaiError, bench, export
 from bonsai_core.runtimes.bench_plot import draw_bench
 
+SERVERS = ("llama.cpp", "vllm")
+"""The runtimes that serve models."""
 BARS = {"prefill": 1.6, "decode": 1.4}
-"""Times as fast as the dense model, where weights are served."""
+"""How many times as fast as the dense model it should be in them, at least."""
 NOT_SLOWER = 1.0
-SERVED = ("llama.cpp", "vllm")
+"""The same in every other runtime."""
 FORMAT, LARGEST = "gguf:q4_k_m", 0.75
-"""A file's size over that of the dense model's."""
+"""A quantised format, and the largest share of the dense model's file that the pruned one's may be."""
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
         draw_bench(results, out)
     met = []
     for row in results["results"]:
-        served = any(name in row["runtime"].lower() for name in SERVED)
+        served = any(name in row["runtime"].lower() for name in SERVERS)
         for phase, times in row["models"][1]["speedup"].items():
             bar = BARS[phase] if served else NOT_SLOWER
             met.append(times["median"] >= bar)

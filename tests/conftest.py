@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from bonsai_core import EvalConfig, Family, Registry, RunConfig, evaluate, hookimpl
@@ -101,13 +102,18 @@ class Pico:
         }
 
     def build(self, seed: int = 0) -> Any:
-        """A causal LM in evaluation mode; weights are large enough that every unit matters."""
+        """A causal LM in evaluation mode."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(self.config)
-            for name, parameter in model.named_parameters():
-                torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
+            make_every_unit_count(model)
         return model.eval()
+
+
+def make_every_unit_count(model: nn.Module) -> None:
+    """Draw weights that are large enough that every unit matters, from torch's global generator."""
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
 
 
 PICOS = [

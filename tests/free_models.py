@@ -1,77 +1,112 @@
-"""Pico checkpoints whose layers differ in width as a test wants them, without a run."""
+"""Checkpoints with random weights whose layers have the sizes that a test wants, without a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from conftest import Pico, family_of
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from conftest import make_every_unit_count
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
 
-from bonsai_core import Registry
+from bonsai_core import Family, Registry
 from bonsai_core.checkpoint.save import empty_model
+from bonsai_core.model.structure.declared import find_family
 
-EVERY_CASE = ((0, 0, 40), (4, 2, 0), (2, 1, 33), (0, 0, 0), (6, 2, 20), (0, 0, 48), (4, 2, 48), (0, 0, 0))
-"""Query heads, KV groups and channels of layers: some emptied, the first and the last among them."""
 
+class Layer(NamedTuple):
+    """The sizes of a layer.
+
+    Attributes:
+        groups: KV groups.
+        width: channels of the MLP.
+        heads: query heads; None for as many to a group as in the dense model.
+    """
+
+    groups: int
+    width: int
+    heads: int | None = None
+
+
+EVERY_CASE = (
+    Layer(0, 40),
+    Layer(2, 0),
+    Layer(1, 33),
+    Layer(0, 0),
+    Layer(2, 20, heads=6),
+    Layer(0, 48),
+    Layer(2, 48),
+    Layer(0, 0),
+)
+"""Layers of a model with two groups of two heads: some emptied, the first and the last among them."""
+
+THREE_LAYERS = (Layer(0, 20), Layer(1, 0), Layer(2, 33, heads=2))
+"""Of the same model: no attention; half of the groups and no MLP; half of the heads of each group."""
 
 ROOM = 520
-"""Rows of the embeddings: transformers adds tokens of their own to the tokenizers of some model types."""
+"""Rows of embeddings that hold the tokens, too, that transformers adds to the tokenizers of some model types."""
 
 
-def save_stock(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path, **changes: Any) -> Path:
-    """A checkpoint of the stock class with random weights; `changes` of the configuration's fields."""
-    config = _changed(pico.config, changes)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-        _make_all_count(model)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+def with_room(config: Any) -> Any:
+    """A configuration with embeddings for every token of the saved tokenizer, as llama.cpp's converter wants it."""
+    config.vocab_size = ROOM
+    return config
 
 
 def save_free(
-    pico: Pico,
-    sizes: Sequence[tuple[int, int, int]],
+    config: Any,
+    layers: Sequence[Layer],
     tokenizer: PreTrainedTokenizerFast,
     registry: Registry,
     directory: Path,
     added_biases: Sequence[str] = (),
-    **changes: Any,
+    **settings: Any,
 ) -> Path:
-    """A checkpoint with random weights whose layers have these query heads, KV groups and channels.
+    """Save a model of the shapes `free`, and its tokenizer.
 
     Args:
-        changes: of the configuration's fields.
+        config: of the dense model; it may have another number of layers.
+        added_biases: linears of every layer, by their names in it, that get a bias.
+        settings: as for save_pretrained.
     """
-    config = _changed(pico.config, {"num_hidden_layers": len(sizes), "layer_types": None, **changes})
-    names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-    per_layer = [dict(zip(names, layer, strict=True)) for layer in sizes]
-    dense = AutoModelForCausalLM.from_config(pico.config)
-    family = family_of(registry, pico)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = empty_model(
-            config, type(dense), family, per_layer, "free", added_biases, dense.generation_config
-        ).to_empty(device="cpu")
-        _make_all_count(model)
-    model.tie_weights()
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    family = find_family(registry.families(), "auto", config)
+    assert family is not None
+    sizes = [_sizes(config, family, layer) for layer in layers]
+    values: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    if len(layers) != config.num_hidden_layers:
+        values["layer_types"] = None  # the configuration derives them
+    config = _changed(config, values)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    empty = empty_model(config, model_class, family, sizes, "free", added_biases, None)
+    return _save(type(empty), empty.config, tokenizer, directory, **settings)
+
+
+def save_stock(config: Any, tokenizer: PreTrainedTokenizerFast, directory: Path, **changes: Any) -> Path:
+    """Save a model of the stock class, and its tokenizer; `changes` are of the configuration's fields."""
+    config = _changed(config, changes)
+    return _save(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, tokenizer, directory)
+
+
+def _sizes(config: Any, family: Family, layer: Layer) -> dict[str, int]:
+    """The sizes of a layer under the names of the configuration's fields."""
+    attention = {} if family.attention is None else family.attention.sizes(config, layer.groups)
+    if family.attention is not None and layer.heads is not None:
+        attention[family.attention.heads_field] = layer.heads
+    return {**attention, family.mlp.width_field: layer.width}
 
 
 def _changed(config: Any, changes: dict[str, Any]) -> Any:
-    for name, value in {"vocab_size": ROOM, **changes}.items():
-        if hasattr(config, name):
-            setattr(config, name, value)
-    return type(config).from_dict(config.to_dict())
+    """A configuration with other values of those fields that it has, and what follows from them."""
+    fitting = {name: value for name, value in changes.items() if hasattr(config, name)}
+    return type(config).from_dict(config.to_dict() | fitting)
 
 
-def _make_all_count(model: Any) -> None:
-    """Weights that are large enough that every unit matters."""
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
+def _save(model_class: Any, config: Any, tokenizer: PreTrainedTokenizerFast, directory: Path, **settings: Any) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
+        make_every_unit_count(model)
+    model.save_pretrained(directory, **settings)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Pico, family_of
-from free_checkpoints import free_model, save_free
+from conftest import Pico
+from free_models import Layer, save_free
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -22,7 +22,7 @@ PROMPT = torch.tensor([[3, 14, 15, 9, 26, 5]])
 # GPT-NeoX and Falcon call it otherwise than `model`, and OPT's layers are deeper in it.
 PICOS = [Pico("llama", 2, tied=True), Pico("gemma2", 2, tied=True), Pico("phi3", 2)]
 PICOS += [Pico("opt", 4, tied=True), Pico("gpt_neox", 4), Pico("falcon", 1, tied=True)]
-LAYERS = [(1, 24), (0, 40), (1, 0)]
+LAYERS = [Layer(1, 24), Layer(0, 40), Layer(1, 0)]
 
 WITHOUT_BONSAI = """
 import sys
@@ -46,10 +46,7 @@ def saved(
 ) -> dict[Pico, Path]:
     register_checkpoints(registry)
     root = tmp_path_factory.mktemp("free")
-    return {
-        pico: save_free(free_model(pico.config, family_of(registry, pico), LAYERS), tokenizer, root / str(pico))
-        for pico in PICOS
-    }
+    return {pico: save_free(pico.config, LAYERS, tokenizer, registry, root / str(pico)) for pico in PICOS}
 
 
 @pytest.mark.parametrize("pico", PICOS, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from bonsai_plugins.exporters import gguf_files, gguf_padding, gguf_tools
 from bonsai_plugins.exporters.gguf import Gguf
 from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import STOCK
-from bonsai_plugins.exporters.gguf_weights import Weights
+from bonsai_plugins.exporters.weights import Weights
 from click.testing import CliRunner
 from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of
-from free_models import EVERY_CASE, save_free, save_stock
+from free_models import EVERY_CASE, save_free, save_stock, with_room
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -46,10 +46,10 @@ needs_converter = pytest.mark.skipif(
 
 @pytest.fixture
 def save(tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path) -> SaveFree:
-    """Saves a free pico checkpoint with all kinds of emptied layers, or with the sizes that are given."""
+    """Saves a free pico checkpoint with all kinds of emptied layers."""
 
-    def saved(pico: Pico, sizes: Any = EVERY_CASE, **settings: Any) -> Path:
-        return save_free(pico, sizes, tokenizer, registry, tmp_path / "model", **settings)
+    def saved(pico: Pico, added_biases: Sequence[str] = ()) -> Path:
+        return save_free(with_room(pico.config), EVERY_CASE, tokenizer, registry, tmp_path / "model", added_biases)
 
     return saved
 
@@ -99,12 +99,12 @@ def test_layers_are_those_of_the_checkpoint(save: SaveFree, frame: Path, registr
     model = save(LLAMA)
     metadata, tensors = read_back(model, frame, registry)
     weights = Weights(model)
-    for number, (heads, groups, width) in enumerate(EVERY_CASE):
+    for number, (groups, width, _) in enumerate(EVERY_CASE):
         for ours, theirs, there in (
-            ("attn_q", "self_attn.q_proj", heads),
+            ("attn_q", "self_attn.q_proj", groups),
             ("attn_k", "self_attn.k_proj", groups),
             ("attn_v", "self_attn.v_proj", groups),
-            ("attn_output", "self_attn.o_proj", heads),
+            ("attn_output", "self_attn.o_proj", groups),
             ("attn_norm", "input_layernorm", groups),
             ("ffn_gate", "mlp.gate_proj", width),
             ("ffn_down", "mlp.down_proj", width),
@@ -188,7 +188,7 @@ def test_matrices_are_of_the_type_and_padded_with_zeros(
 def test_padded_stock_checkpoints_are_the_same_model(
     pico: Pico, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_stock(pico, tokenizer, tmp_path / "model", max_position_embeddings=64)
+    model = save_stock(with_room(pico.config), tokenizer, tmp_path / "model", max_position_embeddings=64)
     checkpoint = opened(model, registry)
     assert gguf_padding.padded_width(checkpoint, WIDTH) is None
     assert gguf_padding.padded_width(checkpoint, 32) == 64
@@ -367,7 +367,7 @@ def test_the_vocabulary_is_written_by_llama_cpp(
 def test_widths_of_stock_models_are_padded_for_types_in_blocks(
     tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_stock(LLAMA, tokenizer, tmp_path / "model")
+    model = save_stock(with_room(LLAMA.config), tokenizer, tmp_path / "model")
     export(str(model), "gguf:q8_0", tmp_path / "out.gguf", options={"pre_tokenizer": "gpt-2"}, registry=registry)
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     assert reader.fields["general.architecture"].contents() == "llama"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bonsai_plugins.exporters.mlx import MODEL_FILE, Mlx
 from conftest import HEAD_DIM, OPTIONS, Pico, family_of, saved
-from ragged_checkpoints import PER_LAYER, ragged_checkpoint
+from free_models import THREE_LAYERS, save_free, save_stock
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Checkpoint, Registry, Shapes, export
@@ -39,16 +39,18 @@ def changed(directory: Path, **values: Any) -> None:
 def test_layers_of_different_widths_come_with_a_model_file(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    directory = ragged_checkpoint(
-        GQA, family_of(registry, GQA), tokenizer, tmp_path / "free", added_biases=("mlp.down_proj",)
-    )
+    directory = save_free(GQA.config, THREE_LAYERS, tokenizer, registry, tmp_path / "free", ["mlp.down_proj"])
     values = exported(directory, tmp_path / "out", registry)
     assert values["model_type"] == "llama"
     assert values["architectures"] == ["LlamaForCausalLM"]
     assert values["model_file"] == MODEL_FILE.name
     assert values["bonsai"] == {
         "head_dim": HEAD_DIM,
-        "layers": [{"heads": heads, "groups": groups, "width": width} for heads, groups, width in PER_LAYER],
+        "layers": [
+            {"heads": 0, "groups": 0, "width": 20},
+            {"heads": 2, "groups": 1, "width": 0},
+            {"heads": 2, "groups": 2, "width": 33},
+        ],
         "added_biases": ["mlp.down_proj"],
     }
     assert not {"auto_map", "per_layer_config", "bonsai_family"} & set(values)
@@ -89,13 +91,9 @@ def test_heads_that_are_not_of_the_size_that_follows_from_their_number_are_resiz
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """As in a Qwen2 that lost heads in every layer alike: mlx-lm computes hidden size / heads."""
-    pico = Pico("qwen2", 1)
-    config = pico.config
-    config.num_attention_heads = 2
-    model = type(pico.build())(config)
-    model.save_pretrained(tmp_path / "uniform")
-    tokenizer.save_pretrained(tmp_path / "uniform")
-    values = exported(tmp_path / "uniform", tmp_path / "out", registry)
+    config = Pico("qwen2", 1).config
+    directory = save_stock(config, tokenizer, tmp_path / "uniform", num_attention_heads=2)
+    values = exported(directory, tmp_path / "out", registry)
     assert values["num_attention_heads"] == config.hidden_size // HEAD_DIM == 4
     assert [layer["heads"] for layer in values["bonsai"]["layers"]] == [2, 2, 2]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from bonsai_plugins.exporters import onnx_graph
 from bonsai_plugins.exporters.onnx import Onnx
-from conftest import Pico, family_of
-from ragged_checkpoints import PER_LAYER, ragged_checkpoint
+from conftest import Pico
+from free_models import THREE_LAYERS, save_free
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, export, load_model
@@ -31,8 +31,8 @@ def checkpoint(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Without attention in the first layer, without an MLP in the second, with other heads in the third."""
-    pico = Pico("llama", 2)
-    return ragged_checkpoint(pico, family_of(registry, pico), tokenizer, tmp_path_factory.mktemp("models") / "ragged")
+    directory = tmp_path_factory.mktemp("models") / "free"
+    return save_free(Pico("llama", 2).config, THREE_LAYERS, tokenizer, registry, directory)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_file_names_no_place_on_the_machine_that_wrote_it(exported: Exported
 
 def test_layers_keep_their_numbers_of_heads_in_the_cache(session: Any) -> None:
     keys = [given.shape[1] for given in session.get_inputs() if given.name.endswith(".key")]
-    assert keys == [max(1, groups) for _, groups, _ in PER_LAYER]
+    assert keys == [max(1, layer.groups) for layer in THREE_LAYERS]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bonsai_plugins.exporters.stock import Stock
 from conftest import Pico, family_of, saved
-from ragged_checkpoints import ragged_checkpoint
+from free_models import THREE_LAYERS, save_free
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import BonsaiError, Registry, export
@@ -36,7 +36,7 @@ def test_what_transformers_5_renamed_has_both_names_and_nothing_else_changes(
 def test_layers_of_different_widths_are_refused(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    directory = ragged_checkpoint(GQA, family_of(registry, GQA), tokenizer, tmp_path / "free")
+    directory = save_free(GQA.config, THREE_LAYERS, tokenizer, registry, tmp_path / "free")
     with pytest.raises(BonsaiError, match="--shapes uniform"):
         export(str(directory), "stock", tmp_path / "out", registry=registry)
     assert Stock().shapes(GQA.config, family_of(registry, GQA)).uniform

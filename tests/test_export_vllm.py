@@ -12,7 +12,7 @@ import pytest
 import torch
 from bonsai_plugins.exporters.runners.vllm_runner import backend
 from conftest import Pico, family_of, saved
-from free_checkpoints import free_model, save_free
+from free_models import Layer, save_free
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -23,8 +23,9 @@ from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.formats import find_exporter
 
 PROMPT = torch.tensor([[3, 14, 15, 9, 26, 5]])
-# Of every layer: KV groups and width. Two layers without attention, the first too.
-EMPTIED = [(0, 24), (1, 40), (0, 0)]
+# Two layers without attention, the first too.
+EMPTIED = [Layer(0, 24), Layer(1, 40), Layer(0, 0)]
+NARROW = [Layer(1, 24), Layer(2, 40), Layer(1, 3)]
 PICOS = [
     Pico("llama", 2),
     Pico("llama", 2, attention_bias=True),
@@ -68,7 +69,7 @@ def as_saved(directory: Path, registry: Registry) -> bool:
 def test_emptied_attentions_are_refilled_exactly(
     pico: Pico, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    source = save_free(free_model(pico.config, family_of(registry, pico), EMPTIED), tokenizer, tmp_path / "model")
+    source = save_free(pico.config, EMPTIED, tokenizer, registry, tmp_path / "model")
     assert emptied(source) == 2
     exported = export(str(source), "vllm", tmp_path / "out", registry=registry)
     assert emptied(exported.path) == 0
@@ -78,11 +79,8 @@ def test_emptied_attentions_are_refilled_exactly(
 
 
 def test_biases_that_were_added_stay(registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    pico = Pico("llama", 2)
     biases = ["self_attn.o_proj", "mlp.down_proj"]
-    source = save_free(
-        free_model(pico.config, family_of(registry, pico), EMPTIED, biases), tokenizer, tmp_path / "model"
-    )
+    source = save_free(Pico("llama", 2).config, EMPTIED, tokenizer, registry, tmp_path / "model", biases)
     out = export(str(source), "vllm", tmp_path / "out", registry=registry).path
     assert emptied(out) == 0
     for found, expected in zip(answers(out), answers(source), strict=True):
@@ -92,9 +90,8 @@ def test_biases_that_were_added_stay(registry: Registry, tokenizer: PreTrainedTo
 def test_weights_that_stay_are_copied_shard_by_shard(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pico = Pico("llama", 2)
-    model = free_model(pico.config, family_of(registry, pico), EMPTIED)
-    source = save_free(model, tokenizer, tmp_path / "model", max_shard_size="40KB")
+    config = Pico("llama", 2).config
+    source = save_free(config, EMPTIED, tokenizer, registry, tmp_path / "model", max_shard_size="40KB")
     before = {file.read_bytes() for file in source.glob("*.safetensors")}
     assert len(before) > 1
     out = export(str(source), "vllm", tmp_path / "out", registry=registry).path
@@ -117,9 +114,8 @@ def test_weights_that_stay_are_copied_shard_by_shard(
 def test_devices_that_share_layers_get_a_group_each(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pico = Pico("llama", 4)
-    model = free_model(pico.config, family_of(registry, pico), [(0, 24), (2, 40), (4, 2)])
-    source = save_free(model, tokenizer, tmp_path / "model")
+    layers = [Layer(0, 24), Layer(2, 40), Layer(4, 2)]
+    source = save_free(Pico("llama", 4).config, layers, tokenizer, registry, tmp_path / "model")
     exported = export(str(source), "vllm:2", tmp_path / "out", registry=registry)
     sizes = json.loads((exported.path / "config.json").read_text())["per_layer_config"]["0"]
     assert (sizes["num_key_value_heads"], sizes["num_attention_heads"]) == (2, 2)
@@ -130,9 +126,7 @@ def test_devices_that_share_layers_get_a_group_each(
 def test_checkpoints_of_older_versions_get_what_vllm_needs(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pico = Pico("llama", 2)
-    model = free_model(pico.config, family_of(registry, pico), [(1, 24), (2, 40), (1, 3)])
-    source = save_free(model, tokenizer, tmp_path / "model")
+    source = save_free(Pico("llama", 2).config, NARROW, tokenizer, registry, tmp_path / "model")
     (source / "modeling_bonsai.py").write_text("raise AssertionError('of an older version')\n")
     config = json.loads((source / "config.json").read_text())
     del config["auto_map"]["AutoModel"]
@@ -147,11 +141,10 @@ def test_checkpoints_of_older_versions_get_what_vllm_needs(
 def test_granites_logits_are_scaled_there_too(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pico = Pico("granite", 2, tied=True)
-    model = free_model(pico.config, family_of(registry, pico), [(1, 24), (2, 40), (1, 3)])
-    source = save_free(model, tokenizer, tmp_path / "model")
+    config = Pico("granite", 2, tied=True).config
+    source = save_free(config, NARROW, tokenizer, registry, tmp_path / "model")
     out = export(str(source), "vllm", tmp_path / "out", registry=registry).path
-    assert json.loads((out / "config.json").read_text())["logit_scale"] == 1 / pico.config.logits_scaling
+    assert json.loads((out / "config.json").read_text())["logit_scale"] == 1 / config.logits_scaling
     assert [as_saved(directory, registry) for directory in (source, out)] == [False, True]
     assert torch.equal(answers(out)[0], answers(source)[0])
 
@@ -168,7 +161,7 @@ def contents(directory: Path) -> dict[str, Any]:
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-LAYERS = [(1, 24), (2, 40), (1, 41)]
+LAYERS = [Layer(1, 24), Layer(2, 40), Layer(1, 41)]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +176,7 @@ LAYERS = [(1, 24), (2, 40), (1, 41)]
 def test_what_does_not_run_there_is_refused(
     pico: Pico, format: str, message: str, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    source = save_free(free_model(pico.config, family_of(registry, pico), LAYERS), tokenizer, tmp_path / "model")
+    source = save_free(pico.config, LAYERS, tokenizer, registry, tmp_path / "model")
     with pytest.raises(BonsaiError, match=message):
         export(str(source), format, tmp_path / "out", registry=registry)
     assert not (tmp_path / "out").exists()
@@ -197,8 +190,7 @@ def test_falcons_width_is_fixed_there(registry: Registry, tokenizer: PreTrainedT
 
 def test_narrow_experts_are_refused(registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """vLLM reads their width for the whole model, and computes with memory that nothing was written to."""
-    pico = Pico("qwen3_moe", 2)
-    source = save_free(free_model(pico.config, family_of(registry, pico), LAYERS), tokenizer, tmp_path / "model")
+    source = save_free(Pico("qwen3_moe", 2).config, LAYERS, tokenizer, registry, tmp_path / "model")
     checkpoint, exporter = open_checkpoint(str(source), registry, warnings.warn), find_exporter("vllm", registry)
     for field, refused in (("num_experts", False), ("moe_intermediate_size", True)):
         fewer = {**checkpoint.layers[1], field: checkpoint.layers[1][field] - 1}

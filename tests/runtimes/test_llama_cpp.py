@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 from bonsai_plugins.exporters import gguf_tools
+from bonsai_plugins.exporters.runners import RUNNERS
 from conftest import HEADS, Pico
-from free_models import EVERY_CASE, save_free, save_stock
+from free_models import EVERY_CASE, save_free, save_stock, with_room
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, export
@@ -31,6 +32,7 @@ from bonsai_core.sources import load_text
 
 PYTHON = os.environ.get("BONSAI_LLAMA_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="BONSAI_LLAMA_PYTHON does not name an interpreter with cyllama")
+LLAMA = Pico("llama", 2)
 BYTE_LEVEL = {"pre_tokenizer": "gpt-2"}
 STOCK = [
     Pico("llama", 2),
@@ -103,7 +105,7 @@ def verified(model: Path, format: str, registry: Registry, out: Path) -> Verific
 def test_layers_that_differ_in_width_are_the_same_model(
     pico: Pico, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_free(pico, EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    model = save_free(with_room(pico.config), EVERY_CASE, tokenizer, registry, tmp_path / "model")
     found = verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
     assert found.difference < 1e-3
     assert found.same_tokens == found.new_tokens
@@ -113,7 +115,7 @@ def test_biases_that_repairs_added_are_kept(
     tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
     biased = ("self_attn.o_proj", "mlp.down_proj")
-    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model", biased)
+    model = save_free(with_room(LLAMA.config), EVERY_CASE, tokenizer, registry, tmp_path / "model", biased)
     verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
 
 
@@ -121,7 +123,7 @@ def test_biases_that_repairs_added_are_kept(
 def test_stock_shapes_are_the_same_model(
     pico: Pico, tokenizer: PreTrainedTokenizerFast, tokenizer_model: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_stock(pico, tokenizer, tmp_path / "model", **CHANGES.get(pico.family, {}))
+    model = save_stock(with_room(pico.config), tokenizer, tmp_path / "model", **CHANGES.get(pico.family, {}))
     if pico.family in WITH_TOKENIZER_MODEL:
         shutil.copy(tokenizer_model, model)
     verified(model, "gguf:f32", registry, tmp_path / "model.gguf")
@@ -129,7 +131,7 @@ def test_stock_shapes_are_the_same_model(
 
 @pytest.mark.parametrize("format", ["gguf:f16", "gguf:bf16", "gguf:q8_0", "gguf:q4_k_m", "gguf:q4_0"])
 def test_other_types_run(format: str, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path) -> None:
-    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    model = save_free(with_room(LLAMA.config), EVERY_CASE, tokenizer, registry, tmp_path / "model")
     found = verified(model, format, registry, tmp_path / "model.gguf")
     assert abs(found.loss - found.reference_loss) < 0.5
 
@@ -138,11 +140,11 @@ def test_cyllama_quantises_as_llama_quantize_does(
     tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
     assert PYTHON is not None
-    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    model = save_free(with_room(LLAMA.config), EVERY_CASE, tokenizer, registry, tmp_path / "model")
     options = {**BYTE_LEVEL, "pad_to": 32}
     for kind in ("f32", "q4_k_m"):
         export(str(model), f"gguf:{kind}", tmp_path / f"{kind}.gguf", options=options, registry=registry)
-    command = [PYTHON, str(gguf_tools.RUNNERS / "llama_cpp_quantize.py")]
+    command = [PYTHON, str(RUNNERS / "llama_cpp_quantize.py")]
     gguf_tools.quantise(command, tmp_path / "f32.gguf", tmp_path / "other.gguf", "q4_k_m")
     assert (tmp_path / "other.gguf").read_bytes() == (tmp_path / "q4_k_m.gguf").read_bytes()
 
@@ -150,8 +152,8 @@ def test_cyllama_quantises_as_llama_quantize_does(
 def test_several_sequences_are_timed_at_once(
     tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
 ) -> None:
-    model = save_free(Pico("llama", 2), EVERY_CASE, tokenizer, registry, tmp_path / "model")
+    model = save_free(with_room(LLAMA.config), EVERY_CASE, tokenizer, registry, tmp_path / "model")
     export(str(model), "gguf:f32", tmp_path / "model.gguf", options=BYTE_LEVEL, registry=registry)
-    runner = gguf_tools.RUNNERS / "llama_cpp_runner.py"
+    runner = RUNNERS / "llama_cpp_runner.py"
     with running(runner, tmp_path / "model.gguf", python=PYTHON, threads=1) as loaded:
         assert all(seconds > 0 for seconds in loaded.time(3, 16, 4))

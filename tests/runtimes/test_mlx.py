@@ -15,8 +15,8 @@ from pathlib import Path
 
 import older_parents
 import pytest
-from conftest import OPTIONS, Pico, family_of, saved
-from ragged_checkpoints import ragged_checkpoint
+from conftest import OPTIONS, Pico, saved
+from free_models import THREE_LAYERS, Layer, save_free, save_stock
 from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, export
@@ -49,7 +49,7 @@ STOCK = [
 ]
 OTHER_SIZES = {"qwen2": Pico("qwen2", 2), "mixtral": Pico("mixtral", 2), "phi3": Pico("phi3", 2)}
 # Emptied attention elsewhere than in the first layer, and a layer without anything.
-EMPTIED = ((2, 1, 20), (0, 0, 0), (0, 0, 7))
+EMPTIED = (Layer(1, 20), Layer(0, 0), Layer(0, 7))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_dense_models(pico: Pico, registry: Registry, tokenizer: PreTrainedToken
 def test_layers_of_different_widths(
     pico: Pico, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    directory = ragged_checkpoint(pico, family_of(registry, pico), tokenizer, tmp_path / "model")
+    directory = save_free(pico.config, THREE_LAYERS, tokenizer, registry, tmp_path / "model")
     verified(directory, tmp_path / "out", registry)
 
 
@@ -82,10 +82,7 @@ def test_layers_of_different_widths(
 def test_emptied_layers_and_the_command_that_is_told(
     registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, added: tuple[str, ...]
 ) -> None:
-    pico = Pico("llama", 2)
-    directory = ragged_checkpoint(
-        pico, family_of(registry, pico), tokenizer, tmp_path / "model", per_layer=EMPTIED, added_biases=added
-    )
+    directory = save_free(Pico("llama", 2).config, EMPTIED, tokenizer, registry, tmp_path / "model", added)
     (command,) = verified(directory, tmp_path / "out", registry).commands
     words = [*shlex.split(command), "--max-tokens", "4"]
     subprocess.run([Path(PYTHON).with_name(words[0]), *words[1:]], check=True)
@@ -95,11 +92,8 @@ def test_emptied_layers_and_the_command_that_is_told(
 def test_stock_models_with_fewer_heads(
     pico: Pico, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    dense, config = pico.build(), pico.config
-    config.num_attention_heads, config.num_key_value_heads = 2, 1
-    type(dense)(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    verified(tmp_path / "model", tmp_path / "out", registry)
+    fewer = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    verified(save_stock(pico.config, tokenizer, tmp_path / "model", **fewer), tmp_path / "out", registry)
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma3", "phi3", "smollm3", "qwen3-moe"])

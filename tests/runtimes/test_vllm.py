@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pico, family_of
-from free_checkpoints import free_model, save_free
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from conftest import Pico
+from free_models import Layer, save_free, save_stock
+from transformers import PreTrainedTokenizerFast
 
 from bonsai_core import Registry, export, register_checkpoints
 from bonsai_core.runtimes.formats import find_exporter
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason="BONSAI_VLLM_PYTHON names no 
 SIZES = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 96}
 FREE = [Pico(family, 2) for family in ("llama", "qwen2", "qwen3", "gemma2", "phi3")] + [Pico("gpt_neox", 4)]
 STOCK = [Pico(family, 2) for family in ("llama", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "mixtral")]
-LAYERS = [(0, 24), (1, 40), (2, 9)]
+LAYERS = [Layer(0, 24), Layer(1, 40), Layer(2, 9)]
 
 
-def config_of(pico: Pico, **sizes: int) -> Any:
+def config_of(pico: Pico) -> Any:
     config = pico.config
-    config.update({**SIZES, **sizes})
+    config.update(SIZES)
     if pico.family == "gpt_neox":
         del config.num_key_value_heads  # Pico gives it to all; no such model has it, and vLLM would read it
     return config
@@ -52,8 +52,8 @@ def test_layers_of_different_widths(
 ) -> None:
     """One of them has no attention."""
     register_checkpoints(registry)
-    model = free_model(config_of(pico), family_of(registry, pico), LAYERS)
-    check(save_free(model, tokenizer, tmp_path / "model"), registry, tmp_path / "out")
+    source = save_free(config_of(pico), LAYERS, tokenizer, registry, tmp_path / "model")
+    check(source, registry, tmp_path / "out")
 
 
 @pytest.mark.parametrize("pico", STOCK, ids=str)
@@ -61,15 +61,14 @@ def test_stock_models_with_fewer_heads(
     pico: Pico, registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Half of the heads are gone, so that their size is not hidden size / heads any more."""
-    config = config_of(pico, num_attention_heads=2, num_key_value_heads=1)
-    model = AutoModelForCausalLM.from_config(config)
-    check(save_free(model, tokenizer, tmp_path / "model"), registry, tmp_path / "out")
+    fewer = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    source = save_stock(config_of(pico), tokenizer, tmp_path / "model", **fewer)
+    check(source, registry, tmp_path / "out")
 
 
 def test_half_precision_and_time(registry: Registry, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     register_checkpoints(registry)
-    pico = Pico("llama", 2)
-    source = save_free(free_model(config_of(pico), family_of(registry, pico), LAYERS), tokenizer, tmp_path / "model")
+    source = save_free(config_of(Pico("llama", 2)), LAYERS, tokenizer, registry, tmp_path / "model")
     out = export(str(source), "vllm", tmp_path / "out", registry=registry).path
     runner = find_exporter("vllm", registry).runner
     assert runner is not None

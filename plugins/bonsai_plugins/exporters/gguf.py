@@ -13,6 +13,7 @@ from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters import gguf_tools
 from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import PERIODIC, STOCK, refusal, why_not_free
+from bonsai_plugins.exporters.runners import RUNNERS
 
 Plain = Literal["f32", "f16", "bf16"]
 Blocks = Literal["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
@@ -20,7 +21,7 @@ SuperBlocks = Literal["q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", 
 BLOCK, SUPER_BLOCK = 32, 256
 """Weights of a row that types have one scale for; a row is a whole number of them."""
 DIRECT = (*get_args(Plain), "q8_0")
-"""Types that llama.cpp's converter writes, and so do we: they take no quantiser."""
+"""Types that llama.cpp's converter writes, and so do we: they need no quantiser."""
 LOSSLESS = {frozenset(["BF16"]): "bf16", frozenset(["F16"]): "f16"}
 TOLERANCE = {"f32": 1e-3, "f16": 0.05, "bf16": 0.3}
 GELU_TABLE = 0.02
@@ -39,22 +40,22 @@ class Gguf(Exporter):
     runtime: ClassVar[str] = "llama.cpp"
     variant: ClassVar[str] = "type"
     suffix: ClassVar[str] = ".gguf"
-    runner: ClassVar[Path | None] = gguf_tools.RUNNERS / "llama_cpp_runner.py"
+    runner: ClassVar[Path | None] = RUNNERS / "llama_cpp_runner.py"
 
     type: Literal[Plain, Blocks, SuperBlocks] = Field(
-        "f16", description="Of the matrices; all but f32, f16, bf16 and q8_0 take llama.cpp's quantiser."
+        "f16", description="Of the matrices; all but f32, f16, bf16 and q8_0 need llama.cpp's quantiser."
     )
     pad_to: int | None = Field(
         None,
         ge=1,
-        description="Widths of MLPs are filled with zeros to multiples of this [default: what the type wants]",
+        description="Widths of MLPs are padded with zeros to multiples of this [default: what the type wants]",
     )
     pre_tokenizer: str = Field(
         "", description="llama.cpp's name of how the vocabulary splits words, where it does not know the tokenizer."
     )
     llama_cpp: str = Field(
         "",
-        description="Directories of llama.cpp, as in PATH [default: $BONSAI_LLAMA_CPP, then this environment]",
+        description="Directories of llama.cpp, listed as in PATH [default: $BONSAI_LLAMA_CPP, then this environment]",
     )
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
@@ -102,7 +103,7 @@ class Gguf(Exporter):
         return allowed if allowed is None or "gelu" not in activation else allowed + GELU_TABLE
 
     def _programs(self) -> tuple[Path, list[str]]:
-        """The converter, and the command that quantises; empty where the type takes none."""
+        """The converter, and the command that quantises; empty where the type needs none."""
         places = gguf_tools.directories(self.llama_cpp)
         return gguf_tools.converter(places), [] if self.type in DIRECT else gguf_tools.quantiser(places)
 
@@ -126,19 +127,19 @@ class Gguf(Exporter):
             gguf_files.add_layers(frame, out, checkpoint, FREE[checkpoint.model_type], kind, pad_to)
 
     def _wanted(self, config: Any) -> int:
-        """What widths are multiples of, so that no matrix falls back to a larger type because of its width."""
+        """What widths are padded to multiples of: no matrix then falls back to a larger type because of its width."""
         if self.type in get_args(Plain):
             return 1
         return BLOCK if self.type in get_args(Blocks) else _block(config)
 
 
 def _block(config: Any) -> int:
-    """Where rows of the other matrices are whole super-blocks, those of the MLP should be too."""
+    """What widths should be multiples of: super-blocks where rows of the other matrices are, otherwise blocks."""
     return SUPER_BLOCK if config.hidden_size % SUPER_BLOCK == 0 else BLOCK
 
 
 def _lossless(checkpoint: Checkpoint) -> str:
     """The type that holds the weights as they are."""
-    from bonsai_plugins.exporters.gguf_weights import Weights
+    from bonsai_plugins.exporters.weights import Weights
 
     return LOSSLESS.get(frozenset(Weights(checkpoint.path).dtypes()), "f32")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bonsai_core import Checkpoint
+from bonsai_plugins.exporters.files import CONFIG, WEIGHTS, as_stock, copy_files, read_config, write_json
 from bonsai_plugins.exporters.gguf_architectures import Architecture
 from bonsai_plugins.exporters.gguf_layers import HEAD_SIZES, arrays_of, layer_tensors, written_layers
-from bonsai_plugins.exporters.gguf_weights import Weights
+from bonsai_plugins.exporters.weights import Weights
 
-OURS = ("auto_map", "per_layer_config", "bonsai_family", "added_biases")
-NOT_COPIED = (".safetensors", ".index.json", ".py", ".gguf")
+NOT_COPIED = (*WEIGHTS, ".py", "bonsai.json")
 WRITTEN_ANYWAY = ("GGUF.", "general.architecture", "general.size_label")
 QUANTISED = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -30,27 +28,21 @@ QUANTISED = {
 
 
 def write_frame(checkpoint: Checkpoint, directory: Path) -> None:
-    """Everything of a checkpoint but its layers, as one of its stock class, for llama.cpp's converter.
+    """Write all of a checkpoint but its layers, as one of its stock class, for llama.cpp's converter.
 
     Args:
         directory: an empty one.
     """
     weights = Weights(checkpoint.path)
-    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-    stock = {name: value for name, value in config.items() if name not in OURS}
-    stock["model_type"] = checkpoint.model_type
-    stock["architectures"] = [name.removeprefix("Bonsai") for name in config["architectures"]]
-    copy_beside(checkpoint.path, directory, stock)
+    copy_beside(checkpoint.path, directory, as_stock(read_config(checkpoint.path), checkpoint.model_type))
     outside = {name: weights.tensor(name) for name in weights.files if ".layers." not in name}
     save_file(outside, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def copy_beside(source: Path, directory: Path, config: Mapping[str, Any]) -> None:
-    """The small files of a checkpoint, and another configuration."""
-    for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name != "bonsai.json":
-            shutil.copyfile(file, directory / file.name)
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    """Copy the tokenizer and what else llama.cpp reads beside the weights, and write another configuration."""
+    copy_files(source, directory, without=NOT_COPIED)
+    write_json(directory / CONFIG, config)
 
 
 def add_layers(
@@ -92,7 +84,7 @@ def add_layers(
 
 
 def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, architecture: str) -> None:
-    """What llama.cpp wrote, under the other architecture's name, without what layers have in arrays."""
+    """Copy what llama.cpp wrote, under the other architecture's name, without the sizes that layers have in arrays."""
     stock = f"{reader.fields['general.architecture'].contents()}."
     for field in reader.fields.values():
         key = field.name.removeprefix(stock)
@@ -116,7 +108,7 @@ def _announce(writer: gguf.GGUFWriter, name: str, tensor: Tensor, kind: str) -> 
 
 
 def _type_of(tensor: Tensor, kind: str) -> gguf.GGMLQuantizationType:
-    """As llama.cpp's converter decides: vectors in full, and matrices that are no whole blocks in half precision."""
+    """As llama.cpp's converter decides: vectors as f32, and matrices whose rows are not whole blocks as f16."""
     stored = QUANTISED["f32" if tensor.dim() == 1 else kind]
     whole = tensor.shape[-1] % gguf.GGML_QUANT_SIZES[stored][0] == 0
     return stored if whole else QUANTISED["f16"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bonsai_core import Checkpoint
 from bonsai_plugins.exporters.gguf_architectures import Architecture
-from bonsai_plugins.exporters.gguf_weights import Weights
+from bonsai_plugins.exporters.weights import Weights
 
 NARROWEST = 32
 """Channels of zeros where an architecture cannot do without an MLP."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bonsai_core import Checkpoint, MlpSite
+from bonsai_plugins.exporters.files import read_config
 from bonsai_plugins.exporters.gguf_files import copy_beside
 from bonsai_plugins.exporters.gguf_layers import padded
-from bonsai_plugins.exporters.gguf_weights import Weights
+from bonsai_plugins.exporters.weights import Weights
 
 
 def padded_width(checkpoint: Checkpoint, pad_to: int) -> int | None:
@@ -27,15 +27,14 @@ def padded_width(checkpoint: Checkpoint, pad_to: int) -> int | None:
 
 
 def write_padded(checkpoint: Checkpoint, directory: Path, width: int) -> None:
-    """A copy of a stock checkpoint whose MLPs have this many channels; see `padded_width`.
+    """Write a copy of a stock checkpoint whose MLPs have this many channels; see `padded_width`.
 
     Args:
         directory: an empty one.
     """
     assert checkpoint.family is not None
     mlp, weights = checkpoint.family.mlp, Weights(checkpoint.path)
-    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-    copy_beside(checkpoint.path, directory, config | {mlp.width_field: width})
+    copy_beside(checkpoint.path, directory, read_config(checkpoint.path) | {mlp.width_field: width})
     for file in sorted({*weights.files.values()}):
         tensors = {name: weights.tensor(name) for name, where in weights.files.items() if where == file}
         wider = {name: _wider(name, tensor, mlp, width) for name, tensor in tensors.items()}

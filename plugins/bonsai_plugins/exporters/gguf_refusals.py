@@ -56,7 +56,7 @@ def why_not_free(config: Any, kind: str) -> str | None:
 def _why_not_stock(config: Any, kind: str) -> str | None:
     if kind not in STOCK:
         same = ", ".join(sorted(STOCK))
-        return f"models of the type {kind} have not been seen to be the same there (those that have: {same})."
+        return f"models of the type {kind} were not compared with transformers there (those that were: {same})."
     if kind in SILU and config.hidden_act not in ("silu", "swish"):
         return f"it computes {kind} with SiLU, whatever the configuration says (hidden_act is {config.hidden_act})."
     if getattr(config, "mlp_only_layers", None):

@@ -13,8 +13,8 @@ from pathlib import Path
 import gguf
 
 from bonsai_core import BonsaiError
+from bonsai_plugins.exporters.runners import RUNNERS
 
-RUNNERS = Path(__file__).parent / "runners"
 VARIABLE = "BONSAI_LLAMA_CPP"
 CONVERTER, QUANTISER = "convert_hf_to_gguf.py", "llama-quantize"
 PLACES = ("", "bin", "build/bin")

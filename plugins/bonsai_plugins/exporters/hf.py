@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from bonsai_core import Checkpoint, Exporter
-from bonsai_plugins.exporters.files import copy_all
-
-RUNNERS = Path(__file__).parent / "runners"
+from bonsai_plugins.exporters.files import copy_files
+from bonsai_plugins.exporters.runners import RUNNERS
 
 
 class HuggingFace(Exporter):
@@ -25,7 +24,7 @@ class HuggingFace(Exporter):
         return True
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        copy_all(checkpoint.path, out)
+        copy_files(checkpoint.path, out)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         trusted = "" if checkpoint.stock else ", trust_remote_code=True"

@@ -1,4 +1,4 @@
-"""Checkpoints for mlx-lm, on Apple's chips."""
+"""Checkpoints for mlx-lm, on Apple silicon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
-from bonsai_plugins.exporters.files import copy_all
+from bonsai_plugins.exporters.files import CONFIG, OURS, as_stock, copy_files, read_config, write_json
+from bonsai_plugins.exporters.runners import RUNNERS
 
 MODEL_FILE = Path(__file__).parent / "mlx_model.py"
 FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "phi3", "smollm3")
@@ -21,12 +22,12 @@ STOCK = (*RESIZED, "qwen3_moe", "olmo2", "olmoe", "phi", "stablelm")
 READ_HEAD_DIM = ("llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "qwen3_moe", "olmoe")
 """Model types whose size of a head mlx-lm reads in config.json; elsewhere it is hidden size / heads."""
 ALWAYS_TIED = ("gemma", "gemma2")
-"""Model types whose embeddings mlx-lm always uses as output projection, too."""
+"""Model types whose embeddings mlx-lm always uses as the output projection too."""
 PATTERNED = ("gemma3_text",)
-"""Model types of which mlx-lm gives every n-th layer full attention and the others a window."""
+"""Model types in which mlx-lm gives every n-th layer full attention and the others a window."""
 ROUNDED = ("gemma", "gemma3_text")
-"""Model types in which mlx-lm rounds otherwise: a GELU that is not approximated, an embedding scale in bfloat16."""
-UNUSED = ("auto_map", "per_layer_config", "bonsai_family", "added_biases", "model_file")
+"""Model types in which mlx-lm rounds differently: a GELU that is not approximated, an embedding scale in bfloat16."""
+UNUSED = (*OURS, "model_file")
 """Keys of config.json that are not for mlx-lm, or name code that came with the checkpoint."""
 
 
@@ -35,19 +36,19 @@ class Mlx(Exporter):
 
     name: ClassVar[str] = "mlx"
     runtime: ClassVar[str] = "mlx-lm"
-    runner: ClassVar[Path | None] = Path(__file__).parent / "runners" / "mlx_runner.py"
+    runner: ClassVar[Path | None] = RUNNERS / "mlx_runner.py"
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         kind = checkpoint.model_type
         if not checkpoint.stock and kind in STOCK and kind not in FREE:
-            return f"layers of {kind} that differ in width are not known there: prune with --shapes uniform."
+            return f"it has no layers that differ in width for the type {kind}. Prune with --shapes uniform."
         reason = _refusal(checkpoint.config, kind)
         if reason is None and _needs_model_file(checkpoint) and kind not in RESIZED:
-            return f"its heads are not of the size hidden size / heads, which they are there in models of type {kind}."
+            return f"mlx-lm takes hidden size / heads for the size of a head of {kind}, and this model has another."
         return reason
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        copy_all(checkpoint.path, out)
+        copy_files(checkpoint.path, out)
         for code in out.glob("modeling_*.py"):
             code.unlink()
         values = _values(checkpoint)
@@ -58,7 +59,7 @@ class Mlx(Exporter):
             values |= {"model_file": MODEL_FILE.name, "bonsai": _sizes(checkpoint)}
             if checkpoint.model_type not in READ_HEAD_DIM:  # its size of a head follows from this number
                 values["num_attention_heads"] = checkpoint.config.hidden_size // _head_dim(checkpoint.config)
-        (out / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out / CONFIG, values)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         trusted = " --trust-remote-code" if _needs_model_file(checkpoint) else ""
@@ -83,15 +84,18 @@ def _head_dim(config: Any) -> int:
 
 
 def _refusal(config: Any, kind: str) -> str | None:
-    """Why mlx-lm takes no model of a configuration, whatever its widths; None if it does."""
+    """Why mlx-lm takes no model with this configuration, whatever its widths; None if it does."""
     if getattr(config, "quantization_config", None):
-        return "its weights are quantised already: give those before that, and quantise with mlx_lm.convert."
+        return (
+            "its weights are quantised already. Export the model from before that, and quantise what is exported with "
+            "mlx_lm.convert."
+        )
     if kind not in STOCK:
         return f"it is known to compute only {', '.join(STOCK)} as transformers does, and this is {kind}."
     if kind in ALWAYS_TIED and not config.tie_word_embeddings:
-        return f"models of type {kind} have one matrix for embeddings and outputs there, and this one has two."
+        return f"models of type {kind} have one matrix for embeddings and outputs in mlx-lm, and this one has two."
     if kind not in READ_HEAD_DIM and config.hidden_size % _head_dim(config):
-        return f"its hidden size is no multiple of the size of a head, which it is there in models of type {kind}."
+        return f"its hidden size is not a multiple of the size of a head, as mlx-lm needs it for the type {kind}."
     return _refused_attention(config, kind)
 
 
@@ -101,19 +105,19 @@ def _refused_attention(config: Any, kind: str) -> str | None:
     limited = window is not None and window < config.max_position_embeddings
     if kind in PATTERNED:
         if _period(layers) is None:
-            return "its layers with a window are not those that they are there, where every n-th has none."
+            return "mlx-lm gives a window to all layers but every n-th, and this model does not."
     elif limited and (not layers or "sliding_attention" in layers):
         return (
-            f"its attention looks back over at most {window} tokens in some layers, and there over all of them. For "
-            f"texts that are not longer, take the window out of the checkpoint's config.json first."
+            f"its attention looks back over at most {window} tokens in some layers, and in mlx-lm over all of them. "
+            f"For texts that are not longer, remove the window from the checkpoint's config.json first."
         )
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
-        return "its positions are scaled by length (longrope), and there always as for long texts."
+        return "its positions are scaled by length (longrope), and mlx-lm always scales them as for long texts."
     return None
 
 
 def _period(layer_types: Sequence[str]) -> int | None:
-    """n, if every n-th layer has full attention and no other; None if there is none."""
+    """n, if every n-th layer has full attention and no other has; None if there is no such n."""
     full = [number for number, kind in enumerate(layer_types, 1) if kind == "full_attention"]
     return full[0] if full and full == list(range(full[0], len(layer_types) + 1, full[0])) else None
 
@@ -130,14 +134,9 @@ def _values(checkpoint: Checkpoint) -> dict[str, Any]:
     from bonsai_core import with_older_keys  # not above: it loads torch, which listings do without
 
     config = checkpoint.config
-    written = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-    values = {**json.loads(config.to_json_string(use_diff=False)), **written}
+    values = {**json.loads(config.to_json_string(use_diff=False)), **read_config(checkpoint.path)}
     values = with_older_keys({name: value for name, value in values.items() if name not in UNUSED}, type(config))
-    return values | {
-        "model_type": checkpoint.model_type,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "architectures": [name.removeprefix("Bonsai") for name in values.get("architectures") or ()],
-    }
+    return as_stock(values, checkpoint.model_type) | {"tie_word_embeddings": config.tie_word_embeddings}
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:

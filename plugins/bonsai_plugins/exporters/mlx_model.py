@@ -1,14 +1,14 @@
 """Models of mlx-lm whose decoder layers differ in width, built from mlx-lm's own classes.
 
-mlx-lm reads this file in a checkpoint whose config.json has the key ``model_file``, if it is told to trust it
-(``--trust-remote-code``). It imports mlx and mlx-lm only. Under ``bonsai``, config.json has
+mlx-lm runs this file, which the key ``model_file`` of a checkpoint's config.json names, with the option
+``--trust-remote-code``. It imports mlx and mlx-lm only. Under ``bonsai``, config.json has
 
     head_dim: size of a head
     layers: for every layer its numbers of query heads (``heads``), of KV heads (``groups``) and of MLP channels
-        (``width``; none where its MLP is that of all layers), 0 where the attention or the MLP is gone
-    added_biases: names, in a layer, of the linears that have a bias unlike in the stock model
+        (``width``; left out where the stock model's number stays), 0 where the attention or the MLP is gone
+    added_biases: names, in a layer, of the linears that have a bias and have none in the stock model
 
-and otherwise the fields of the stock model.
+All other fields are those of the stock model.
 """
 
 import importlib

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
-from bonsai_plugins.exporters.files import copy_without_weights
+from bonsai_plugins.exporters.files import WEIGHTS, copy_files
+from bonsai_plugins.exporters.runners import RUNNERS
 
 NEEDED = ("onnx", "onnxscript")
 FILE_NAME = "model.onnx"
@@ -34,7 +35,7 @@ class Onnx(Exporter):
     name: ClassVar[str] = "onnx"
     runtime: ClassVar[str] = "onnxruntime"
     variant: ClassVar[str] = "graph"
-    runner: ClassVar[Path | None] = Path(__file__).parent / "runners" / "onnx_runner.py"
+    runner: ClassVar[Path | None] = RUNNERS / "onnx_runner.py"
 
     graph: Literal["cached", "plain"] = "cached"
 
@@ -51,7 +52,7 @@ class Onnx(Exporter):
         from bonsai_plugins.exporters.onnx_graph import write_graph
 
         write_graph(checkpoint, out / FILE_NAME, cached=self.graph == "cached")
-        copy_without_weights(checkpoint.path, out)
+        copy_files(checkpoint.path, out, without=WEIGHTS)
         shutil.copyfile(Path(__file__).with_name("onnx_generate.py"), out / SCRIPT)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
@@ -65,9 +66,9 @@ class Onnx(Exporter):
 
 
 def _refusal(config: Any) -> str | None:
-    """Why onnxruntime takes no model of a configuration; None if it does."""
+    """Why onnxruntime takes no model with this configuration; None if it does."""
     if getattr(config, "quantization_config", None):
-        return "its weights are quantised, and only floating-point weights are exported: give those before quantising."
+        return "its weights are quantised, and only floating-point ones are exported. Export an unquantised one."
     if getattr(config, "alibi", False):
         return "transformers computes ALiBi's biases in bfloat16, which onnxruntime does not multiply on CPUs."
     return None

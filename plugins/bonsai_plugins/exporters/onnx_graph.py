@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from bonsai_core import BonsaiError, Checkpoint, load_model
 
 BATCH, PAST, NEW = 2, 3, 5
 """Sizes that the model is traced with; no two are equal, and none is 1, so that none is taken for a constant."""
 LARGE_BYTES = 1_500_000_000
-"""Weights above this are kept in a file of their own: one of ONNX's holds no more than 2 GB."""
+"""Weights above this are kept in a file of their own: an ONNX file holds at most 2 GB."""
 
 
 class Cached(nn.Module):
@@ -27,14 +28,12 @@ class Cached(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self.argument = _cache_argument(model)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Logits of the new tokens, and the cache with them."""
-        from transformers import DynamicCache
-
         cache = DynamicCache()  # without a configuration: keys outside of a window are masked, not dropped
         for layer, (key, value) in enumerate(past):
             cache.update(key, value, layer)
@@ -58,6 +57,11 @@ class Plain(nn.Module):
             input_ids, attention_mask=attention_mask, position_ids=_positions(attention_mask), use_cache=False
         ).logits
         return logits
+
+
+def _cache_argument(model: Any) -> str:
+    """What a model calls the cache that it is given."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _positions(attention_mask: Tensor) -> Tensor:
@@ -104,25 +108,22 @@ def write_graph(checkpoint: Checkpoint, file: Path, *, cached: bool) -> None:
         except torch.onnx.OnnxExporterError as error:
             raise BonsaiError(f"torch {torch.__version__} cannot export this model to ONNX: {error}") from error
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # where in which file of this machine it comes from
+            node.metadata_props.clear()  # they name source files of this machine
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         program.save(file, external_data=size > LARGE_BYTES)
 
 
 def _cache_shapes(model: Any) -> list[tuple[int, int]]:
     """(heads, head size) of every layer's entry in a cache."""
-    from transformers import DynamicCache
-
     cache = DynamicCache()
-    argument = Cached(model).argument
     with torch.inference_mode():
-        model(torch.ones(1, 1, dtype=torch.long), use_cache=True, **{argument: cache})
+        model(torch.ones(1, 1, dtype=torch.long), use_cache=True, **{_cache_argument(model): cache})
     return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in cache.layers]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says of its own internals."""
+    """Silence what torch says about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,18 +1,16 @@
-"""Attentions that lost all their heads get some of zeros, for runtimes that want an attention in every layer."""
+"""Gives attentions that lost all their heads some of zeros, for runtimes that need an attention in every layer."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonsai_core import AttentionSite
+from bonsai_plugins.exporters.files import CONFIG, read_config, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def emptied(config: Any) -> list[int]:
@@ -24,36 +22,38 @@ def emptied(config: Any) -> list[int]:
 
 
 def refill(directory: Path, config: Any, groups: int) -> None:
-    """Give every emptied attention KV groups of one head, whose weights are zeros; no output changes by it.
+    """Give every emptied attention KV groups of one head each, of zeros, which changes no output.
 
-    What is there is not loaded, except, one at a time, files with the bias of an output projection that was removed.
+    No file of weights is loaded, except, one at a time, those with the bias of an output projection that was removed.
 
     Args:
         directory: a checkpoint of the shapes `free`, which is changed.
         config: its configuration, as it was.
     """
     import torch
-    from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from bonsai_plugins.exporters.weights import Weights
 
     layers = emptied(config)
     if not layers:
         return
     site = AttentionSite.model_validate(config.bonsai_family["attention"])
-    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    values = read_config(directory)
     fields = [site.heads_field, *([site.groups_field] if site.groups_field else [])]
     for layer in layers:
         values["per_layer_config"][str(layer)] |= dict.fromkeys(fields, groups)
-    write_json(directory / "config.json", values)
+    write_json(directory / CONFIG, values)
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
     modules = [f"{config.bonsai_family['layers']}.{layer}.{site.module}." for layer in layers]
     renamed = {f"{module}bias": f"{module}{site.output}.bias" for module in modules}
-    files = weight_files(directory)
-    on_disk = {name: file for file in files for name in _rename(file, renamed)}
-    with safe_open(files[0], "pt") as opened:
-        dtype = opened.get_tensor(next(iter(opened.keys()))).dtype
+    weights = Weights(directory)
+    on_disk = {renamed.get(name, name): directory / file for name, file in weights.files.items()}
+    dtype = weights.tensor(next(iter(weights.files))).dtype
+    for file in {weights.files[name] for name in weights.files.keys() & renamed.keys()}:
+        _rename(directory / file, renamed)
     added = {
         name: torch.zeros(tensor.shape, dtype=dtype)
         for name, tensor in model.state_dict().items()
@@ -62,34 +62,18 @@ def refill(directory: Path, config: Any, groups: int) -> None:
     _add_file(directory, on_disk, added)
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights."""
-    if (directory / WHOLE).is_file():
-        return [directory / WHOLE]
-    files = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-    return [directory / name for name in sorted({*files})]
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a file as transformers does."""
-    file.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _rename(file: Path, names: Mapping[str, str]) -> Iterable[str]:
-    """Rename tensors of a file; returns the names of all."""
-    from safetensors import safe_open
+def _rename(file: Path, names: Mapping[str, str]) -> None:
+    """Rename tensors of a file."""
     from safetensors.torch import load_file, save_file
 
-    with safe_open(file, "pt") as opened:
-        found = list(opened.keys())
-    if names.keys() & {*found}:
-        save_file({names.get(name, name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    return [names.get(name, name) for name in found]
+    save_file({names.get(name, name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
 
 
 def _add_file(directory: Path, on_disk: Mapping[str, Path], added: dict[str, Tensor]) -> None:
     """Write tensors to a file of their own, and name all files as transformers does, with an index."""
     from safetensors.torch import save_file
+
+    from bonsai_plugins.exporters.weights import INDEX
 
     last = directory / "added.safetensors"
     save_file(added, last, {"format": "pt"})
@@ -98,7 +82,7 @@ def _add_file(directory: Path, on_disk: Mapping[str, Path], added: dict[str, Ten
     total = sum(map(_data_bytes, files))
     for file, name in names.items():
         file.rename(directory / name)
-    weight_map = {name: names[file] for name, file in {**on_disk, **dict.fromkeys(added, last)}.items()}
+    weight_map = {name: names[file] for name, file in sorted({**on_disk, **dict.fromkeys(added, last)}.items())}
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
-from bonsai_plugins.exporters.files import copy_all
+from bonsai_plugins.exporters.files import CONFIG, copy_files, write_json
+from bonsai_plugins.exporters.runners import RUNNERS
 
-RUNNERS = Path(__file__).parent / "runners"
 INPUTS = ("input_ids", "attention_mask")
 
 
@@ -32,13 +32,13 @@ class Stock(Exporter):
         return not _changed(checkpoint)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        copy_all(checkpoint.path, out)
+        copy_files(checkpoint.path, out)
         for name, values in _changed(checkpoint).items():
-            (out / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(out / name, values)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         capped = getattr(checkpoint.config, "attn_logit_softcapping", None)
-        eager = ', attn_implementation="eager"' if capped else ""  # version 4 has other ones that forget the cap
+        eager = ', attn_implementation="eager"' if capped else ""  # the default of version 4 forgets the cap
         return [f'transformers.AutoModelForCausalLM.from_pretrained("{out}"{eager})']
 
     def shapes(self, config: Any, family: Family) -> Shapes:
@@ -46,17 +46,14 @@ class Stock(Exporter):
 
 
 def _changed(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
-    """What files of JSON have to hold so that transformers 4 reads them as version 5 does, by name."""
+    """The JSON files that transformers 4 would read otherwise than version 5, by name, as both read them alike."""
     from bonsai_core import older_tokenizer, with_older_keys  # not above: they load torch, which listings do without
 
     changed = {}
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in (CONFIG, "tokenizer_config.json"):
         file = checkpoint.path / name
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if name == "config.json":
-            older = with_older_keys(values, type(checkpoint.config))
-        else:
-            older = older_tokenizer(values, INPUTS)
+        older = with_older_keys(values, type(checkpoint.config)) if name == CONFIG else older_tokenizer(values, INPUTS)
         if older != values:
             changed[name] = older
     return changed

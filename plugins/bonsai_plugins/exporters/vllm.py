@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from bonsai_core import Checkpoint, Exporter, Family, Shapes
-from bonsai_plugins.exporters.hf import RUNNERS, HuggingFace
-from bonsai_plugins.exporters.refill import emptied, refill, write_json
+from bonsai_plugins.exporters.files import CONFIG, copy_files, read_config, write_json
+from bonsai_plugins.exporters.refill import emptied, refill
+from bonsai_plugins.exporters.runners import RUNNERS
 from bonsai_plugins.exporters.runners.vllm_runner import backend
 
 FIXED_WIDTH = {"falcon": ("ffn_hidden_size", 4)}
@@ -66,19 +66,19 @@ class Vllm(Exporter):
     def as_saved(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.stock:
             return True
-        written = _written(checkpoint.path)
-        named = "AutoModel" in written["auto_map"] and _named_anew(checkpoint.config).items() <= written.items()
+        written = read_config(checkpoint.path)
+        named = "AutoModel" in written["auto_map"] and _renamed(checkpoint.config).items() <= written.items()
         return named and not emptied(checkpoint.config)
 
     def export(self, checkpoint: Checkpoint, out: Path) -> None:
-        HuggingFace().export(checkpoint, out)
+        copy_files(checkpoint.path, out)
         if checkpoint.stock:
             return
         _write_code(checkpoint.config, out)
         refill(out, checkpoint.config, self.tensor_parallel)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        options = ["--model-impl transformers"] if backend(_written(checkpoint.path)) == "transformers" else []
+        options = ["--model-impl transformers"] if backend(read_config(checkpoint.path)) == "transformers" else []
         options += [] if checkpoint.stock else ["--trust-remote-code"]
         options += [f"--tensor-parallel-size {self.tensor_parallel}"] if self.tensor_parallel > 1 else []
         return [" ".join([f"vllm serve {out}", *options])]
@@ -110,7 +110,7 @@ def _in_backend(config: Any) -> bool:
 
 
 def _has_other_width(checkpoint: Checkpoint) -> bool:
-    """Whether vLLM's own implementation has another width than a stock checkpoint."""
+    """Whether vLLM's own implementation would give a stock checkpoint's MLPs another width."""
     width, config = FIXED_WIDTH.get(checkpoint.model_type), checkpoint.config
     return checkpoint.stock and width is not None and getattr(config, width[0]) != width[1] * config.hidden_size
 
@@ -124,7 +124,7 @@ def _has_narrow_experts(checkpoint: Checkpoint, family: Family) -> bool:
 
 
 def _divides(sizes: Mapping[str, int], family: Family, devices: int) -> bool:
-    """Whether devices can share a layer: each gets as many heads and channels, and whole KV groups, maybe copies."""
+    """Whether devices can share a layer: all get as many heads and channels, and whole KV groups, maybe copies."""
     widths = [site.width_field for site in (family.mlp, family.experts) if site is not None]
     if any(sizes.get(field, 0) % devices for field in widths):
         return False
@@ -132,7 +132,7 @@ def _divides(sizes: Mapping[str, int], family: Family, devices: int) -> bool:
         return True
     heads = sizes[family.attention.heads_field]
     groups = sizes.get(family.attention.groups_field or "", min(heads, 1))
-    if heads == 0:  # it will get a group for each
+    if heads == 0:  # it will get a group for each device
         return True
     return heads % devices == 0 and (groups % devices == 0 or devices % groups == 0)
 
@@ -145,17 +145,11 @@ def _write_code(config: Any, directory: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.save_code(directory)
-    changed = {"auto_map": model.config.auto_map, **_named_anew(config)}
-    write_json(directory / "config.json", {**_written(directory), **changed})
+    changed = {"auto_map": model.config.auto_map, **_renamed(config)}
+    write_json(directory / CONFIG, dict(sorted({**read_config(directory), **changed}.items())))
 
 
-def _named_anew(config: Any) -> dict[str, float]:
+def _renamed(config: Any) -> dict[str, float]:
     """What vLLM's Transformers backend (0.32) reads under another name: Granite divides logits."""
     scaling = getattr(config, "logits_scaling", None)
     return {"logit_scale": 1 / scaling} if scaling else {}
-
-
-def _written(directory: Path) -> dict[str, Any]:
-    """What config.json says."""
-    values: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return values

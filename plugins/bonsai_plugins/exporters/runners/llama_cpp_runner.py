@@ -57,7 +57,7 @@ class Model:
         return first - start, (time.perf_counter() - first) / new_tokens
 
     def _context(self, length: int, sequences: int = 1) -> Any:
-        """An empty context for sequences of so many tokens, which go through the model at once."""
+        """An empty context for sequences of at most `length` tokens, which go through the model at once."""
         params = llama_cpp.LlamaContextParams()
         params.n_seq_max = sequences
         params.n_ctx = params.n_batch = length * sequences

@@ -30,8 +30,11 @@ class Model:
         self._model, config = load_model(Path(path), trust_remote_code=trusted)
         self._vocabulary = config["vocab_size"]
         dtype = getattr(mx, options["dtype"])
-        floating = lambda value: value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value  # noqa: E731
-        self._model.update(tree_map(floating, self._model.parameters()))
+
+        def converted(value: Any) -> Any:
+            return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
+
+        self._model.update(tree_map(converted, self._model.parameters()))
 
     def log_probabilities(self, tokens: list[int]) -> list[float]:
         logits = self._model(mx.array([tokens[:-1]]))[0].astype(mx.float32)
@@ -50,7 +53,7 @@ class Model:
         return ends[0] - start, (ends[-1] - ends[0]) / new_tokens
 
     def _continued(self, ids: Any, count: int) -> Iterator[Any]:
-        """The likeliest tokens after a prompt, one after the other, [batch, 1]."""
+        """The likeliest tokens after a prompt, one at a time, [batch, 1]."""
         cache = make_prompt_cache(self._model)
         for _ in range(count):
             ids = self._model(ids, cache=cache)[:, -1].argmax(-1)[:, None]

@@ -44,7 +44,7 @@ class Model:
         return ends[0] - start, (ends[-1] - ends[0]) / new_tokens
 
     def _continued(self, ids: Any, count: int) -> Iterator[Any]:
-        """The likeliest tokens after a prompt, one after the other, int64 [batch, 1]."""
+        """The likeliest tokens after a prompt, one at a time, int64 [batch, 1]."""
         past, new = self._empty(len(ids)), ids
         for _ in range(count):
             logits, *past = self._run(new, past)

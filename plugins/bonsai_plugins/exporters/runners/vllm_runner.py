@@ -71,7 +71,7 @@ class Model:
         return first, (self._seconds(batch, prompt_tokens, 1 + new_tokens) - first) / new_tokens
 
     def _seconds(self, batch: int, prompt_tokens: int, count: int) -> float:
-        """For prompts that no call before had."""
+        """How long it takes to continue prompts that no earlier call had."""
         self._calls += 1
         prompts = np.random.default_rng(self._calls).integers(self._vocabulary, size=(batch, prompt_tokens)).tolist()
         start = time.perf_counter()

@@ -29,7 +29,7 @@ class Weights:
         self._directory = directory
         index = directory / INDEX
         try:
-            if index.is_file():
+            if index.is_file() and not (directory / FILE).is_file():  # transformers, too, prefers the one file
                 self.files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             else:
                 with safe_open(directory / FILE, "pt") as opened:
