@@ -346,3 +346,12 @@ def test_a_refused_export_says_why_and_which_formats_can(free_run: Path, with_na
     with pytest.raises(BonsaiError, match=r"narrow-rt cannot take .*not uniform in eights.*These formats can: .*hf"):
         export(str(free_run), "narrow", tmp_path / "out.txt", registry=with_narrow)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_plan_of_what_will_be_trained_is_refused_at_the_start(
+    small_run: RunConfig, registry: Registry, tmp_path: Path
+) -> None:
+    values = small_run.model_dump(exclude_unset=True) | {"runtimes": ["plan"], "adapt": "lora", "out": tmp_path / "run"}
+    with pytest.raises(BonsaiError, match="cannot take what --adapt trains"):
+        bonsai_core.run(RunConfig.from_mapping(values, "the test"), registry=registry)
+    assert not (tmp_path / "run").exists()

@@ -63,12 +63,14 @@ class Exporter(Component):
         runner: a Python file that loads the result in the runtime, for verifying and timing; None if there is none. It
             runs in a process of its own, maybe of another environment, so it imports nothing of Bonsai; see
             `bonsai_core.runtimes.serve`.
+        takes_adapted: whether a checkpoint whose weights were trained after pruning can be exported.
     """
 
     runtime: ClassVar[str]
     variant: ClassVar[str] = ""
     suffix: ClassVar[str] = ""
     runner: ClassVar[Path | None] = None
+    takes_adapted: ClassVar[bool] = True
 
     @abstractmethod
     def refusal(self, checkpoint: Checkpoint) -> str | None:

@@ -39,6 +39,11 @@ def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
     chosen = [find_exporter(format_for(name, registry), registry) for name in config.runtimes]
     for exporter in chosen:
         exporter.check_ready()
+        if config.adapt is not None and not exporter.takes_adapted:
+            raise BonsaiError(
+                f"--for {exporter.runtime} cannot take what --adapt trains. Leave one of them out; export the run "
+                f"itself with: bonsai export RUN --format {exporter.name}"
+            )
     parent = find_parent(config, registry, download=False, warn=lambda text: None)
     wanted = [exporter.shapes(parent.config, parent.family) for exporter in chosen]
     changes = _changes(config, wanted, multiples_in(config, table_of(parent, config)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ class Mlx(Exporter):
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
         trusted = " --trust-remote-code" if _needs_model_file(checkpoint) else ""
-        return [f'mlx_lm.generate --model "{out}"{trusted} --prompt "The history of the bicycle"']
+        model = shlex.quote(str(out))
+        return [f'mlx_lm.generate --model {model}{trusted} --prompt "The history of the bicycle"']
 
     def shapes(self, config: Any, family: Family) -> Shapes:
         kind = config.model_type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,7 +57,7 @@ class Onnx(Exporter):
         shutil.copyfile(Path(__file__).with_name("onnx_generate.py"), out / SCRIPT)
 
     def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
-        return [f'python "{out / SCRIPT}" "The history of the bicycle"']
+        return [f'python {shlex.quote(str(out / SCRIPT))} "The history of the bicycle"']
 
     def shapes(self, config: Any, family: Family) -> Shapes:
         reason = _refusal(config)

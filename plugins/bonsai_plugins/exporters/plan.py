@@ -15,6 +15,7 @@ class Plan(Exporter):
 
     name: ClassVar[str] = "plan"
     runtime: ClassVar[str] = "bonsai apply"
+    takes_adapted: ClassVar[bool] = False
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         from bonsai_core import plan_refusal  # with torch, which listings do without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,7 +82,7 @@ class Vllm(Exporter):
         options = ["--model-impl transformers"] if backend(read_config(checkpoint.path)) == "transformers" else []
         options += [] if checkpoint.stock else ["--trust-remote-code"]
         options += [f"--tensor-parallel-size {self.tensor_parallel}"] if self.tensor_parallel > 1 else []
-        return [" ".join([f"vllm serve {out}", *options])]
+        return [" ".join([f"vllm serve {shlex.quote(str(out))}", *options])]
 
     def shapes(self, config: Any, family: Family) -> Shapes:
         devices = self.tensor_parallel
