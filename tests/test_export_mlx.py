@@ -58,7 +58,7 @@ def test_layers_of_different_widths_come_with_a_model_file(
     assert (
         Mlx()
         .commands(opened(directory, registry), Path("out"))[0]
-        .startswith('mlx_lm.generate --model out --trust-remote-code')
+        .startswith("mlx_lm.generate --model out --trust-remote-code")
     )
 
 

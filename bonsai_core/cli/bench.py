@@ -40,12 +40,12 @@ def bench_view(results: Mapping[str, Any]) -> RenderableType:
     for (runtime, format_), rows in itertools.groupby(results["results"], lambda row: (row["runtime"], row["format"])):
         table = Table(box=None, header_style="bold", title=plain(f"{runtime} ({format_})"), title_justify="left")
         for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if number == 1 else "right", overflow="fold", no_wrap=number != 1)
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
         for row in rows:
             for model in row["models"]:
-                first = f"{row['batch']:,} x {row['prompt_tokens']:,}" if model["dense"] else ""
                 shown = name(names[model["model"]] + (" (dense)" if model["dense"] else ""))
-                table.add_row(first, shown, *_cells(model))
+                size = f"\n{row['batch']:,} x {row['prompt_tokens']:,}"
+                table.add_row(Text.assemble(shown, (size, "dim")), *_cells(model))
         tables.append(table)
     settings = results["settings"]
     threads = f", {settings['threads']} threads" if settings["threads"] else ""
@@ -57,8 +57,7 @@ def bench_view(results: Mapping[str, Any]) -> RenderableType:
 
 
 HEADINGS = (
-    "batch x\nprompt",
-    "model",
+    "model,\nsequences x prompt",
     "prefill, ms",
     "decode, ms\nper token",
     "speed-up,\nprefill",

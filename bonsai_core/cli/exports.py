@@ -32,6 +32,7 @@ def runtime_view(run: Path, registry: Registry) -> RenderableType:
     """
     checkpoint = open_checkpoint(str(run), registry, lambda text: None)
     exported = read_exported(run, checkpoint, registry)
+    as_saved: list[tuple[str, list[str]]] = []
     runs: list[tuple[str, list[str]]] = []
     refused: list[tuple[str, list[str]]] = []
     for format, exporter in (exporters(registry) | {each: find_exporter(each, registry) for each in exported}).items():
@@ -41,11 +42,11 @@ def runtime_view(run: Path, registry: Registry) -> RenderableType:
         elif done is not None:
             runs.append((exporter.runtime, [*done.commands, *_outcome(done)]))
         elif exporter.as_saved(checkpoint):
-            runs.append((exporter.runtime, exporter.commands(checkpoint, checkpoint.path)))
+            as_saved.append((exporter.runtime, exporter.commands(checkpoint, checkpoint.path)))
         else:
             commands = exporter.commands(checkpoint, default_path(str(run), format, exporter))
             runs.append((exporter.runtime, [f"bonsai export {shlex.quote(str(run))} --format {format}", *commands]))
-    lines = [*_section("It runs in", runs), *_section("It does not run in", refused)]
+    lines = [*_section("It runs in", as_saved + runs), *_section("It does not run in", refused)]
     return Group(Text(""), *map(plain, lines))
 
 

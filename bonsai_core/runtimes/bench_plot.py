@@ -26,7 +26,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
     models = list(dict.fromkeys(model["model"] for row, _ in rows for model in row["models"] if not model["dense"]))
     names = last_parts([results["dense"], *models])
     aside = 0.7 / len(models)
-    figure, axes = plotting.empty("How many times as fast as the dense model", height=1.8 + 0.34 * len(rows), pad=10)
+    figure, axes = plotting.empty("Speed-up over the dense model", height=1.8 + 0.34 * len(rows), pad=10)
     values = [1.0]
     for place, (row, phase) in enumerate(rows):
         for model in row["models"][1:]:
@@ -44,9 +44,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
                 capsize=3.5,
             )
     axes.axvline(1.0, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.4)
-    labels = [
-        f"{row['runtime']} ({row['format']}), {phase}, {row['batch']} x {row['prompt_tokens']}" for row, phase in rows
-    ]
+    labels = [f"{_served(row)}, {phase}, {row['batch']} x {row['prompt_tokens']}" for row, phase in rows]
     axes.set_yticks(range(len(rows)), [visible(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     settings = results["settings"]
@@ -61,3 +59,9 @@ def draw(results: Mapping[str, Any]) -> Figure:
         legend.append(Line2D([], [], linestyle="", label=visible(names[model]), **looks))
     figure.legend(handles=legend, loc="outside lower left", frameon=False, labelcolor=INK, ncols=1)
     return figure
+
+
+def _served(row: Mapping[str, Any]) -> str:
+    """The runtime of a row, with the variant of its format if it has one."""
+    _, colon, variant = row["format"].partition(":")
+    return f"{row['runtime']} {variant}" if colon else str(row["runtime"])
