@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.checkpoint.parent import CONFIG, GENERATION, tokenizer_patterns
-from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, read_index
+from bonsai_core.checkpoint.weights import files_of_tensors
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import digest_of
 
@@ -41,8 +41,8 @@ def weight_digests(directory: Path) -> dict[str, str]:
     Raises:
         BonsaiError: the files cannot be read.
     """
+    files = files_of_tensors(directory)
     try:
-        files = _files(directory)
         return {layer: digest_of(_contents(names, files)) for layer, names in groupby(sorted(files), layer_of)}
     except (OSError, SafetensorError, ValueError) as error:
         raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
@@ -54,15 +54,6 @@ def file_digests(directory: Path, tokenizer: Any) -> dict[str, str]:
     files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
     named = {file.relative_to(directory).as_posix(): file for file in files}
     return {name: hashlib.sha256(named[name].read_bytes()).hexdigest() for name in sorted(named)}
-
-
-def _files(directory: Path) -> dict[str, Path]:
-    """The file of every tensor."""
-    file = directory / FILE_NAME
-    if not file.is_file():
-        return {name: directory / Path(other).name for name, other in read_index(directory / INDEX_NAME).items()}
-    with safe_open(file, "pt") as opened:
-        return dict.fromkeys(opened.keys(), file)
 
 
 def _contents(names: Iterator[str], files: dict[str, Path]) -> Iterator[tuple[str, memoryview]]:

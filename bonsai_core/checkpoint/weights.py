@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
+from bonsai_core.errors import BonsaiError
+
 FILE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -26,6 +30,28 @@ def weight_bytes(directory: Path) -> int:
 def has_weights(directory: Path) -> bool:
     """Whether a directory has weights where transformers looks for them."""
     return any((directory / name).is_file() for name in (FILE_NAME, INDEX_NAME))
+
+
+def files_of_tensors(directory: Path) -> dict[str, Path]:
+    """The file of every tensor by its name on disk: all in one, or as the index says.
+
+    A file that the index names and that is not there is found missing when it is first read.
+
+    Raises:
+        BonsaiError: the files or their index cannot be read, or it names files outside of the directory.
+    """
+    file, index = directory / FILE_NAME, directory / INDEX_NAME
+    try:
+        if index.is_file() and not file.is_file():
+            named = read_index(index)
+            wrong = sorted({other for other in named.values() if Path(other).name != other})
+            if wrong:
+                raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
+            return {name: directory / other for name, other in named.items()}
+        with safe_open(file, "pt") as opened:
+            return dict.fromkeys(opened.keys(), file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
 
 
 def read_index(index: Path) -> dict[str, str]:

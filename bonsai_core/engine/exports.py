@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bonsai_core.rundir.files import refuse_other_than, write_atomically
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported, verify_if_possible, write
 from bonsai_core.runtimes.formats import default_path, find_exporter, format_for
+from bonsai_core.runtimes.verify import reference
 from bonsai_core.selection.limits import Limit, minimums, multiples
 
 RECORD_NAME = "exports.json"
@@ -115,7 +117,9 @@ def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tup
     """
     if not config.runtimes:
         return ()
-    checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=config.trust_remote_code)
+    trusted = config.trust_remote_code
+    checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=trusted)
+    expected = cache(lambda: reference(checkpoint, trust_remote_code=trusted))  # once for all runtimes
     done = read_exported(run, checkpoint, registry)
     formats = {name: format_for(name, registry) for name in config.runtimes}
     for name, format in formats.items():
@@ -129,7 +133,7 @@ def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tup
         path = _path(run, format, exporter, checkpoint)
         if not path.exists():
             write(exporter, checkpoint, path)
-        done[format] = verify_if_possible(exporter, checkpoint, path, trust_remote_code=config.trust_remote_code)
+        done[format] = verify_if_possible(exporter, checkpoint, path, expected, trust_remote_code=trusted)
         write_atomically(run / RECORD_NAME, _RECORD.dump_json(done, indent=2))
     return tuple(done[format] for format in dict.fromkeys(formats.values()))
 

@@ -6,6 +6,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bonsai_core.rundir.files import atomic_file, atomic_folder
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.formats import default_path, exporters, find_exporter
 from bonsai_core.runtimes.runner import MissingRuntimeError, running
-from bonsai_core.runtimes.verify import Verification, compare, reference
+from bonsai_core.runtimes.verify import Reference, Verification, compare, reference
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def export(
     write(exporter, checkpoint, path)
     if not verify:
         return Exported(path, exporter.commands(checkpoint, path))
-    return verify_if_possible(exporter, checkpoint, path, python=python, trust_remote_code=trust_remote_code)
+    expected = partial(reference, checkpoint, trust_remote_code=trust_remote_code)
+    return verify_if_possible(exporter, checkpoint, path, expected, python=python, trust_remote_code=trust_remote_code)
 
 
 def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
@@ -95,11 +97,16 @@ def verify_if_possible(
     exporter: Exporter,
     checkpoint: Checkpoint,
     path: Path,
+    expected: Callable[[], Reference],
     *,
     python: str | None = None,
     trust_remote_code: bool = False,
 ) -> Exported:
     """What was written, compared with the checkpoint in transformers, or why that could not be done.
+
+    Args:
+        expected: computes the checkpoint's `reference`; called before the runtime starts, so that only one of the two
+            is in memory.
 
     Raises:
         BonsaiError: it is another model.
@@ -113,11 +120,11 @@ def verify_if_possible(
     if free < needed:
         why = f"transformers needs {needed / 1e9:.1f} GB of memory for it in float32, and {free / 1e9:.1f} GB are free."
         return replace(exported, unverified=why)
-    expected = reference(checkpoint, trust_remote_code=trust_remote_code)
+    known = expected()
     trusted = trust_remote_code or has_own_code(path)
     try:
         with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
-            return replace(exported, verification=compare(loaded, expected, exporter.tolerance(checkpoint)))
+            return replace(exported, verification=compare(loaded, known, exporter.tolerance(checkpoint)))
     except MissingRuntimeError as error:
         again = _command(exporter, checkpoint, path.with_name(f"verified-{path.name}"))
         why = f"{error} With the interpreter of an environment that has {exporter.runtime}: {again} --python PATH"

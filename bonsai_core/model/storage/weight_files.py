@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bonsai_core.checkpoint.conversion import stored_tensors
-from bonsai_core.checkpoint.weights import FILE_NAME, INDEX_NAME, read_index
+from bonsai_core.checkpoint.weights import files_of_tensors
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.storage.fingerprint import FIRST_VALUES, weights_fingerprint
 from bonsai_core.model.storage.tied import under_both_names
@@ -34,20 +34,7 @@ class WeightFiles:
     """
 
     def __init__(self, directory: Path, model: Any) -> None:
-        index = directory / INDEX_NAME
-        try:
-            if index.is_file() and not (directory / FILE_NAME).is_file():
-                named = read_index(index)
-                wrong = sorted({file for file in named.values() if Path(file).name != file})
-                if wrong:
-                    raise BonsaiError(f"{index} names files outside of its directory: {', '.join(wrong[:3])}.")
-                self._file = {name: directory / file for name, file in named.items()}
-            else:
-                file = directory / FILE_NAME
-                with safe_open(file, "pt") as opened:
-                    self._file = dict.fromkeys(opened.keys(), file)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise BonsaiError(f"The weights in {directory} cannot be read: {error}") from error
+        self._file = files_of_tensors(directory)
         self._model = model
         self._stored = stored_tensors(model, self._file)
         under_both_names(model, self._stored)
