@@ -1,0 +1,1 @@
+"""The commands of `bonsai`, by subject. Everything slow is imported inside the command that needs it."""

@@ -1,0 +1,84 @@
+"""`bonsai eval`, `bench` and `sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+from bonsai_core.cli.live import quiet_libraries
+from bonsai_core.cli.settings import PathName, SettingsCommand, installed
+from bonsai_core.evaluation.config import EvalConfig
+from bonsai_core.runtimes.bench_config import BenchConfig
+
+SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
+
+
+@click.command(name="eval", cls=SettingsCommand, schema=EvalConfig)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(as_json: bool, **values: Any) -> None:
+    """Measure MODELs beside the dense one: perplexity, size, and on request --tasks and --speed.
+
+    A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    configuration = EvalConfig.from_mapping(given, "settings")
+    quiet_libraries()
+    from bonsai_core.cli.evaluation import evaluate_with_progress, evaluation_view
+    from bonsai_core.model.storage.memory import return_large_blocks
+
+    return_large_blocks()
+    results = evaluate_with_progress(configuration, installed())
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        Console().print(evaluation_view(results))
+
+
+@click.command(name="bench", cls=SettingsCommand, schema=BenchConfig)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--out", type=PathName(), help="Also write a picture, OUT.png and OUT.svg.")
+def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
+    """Time MODELs beside the dense one in the runtimes that serve them, taking turns.
+
+    A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo', or a file that a runtime loads. Every model
+    is exported to a temporary directory, and loaded in a process of its own.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    configuration = BenchConfig.from_mapping(given, "settings")
+    quiet_libraries()
+    from bonsai_core.cli.bench import bench_view, bench_with_progress
+    from bonsai_core.runtimes.bench_plot import draw_bench
+
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    results = bench_with_progress(configuration, installed())
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        Console().print(bench_view(results))
+    if out is not None:
+        draw_bench(results, out)
+
+
+@click.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
+@click.argument("file", type=PathName())
+@click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
+@click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")
+@click.option("--dry-run", is_flag=True, help="List the runs, check their settings, and write nothing.")
+def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
+    """Run a grid of settings with seeds, as FILE (YAML) says, then write a table and plots.
+
+    Settings given here override those of the file's `base`. The same command again does what is missing.
+    """
+    quiet_libraries()
+    from bonsai_core.cli.sweep import show_sweep, sweep_and_report
+
+    given = {name: value for name, value in values.items() if value is not None}
+    command = show_sweep if dry_run else sweep_and_report
+    command(file, out, seeds, given, installed())

@@ -1,0 +1,88 @@
+"""`bonsai run`, `adapt` and `resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich_click as click
+from rich.console import Console
+
+import bonsai_core
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.cli.live import quiet_libraries, run_live, warn
+from bonsai_core.cli.progress import duration
+from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
+from bonsai_core.config import RunConfig
+from bonsai_core.events import Event, Warned
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
+    """The option for a recipe of a run or (``adaptation``) of an adaptation."""
+    help_ = f"Recipe with any of these settings: a YAML file, or a name that `bonsai plugins {kind}` lists."
+    complete = complete_recipes(kind)
+    return click.option("--config", metavar="RECIPE", envvar=envvar, shell_complete=complete, help=help_)
+
+
+@click.command(cls=SettingsCommand)
+@recipe_option("recipe", "BONSAI_CONFIG")
+@click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
+def run(config: str | None, dry_run: bool, **values: Any) -> None:
+    """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
+    configuration = settings(values, config)
+    if dry_run:
+        _show_dry_run(configuration)
+    else:
+        run_live(lambda: bonsai_core.run(configuration, registry=installed()))
+
+
+@click.command(cls=SettingsCommand, schema=AdaptConfig)
+@click.argument("model")
+@recipe_option("adaptation", "BONSAI_ADAPT_CONFIG")
+def adapt(config: str | None, **values: Any) -> None:
+    """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
+
+    It learns from text and from the dense model, and becomes a checkpoint like the pruned one. Settings come from a
+    recipe, then BONSAI_ADAPT_* variables, then options.
+    """
+    configuration = adapt_settings(values, config)
+    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()))
+
+
+@click.command()
+@click.argument("run", type=PathName())
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+def resume(run: Path, trust_remote_code: bool) -> None:
+    """Continue a RUN, or an adaptation, that was interrupted."""
+    run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()))
+
+
+def _show_dry_run(configuration: RunConfig) -> None:
+    from bonsai_core.cli.tables import unit_view
+
+    quiet_libraries()
+    console = Console(highlight=False)
+    with installed().observed_by(_PrintWarnings(), "the dry run"):
+        forecast = bonsai_core.dry_run(configuration, registry=installed())
+    table, adaptation = forecast.table, forecast.adaptation
+    console.print(unit_view(table))
+    console.print(
+        f"{forecast.budget.describe()} in {forecast.num_rounds} rounds; "
+        f"{forecast.forward_tokens:,} forward tokens, about {duration(forecast.seconds)} here."
+    )
+    if adaptation is not None:
+        console.print(
+            f"Would then adapt it ({adaptation.method}) in {adaptation.steps:,} steps on "
+            f"{adaptation.tokens:,} tokens, about {duration(adaptation.seconds)} here."
+        )
+    console.print("Nothing was written.")
+
+
+class _PrintWarnings:
+    @bonsai_core.hookimpl
+    def bonsai_observe(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            warn(event.text)

@@ -1,0 +1,71 @@
+"""Long work at the terminal: progress while it goes on, the report after it, and how to continue after Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bonsai_core.cli.printing import plain, print_note
+from bonsai_core.cli.progress import ProgressObserver
+from bonsai_core.cli.settings import installed
+from bonsai_core.errors import BonsaiError
+
+
+def run_live(job: Callable[[], Any]) -> None:
+    """Run with live progress, then show the report; on Ctrl-C say how to continue."""
+    from bonsai_core.adaptation.directory import is_adaptation
+    from bonsai_core.cli.adaptation import adapt_view
+    from bonsai_core.cli.tables import report_view
+    from bonsai_core.model.storage.memory import return_large_blocks
+
+    return_large_blocks()
+    console = Console()
+    observer = ProgressObserver(console)
+    try:
+        with installed().observed_by(observer, "the progress display"), observer:
+            quiet_libraries()
+            result = job()
+    except KeyboardInterrupt:
+        if observer.directory is not None:
+            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
+            console.print(plain(message), soft_wrap=True)
+        raise
+    if is_adaptation(result.directory):
+        console.print(adapt_view(result.report, result.directory))
+        show_runtimes(result.directory)
+        return
+    console.print(report_view(result.report, result.directory))
+    if result.adapted is not None:
+        console.print("")
+        console.print(adapt_view(result.adapted.report, result.adapted.directory))
+    show_runtimes((result.adapted or result).directory)
+
+
+def show_runtimes(run: Path) -> None:
+    """What the checkpoint of a run or an adaptation runs in; nothing if it has been moved or removed."""
+    from bonsai_core.cli.exports import runtime_view
+
+    quiet_libraries()
+    with suppress(BonsaiError):
+        Console().print(runtime_view(run, installed()), soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Keep the bars and notices of libraries out of the terminal: one progress display is enough."""
+    from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()
+    disable_datasets_bar()
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def warn(text: str) -> None:
+    print_note(Console(stderr=True), text)
