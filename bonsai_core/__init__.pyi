@@ -5,6 +5,7 @@ from bonsai_core.adaptation.lifecycle import AdaptResult as AdaptResult
 from bonsai_core.adaptation.lifecycle import adapt as adapt
 from bonsai_core.checkpoint.older_readers import older_tokenizer as older_tokenizer
 from bonsai_core.checkpoint.older_readers import with_older_keys as with_older_keys
+from bonsai_core.checkpoint.weights import files_of_tensors as files_of_tensors
 from bonsai_core.config import RunConfig as RunConfig
 from bonsai_core.contracts import Answers as Answers
 from bonsai_core.contracts import AttentionSite as AttentionSite

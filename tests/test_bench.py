@@ -194,7 +194,8 @@ def test_a_process_that_dies_stops_nothing_else(fakes: Registry, pruned: str, tm
     (tmp_path / "dense.fake").write_text(json.dumps({"name": "dense", "work": 2.0}))
     (tmp_path / "dying.fake").write_text(json.dumps({"name": "dying", "work": 1.0, "dies": True}))
     dense, dying = str(tmp_path / "dense.fake"), str(tmp_path / "dying.fake")
-    with pytest.raises(BonsaiError, match=r"Nothing could be timed(.|\n)*status 9(.|\n)*fake 1\.0 ended before it was"):
+    match = r"Nothing could be timed(.|\n)*status 9(.|\n)*fake 1\.0 cannot time: the process had ended"
+    with pytest.raises(BonsaiError, match=match):
         timed(fakes, [dying], against=dense, batches="1,2")
 
 

@@ -31,13 +31,14 @@ from bonsai_core import (
 )
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.cli.exports import runtime_view
-from bonsai_core.engine.exports import RECORD_NAME
+from bonsai_core.engine.exports import RECORD_NAME, export_for_runtimes
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.runtimes import export as exporting
 from bonsai_core.runtimes.checkpoint import open_checkpoint
+from bonsai_core.runtimes.export import verify_if_possible
 from bonsai_core.runtimes.formats import default_path, find_exporter
 from bonsai_core.runtimes.runner import running
-from bonsai_core.runtimes.verify import compare, reference
+from bonsai_core.runtimes.verify import Reference, compare, reference
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,34 @@ def test_an_environment_without_the_runtime_is_no_failure(free_run: Path, regist
     # What is said to verify it does not run into what is there already.
     again = str(exported.unverified).partition("bonsai export ")[2]
     assert f"--format hf --out {tmp_path}/verified-out --verify --python PATH" in again
+
+
+def test_where_the_runtime_is_missing_nothing_is_computed_for_it(
+    free_run: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runner.py").write_text("import no_such_runtime\n")
+    exporter = find_exporter("hf", registry)
+    monkeypatch.setattr(type(exporter), "runner", tmp_path / "runner.py")
+    checkpoint = open_checkpoint(str(free_run), registry, print)
+
+    def expected() -> Reference:
+        raise AssertionError("the reference was computed")
+
+    exported = verify_if_possible(exporter, checkpoint, free_run / "model", expected)
+    assert "no_such_runtime is not installed" in str(exported.unverified)
+
+
+def test_what_could_not_be_verified_is_verified_later(
+    free_run: Path, small_run: RunConfig, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(free_run, tmp_path / "run")
+    config = small_run.model_copy(update={"runtimes": ("hf",)})
+    with monkeypatch.context() as less:
+        less.setattr(exporting, "free_bytes", lambda device: 1000)
+        (first,) = export_for_runtimes(run, config, registry)
+    assert first.unverified is not None
+    (second,) = export_for_runtimes(run, config, registry)
+    assert second.verification is not None
 
 
 def test_what_verifies_a_variant_again_names_it(free_run: Path, registry: Registry, tmp_path: Path) -> None:
@@ -207,7 +236,7 @@ def test_a_runtime_that_dies_says_so_at_every_call(odd: Path, tmp_path: Path) ->
         with pytest.raises(BonsaiError, match=r"odd 1\.0 cannot time: the process ended with status 3"):
             model.time(1, 2, 3)
         for _ in range(2):
-            with pytest.raises(BonsaiError, match=r"odd 1\.0 ended before it was asked to time"):
+            with pytest.raises(BonsaiError, match=r"odd 1\.0 cannot time: the process had ended"):
                 model.time(1, 2, 3)
 
 

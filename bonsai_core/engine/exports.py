@@ -110,7 +110,7 @@ def _typed(value: Any) -> str:
 def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tuple[Exported, ...]:
     """Write and verify what `--for` promised, beside the checkpoint of a run or an adaptation.
 
-    What an earlier process wrote and verified stays as it is.
+    What an earlier process wrote and verified stays as it is; what it could not verify is tried again.
 
     Raises:
         BonsaiError: an export fails, or is another model.
@@ -123,7 +123,7 @@ def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tup
     done = read_exported(run, checkpoint, registry)
     formats = {name: format_for(name, registry) for name in config.runtimes}
     for name, format in formats.items():
-        if format in done:
+        if format in done and done[format].unverified is None:
             continue
         exporter = find_exporter(format, registry)
         refusal = exporter.refusal(checkpoint)

@@ -21,7 +21,7 @@ from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import atomic_file, atomic_folder
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.formats import default_path, exporters, find_exporter
-from bonsai_core.runtimes.runner import MissingRuntimeError, running
+from bonsai_core.runtimes.runner import MissingRuntimeError, starting
 from bonsai_core.runtimes.verify import Reference, Verification, compare, reference
 
 
@@ -105,8 +105,8 @@ def verify_if_possible(
     """What was written, compared with the checkpoint in transformers, or why that could not be done.
 
     Args:
-        expected: computes the checkpoint's `reference`; called before the runtime starts, so that only one of the two
-            is in memory.
+        expected: computes the checkpoint's `reference`; called where the runtime is there, before it loads the
+            model, so that only one of the two is in memory.
 
     Raises:
         BonsaiError: it is another model.
@@ -120,10 +120,10 @@ def verify_if_possible(
     if free < needed:
         why = f"transformers needs {needed / 1e9:.1f} GB of memory for it in float32, and {free / 1e9:.1f} GB are free."
         return replace(exported, unverified=why)
-    known = expected()
-    trusted = trust_remote_code or has_own_code(path)
     try:
-        with running(exporter.runner, path, python=python, trust_remote_code=trusted) as loaded:
+        with starting(exporter.runner, python=python) as runtime:  # says at once where it is missing
+            known = expected()
+            loaded = runtime.load(path, trust_remote_code=trust_remote_code or has_own_code(path))
             return replace(exported, verification=compare(loaded, known, exporter.tolerance(checkpoint)))
     except MissingRuntimeError as error:
         again = _command(exporter, checkpoint, path.with_name(f"verified-{path.name}"))

@@ -52,44 +52,59 @@ class RunningModel:
         return float(prefill_s), float(decode_s)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"call": name, "arguments": arguments}) + "\n")
-            self._process.stdin.flush()
-        except OSError:  # a broken pipe, by the name of the operating system
-            raise BonsaiError(f"{self.runtime} ended before it was asked to {name}.") from None
-        return _answer(self._process, self._log, f"{self.runtime} cannot {name.replace('_', ' ')}")
+        what = f"{self.runtime} cannot {name.replace('_', ' ')}"
+        return _asked(self._process, self._log, what, name, *arguments)
+
+
+@dataclass(frozen=True)
+class StartedRuntime:
+    """A process whose runtime is installed, and that has loaded no model yet."""
+
+    _process: subprocess.Popen[str]
+    _log: IO[str]
+
+    def load(
+        self,
+        model: Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ) -> RunningModel:
+        """Load a model, once.
+
+        Args:
+            threads: of the CPU; None for the runtime's own choice.
+            dtype: of weights and computations, where the runtime can choose it.
+            trust_remote_code: whether Python code beside the model may run.
+
+        Raises:
+            MissingRuntimeError: a package is missing there.
+            BonsaiError: it cannot be loaded; the message holds the runtime's own words.
+        """
+        options = {"threads": threads, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        what = f"{model} cannot be loaded"
+        return RunningModel(
+            _asked(self._process, self._log, what, "load", str(model), options), self._process, self._log
+        )
 
 
 @contextmanager
-def running(
-    runner: Path,
-    model: Path,
-    *,
-    python: str | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    trust_remote_code: bool = False,
-) -> Iterator[RunningModel]:
-    """A model in a process of its own, which ends with the block, and with it all processes that it has started.
+def starting(runner: Path, *, python: str | None = None) -> Iterator[StartedRuntime]:
+    """A runtime in a process of its own, which ends with the block, and with it all processes that it has started.
 
     Args:
-        runner: the Python file that loads it, see `bonsai_core.runtimes.serve`.
-        model: what it loads.
+        runner: the Python file that loads models there, see `bonsai_core.runtimes.serve`.
         python: the interpreter of the environment that has the runtime; None for this one's.
-        threads: of the CPU; None for the runtime's own choice.
-        dtype: of weights and computations, where the runtime can choose it.
-        trust_remote_code: whether Python code beside the model may run.
 
     Raises:
         MissingRuntimeError: a package is missing there.
-        BonsaiError: it cannot be started, or cannot load the model; the message holds its own words.
+        BonsaiError: it cannot be started; the message holds its own words.
     """
-    options = json.dumps({"threads": threads, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code})
     if python is not None and python.startswith("~"):  # no shell has seen to that in --runtime vllm=~/env/bin/python
         python = str(user_path(python))
-    command = [python or sys.executable, serve.__file__, str(runner), str(model), options]
+    command = [python or sys.executable, serve.__file__, str(runner)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         try:
             process = subprocess.Popen(
@@ -101,9 +116,17 @@ def running(
                 f"that has the runtime."
             ) from None
         try:
-            yield RunningModel(_answer(process, log, f"{model} cannot be loaded"), process, log)
+            _answer(process, log, f"{runner.name} cannot be started")
+            yield StartedRuntime(process, log)
         finally:
             _end(process)
+
+
+@contextmanager
+def running(runner: Path, model: Path, *, python: str | None = None, **options: Any) -> Iterator[RunningModel]:
+    """A model that is loaded in a process of its own: `starting`, and `StartedRuntime.load` with its options."""
+    with starting(runner, python=python) as runtime:
+        yield runtime.load(model, **options)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -115,6 +138,17 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
     with suppress(OSError), process:  # what it has not read cannot be sent any more
         pass
+
+
+def _asked(process: subprocess.Popen[str], log: IO[str], what: str, call: str, *arguments: Any) -> Any:
+    """The answer to a request; `what` says what failed if there is none."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
+        process.stdin.flush()
+    except OSError:  # a broken pipe, by the name of the operating system
+        raise BonsaiError(f"{what}: the process had ended before it was asked.") from None
+    return _answer(process, log, what)
 
 
 def _answer(process: subprocess.Popen[str], log: IO[str], what: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
 WEIGHTS = (
     ".safetensors",
     ".safetensors.index.json",

@@ -38,7 +38,7 @@ def write_padded(checkpoint: Checkpoint, directory: Path, width: int) -> None:
     for file in sorted({*weights.files.values()}):
         tensors = {name: weights.tensor(name) for name, where in weights.files.items() if where == file}
         wider = {name: _wider(name, tensor, mlp, width) for name, tensor in tensors.items()}
-        save_file(wider, directory / file, metadata={"format": "pt"})
+        save_file(wider, directory / file.name, metadata={"format": "pt"})
 
 
 def _wider(name: str, tensor: Tensor, mlp: MlpSite, width: int) -> Tensor:

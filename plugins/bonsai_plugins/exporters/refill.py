@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonsai_core import AttentionSite
-from bonsai_plugins.exporters.files import CONFIG, read_config, write_json
+from bonsai_plugins.exporters.files import CONFIG, INDEX, read_config, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +50,10 @@ def refill(directory: Path, config: Any, groups: int) -> None:
     modules = [f"{config.bonsai_family['layers']}.{layer}.{site.module}." for layer in layers]
     renamed = {f"{module}bias": f"{module}{site.output}.bias" for module in modules}
     weights = Weights(directory)
-    on_disk = {renamed.get(name, name): directory / file for name, file in weights.files.items()}
+    on_disk = {renamed.get(name, name): file for name, file in weights.files.items()}
     dtype = weights.tensor(next(iter(weights.files))).dtype
     for file in {weights.files[name] for name in weights.files.keys() & renamed.keys()}:
-        _rename(directory / file, renamed)
+        _rename(file, renamed)
     added = {
         name: torch.zeros(tensor.shape, dtype=dtype)
         for name, tensor in model.state_dict().items()
@@ -72,8 +72,6 @@ def _rename(file: Path, names: Mapping[str, str]) -> None:
 def _add_file(directory: Path, on_disk: Mapping[str, Path], added: dict[str, Tensor]) -> None:
     """Write tensors to a file of their own, and name all files as transformers does, with an index."""
     from safetensors.torch import save_file
-
-    from bonsai_plugins.exporters.weights import INDEX
 
     last = directory / "added.safetensors"
     save_file(added, last, {"format": "pt"})

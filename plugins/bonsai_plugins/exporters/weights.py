@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from bonsai_core import BonsaiError
-
-FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from bonsai_core import files_of_tensors
 
 
 class Weights:
     """The weights of a checkpoint's directory.
 
     Attributes:
-        files: of every tensor by its name.
+        files: the file of every tensor by its name.
 
     Raises:
         BonsaiError: they cannot be read.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        index = directory / INDEX
-        try:
-            if index.is_file() and not (directory / FILE).is_file():  # transformers, too, prefers the one file
-                self.files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            else:
-                with safe_open(directory / FILE, "pt") as opened:
-                    self.files = dict.fromkeys(opened.keys(), FILE)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise BonsaiError(f"The weights in {directory} cannot be read: {error}.") from None
+        self.files = files_of_tensors(directory)
 
     def tensor(self, name: str) -> Tensor:
         """A tensor as it is stored."""
-        with safe_open(self._directory / self.files[name], "pt") as opened:
+        with safe_open(self.files[name], "pt") as opened:
             read: Tensor = opened.get_tensor(name)
         return read
 
     def size(self, name: str) -> Tensor:
         """A tensor of the same shape on the meta device: what can be said without reading it."""
-        with safe_open(self._directory / self.files[name], "pt") as opened:
+        with safe_open(self.files[name], "pt") as opened:
             return torch.empty(opened.get_slice(name).get_shape(), device="meta")
 
     def dtypes(self) -> Collection[str]:
         """The types that its matrices are stored in, as safetensors spells them: ``BF16``."""
         found = set()
         for file in {*self.files.values()}:
-            with safe_open(self._directory / file, "pt") as opened:
+            with safe_open(file, "pt") as opened:
                 slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118
                 found |= {part.get_dtype() for part in slices if len(part.get_shape()) > 1}
         return found

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+REQUIRES = ("vllm",)  # imported later, when it is known how many threads it may use
 LONGEST = 4096  # tokens of a sequence, since the cache must have room for one
 
 
