@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from bonsai_core.settings.common import CommonSettings
+from bonsai_core.settings.groups import FIRST, MACHINE, METHODS, MODEL, RESULT, TEXT, TRAINING
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.types import Length, NotNegative, Positive
 
@@ -27,66 +28,107 @@ class AdaptConfig(CommonSettings):
     PATHS = ("model", "teacher", *TEXTS)
     NOT_DECISIVE = frozenset({"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"})
 
-    model: Usable[str] = Field(description="A run directory, a checkpoint, a Hugging Face id or 'demo'.")
+    model: Usable[str] = Field(
+        description="A run directory, a checkpoint, a Hugging Face id or 'demo'.", json_schema_extra=MODEL | FIRST
+    )
     method: Literal["lora", "full", "scales"] = Field(
         "lora",
         description="What is trained: low-rank updates of all linears, all weights, or one scale for each channel that "
         "an output projection reads.",
+        json_schema_extra=METHODS | FIRST,
     )
     dataset: Usable[str] | None = Field(
-        None, description="Text to adapt on, named as for `bonsai run`. Left out: what the model was pruned on."
+        None,
+        description="Text to adapt on, named as for `bonsai run`. Left out: what the model was pruned on.",
+        json_schema_extra=TEXT | FIRST,
     )
     eval_dataset: Usable[str] | None = Field(
         None,
         description="Text for the curve of perplexity. Left out: the data set's own evaluation part, or a file's last "
         "fifth.",
+        json_schema_extra=TEXT,
     )
     teacher: Usable[str] | None = Field(
-        None, description="The dense model to distil from, or none. Left out: the model that was pruned."
+        None,
+        description="The dense model to distil from, or none. Left out: the model that was pruned.",
+        json_schema_extra=METHODS | FIRST,
     )
     teacher_top_k: NotNegative = Field(
         64,
         description="Number of the teacher's log-probabilities stored per token, the others as one bucket, before "
         "training begins; 0: all, and the teacher stays in memory.",
+        json_schema_extra=METHODS,
     )
-    steps: Positive | None = Field(None, description="Optimiser steps. Left out: as --tokens says, or one epoch.")
+    steps: Positive | None = Field(
+        None,
+        description="Optimiser steps. Left out: as --tokens says, or one epoch.",
+        json_schema_extra=TRAINING | FIRST,
+    )
     tokens: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
-        None, description="Tokens to train on, rounded up to whole steps."
+        None,
+        description="Tokens to train on, rounded up to whole steps.",
+        json_schema_extra=TRAINING | FIRST,
     )
-    batch_size: Positive = Field(8, description="Windows per optimiser step.")
+    batch_size: Positive = Field(8, description="Windows per optimiser step.", json_schema_extra=TRAINING | FIRST)
     micro_batch_size: Positive | None = Field(
-        None, description="Windows per forward and backward pass, a divisor of --batch-size; fewer need less memory."
+        None,
+        description="Windows per forward and backward pass, a divisor of --batch-size; fewer need less memory.",
+        json_schema_extra=MACHINE,
     )
-    sequence_length: Length = Field(512, description="Tokens per window.")
+    sequence_length: Length = Field(512, description="Tokens per window.", json_schema_extra=TEXT | FIRST)
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Highest learning rate. Left out: 3e-4 (lora), 1e-4 (full), 1e-2 (scales)."
+        None,
+        description="Highest learning rate. Left out: 3e-4 (lora), 1e-4 (full), 1e-2 (scales).",
+        json_schema_extra=TRAINING,
     )
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.05, description="Fraction of the steps in which the learning rate rises; it falls as a cosine afterwards."
+        0.05,
+        description="Fraction of the steps in which the learning rate rises; it falls as a cosine afterwards.",
+        json_schema_extra=TRAINING,
     )
-    weight_decay: Weight = Field(0.0, description="AdamW's decoupled weight decay.")
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are clipped to this norm.")
-    lm_weight: Weight = Field(1.0, description="Weight of the language-model loss, nats per token.")
-    kl_weight: Weight = Field(1.0, description="Weight of KL(teacher || student), nats per token.")
+    weight_decay: Weight = Field(0.0, description="AdamW's decoupled weight decay.", json_schema_extra=TRAINING)
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Gradients are clipped to this norm.", json_schema_extra=TRAINING
+    )
+    lm_weight: Weight = Field(
+        1.0, description="Weight of the language-model loss, nats per token.", json_schema_extra=METHODS
+    )
+    kl_weight: Weight = Field(
+        1.0, description="Weight of KL(teacher || student), nats per token.", json_schema_extra=METHODS
+    )
     hidden_weight: Weight = Field(
         0.0,
         description="Weight of the squared differences of hidden states: mean over their elements, summed over layers.",
+        json_schema_extra=METHODS,
     )
-    lora_rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = Field(64, description="Rank of the updates.")
-    lora_alpha: Positive | None = Field(None, description="Updates are scaled by alpha / rank. Left out: 2 x rank.")
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the updates.")
+    lora_rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = Field(
+        64, description="Rank of the updates.", json_schema_extra=METHODS | FIRST
+    )
+    lora_alpha: Positive | None = Field(
+        None, description="Updates are scaled by alpha / rank. Left out: 2 x rank.", json_schema_extra=METHODS
+    )
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Dropout before the updates.", json_schema_extra=METHODS
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Type of the passes, the teacher's too; what is trained is float32. auto: bfloat16 on CUDA, else "
         "float32.",
+        json_schema_extra=MACHINE,
     )
-    gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
-    evaluations: Positive = Field(8, description="Points of the curve after the first.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them.", json_schema_extra=MACHINE
+    )
+    evaluations: Positive = Field(8, description="Points of the curve after the first.", json_schema_extra=RESULT)
     save_minutes: Annotated[float, Field(ge=0)] = Field(
-        2.0, description="Minimum time between two saved states, longer where they take long to write; 0: every step."
+        2.0,
+        description="Minimum time between two saved states, longer where they take long to write; 0: every step.",
+        json_schema_extra=RESULT,
     )
     out: Usable[Path] | None = Field(
-        None, description="Directory; left out: `adapted` in the run directory, or runs/NAME."
+        None,
+        description="Directory; left out: `adapted` in the run directory, or runs/NAME.",
+        json_schema_extra=RESULT | FIRST,
     )
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from bonsai_core.cli.commands.export import apply, export
 from bonsai_core.cli.commands.lists import families, plugins, units
 from bonsai_core.cli.commands.prune import adapt, resume, run
 from bonsai_core.cli.commands.report import report
+from bonsai_core.cli.help import LOOK
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.streams import write_anything
 from bonsai_core.display.printable import visible
@@ -21,14 +22,37 @@ from bonsai_core.errors import BonsaiError
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Prune": (run, adapt, resume),
+    "Look": (report, units, families),
+    "Compare": (evaluate, bench_, sweep),
+    "Ship": (export, apply),
+    "Extend": (plugins,),
+}
+"""All commands, under the headings of `bonsai --help`."""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "rich_help_config": LOOK},
+    epilog="\n\n".join(
+        (
+            "Examples:",
+            "bonsai run --sparsity 0.3                   # prune the demo model",
+            "bonsai report runs/NAME                     # what became of it",
+            "bonsai export runs/NAME --format gguf       # for llama.cpp",
+            "bonsai run --help-all                       # every setting",
+        )
+    ),
+)
 @click.version_option(package_name="bonsai-prune", prog_name="bonsai")
 def cli() -> None:
     """Make language models smaller and faster by structured pruning, with forward passes only."""
 
 
-for command in (run, adapt, resume, report, plugins, families, units, evaluate, export, apply, bench_, sweep):
-    cli.add_command(command)
+for title, commands in GROUPS.items():
+    cli.add_panel(click.RichCommandPanel(title, [command.name or "" for command in commands]))
+    for command in commands:
+        cli.add_command(command)
 
 
 def main() -> None:

@@ -16,19 +16,17 @@ from typing import Any
 import rich_click as click
 from click.shell_completion import CompletionItem
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.cli.help import Command, Option, more_option
+from bonsai_core.cli.options import offered, plugin_options, setting_option
 from bonsai_core.config import BUDGETS, PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.recipes import recipe_settings
-from bonsai_core.registry.registry import COMPONENTS, KINDS, Registry
+from bonsai_core.registry.registry import COMPONENTS, Registry
 from bonsai_core.settings.common import Settings
 from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.strict_yaml import parse
-
-ALIASES = {"method": ("recover",), "runtimes": ("for",)}
 
 
 @cache
@@ -37,11 +35,12 @@ def installed() -> Registry:
     return Registry()
 
 
-class SettingsCommand(click.RichCommand):
+class SettingsCommand(Command):
     """A command with an option per setting and per option of the chosen plugins.
 
     Args:
-        fields: names of the configuration's fields to offer; None: all but the command's arguments.
+        fields: names of the configuration's fields to offer, all of them on the first page; None: all but the command's
+            arguments.
         schema: the configuration.
     """
 
@@ -51,18 +50,20 @@ class SettingsCommand(click.RichCommand):
         super().__init__(*args, **kwargs)
         given = {parameter.name for parameter in self.params}
         names = [name for name in schema.names() if name not in given] if fields is None else fields
-        self._own = [*(_field_option(name, schema) for name in names), *self.params]
+        options = [setting_option(name, schema, installed, first=fields is not None) for name in names]
+        more = [] if all(option.first for option in options) else [more_option()]
+        self._own = [*options, *self.params, *more]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
         self.params = self._own
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        self.params = [*self._own, *_plugin_options(args, self._kinds)]
+        self.params = [*self._own, *_options_of_chosen(args, self._kinds)]
         return super().make_context(info_name, args, parent, **extra)
 
 
-class FormatCommand(click.RichCommand):
+class FormatCommand(Command):
     """A command with an option, ``--format.NAME``, for each option of the exporter that ``--format`` chooses."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +75,7 @@ class FormatCommand(click.RichCommand):
     ) -> click.Context:
         name = (_value_of("format", args) or "").partition(":")[0]
         offers = {offer.name: offer.item for offer in installed().offers("exporter")}
-        chosen = _options_of("format", "exporter", name, offers[name]) if name in offers else []
+        chosen = plugin_options("format", "exporter", name, offers[name], first=True) if name in offers else []
         self.params = [*self._own, *chosen]
         return super().make_context(info_name, args, parent, **extra)
 
@@ -157,23 +158,8 @@ def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _field_option(name: str, schema: type[Settings]) -> click.RichOption:
-    field = schema.model_fields[name]
-    flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
-    is_flag = field.annotation is bool
-    prefix = "BONSAI_ADAPT_" if schema is AdaptConfig else "BONSAI_"
-    return click.RichOption(
-        [*(f"{flag}/--no-{flag[2:]}" if is_flag else flag for flag in flags), name],
-        default=None,
-        envvar=f"{prefix}{name.upper()}",
-        metavar=None if is_flag else _metavar(name, field),
-        help=_help(field),
-        shell_complete=(lambda context, parameter, start: _offered(name, start)) if name in KINDS else None,
-        panel="Plugins" if name in KINDS else "Settings",
-    )
-
-
-def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]:
+def _options_of_chosen(args: list[str], kinds: list[str]) -> list[Option]:
+    """The options of the chosen plugins; those of a plugin that is named in the arguments are on the first page."""
     recipe = _value_of("config", args)
     try:
         values = recipe_settings(recipe, installed()) if recipe else {}
@@ -181,27 +167,13 @@ def _plugin_options(args: list[str], kinds: list[str]) -> list[click.RichOption]
         values = {}  # reported when the settings are read
     options = []
     for kind in kinds:
-        name = _value_of(kind, args) or _choice(kind, values).name
+        given = _value_of(kind, args)
+        name = given or _choice(kind, values).name
         offers = {offer.name: offer.item for offer in installed().offers(kind)}
         if name not in offers:
             continue  # reported by the engine, with what is available
-        options += _options_of(kind, kind, name, offers[name])
+        options += plugin_options(kind, kind, name, offers[name], first=given is not None)
     return options
-
-
-def _options_of(prefix: str, kind: str, name: str, item: Any) -> list[click.RichOption]:
-    """An option for every field of a plugin."""
-    return [
-        click.RichOption(
-            [f"--{prefix}.{option.replace('_', '-')}", f"{prefix}__{option}"],
-            default=None,
-            envvar=f"BONSAI_{prefix.upper()}_{option.upper()}",
-            metavar=_metavar(option, field),
-            help=_help(field),
-            panel=f"Options of the {kind} {name}",
-        )
-        for option, field in item.model_fields.items()
-    ]
 
 
 def _value_of(name: str, args: list[str]) -> str | None:
@@ -216,34 +188,9 @@ def _value_of(name: str, args: list[str]) -> str | None:
     return value
 
 
-def _help(field: FieldInfo) -> str:
-    default = field.default
-    if default in (None, (), "", PydanticUndefined):
-        return field.description or ""
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    words = default.name if isinstance(default, PluginChoice) else default
-    return f"{field.description or ''} [default: {words}]".strip()
-
-
-def _metavar(name: str, field: FieldInfo) -> str:
-    annotation = field.annotation
-    choices: tuple[Any, ...] = getattr(annotation, "__args__", ())
-    if type(None) in choices:  # its first alternative says what it is
-        annotation, choices = getattr(choices[0], "__origin__", choices[0]), ()
-    if annotation is Path:
-        return "PATH"
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return "|".join(choices)
-    if name in KINDS:
-        return "NAME"
-    return {int: "N", float: "X"}.get(annotation, "TEXT") if isinstance(annotation, type) else "VALUE"
-
-
 def complete_recipes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Named recipes of a kind, then files."""
-    return lambda context, parameter, start: [*_offered(kind, start), CompletionItem(start, type="file")]
-
-
-def _offered(kind: str, start: str) -> list[CompletionItem]:
-    return [CompletionItem(o.name, help=o.summary) for o in installed().offers(kind) if o.name.startswith(start)]
+    return lambda context, parameter, start: [
+        *offered(installed(), kind, start),
+        CompletionItem(start, type="file"),
+    ]

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from bonsai_core.errors import BonsaiError, UnknownNameError, shortened
+from bonsai_core.settings.groups import FIRST, MACHINE, TEXT
 from bonsai_core.settings.schema import Schema, describe_faults, where
 from bonsai_core.settings.types import Length, MaxMemory, Positive, Seed
 
@@ -67,28 +68,42 @@ class Settings(Schema):
 class CommonSettings(Settings):
     """Base of configurations that evaluate."""
 
-    eval_samples: Positive = Field(8, description="Evaluation windows, from the start of the text.")
-    eval_sequence_length: Length = Field(
-        512, description="Tokens per evaluation window; a perplexity without it means nothing."
+    eval_samples: Positive = Field(
+        8, description="Evaluation windows, from the start of the text.", json_schema_extra=TEXT
     )
-    seed: Seed = Field(0, description="Seed of every random draw.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    trust_remote_code: bool = Field(False, description="Allow modeling code that comes with the model.")
+    eval_sequence_length: Length = Field(
+        512,
+        description="Tokens per evaluation window; a perplexity without it means nothing.",
+        json_schema_extra=TEXT,
+    )
+    seed: Seed = Field(0, description="Seed of every random draw.", json_schema_extra=MACHINE)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra=MACHINE | FIRST)
+    trust_remote_code: bool = Field(
+        False, description="Allow modeling code that comes with the model.", json_schema_extra=MACHINE
+    )
 
 
 class LoadingSettings(CommonSettings):
     """Base of configurations that also choose the type of the weights, and the devices that they are on."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights; auto is the checkpoint's own."
+        "auto",
+        description="Type of the weights; auto is the checkpoint's own.",
+        json_schema_extra=MACHINE,
     )
     load_in: Literal["full", "8bit", "4bit"] = Field(
-        "full", description="Quantise the weights in memory (bitsandbytes); checkpoints are not quantised."
+        "full",
+        description="Quantise the weights in memory (bitsandbytes); checkpoints are not quantised.",
+        json_schema_extra=MACHINE,
     )
     device_map: Literal["none", "auto"] = Field(
-        "none", description="auto: spread the model over GPU, CPU and disk (accelerate)."
+        "none",
+        description="auto: spread the model over GPU, CPU and disk (accelerate).",
+        json_schema_extra=MACHINE,
     )
-    max_memory: MaxMemory | None = Field(None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.")
+    max_memory: MaxMemory | None = Field(
+        None, description="With --device-map auto, as 0=20GiB,cpu=60GiB.", json_schema_extra=MACHINE
+    )
 
     @property
     def weights_elsewhere(self) -> bool:

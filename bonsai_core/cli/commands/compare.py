@@ -15,9 +15,23 @@ from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.runtimes.bench_config import BenchConfig
 
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
+EVAL_EXAMPLES = """
+bonsai eval runs/mine                              # beside the model it came from
+bonsai eval runs/mine runs/other --dataset wikitext2 --speed
+bonsai eval runs/mine --tasks questions.jsonl --limit 200 --json
+"""
+BENCH_EXAMPLES = """
+bonsai bench runs/mine                             # in transformers
+bonsai bench runs/mine --runtime transformers,llama.cpp:q8_0 --batches 1
+bonsai bench runs/mine --runtime vllm=/envs/vllm/bin/python --out speed
+"""
+SWEEP_EXAMPLES = """
+bonsai sweep grid.yaml --dry-run                   # what would be run
+bonsai sweep grid.yaml --seeds 0,1,2 --out runs/sweeps/mine
+"""
 
 
-@click.command(name="eval", cls=SettingsCommand, schema=EvalConfig)
+@click.command(name="eval", cls=SettingsCommand, schema=EvalConfig, examples=EVAL_EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(as_json: bool, **values: Any) -> None:
@@ -39,7 +53,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
         Console().print(evaluation_view(results))
 
 
-@click.command(name="bench", cls=SettingsCommand, schema=BenchConfig)
+@click.command(name="bench", cls=SettingsCommand, schema=BenchConfig, examples=BENCH_EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--out", type=PathName(), help="Also write a picture, OUT.png and OUT.svg.")
@@ -66,7 +80,7 @@ def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
         draw_bench(results, out)
 
 
-@click.command(cls=SettingsCommand, fields=SWEEP_FIELDS)
+@click.command(cls=SettingsCommand, fields=SWEEP_FIELDS, examples=SWEEP_EXAMPLES)
 @click.argument("file", type=PathName())
 @click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
 @click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")

@@ -13,8 +13,14 @@ from bonsai_core.cli.live import quiet_libraries, warn
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.settings import FormatCommand, PathName, format_options, installed
 
+EXPORT_EXAMPLES = """
+bonsai export runs/mine --format gguf:q8_0 --verify
+bonsai export runs/mine --format vllm --out served
+bonsai export runs/mine --format gguf --help       # with the options of gguf
+"""
 
-@click.command(cls=FormatCommand)
+
+@click.command(cls=FormatCommand, examples=EXPORT_EXAMPLES)
 @click.argument("model")
 @click.option(
     "--format", "format_", metavar="NAME[:VALUE]", required=True, help="As `bonsai plugins exporter` lists them."

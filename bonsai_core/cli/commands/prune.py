@@ -18,6 +18,17 @@ from bonsai_core.config import RunConfig
 from bonsai_core.events import Event, Warned
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+RUN_EXAMPLES = """
+bonsai run --sparsity 0.3                          # the demo model, built-in text
+bonsai run --model ./my-model --dataset c4 --target-bytes 2GB --for llama.cpp
+bonsai run --model ./my-model --config quality --adapt lora --out runs/mine
+bonsai run --estimator lasso --help                # with the options of lasso
+"""
+ADAPT_EXAMPLES = """
+bonsai adapt runs/mine                             # LoRA, on the text it was pruned on
+bonsai adapt runs/mine --recover full --tokens 20000000 --dataset c4
+bonsai adapt runs/mine --config scales --steps 200
+"""
 
 
 def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
@@ -27,11 +38,14 @@ def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
     return click.option("--config", metavar="RECIPE", envvar=envvar, shell_complete=complete, help=help_)
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, examples=RUN_EXAMPLES)
 @recipe_option("recipe", "BONSAI_CONFIG")
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
 def run(config: str | None, dry_run: bool, **values: Any) -> None:
-    """Prune a model. Settings come from a recipe, then BONSAI_* variables, then options."""
+    """Prune a model.
+
+    Settings come from a recipe, then BONSAI_* variables, then options.
+    """
     configuration = settings(values, config)
     if dry_run:
         _show_dry_run(configuration)
@@ -39,7 +53,7 @@ def run(config: str | None, dry_run: bool, **values: Any) -> None:
         run_live(lambda: bonsai_core.run(configuration, registry=installed()))
 
 
-@click.command(cls=SettingsCommand, schema=AdaptConfig)
+@click.command(cls=SettingsCommand, schema=AdaptConfig, examples=ADAPT_EXAMPLES)
 @click.argument("model")
 @recipe_option("adaptation", "BONSAI_ADAPT_CONFIG")
 def adapt(config: str | None, **values: Any) -> None:
