@@ -114,8 +114,8 @@ class RunConfig(LoadingSettings):
     )
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         0.2,
-        description="Fraction of the decoder layers' parameters to remove. Instead of it there are targets: --target-params, "
-        "--target-bytes, --target-kv, --target-active-params, --target-latency.",
+        description="Fraction of the decoder layers' parameters to remove. Instead of it there are targets: "
+        "--target-params, --target-bytes, --target-kv, --target-active-params, --target-latency.",
         json_schema_extra=HOW_MUCH | FIRST,
     )
     target_params: Parameters | None = Field(
@@ -142,7 +142,7 @@ class RunConfig(LoadingSettings):
     target_latency: Time | None = Field(
         None,
         description="Instead: time of a pass at most, as 0.6x or 30ms, measured on the device at hand.",
-        json_schema_extra=HOW_MUCH | FIRST,
+        json_schema_extra=HOW_MUCH,
     )
     latency_of: Literal["decode", "prefill"] = Field(
         "decode",

@@ -32,12 +32,15 @@ class UnknownNameError(BonsaiError):
         kind: of what was looked up, in the singular ("prior", "data set").
         available: all names that would have worked.
         hint: one more sentence on what to do.
+        near: more names that would have worked, too many to list: one is suggested if it is similar.
     """
 
-    def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
+    def __init__(
+        self, kind: str, name: str, available: Iterable[str], hint: str = "", *, near: Iterable[str] = ()
+    ) -> None:
         names = sorted(available)
-        near = difflib.get_close_matches(name[:LONGEST_VALUE], names, n=1)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
+        similar = difflib.get_close_matches(name[:LONGEST_VALUE], [*names, *near], n=1)
+        guess = f" Did you mean {similar[0]!r}?" if similar else ""
         listing = ", ".join(names) if names else "none"
         super().__init__(f"There is no {kind} {shown(name)}.{guess} Available: {listing}.{' ' + hint if hint else ''}")
 

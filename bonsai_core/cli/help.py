@@ -54,8 +54,12 @@ class Command(click.RichCommand):
             self.params = every
 
 
-def more_option() -> click.RichOption:
-    """The option that shows the whole page."""
+def more_option(plugins: bool) -> click.RichOption:
+    """The option that shows the whole page.
+
+    Args:
+        plugins: whether the page has options of plugins.
+    """
 
     def show(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
         if wanted and not ctx.resilient_parsing:
@@ -63,5 +67,5 @@ def more_option() -> click.RichOption:
             click.echo(ctx.get_help(), color=ctx.color)
             ctx.exit()
 
-    help_ = "Show all settings, and the options of the chosen plugins."
+    help_ = "Show all settings, and the options of the chosen plugins." if plugins else "Show all settings."
     return click.RichOption([MORE], is_flag=True, is_eager=True, expose_value=False, callback=show, help=help_)

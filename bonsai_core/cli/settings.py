@@ -51,9 +51,9 @@ class SettingsCommand(Command):
         given = {parameter.name for parameter in self.params}
         names = [name for name in schema.names() if name not in given] if fields is None else fields
         options = [setting_option(name, schema, installed, first=fields is not None) for name in names]
-        more = [] if all(option.first for option in options) else [more_option()]
-        self._own = [*options, *self.params, *more]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
+        more = [] if all(option.first for option in options) else [more_option(plugins=bool(self._kinds))]
+        self._own = [*options, *self.params, *more]
         self.params = self._own
 
     def make_context(

@@ -94,10 +94,13 @@ class Estimator(Component):
         needs_measurements: False if the importance comes from the prior alone; then no sub-model is measured, and `fit`
             gets M = 0 over all living units.
         gives_spread: True if every `Fit` has a spread, which sequential samplers need.
+        minimum_tau: Kendall's tau to a planted ranking that its laws ask for with many sub-models. A control, which
+            ranks worse on purpose, says less.
     """
 
     needs_measurements: ClassVar[bool] = True
     gives_spread: ClassVar[bool] = False
+    minimum_tau: ClassVar[float] = 0.8
 
     @abstractmethod
     def fit(self, measurements: Measurements) -> Fit:

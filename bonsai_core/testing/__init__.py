@@ -23,4 +23,5 @@ from bonsai_core.testing.family import FamilyContract as FamilyContract
 from bonsai_core.testing.metric import ChoiceMetricContract as ChoiceMetricContract
 from bonsai_core.testing.metric import TokenMetricContract as TokenMetricContract
 from bonsai_core.testing.prior import PriorContract as PriorContract
+from bonsai_core.testing.recipe import RecipeContract as RecipeContract
 from bonsai_core.testing.sampler import SamplerContract as SamplerContract

@@ -16,7 +16,7 @@ from bonsai_core.runtimes.bench_config import BenchConfig
 
 SWEEP_FIELDS = ("model", "dataset", "eval_dataset", "device", "dtype")
 EVAL_EXAMPLES = """
-bonsai eval runs/mine                              # beside the model it came from
+bonsai eval runs/mine                              # beside the dense model
 bonsai eval runs/mine runs/other --dataset wikitext2 --speed
 bonsai eval runs/mine --tasks questions.jsonl --limit 200 --json
 """

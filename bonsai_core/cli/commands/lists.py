@@ -1,4 +1,4 @@
-"""`bonsai plugins`, `families` and `units`."""
+"""`bonsai families` and `units`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,8 @@ from rich.console import Console
 
 from bonsai_core.cli.live import quiet_libraries, warn
 from bonsai_core.cli.settings import SettingsCommand, installed, settings
-from bonsai_core.errors import UnknownNameError
-from bonsai_core.registry.registry import KINDS
 
 UNITS_FIELDS = ("model", "slicer", "trust_remote_code", "units")
-
-
-@click.command()
-@click.argument("kind", required=False)
-def plugins(kind: str | None) -> None:
-    """List installed plugins, all or of one KIND."""
-    from bonsai_core.cli.tables import plugin_view
-
-    if kind is not None and kind.removesuffix("s") not in KINDS:
-        raise UnknownNameError("kind of plugin", kind, KINDS)
-    Console().print(plugin_view(installed(), kind.removesuffix("s") if kind else None))
 
 
 @click.command()

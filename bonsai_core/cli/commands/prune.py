@@ -19,15 +19,15 @@ from bonsai_core.events import Event, Warned
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN_EXAMPLES = """
-bonsai run --sparsity 0.3                          # the demo model, built-in text
+bonsai run --sparsity 0.3                          # the demo model
 bonsai run --model ./my-model --dataset c4 --target-bytes 2GB --for llama.cpp
 bonsai run --model ./my-model --config quality --adapt lora --out runs/mine
 bonsai run --estimator lasso --help                # with the options of lasso
 """
 ADAPT_EXAMPLES = """
-bonsai adapt runs/mine                             # LoRA, on the text it was pruned on
+bonsai adapt runs/mine --steps 200                 # LoRA, on the same text
 bonsai adapt runs/mine --recover full --tokens 20000000 --dataset c4
-bonsai adapt runs/mine --config scales --steps 200
+bonsai adapt runs/mine --config scales             # a recipe by name
 """
 
 

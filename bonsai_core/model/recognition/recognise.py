@@ -62,7 +62,7 @@ def recognise(config: Any) -> Family:
     Raises:
         BonsaiError: no family is found, or the laws do not hold; the message describes what was found.
     """
-    model = _small_model(config)
+    model = small_model(config)
     layers = _layers_path(model)
     seen = _linears(model, layers)
     tried: list[str] = []
@@ -80,7 +80,7 @@ def recognise(config: Any) -> Family:
     raise BonsaiError(f"what it looks like does not hold: {'; '.join(tried[:2])}")
 
 
-def _small_model(config: Any) -> Any:
+def small_model(config: Any) -> Any:
     """A random model of the architecture, float32, with weights so large that every unit matters."""
     from transformers import AutoModelForCausalLM
 

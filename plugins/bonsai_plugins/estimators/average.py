@@ -18,6 +18,7 @@ class Average(Estimator):
     """
 
     name: ClassVar[str] = "average"
+    minimum_tau: ClassVar[float] = 0.5
 
     def fit(self, measurements: Measurements) -> Fit:
         patterns = Patterns.of(measurements)

@@ -1,0 +1,80 @@
+"""`bonsai plugins`: lists, pages and checks."""
+
+from __future__ import annotations
+
+import sys
+
+import rich_click as click
+from click.shell_completion import CompletionItem
+from rich.console import Console
+
+from bonsai_core.cli.help import Command
+from bonsai_core.cli.live import quiet_libraries
+from bonsai_core.cli.settings import installed
+from bonsai_core.errors import BonsaiError, UnknownNameError
+from bonsai_core.registry.registry import KINDS, Offer
+
+EXAMPLES = """
+bonsai plugins                           # all of them
+bonsai plugins priors                    # of one kind
+bonsai plugins ridge                     # the page of one
+bonsai plugins sampler/random            # of one whose name others have, too
+bonsai plugins --check ridge             # whether it keeps the laws of its kind
+"""
+
+
+def _complete(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    named = [CompletionItem(o.name, help=o.summary) for kind in KINDS for o in installed().offers(kind)]
+    full = [CompletionItem(f"{kind}/{o.name}", help=o.summary) for kind in KINDS for o in installed().offers(kind)]
+    kinds = [CompletionItem(kind, help="all of this kind") for kind in KINDS]
+    unique = {item.value: item for item in (*kinds, *named, *(full if "/" in start else []))}
+    return [item for value, item in unique.items() if value.startswith(start)]
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@click.argument("what", required=False, metavar="[KIND|NAME]", shell_complete=_complete)
+@click.option("--check", is_flag=True, help="Run the laws of its kind on the plugin NAME; exit code 1 if one fails.")
+@click.option("--model", metavar="MODEL", help="For --check of a slicer: a model of its family.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with that model.")
+def plugins(what: str | None, check: bool, model: str | None, trust_remote_code: bool) -> None:
+    """List installed plugins, all or of one KIND, or show all about the plugin NAME.
+
+    A NAME that several kinds have shows all of them; KIND/NAME is one.
+    """
+    kind = None if what is None else what.removesuffix("s")
+    if kind is not None and kind not in KINDS:
+        offers = _named(what or "")
+    elif check:
+        raise BonsaiError("Name the plugin to check, as in: bonsai plugins --check ridge")
+    else:
+        from bonsai_core.cli.tables import plugin_view
+
+        Console().print(plugin_view(installed(), kind))
+        return
+    if check:
+        from bonsai_core.cli.plugin_check import print_check
+
+        quiet_libraries()
+        sys.exit(not all([print_check(offer, installed(), model, trust_remote_code) for offer in offers]))
+    from bonsai_core.cli.plugin_page import plugin_page
+
+    console = Console(highlight=False)
+    for offer in offers:
+        console.print(plugin_page(offer, installed()), "")
+
+
+def _named(what: str) -> list[Offer]:
+    """The plugins of a name, of all kinds, or the one of KIND/NAME or KIND.NAME."""
+    kind, _, name = what.rpartition("/") if "/" in what else what.rpartition(".")
+    kind = kind.removesuffix("s")
+    if kind and kind not in KINDS:
+        raise UnknownNameError("kind of plugin", kind, KINDS)
+    everything = [offer for each in KINDS for offer in installed().offers(each) if kind in ("", each)]
+    found = [offer for offer in everything if offer.name == name]
+    if found:
+        return found
+    names, broken = [offer.name for offer in everything], " ".join(f"[{each}]" for each in installed().problems)
+    hint = f"Plugins with problems: {broken}" if broken else "`bonsai plugins` lists them all."
+    if kind:
+        raise UnknownNameError(kind, name, names, hint)
+    raise UnknownNameError("plugin or kind of plugin", name, KINDS, hint, near=names)

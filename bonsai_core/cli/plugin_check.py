@@ -1,0 +1,68 @@
+"""Checks an installed plugin by the laws of its kind, and prints what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from bonsai_core.cli.printing import plain
+from bonsai_core.config import PluginChoice
+from bonsai_core.contracts import Family, Recipe
+from bonsai_core.errors import BonsaiError
+from bonsai_core.model.loading.lookup import find_source, model_config
+from bonsai_core.model.recognition.recognise import small_model
+from bonsai_core.registry.registry import Offer, Registry
+from bonsai_core.testing import FamilyContract, RecipeContract
+from bonsai_core.testing.check import Outcome, check, contract_of
+
+
+def print_check(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> bool:
+    """Print every law as soon as it is known whether it holds.
+
+    Args:
+        model: for a slicer, of which a small random model is made.
+
+    Returns:
+        Whether all hold.
+    """
+    console = Console(highlight=False)
+    console.print(Text.assemble((f"{offer.kind} ", "bold"), plain(offer.name), " of ", plain(offer.source)))
+    num_laws = num_failed = 0
+    for outcome in _outcomes(offer, registry, model, trust_remote_code):
+        num_laws += 1
+        if outcome.failure is None:
+            console.print(Text.assemble("  ", ("holds", "green"), "  ", outcome.law))
+        else:
+            num_failed += 1
+            console.print(Text.assemble("  ", ("FAILS", "bold red"), "  ", outcome.law))
+            console.print(Text.assemble("         ", plain(outcome.failure, lines=True)))
+    console.print(f"{num_failed} of {num_laws} laws fail." if num_failed else f"All {num_laws} laws hold.")
+    return not num_failed
+
+
+def _outcomes(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:
+    item = offer.item
+    if isinstance(item, Recipe):
+        return check(RecipeContract, kind=offer.kind, make=lambda case: item)
+    if isinstance(item, Family):
+        return _family_outcomes(item, model, trust_remote_code)
+    component = registry.create(offer.kind, PluginChoice(name=offer.name))
+    return check(contract_of(item), make=lambda case: component)
+
+
+def _family_outcomes(family: Family, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:
+    if model is None:
+        raise BonsaiError(
+            f"The laws of slicers need a model of the family {family.name!r}. Add --model and its directory or Hugging "
+            f"Face id: a small random model is made from its configuration."
+        )
+    config = model_config(find_source(model), trust_remote_code)
+    if not family.covers(config.model_type, config):
+        raise BonsaiError(
+            f"{model} is of model type {config.model_type}, and no model of the slicer {family.name!r}. It is for: "
+            f"{', '.join(family.model_types)}."
+        )
+    # Some models differ by more than rounding between implementations of attention; all have the eager one.
+    return check(FamilyContract, family=family, attention=("eager",), make_model=lambda case: small_model(config))

@@ -1,0 +1,93 @@
+"""Runs the laws of an installed plugin without pytest: what `bonsai plugins --check` does."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bonsai_core.contracts import (
+    ChoiceMetric,
+    Compensator,
+    Component,
+    Estimator,
+    Exporter,
+    Prior,
+    Sampler,
+    TokenMetric,
+)
+from bonsai_core.errors import BonsaiError
+from bonsai_core.testing.compensator import CompensatorContract
+from bonsai_core.testing.component import ComponentContract
+from bonsai_core.testing.estimator import EstimatorContract
+from bonsai_core.testing.exporter import ExporterContract
+from bonsai_core.testing.metric import ChoiceMetricContract, TokenMetricContract
+from bonsai_core.testing.prior import PriorContract
+from bonsai_core.testing.sampler import SamplerContract
+
+CONTRACTS: Sequence[tuple[type, type[ComponentContract[Any]]]] = (
+    (Prior, PriorContract),
+    (Sampler, SamplerContract),
+    (TokenMetric, TokenMetricContract),
+    (ChoiceMetric, ChoiceMetricContract),
+    (Estimator, EstimatorContract),
+    (Compensator, CompensatorContract),
+    (Exporter, ExporterContract),
+    (Component, ComponentContract),
+)
+"""The contract of each kind of component; the last one holds for what has none of its own."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one law.
+
+    Attributes:
+        law: in words.
+        failure: what does not hold; None if it holds.
+    """
+
+    law: str
+    failure: str | None
+
+
+def contract_of(component: type[Component]) -> type[ComponentContract[Any]]:
+    """The contract that a component has to keep."""
+    return next(contract for base, contract in CONTRACTS if issubclass(component, base))
+
+
+def laws_of(contract: type) -> list[str]:
+    """The names of a contract's laws, in the order in which they are written, the general ones first."""
+    written = [name for cls in reversed(contract.__mro__) for name in vars(cls) if name.startswith("test_")]
+    return list(dict.fromkeys(written))
+
+
+def check(contract: type, **under_test: Any) -> Iterator[Outcome]:
+    """Run all laws of a contract, one after the other.
+
+    Args:
+        under_test: what a test would define in a class that inherits the contract, such as `make`.
+
+    Raises:
+        BonsaiError: Python runs without assertions, so that no law can fail.
+    """
+    if not __debug__:
+        raise BonsaiError("Laws are assertions, and Python skips them here: start it without -O and PYTHONOPTIMIZE.")
+    case = type(f"Checked{contract.__name__}", (contract,), under_test)()
+    for name in laws_of(contract):
+        law = name.removeprefix("test_").replace("_", " ")
+        try:
+            getattr(case, name)()
+        except AssertionError as error:
+            yield Outcome(law, str(error) or f"this does not hold: {_line(error)}")
+        except Exception as error:  # a stranger's code may raise anything, and then the law does not hold
+            yield Outcome(law, f"raised {type(error).__name__}: {error} (at: {_line(error)})")
+        else:
+            yield Outcome(law, None)
+
+
+def _line(error: Exception) -> str:
+    """The line of source where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.line or f"line {last.lineno} of {last.filename}"
