@@ -9,31 +9,13 @@ import numpy as np
 import pytest
 from conftest import GROUPED, MIXTURES, PICOS, Pico, family_of
 
-from bonsai_core import ChoiceMetric, Component, Registry
+from bonsai_core import Component, Registry
 from bonsai_core.config import PluginChoice
-from bonsai_core.testing import (
-    ChoiceMetricContract,
-    CompensatorContract,
-    ComponentContract,
-    EstimatorContract,
-    ExporterContract,
-    FamilyContract,
-    PriorContract,
-    SamplerContract,
-    TokenMetricContract,
-)
+from bonsai_core.registry.registry import COMPONENTS
+from bonsai_core.testing import FamilyContract, RecipeContract
+from bonsai_core.testing.check import check, contract_of, laws_of
 from bonsai_core.testing.sampler import requests
 
-CONTRACTS: dict[str, type[ComponentContract[Any]]] = {
-    "prior": PriorContract,
-    "sampler": SamplerContract,
-    "metric": TokenMetricContract,
-    "estimator": EstimatorContract,
-    "compensator": CompensatorContract,
-    "exporter": ExporterContract,
-}
-# Averages take what other units do for noise, which is why they are the control.
-MINIMUM_TAU = {"average": 0.5}
 # Of every built-in, the options it is checked with.
 TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("prior", "activation"): [{}],
@@ -76,21 +58,13 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
 }
 
 
-def _contract(kind: str, component: type[Component]) -> type[ComponentContract[Any]]:
-    return ChoiceMetricContract if issubclass(component, ChoiceMetric) else CONTRACTS[kind]
-
-
-def _laws(contract: type) -> list[str]:
-    return [name for name in dir(contract) if name.startswith("test_")]
-
-
 def _cases() -> Iterator[Any]:
     registry = Registry()
     for (kind, name), rows in TABLE.items():
-        contract = _contract(kind, registry.component_class(kind, name))
+        contract = contract_of(registry.component_class(kind, name))
         for options in rows:
             label = "-".join([kind, name, *(f"{k}={v}" for k, v in options.items())])
-            for law in _laws(contract):
+            for law in laws_of(contract):
                 choice = PluginChoice(name=name, options=options)
                 yield pytest.param(contract, registry.create(kind, choice), law, id=f"{label}-{law[5:]}")
 
@@ -98,15 +72,21 @@ def _cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("contract", "component", "law"), list(_cases()))
 def test_law(contract: Any, component: Component, law: str) -> None:
     class Row(contract):  # type: ignore[misc]
-        minimum_tau = MINIMUM_TAU.get(component.name, EstimatorContract.minimum_tau)
-
         def make(self) -> Component:
             return component
 
     getattr(Row(), law)()
 
 
-@pytest.mark.parametrize("law", _laws(FamilyContract))
+@pytest.mark.parametrize("kind", ["recipe", "adaptation"])
+def test_every_recipe_keeps_the_laws(registry: Registry, kind: str) -> None:
+    for offer in registry.offers(kind):
+        outcomes = list(check(RecipeContract, kind=kind, make=lambda case, recipe=offer.item: recipe))
+        assert len(outcomes) == len(laws_of(RecipeContract))
+        assert not [outcome for outcome in outcomes if outcome.failure], offer.name
+
+
+@pytest.mark.parametrize("law", laws_of(FamilyContract))
 @pytest.mark.parametrize(
     ("pico", "counted"),
     [
@@ -131,7 +111,7 @@ def test_family_law(registry: Registry, pico: Pico, counted: Any, law: str) -> N
 
 def test_every_built_in_has_a_row(registry: Registry) -> None:
     assert not registry.problems
-    ours = [offer for kind in CONTRACTS for offer in registry.offers(kind) if offer.source.startswith("bonsai-prune ")]
+    ours = [offer for kind in COMPONENTS for offer in registry.offers(kind) if offer.source.startswith("bonsai-prune ")]
     assert {(offer.kind, offer.name) for offer in ours} == set(TABLE)
 
 

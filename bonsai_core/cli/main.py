@@ -11,7 +11,7 @@ from rich.console import Console
 from bonsai_core.cli.commands.compare import bench_, evaluate, sweep
 from bonsai_core.cli.commands.export import apply, export
 from bonsai_core.cli.commands.lists import families, units
-from bonsai_core.cli.commands.plugins import plugins
+from bonsai_core.cli.commands.plugin import plugins
 from bonsai_core.cli.commands.prune import adapt, resume, run
 from bonsai_core.cli.commands.report import report
 from bonsai_core.cli.help import LOOK

@@ -8,6 +8,7 @@ from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -78,7 +79,9 @@ def default_words(field: FieldInfo) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        words = ",".join(map(str, default))
+        # Settings that take several values split them at commas; options of plugins are YAML.
+        return words if any(isinstance(each, BeforeValidator) for each in field.metadata) else f"[{words}]"
     return default.name if isinstance(default, PluginChoice) else str(default)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from bonsai_core.cli.live import quiet_libraries
+from bonsai_core.cli.plugin_page import origin
 from bonsai_core.cli.printing import plain
 from bonsai_core.config import PluginChoice
-from bonsai_core.contracts import Family, Recipe
+from bonsai_core.contracts import Exporter, Family, Recipe
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.recognition.recognise import small_model
@@ -28,9 +30,10 @@ def print_check(offer: Offer, registry: Registry, model: str | None, trust_remot
         Whether all hold.
     """
     console = Console(highlight=False)
-    console.print(Text.assemble((f"{offer.kind} ", "bold"), plain(offer.name), " of ", plain(offer.source)))
+    outcomes = _outcomes(offer, registry, model, trust_remote_code)
+    console.print(Text.assemble((f"{offer.kind} ", "bold"), plain(offer.name), " from ", plain(origin(offer))))
     num_laws = num_failed = 0
-    for outcome in _outcomes(offer, registry, model, trust_remote_code):
+    for outcome in outcomes:
         num_laws += 1
         if outcome.failure is None:
             console.print(Text.assemble("  ", ("holds", "green"), "  ", outcome.law))
@@ -46,6 +49,8 @@ def _outcomes(offer: Offer, registry: Registry, model: str | None, trust_remote_
     item = offer.item
     if isinstance(item, Recipe):
         return check(RecipeContract, kind=offer.kind, make=lambda case: item)
+    if isinstance(item, Family) or issubclass(item, Exporter):
+        quiet_libraries()
     if isinstance(item, Family):
         return _family_outcomes(item, model, trust_remote_code)
     component = registry.create(offer.kind, PluginChoice(name=offer.name))

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bonsai_core.cli.options import choices, default_words
 from bonsai_core.cli.printing import name, plain
-from bonsai_core.config import PluginChoice, RunConfig
+from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Compensator, Component, Estimator, Exporter, Family, Metric, Recipe, Sampler
 from bonsai_core.registry.family_table import family_rows
 from bonsai_core.registry.registry import COMPONENTS, Offer, Registry
@@ -49,7 +49,7 @@ def _description(offer: Offer) -> Iterator[Text]:
 
 def _facts(offer: Offer, registry: Registry) -> Iterator[tuple[str, str]]:
     item = offer.item
-    yield "from", _origin(offer)
+    yield "from", origin(offer)
     papers = dict.fromkeys(ARXIV.findall(f"{item.__doc__ if isinstance(item, type) else ''} {offer.summary}"))
     if papers:
         yield "papers", "\n".join(f"https://arxiv.org/abs/{paper}" for paper in papers)
@@ -65,7 +65,8 @@ def _facts(offer: Offer, registry: Registry) -> Iterator[tuple[str, str]]:
         yield "chosen by", "\n".join(_chosen_by(offer, registry))
 
 
-def _origin(offer: Offer) -> str:
+def origin(offer: Offer) -> str:
+    """The distribution that a plugin comes with, its version, and the module of its class."""
     distribution = offer.source.split(" ")[0]
     try:
         distribution = f"{distribution} {version(distribution)}"
@@ -116,7 +117,7 @@ def _chosen_by(offer: Offer, registry: Registry) -> Iterator[str]:
     for recipe in registry.offers("recipe"):
         assert isinstance(recipe.item, Recipe)
         chosen = recipe.item.settings.get(offer.kind)
-        if chosen is not None and PluginChoice.model_validate(chosen).name == offer.name:
+        if (chosen.get("name") if isinstance(chosen, dict) else chosen) == offer.name:
             yield f"the recipe {recipe.name}"
 
 
@@ -129,13 +130,13 @@ def _example(offer: Offer) -> str:
     if issubclass(item, Exporter):
         return f"bonsai export RUN --format {offer.name}"
     questions = " --metric-dataset FILE.jsonl" if issubclass(item, Metric) and item.reads == "choices" else ""
-    option = next(iter(_first_option(offer.kind, item)), "")
+    option = next(_short_options(offer.kind, item), "")
     return f"bonsai run --{offer.kind} {offer.name}{option}{questions}"
 
 
-def _first_option(kind: str, item: type[Component]) -> Iterator[str]:
+def _short_options(kind: str, item: type[Component]) -> Iterator[str]:
     for option, field in item.model_fields.items():
-        if default := default_words(field):
+        if (default := default_words(field)) and not isinstance(field.default, tuple):
             yield f" --{kind}.{option.replace('_', '-')} {default}"
 
 

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from bonsai_core import BonsaiError, Checkpoint, Exporter, Family, Shapes
 from bonsai_plugins.exporters.files import WEIGHTS, copy_files
 from bonsai_plugins.exporters.runners import RUNNERS
@@ -28,9 +30,6 @@ class Onnx(Exporter):
     tokens. Layers differ in their number of heads; one without attention has one entry of width 1, which counts tokens.
 
     Weights of more than 2 GB are in a second file, ``model.onnx.data``.
-
-    Attributes:
-        graph: ``cached`` decodes with a cache; ``plain`` has none, so that every call reads all tokens.
     """
 
     name: ClassVar[str] = "onnx"
@@ -38,7 +37,9 @@ class Onnx(Exporter):
     variant: ClassVar[str] = "graph"
     runner: ClassVar[Path | None] = RUNNERS / "onnx_runner.py"
 
-    graph: Literal["cached", "plain"] = "cached"
+    graph: Literal["cached", "plain"] = Field(
+        "cached", description="cached: decodes with a cache; plain: has none, so that every call reads all tokens."
+    )
 
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         return _refusal(checkpoint.config)

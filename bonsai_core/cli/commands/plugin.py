@@ -9,7 +9,6 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from bonsai_core.cli.help import Command
-from bonsai_core.cli.live import quiet_libraries
 from bonsai_core.cli.settings import installed
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry.registry import KINDS, Offer
@@ -18,7 +17,7 @@ EXAMPLES = """
 bonsai plugins                           # all of them
 bonsai plugins priors                    # of one kind
 bonsai plugins ridge                     # the page of one
-bonsai plugins sampler/random            # of one whose name others have, too
+bonsai plugins prior/random              # of one of several with this name
 bonsai plugins --check ridge             # whether it keeps the laws of its kind
 """
 
@@ -54,7 +53,6 @@ def plugins(what: str | None, check: bool, model: str | None, trust_remote_code:
     if check:
         from bonsai_core.cli.plugin_check import print_check
 
-        quiet_libraries()
         sys.exit(not all([print_check(offer, installed(), model, trust_remote_code) for offer in offers]))
     from bonsai_core.cli.plugin_page import plugin_page
 
