@@ -180,8 +180,9 @@ def test_a_name_that_is_not_utf_8_is_told_in_every_encoding(monkeypatch: pytest.
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
-    with subprocess.Popen([BONSAI, "families"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("words", [["families"], ["run", "--help-all"], []], ids=" ".join)
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(words: list[str]) -> None:
+    with subprocess.Popen([BONSAI, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
@@ -232,7 +233,7 @@ def test_the_papers_recipe_has_the_papers_values(finished: Path, tmp_path: Path)
 # What must not be slow
 
 
-@pytest.mark.parametrize("words", [["run", "--help"], ["plugins"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["run", "--help-all"], ["plugins"], ["plugins", "ridge"], ["--help"]], ids=" ".join)
 def test_help_and_listings_load_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from bonsai_core.cli import main\n"

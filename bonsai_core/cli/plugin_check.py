@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from bonsai_core.cli.live import quiet_libraries
@@ -18,6 +19,8 @@ from bonsai_core.model.recognition.recognise import small_model
 from bonsai_core.registry.registry import Offer, Registry
 from bonsai_core.testing import FamilyContract, RecipeContract
 from bonsai_core.testing.check import Outcome, check, contract_of
+
+MOST_LINES = 6  # of the message of a law that fails
 
 
 def print_check(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> bool:
@@ -40,9 +43,15 @@ def print_check(offer: Offer, registry: Registry, model: str | None, trust_remot
         else:
             num_failed += 1
             console.print(Text.assemble("  ", ("FAILS", "bold red"), "  ", outcome.law))
-            console.print(Text.assemble("         ", plain(outcome.failure, lines=True)))
+            console.print(Padding(_first_lines(outcome.failure), (0, 0, 0, 9)))
     console.print(f"{num_failed} of {num_laws} laws fail." if num_failed else f"All {num_laws} laws hold.")
     return not num_failed
+
+
+def _first_lines(failure: str) -> Text:
+    """What people need of a message: arrays that differ are written over many lines."""
+    lines = [line for line in failure.splitlines() if line.strip()]
+    return plain("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])]), lines=True)
 
 
 def _outcomes(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:

@@ -23,11 +23,11 @@ bonsai plugins --check ridge             # whether it keeps the laws of its kind
 
 
 def _complete(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    named = [CompletionItem(o.name, help=o.summary) for kind in KINDS for o in installed().offers(kind)]
-    full = [CompletionItem(f"{kind}/{o.name}", help=o.summary) for kind in KINDS for o in installed().offers(kind)]
-    kinds = [CompletionItem(kind, help="all of this kind") for kind in KINDS]
-    unique = {item.value: item for item in (*kinds, *named, *(full if "/" in start else []))}
-    return [item for value, item in unique.items() if value.startswith(start)]
+    offers = [offer for kind in KINDS for offer in installed().offers(kind)]
+    words = dict.fromkeys(KINDS, "all of this kind") | {offer.name: offer.summary for offer in offers}
+    if "/" in start:
+        words = {f"{offer.kind}/{offer.name}": offer.summary for offer in offers}
+    return [CompletionItem(word, help=help_) for word, help_ in words.items() if word.startswith(start)]
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -53,7 +53,8 @@ def plugins(what: str | None, check: bool, model: str | None, trust_remote_code:
     if check:
         from bonsai_core.cli.plugin_check import print_check
 
-        sys.exit(not all([print_check(offer, installed(), model, trust_remote_code) for offer in offers]))
+        kept = [print_check(offer, installed(), model, trust_remote_code) for offer in offers]
+        sys.exit(0 if all(kept) else 1)
     from bonsai_core.cli.plugin_page import plugin_page
 
     console = Console(highlight=False)
