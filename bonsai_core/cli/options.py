@@ -85,16 +85,18 @@ def default_words(field: FieldInfo) -> str:
     return default.name if isinstance(default, PluginChoice) else str(default)
 
 
-def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The words that a field takes, if it takes nothing else."""
+def choice_words(field: FieldInfo) -> str:
+    """The words that a field takes, as ``a, b or c``; "" if it takes others too."""
     among: tuple[Any, ...] = getattr(field.annotation, "__args__", ())
-    return among if among and all(isinstance(choice, str) for choice in among) else ()
+    if not among or not all(isinstance(choice, str) for choice in among):
+        return ""
+    *others, last = among
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _help(field: FieldInfo, metavar: str | None) -> str:
-    among, default = choices(field), default_words(field)
-    notes = [f"{', '.join(among[:-1])} or {among[-1]}"] if among and metavar == "NAME" else []
-    notes += [f"default: {default}"] if default else []
+    default = f"default: {words}" if (words := default_words(field)) else ""
+    notes = [note for note in (choice_words(field) if metavar == "NAME" else "", default) if note]
     return f"{field.description or ''} [{'; '.join(notes)}]".strip() if notes else field.description or ""
 
 

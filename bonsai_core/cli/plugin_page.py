@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.options import choices, default_words
+from bonsai_core.cli.options import choice_words, default_words
 from bonsai_core.cli.printing import name, plain
 from bonsai_core.config import RunConfig
 from bonsai_core.contracts import Compensator, Component, Estimator, Exporter, Family, Metric, Recipe, Sampler
@@ -163,10 +163,7 @@ def _options(offer: Offer) -> Iterator[RenderableType]:
 
 def takes(field: FieldInfo) -> str:
     """What an option takes, in words: its type and its range."""
-    among = choices(field)
-    if among:
-        return f"{', '.join(among[:-1])} or {among[-1]}"
-    return " ".join([_type_words(field.annotation), _range_words(field.metadata)]).strip()
+    return choice_words(field) or " ".join([_type_words(field.annotation), _range_words(field.metadata)]).strip()
 
 
 def _type_words(annotation: Any) -> str:
