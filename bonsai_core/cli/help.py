@@ -15,6 +15,9 @@ LOOK = {
     "theme": "default-slim",
     "options_table_column_types": ["opt_primary", "metavar", "help"],
     "padding_usage": (1, 0, 1, 0),
+    "style_helptext": "",
+    "style_options_panel_title_style": "bold not dim",
+    "style_commands_panel_title_style": "bold not dim",
 }
 """Of all help pages, for rich-click: headings without boxes, so that 80 columns have room for sentences."""
 MORE = "--help-all"

@@ -47,7 +47,7 @@ class EstimatorContract(ComponentContract[Estimator]):
         enough = estimator.minimum_tau if self.minimum_tau is None else self.minimum_tau
         for scale in (1.0, 1e-4):
             tau = kendalltau(self._fit(measured(scale=scale)), planted()).statistic
-            assert tau > enough, f"Kendall's tau {tau:.2f} with utilities of size {scale}"
+            assert tau > enough, f"Kendall's tau {tau:.2f}, not above {enough}, with utilities of size {scale}"
 
     def test_constant_utilities_add_no_ranking_of_their_own(self) -> None:
         if not self.make().needs_measurements:
