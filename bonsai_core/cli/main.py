@@ -22,8 +22,6 @@ from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError
 
 INTERRUPTED = 130
-
-
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Prune": (run, adapt, resume),
     "Look": (report, units, families),
