@@ -35,7 +35,7 @@ def chat(number: int, role: str = "user") -> list[dict[str, str]]:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes `owner/NAME` with a file of rows per split, or per configuration and split; the hub knows none of them."""
+    """Writes `owner/NAME`, or what NAME says, with a file of rows per configuration and split; no hub knows of them."""
     hub = tmp_path / "hub"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for function in ("load_dataset", "get_dataset_config_names"):
@@ -47,7 +47,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         monkeypatch.setattr(datasets, function, local)
 
     def write(name: str, **configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        folder = hub / "owner" / name
+        folder = hub / name if "/" in name else hub / "owner" / name
         lines = ["---", "configs:"]
         for config, splits in configs.items():
             lines += [f"- config_name: {config}", "  data_files:"]
@@ -82,6 +82,32 @@ class TestNames:
         ):
             with pytest.raises(BonsaiError, match=message):
                 load_text(name)
+
+    def test_a_language_is_named(self, write: Write) -> None:
+        german = {"train": rows("German"), "validation": rows("held out", 5)}
+        write("allenai/c4", de=german, fr={"train": rows("French"), "validation": rows("autre", 5)})
+        write("wikimedia/wikipedia", **{"20231101.de": {"train": rows("article")}})
+        calibration, evaluation = load_text("c4[de]")
+        assert (calibration.text, evaluation.text) == (content("German"), content("held out", 5))
+        assert calibration.describe().items() >= {"name": "c4[de]", "config": "de", "split": "train"}.items()
+        head, tail = load_text("wikipedia[de]")
+        assert head.text + tail.text == content("article")
+        both, _ = load_text("c4[de]:0.5,c4[fr]:0.5")
+        assert [part.text for part in both.parts] == [content("German"), content("French")]
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("wikipedia", r"wikipedia takes a language and nothing else, as wikipedia\[de\]"),
+            ("c4[de]:train", r"c4 takes a language.*write the hub's own name: allenai/c4\[de\]:split#column"),
+            ("c4[tlh]", r"'allenai/c4' has no configuration 'tlh'.*de, fr, as in allenai/c4\[de\]"),
+            ("wikitext2[de]", "only data sets of the hub have configurations"),
+        ],
+    )
+    def test_a_language_that_is_not_there_is_refused(self, write: Write, name: str, message: str) -> None:
+        write("allenai/c4", de={"train": rows("German")}, fr={"train": rows("French")})
+        with pytest.raises(BonsaiError, match=message):
+            load_text(name)
 
     def test_a_split_is_named(self, write: Write) -> None:
         write("own", default={"train": rows("first"), "test": rows("second")})

@@ -16,6 +16,7 @@ from bonsai_core.contracts import Family
 from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
 from bonsai_core.registry.registry import KINDS, Registry
+from bonsai_core.rundir.calibration_text import describe_repetition, describe_text
 from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.rundir.slowness import describe_slowness
 from bonsai_core.settings.quantities import TARGETS
@@ -35,6 +36,7 @@ def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
         _before_and_after(report),
         *_budget(report),
         *_slowness(report),
+        *_calibration(report),
         _layers(report),
         _rounds(report),
         _cost(report),
@@ -106,6 +108,14 @@ def _budget(report: Mapping[str, Any]) -> list[Text]:
 def _slowness(report: Mapping[str, Any]) -> list[Text]:
     slowness = describe_slowness(report["latency"], report["config"].get("round_to"))
     return [Text(visible(slowness), style="yellow")] if slowness else []
+
+
+def _calibration(report: Mapping[str, Any]) -> list[Text]:
+    """What the model was calibrated on, and whether that text repeats itself."""
+    calibration = report.get("calibration")
+    lines = [plain(line) for line in [describe_text(calibration)] if line]
+    repetition = describe_repetition(calibration)
+    return [*lines, *([Text(repetition, style="yellow")] if repetition else [])]
 
 
 def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:

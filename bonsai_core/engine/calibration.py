@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from bonsai_core.engine.methods import Methods
 from bonsai_core.engine.plan import FIRST_HEAT, answers_measured, most_rounds
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.probe import CalibrationData
+from bonsai_core.rundir.calibration_text import describe_repetition
 from bonsai_core.sources import (
     Text,
     describe_rows,
@@ -38,6 +40,7 @@ class Calibration:
         held_out_NT: windows that nothing is chosen by, int64 [windows, sequence]; the same in all rounds.
         guard: text of another kind, that nothing is chosen by either; the same in all rounds.
         measured_on: where `data` is from, if it was named in the configuration.
+        drawn: how much of the calibration text was drawn, of which kind it is, and how far it compresses.
     """
 
     prior_RNT: NDArray[np.int64]
@@ -46,6 +49,7 @@ class Calibration:
     held_out_NT: NDArray[np.int64]
     guard: Guard
     measured_on: dict[str, Any] | None
+    drawn: dict[str, Any]
 
     def of_rounds(self, number: int) -> Calibration:
         """With no more draws than rounds."""
@@ -80,6 +84,9 @@ def draw_calibration(
     wanted = [config.prior_samples, *([0, 0] if named else measuring)]
     drawn_RNT, held_out_NT = _windows(config, texts[0], tokenizer, sum(wanted), config.held_out_samples, warn, start)
     guard = draw_guard(config, texts[0], tokenizer, warn, start)
+    drawn = _describe_drawn(config, texts[0], tokenizer, [*drawn_RNT, held_out_NT], sum(wanted))
+    if repetition := describe_repetition(drawn):
+        warn(repetition)
     prior_RNT, samples_RNT, search_RNT = _parts(drawn_RNT, wanted)
     measured_on = dict(texts[0].describe()) if measures_text and config.metric_dataset and not named else None
     if measures_text and named:
@@ -88,8 +95,8 @@ def draw_calibration(
             raise BonsaiError(
                 "--metric-dataset holds the evaluation text: sub-models would be chosen by what they are evaluated on."
             )
-        drawn = _windows(config, text, tokenizer, sum(measuring), 0, warn, start)[0]
-        samples_RNT, search_RNT = _parts(drawn, measuring)
+        measuring_RNT = _windows(config, text, tokenizer, sum(measuring), 0, warn, start)[0]
+        samples_RNT, search_RNT = _parts(measuring_RNT, measuring)
         measured_on = dict(text.describe())
     if config.search and search_RNT.shape[1] < FIRST_HEAT:
         raise BonsaiError(
@@ -104,7 +111,7 @@ def draw_calibration(
         warn("--metric-dataset is not used: no sub-model is measured on it.")
     if methods.needs_submodels and answers_measured(config) and not measures_text:
         search = data  # what is measured otherwise has no parts
-    return Calibration(prior_RNT, data, search, held_out_NT, guard, measured_on)
+    return Calibration(prior_RNT, data, search, held_out_NT, guard, measured_on, drawn)
 
 
 def _windows(
@@ -141,6 +148,26 @@ def _windows(
     drawn_NT = all_NT[: len(all_NT) - num_held_out]
     order_RN = np.arange(draws * min(size, len(drawn_NT))).reshape(draws, -1) % len(drawn_NT)
     return drawn_NT[order_RN], all_NT[len(drawn_NT) :]
+
+
+def _describe_drawn(
+    config: RunConfig, text: Text, tokenizer: Any, draws: list[NDArray[np.int64]], size: int
+) -> dict[str, Any]:
+    """What a report says of the windows: each counts once, whatever it is for.
+
+    Args:
+        draws: int64 [windows, sequence] each, the last one held out.
+        size: windows wanted for each of the others.
+    """
+    windows = list(dict.fromkeys(row.tobytes() for windows_NT in draws for row in windows_NT))
+    content = "".join(tokenizer.batch_decode([np.frombuffer(row, np.int64).tolist() for row in windows]))
+    return {
+        "windows": len(windows),
+        "windows_wanted": (len(draws) - 1) * size + config.held_out_samples,
+        "sequence_length": config.sequence_length,
+        "kinds": ["chat" if part.chat else "text" for part in text.texts],
+        "compressed_bytes_per_character": len(zlib.compress(content.encode(), 9)) / max(1, len(content)),
+    }
 
 
 def _parts(drawn_RNT: NDArray[np.int64], wanted: list[int]) -> list[NDArray[np.int64]]:

@@ -145,6 +145,7 @@ class Job:
         return {
             "config": self.config.decisive(),
             "calibration": self.texts[0].describe(),
+            "drawn": self.calibration.drawn,
             "evaluation": self.texts[1].describe(),
             "model": self.fingerprint,
             **({"guard": self.calibration.guard.text} if self.calibration.guard.text else {}),

@@ -38,7 +38,7 @@ def build_report(
             "windows": dense["windows"],
             "text": started["evaluation"],
         },
-        "calibration": started["calibration"],
+        "calibration": {**started["calibration"], **started.get("drawn", {})},
         "guard": started.get("guard"),
         "measured_on": started.get("measured_on"),
         "forward_tokens": forward_tokens,

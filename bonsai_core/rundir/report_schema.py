@@ -83,6 +83,24 @@ class BudgetOutcome(JsonObject):
     measured: Count | None
 
 
+class _Part(JsonObject):
+    name: str
+    share: FiniteFloat
+
+
+class _Calibration(JsonObject):
+    """The calibration text; reports of earlier versions do not say how much of it was drawn."""
+
+    name: str
+    characters: Count
+    parts: list[_Part] | None = None
+    windows: Count | None = None
+    windows_wanted: Count = 0
+    sequence_length: Count = 0
+    kinds: list[str] = Field(default_factory=list)
+    compressed_bytes_per_character: Value = None
+
+
 _BEFORE_AND_AFTER = json_object(dense=Count, pruned=Count)
 _POSITIVE = Annotated[FiniteFloat, Field(gt=0)]
 _PHASE = json_object(
@@ -98,6 +116,7 @@ _COMMON = {
 RUN_REPORT = json_object(
     config=json_object(model=str, eval_rounds=bool),
     perplexity=json_object(dense=Value, pruned=Value, sequence_length=Count, windows=Count, text=json_object(name=str)),
+    calibration=(_Calibration | None, None),
     parameters=_BEFORE_AND_AFTER,
     sparsity=json_object(decoder=FiniteFloat, whole_model=FiniteFloat),
     weight_bytes=_BEFORE_AND_AFTER,

@@ -20,6 +20,8 @@ C4_SHARDS = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4
 HUB_CHARACTERS = 8_000_000
 _OFFLINE_HELP = "Without a network, --dataset builtin and --dataset PATH (.txt or .jsonl) work."
 SYNTAX = "NAME[config]:split#column"
+LANGUAGES = {"c4": "allenai/c4[{}]", "wikipedia": "wikimedia/wikipedia[20231101.{}]"}
+"""Data sets in many languages, which ``c4[de]`` and ``wikipedia[de]`` name; c4 without a language is English."""
 _PATTERN = re.compile(r"(?P<name>[^\[\]:#]+)(\[(?P<config>[^\[\]]+)\])?(:(?P<split>[\w.-]+))?(#(?P<column>.+))?")
 
 
@@ -65,6 +67,24 @@ def _hub_errors(asked: str) -> Iterator[None]:
         raise BonsaiError(
             f"Could not load {asked} from the Hugging Face hub: {error} ({type(error).__name__}). {_OFFLINE_HELP}"
         ) from error
+
+
+def in_language(name: str) -> DatasetName | None:
+    """The data set of the hub that a name such as ``c4[de]`` means; None if it is no such name.
+
+    Raises:
+        BonsaiError: the language is missing, or something else is named besides.
+    """
+    family = name.partition("[")[0]
+    if family not in LANGUAGES or name in ("c4", "c4[en]"):
+        return None
+    match = re.fullmatch(r"\w+\[(?P<language>[\w-]+)\]", name)
+    if match is None:
+        raise BonsaiError(
+            f"Cannot read {name!r}: {family} takes a language and nothing else, as {family}[de]. For splits and "
+            f"columns, write the hub's own name: {LANGUAGES[family].format('de')}:split#column."
+        )
+    return DatasetName.of(LANGUAGES[family].format(match["language"]))
 
 
 def wikitext2(purpose: Purpose) -> tuple[str, str]:

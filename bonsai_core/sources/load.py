@@ -34,6 +34,8 @@ def load_text(dataset: str, eval_dataset: str | None = None, *, characters: int 
             `builtin-code`: likewise, source code of Python's standard library.
             `wikitext2`: WikiText-2 raw, rows joined by blank lines as in the literature; train and test.
             `c4`: the first documents of the first English shard of C4; train and validation.
+            `c4[de]`: C4 in another language, by its code (mC4, allenai/c4); train and validation.
+            `wikipedia[de]`: Wikipedia in a language, by its code (wikimedia/wikipedia, November 2023).
             a path: `.jsonl` or `.json` holds one JSON object per line, with "text", or with "messages" or
             "conversations" (a list of {"role", "content"}) for the tokenizer's chat template; anything else is plain
             text in UTF-8. A name is a path if such a file or folder exists, if it ends in .txt, .md, .jsonl or .json,
@@ -126,12 +128,18 @@ def _load(name: str, purpose: Purpose, hold_out: bool, characters: int = 0) -> t
     """One text of `load_text`; and where it may be divided, if the other text (`hold_out`) must be cut from it."""
     if name in BUILTIN:
         return replace(Text.of(name, purpose, builtin_text(name, purpose)), python=platform.python_version()), None
+    if name == "c4[en]":
+        name = "c4"
     if name in NAMED:
         split, content = hub.wikitext2(purpose) if name == "wikitext2" else hub.c4(purpose, characters)
         return Text.of(name, split, content), None
     if is_path(name):
         text, starts = read_file(name)
         return text, starts if hold_out else None
+    multilingual = hub.in_language(name)
+    if multilingual is not None:
+        text, documents = hub.any_dataset(multilingual, purpose, hold_out, characters)
+        return replace(text, name=name), documents
     asked = hub.DatasetName.of(name)
     if asked.name != name and (asked.name in NAMED or is_path(asked.name)):
         raise BonsaiError(
