@@ -12,8 +12,13 @@ class Recipe(BaseModel):
 
     Attributes:
         name: what users type after ``--config``.
-        summary: one line on what it is, with its source.
+        summary: one line on what it is.
         settings: fields of the configuration, as in a recipe file.
+        group: heading under which listings show it, with others of its kind.
+        cost: time and memory that it takes, in a few words, with the model and the machine.
+        gives: what comes out, in a few words.
+        measured: how the figures in `cost` and `gives` were obtained; empty: they were not measured.
+        source: where the settings are from: a paper, published code, measurements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,3 +26,8 @@ class Recipe(BaseModel):
     name: str
     summary: str
     settings: dict[str, Any]
+    group: str = ""
+    cost: str = ""
+    gives: str = ""
+    measured: str = ""
+    source: str = ""

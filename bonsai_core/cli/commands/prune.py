@@ -33,7 +33,7 @@ bonsai adapt runs/mine --config scales             # a recipe by name
 
 def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
     """The option for a recipe of a run or (``adaptation``) of an adaptation."""
-    help_ = f"Recipe with any of these settings: a YAML file, or a name that `bonsai plugins {kind}` lists."
+    help_ = "Recipe with any of these settings: a YAML file, or a name that `bonsai recipe list` has."
     complete = complete_recipes(kind)
     return click.option("--config", metavar="RECIPE", envvar=envvar, shell_complete=complete, help=help_)
 
