@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,7 @@ def test_the_list_says_what_each_is_costs_and_gives() -> None:
         assert f"{recipe.name} {recipe.summary}" in text
         assert not recipe.cost or f"costs {recipe.cost}" in text
         assert not recipe.gives or f"gives {recipe.gives}" in text
+    assert text.count("not measured here") == sum(not recipe.measured for recipe in (*RUNS, *ADAPTATIONS))
 
 
 @pytest.mark.parametrize("recipe", [*RUNS, *ADAPTATIONS], ids=lambda recipe: recipe.name)
@@ -157,3 +160,13 @@ def test_a_recipe_with_a_bad_setting_is_named_with_its_plugin() -> None:
     recipe = Recipe(name="bad", summary="", settings={"sparsty": 0.5})
     with pytest.raises(BonsaiError, match=r"the recipe bad of a-plugin: There is no setting 'sparsty'.*'sparsity'"):
         recipe_file(recipe, "recipe", "a-plugin", "bad", with_defaults=False)
+
+
+def test_the_list_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from bonsai_core.cli.main import cli\n"
+        "assert CliRunner().invoke(cli, ['recipe', 'list']).exit_code == 0\n"
+        "print({'torch', 'transformers', 'datasets', 'sklearn', 'scipy'} & sys.modules.keys() or 'nothing')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "nothing", done.stderr

@@ -24,6 +24,7 @@ USES = {
 }
 """How a recipe of each kind is used."""
 OTHERS = "Others"
+NOT_MEASURED = "not measured here"
 
 
 def recipe_list(registry: Registry) -> RenderableType:
@@ -48,6 +49,8 @@ def _table(recipes: list[Recipe]) -> Table:
     for recipe in recipes:
         facts = {"costs": recipe.cost, "gives": recipe.gives}
         known = [Text.assemble((f"{word} ", "dim"), plain(fact)) for word, fact in facts.items() if fact]
+        if known and not recipe.measured:
+            known.append(Text(NOT_MEASURED, style="dim"))
         table.add_row(shown_name(recipe.name), Group(plain(recipe.summary), *known))
     return table
 
