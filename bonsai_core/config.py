@@ -62,8 +62,8 @@ class RunConfig(LoadingSettings):
     )
     dataset: Usable[str] = Field(
         "builtin",
-        description="Calibration text: builtin, wikitext2, c4, PATH.txt, PATH.jsonl or a Hugging Face id, in full "
-        "NAME[config]:split#column. Several with shares: c4:0.7,chat.jsonl:0.3.",
+        description="Calibration text: builtin, wikitext2, c4, c4[de], wikipedia[de], PATH.txt, PATH.jsonl or a "
+        "Hugging Face id, in full NAME[config]:split#column. Several with shares: c4:0.7,chat.jsonl:0.3.",
         json_schema_extra=TEXT | FIRST,
     )
     eval_dataset: Usable[str] | None = Field(
@@ -261,8 +261,7 @@ class RunConfig(LoadingSettings):
     )
     adapt: Usable[str] | None = Field(
         None,
-        description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai plugins adaptation` "
-        "lists.",
+        description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai recipe list` has.",
         json_schema_extra=RESULT | FIRST,
     )
     out: Usable[Path] | None = Field(
