@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -18,6 +20,10 @@ from bonsai_core import EvalConfig, Family, Registry, RunConfig, evaluate, hooki
 from bonsai_core.events import Event
 from bonsai_core.model.structure.declared import find_family
 from bonsai_core.sources import load_metric_text, load_text
+
+# The same examples in every process.
+settings.register_profile("bonsai", deadline=None, derandomize=True, database=None)
+settings.load_profile("bonsai")
 
 HEADS, HEAD_DIM, HIDDEN, WIDTH, LAYERS, VOCABULARY = 4, 8, 32, 48, 3, 512
 # What the configurations of some model types want beside the usual fields.
@@ -219,6 +225,16 @@ def one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")  # for commands that tests start
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_no_garbage() -> None:
+    """What is there stays, so that a collection that the code asks for need not look through a million objects.
+
+    Hypothesis must have been imported before: its plugins look for their random generators among what is collected.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

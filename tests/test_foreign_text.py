@@ -113,7 +113,7 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_whatever_a_report_holds_is_shown_or_called_damaged(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -35,13 +35,9 @@ SWEEP_KEYS = ["title", "base", "grid", "arms", "seeds", "plots", "kind", "x", "y
 
 
 def fuzzed(examples: int, phases: Sequence[Phase] = tuple(Phase)) -> settings:
-    """The same examples in every process."""
     return settings(
         max_examples=examples,
         phases=phases,
-        derandomize=True,
-        database=None,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 

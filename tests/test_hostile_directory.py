@@ -294,7 +294,7 @@ def test_a_digit_that_changed_in_a_journal_is_noticed(whole: Path, tmp_path: Pat
         resume(path, registry=registry)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=80)
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_bit_that_changed_in_a_journal_is_noticed_or_harmless(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, share: float, bit: int

@@ -363,7 +363,7 @@ def test_kept_units_are_written_as_bits_and_read_back(keep: list[bool]) -> None:
     assert (kept.kept, kept.of) == (sum(keep), len(keep))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_whatever_a_plan_keeps_only_its_own_checkpoint_is_written(
     made: Path, registry: Registry, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
