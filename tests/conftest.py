@@ -209,6 +209,12 @@ class Listener:
         self.events.append(event)
 
 
+def optional(there: object, reason: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Marks a test that needs what is not always there; `reason` is told where it is not."""
+    marks = pytest.mark.optional, pytest.mark.skipif(not there, reason=reason)
+    return lambda test: marks[0](marks[1](test))
+
+
 def family_of(registry: Registry, pico: Pico) -> Family:
     """The built-in declaration for a pico model."""
     family = find_family(registry.families(), "auto", pico.config)
@@ -280,7 +286,7 @@ def pico_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 
 @pytest.fixture(scope="session")
 def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """Two rounds on the pico model and a short text, done in half a second; `out` is left to the test."""
+    """Two untimed rounds on the pico model and a short text, done in half a second; `out` is left to the test."""
     folder = tmp_path_factory.mktemp("texts")
     texts = (*load_text("builtin"), load_metric_text("builtin-code"))
     for name, text in zip(("text.txt", "evaluation.txt", "guard.txt"), texts, strict=True):
@@ -299,6 +305,7 @@ def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         sequence_length=32,
         eval_samples=2,
         eval_sequence_length=64,
+        latency=False,
     )
 
 

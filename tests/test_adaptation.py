@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -45,6 +45,20 @@ from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger
 
 TOKENS, HIDDEN, TOP, WINDOW = 11, 6, 5, 16
+
+
+class Adapted(NamedTuple):
+    """An adaptation.
+
+    Attributes:
+        result: what it ended with.
+        events: what was told of it.
+        copies: a folder with its directory after some steps, by their numbers, and at its end, `whole`.
+    """
+
+    result: AdaptResult
+    events: list[Event]
+    copies: Path
 
 
 def after_step(number: int) -> Any:
@@ -296,6 +310,18 @@ def test_a_resume_in_the_middle_reaches_the_same_weights(
         assert resumed.report[name] == whole.report[name]
 
 
+@pytest.fixture(scope="module")
+def adapted(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    folder, registry, listener = tmp_path_factory.mktemp("adapted"), Registry(), Listener()
+
+    def where(event: Event) -> Path | None:
+        return folder / f"{event.step}" if isinstance(event, StepDone) and event.step in (1, 2, 4, 6) else None
+
+    registry.register(Photographer(folder / "whole", where), "the photographer")
+    registry.register(listener, "the listener")
+    return Adapted(adapt(configured(pruned, folder / "whole"), registry=registry), listener.events, folder)
+
+
 KEYS = ["adapt", "teacher-weights", "teacher/0", "model-weights", "evaluate/adapted", "save"]
 
 
@@ -327,34 +353,27 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     ]  # fmt: skip
 
 
-def test_what_is_lost_is_made_again(pruned: Path, registry: Registry, tmp_path: Path) -> None:
+def test_what_is_lost_is_made_again(adapted: Adapted, registry: Registry, tmp_path: Path) -> None:
     """The checkpoint of a finished adaptation, and what the teacher said of an interrupted one."""
-    whole = adapt(configured(pruned, tmp_path / "whole"), registry=registry)
+    whole, _, copies = adapted
     expected = files_of(whole)
-    (whole.model_path / "model.safetensors").unlink()
-    assert files_of(resume(whole.directory, registry=registry)) == expected
-    stopping = Registry()
-    stopping.register(Stopper(after_step(2)), "the stopper")
-    with pytest.raises(StoppedError):
-        adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
+    shutil.copytree(whole.directory, tmp_path / "whole")
+    (tmp_path / "whole/model/model.safetensors").unlink()
+    assert files_of(resume(tmp_path / "whole", registry=registry)) == expected
+    shutil.copytree(copies / "2", tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped/teacher")
     assert files_of(resume(tmp_path / "stopped", registry=registry)) == expected
 
 
-def test_an_adaptation_is_resumed_without_a_metric(pruned: Path, registry: Registry, tmp_path: Path) -> None:
-    directory = adapt(configured(pruned, tmp_path / "out", steps=1), registry=registry).directory
+def test_an_adaptation_is_resumed_without_a_metric(adapted: Adapted, registry: Registry) -> None:
+    directory = adapted.result.directory
     with pytest.raises(BonsaiError, match="is an adaptation, which measures no sub-models: resume it without a metric"):
         resume(directory, registry=registry, metric=lambda model, tokenizer: 0.0)
 
 
-def test_the_work_adds_up_after_a_stop(pruned: Path, tmp_path: Path) -> None:
-    def where(event: Event) -> Path | None:
-        return tmp_path / f"{event.step}" if isinstance(event, StepDone) and event.step in (1, 4, 6) else None
-
-    watched = Registry()
-    watched.register(Photographer(tmp_path / "whole", where), "the photographer")
-    adapt(configured(pruned, tmp_path / "whole"), registry=watched)
+def test_the_work_adds_up_after_a_stop(adapted: Adapted, tmp_path: Path) -> None:
     for stopped in ("whole", "1", "4", "6"):
+        shutil.copytree(adapted.copies / stopped, tmp_path / stopped)
         listening, listener = Registry(), Listener()
         listening.register(listener, "the listener")
         resume(tmp_path / stopped, registry=listening)
@@ -383,18 +402,15 @@ def test_a_run_does_not_take_another_adaptation_for_its_own(
         resume(tmp_path / "run", registry=registry)
 
 
-def test_a_damaged_state_is_told_of(pruned: Path, tmp_path: Path) -> None:
-    stopping = Registry()
-    stopping.register(Stopper(after_step(4)), "the stopper")
-    with pytest.raises(StoppedError):
-        adapt(configured(pruned, tmp_path / "stopped"), registry=stopping)
+def test_a_damaged_state_is_told_of(adapted: Adapted, tmp_path: Path) -> None:
+    shutil.copytree(adapted.copies / "4", tmp_path / "stopped")
     (tmp_path / "stopped/state.safetensors").write_bytes(b"nonsense")
     with pytest.raises(BonsaiError, match="Delete it to begin the training anew"):
         resume(tmp_path / "stopped")
 
 
-def test_what_comes_out_loads_like_what_went_in(pruned: Path, registry: Registry, tmp_path: Path) -> None:
-    result = adapt(configured(pruned, tmp_path / "out"), registry=registry)
+def test_what_comes_out_loads_like_what_went_in(pruned: Path, adapted: Adapted) -> None:
+    result = adapted.result
     ours = load_model(str(result.model_path), device="cpu")
     anywhere = AutoModelForCausalLM.from_pretrained(result.model_path, trust_remote_code=True)
     before = load_model(str(pruned / "model"), device="cpu")
@@ -437,15 +453,17 @@ def test_layers_that_are_left_are_compared_with_what_they_were(
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
 
 
-def test_the_teacher_is_the_dense_model(pruned: Path, registry: Registry, tmp_path: Path) -> None:
-    report = adapt(configured(pruned, tmp_path / "out"), registry=registry).report
+def test_the_teacher_is_the_dense_model(pruned: Path, adapted: Adapted) -> None:
+    report = adapted.result.report
     run_report = json.loads((pruned / "report.json").read_text())
     assert report["perplexity"]["teacher"] == pytest.approx(run_report["perplexity"]["dense"], rel=1e-6)
     assert report["perplexity"]["before"] == pytest.approx(run_report["perplexity"]["pruned"], rel=1e-6)
 
 
-def test_the_teacher_may_be_a_run_or_an_adaptation(pruned: Path, registry: Registry, tmp_path: Path) -> None:
-    first = adapt(configured(pruned, tmp_path / "first"), registry=registry)
+def test_the_teacher_may_be_a_run_or_an_adaptation(
+    pruned: Path, adapted: Adapted, registry: Registry, tmp_path: Path
+) -> None:
+    first = adapted.result
     second = adapt(configured(pruned, tmp_path / "second", teacher=str(first.directory)), registry=registry)
     assert second.report["perplexity"]["teacher"] == pytest.approx(first.report["perplexity"]["after"], rel=1e-6)
 
@@ -460,16 +478,14 @@ def test_the_rate_rises_and_falls() -> None:
     assert 0.1 <= rates[-1] < 0.15
 
 
-def test_the_curve_is_told_and_narrow_text_warned_of(pruned: Path, tmp_path: Path) -> None:
-    registry, listener = Registry(), Listener()
-    registry.register(listener, "the listener")
-    result = adapt(configured(pruned, tmp_path / "out"), registry=registry)
-    points = [event for event in listener.events if isinstance(event, CurvePoint)]
+def test_the_curve_is_told_and_narrow_text_warned_of(adapted: Adapted) -> None:
+    result, events, _ = adapted
+    points = [event for event in events if isinstance(event, CurvePoint)]
     assert [(point.step, point.perplexity) for point in points] == [
         (row["step"], row["perplexity"]) for row in result.report["curve"]
     ]
-    assert any(isinstance(event, Warned) and "better on such text" in event.text for event in listener.events)
-    assert (tmp_path / "out/curve.svg").read_text().startswith("<?xml")
+    assert any(isinstance(event, Warned) and "better on such text" in event.text for event in events)
+    assert (result.directory / "curve.svg").read_text().startswith("<?xml")
 
 
 @pytest.mark.parametrize(

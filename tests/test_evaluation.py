@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Listener, Pico, with_token_beyond
+from conftest import Listener, Pico, optional, with_token_beyond
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from bonsai_core import (
@@ -37,6 +37,7 @@ from bonsai_core.evaluation.speed import Generations, generation_memory, generat
 from bonsai_core.events import EvaluationStarted, Event, TokensDone, Warned
 from bonsai_core.sources import draw_questions, read_rows
 
+needs_harness = optional(find_spec("lm_eval"), "lm-evaluation-harness is optional")
 QUESTIONS: list[dict[str, Any]] = [
     {"question": "What is a list?", "choices": ["a sequence", "a number of small dogs"], "gold": 0},
     {"question": "What is a set?", "choices": ["a number", "a collection", "a dog"], "gold": 1},
@@ -243,7 +244,7 @@ class TestTasks:
         with pytest.raises(BonsaiError, match=r"bonsai-prune\[lm-eval\]"):
             measured(small_run, [pruned], tasks="arc_easy")
 
-    @pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is optional")
+    @needs_harness
     @pytest.mark.filterwarnings("ignore")
     def test_the_harness_agrees_with_us(
         self, small_run: RunConfig, pruned: Path, questions: Path, tmp_path: Path
@@ -254,7 +255,7 @@ class TestTasks:
             assert model["lm_eval"]["ours"]["acc"] == pytest.approx(model["tasks"]["types"]["accuracy"])
             assert model["lm_eval"]["ours"]["acc_norm"] == pytest.approx(model["tasks"]["types"]["accuracy_norm"])
 
-    @pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is optional")
+    @needs_harness
     @pytest.mark.filterwarnings("ignore")
     def test_the_harness_is_stopped_at_tokens_that_the_model_has_not(
         self, small_run: RunConfig, pico_directory: Path, tmp_path: Path

@@ -17,7 +17,7 @@ from bonsai_plugins.exporters.gguf_architectures import FREE
 from bonsai_plugins.exporters.gguf_refusals import STOCK
 from bonsai_plugins.exporters.weights import Weights
 from click.testing import CliRunner
-from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of
+from conftest import HEAD_DIM, HIDDEN, WIDTH, Pico, family_of, optional
 from free_models import EVERY_CASE, save_free, save_stock, with_room
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -39,9 +39,7 @@ def has_converter() -> bool:
         return False
 
 
-needs_converter = pytest.mark.skipif(
-    not has_converter(), reason=f"llama.cpp's converter is not in {gguf_tools.VARIABLE}"
-)
+needs_converter = optional(has_converter(), f"llama.cpp's converter is not in {gguf_tools.VARIABLE}")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from bonsai_core.runtimes.export import Exported
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.optional
 
 
 @pytest.fixture(scope="module")

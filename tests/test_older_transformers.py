@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 import older_parents
-import pytest
 import torch
+from conftest import optional
 from safetensors.torch import load_file
 
 from bonsai_core import RunConfig, run
 
 FOLDER = os.environ.get("BONSAI_TRANSFORMERS_4")
-needs_4 = pytest.mark.skipif(FOLDER is None, reason="BONSAI_TRANSFORMERS_4 names no folder with transformers 4")
+needs_4 = optional(FOLDER, "BONSAI_TRANSFORMERS_4 names no folder with transformers 4")
 
 
 def in_version_4(modules: Path, *arguments: str | Path) -> str:

@@ -51,7 +51,7 @@ def test_speed_is_of_the_whole_batch_and_pairs_are_of_the_same_turn() -> None:
 def test_a_run_times_prefill_and_decode_and_shows_both(
     small_run: RunConfig, registry: Registry, tmp_path: Path
 ) -> None:
-    result = run(small_run.model_copy(update={"out": tmp_path / "run"}), registry=registry)
+    result = run(small_run.model_copy(update={"latency": True, "out": tmp_path / "run"}), registry=registry)
     section = result.report["latency"]
     assert section["tokens"] + section["new_tokens"] == small_run.eval_sequence_length
     assert {"prefill", "decode"} == set(section["phases"])
@@ -76,7 +76,7 @@ def shown_report(report: Any, path: Path) -> str:
 def test_models_without_whole_sublayers_or_layers_are_timed_too(
     small_run: RunConfig, registry: Registry, tmp_path: Path, units: tuple[str, ...]
 ) -> None:
-    settings = {**small_run.model_dump(), "units": units, "sparsity": 0.34, "out": tmp_path / "run"}
+    settings = {**small_run.model_dump(), "latency": True, "units": units, "sparsity": 0.34, "out": tmp_path / "run"}
     settings |= {"min_units": 0} if "mlp" in units else {"round_fraction": 0.34}
     section = run(RunConfig.model_validate(settings), registry=registry).report["latency"]
     assert section["phases"]["decode"]["pruned_s"] > 0
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_generate_ends_no_run(
         raise TypeError("forward() got an unexpected keyword argument 'past_key_values'")
 
     monkeypatch.setattr("bonsai_core.engine.checkpoint.generation_seconds", fail)
-    report = run(small_run.model_copy(update={"out": tmp_path / "run"}), registry=registry).report
+    report = run(small_run.model_copy(update={"latency": True, "out": tmp_path / "run"}), registry=registry).report
     assert "cannot generate: forward() got" in report["latency"]["skipped"]
 
 

@@ -22,6 +22,7 @@ from conftest import (
     Stopper,
     family_of,
     measured,
+    optional,
     saved,
 )
 from safetensors import safe_open
@@ -44,7 +45,7 @@ UNLIKE = [
 ]
 SPREAD = {"device_map": "auto", "max_memory": "cpu=170KB"}
 
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is optional")
+needs_bitsandbytes = optional(find_spec("bitsandbytes"), "bitsandbytes is optional")
 
 
 def parent_of(pico: Pico, tokenizer: PreTrainedTokenizerFast, directory: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.optional
 WHEEL = Path(os.environ["BONSAI_WHEEL"])
 
 

@@ -32,7 +32,10 @@ from bonsai_core.runtimes.verify import Verification
 from bonsai_core.sources import load_text
 
 PYTHON = os.environ.get("BONSAI_LLAMA_PYTHON")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="BONSAI_LLAMA_PYTHON does not name an interpreter with cyllama")
+pytestmark = [
+    pytest.mark.optional,
+    pytest.mark.skipif(not PYTHON, reason="BONSAI_LLAMA_PYTHON does not name an interpreter with cyllama"),
+]
 LLAMA = Pico("llama", 2)
 BYTE_LEVEL = {"pre_tokenizer": "gpt-2"}
 STOCK = [
