@@ -14,6 +14,7 @@ import bonsai_core
 from bonsai_core import BenchConfig, BonsaiError, Checkpoint, Exporter, Registry, RunConfig, bench, hookimpl
 from bonsai_core.cli.bench import bench_view
 from bonsai_core.cli.main import cli
+from bonsai_core.cli.settings import installed
 from bonsai_core.runtimes.bench_plot import draw_bench
 
 RUNNER = '''
@@ -85,11 +86,11 @@ class Absent(Fake):
 
 
 @pytest.fixture(scope="module")
-def fakes(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Offers the formats of runtimes that take as long as a file says."""
     folder = tmp_path_factory.mktemp("runners")
     (folder / "fake.py").write_text(RUNNER)
     (folder / "absent.py").write_text("import no_such_runtime\n")
-    registry = Registry()
     Fake.runner = Picky.runner = folder / "fake.py"
     Absent.runner = folder / "absent.py"
 
@@ -98,7 +99,13 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         def bonsai_exporters(self) -> list[type[Exporter]]:
             return [Fake, Picky, Absent]
 
-    registry.register(Plugin(), "the tests")
+    return Plugin()
+
+
+@pytest.fixture(scope="module")
+def fakes(plugin: object) -> Registry:
+    registry = Registry()
+    registry.register(plugin, "the tests")
     return registry
 
 
@@ -240,19 +247,27 @@ def test_the_dense_model_alone_has_nothing_to_be_compared_with(fakes: Registry, 
 
 def test_transformers_is_timed_in_processes_of_its_own(pruned: str, pico_directory: Path, tmp_path: Path) -> None:
     command = ["bench", pruned, "--batches", "1,2", "--prompt-tokens", "8", "--new-tokens", "3", "--repeats", "2"]
-    command += ["--threads", "1", "--device", "cpu", "--out", str(tmp_path / "plots" / "speed")]
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli, command, catch_exceptions=False)
+    command += ["--threads", "1", "--device", "cpu", "--out", str(tmp_path / "plots" / "speed"), "--json"]
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert shown.exit_code == 0
-    assert "transformers 5" in shown.stdout
-    assert "prefill, ms" in shown.stdout
-    assert "dense over pruned in the same turn" in shown.stdout
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {"speed.png", "speed.svg"}
-    found = json.loads(CliRunner().invoke(cli, [*command[:-2], "--json"], catch_exceptions=False, env={}).stdout)
+    found = json.loads(shown.stdout)
     assert found["settings"]["threads"] == 1
     for row in found["results"]:
+        assert row["runtime"].startswith("transformers 5")
         dense, small = row["models"]
         assert dense["model"] == str(pico_directory)
         assert 0 < small["speedup"]["decode"]["low"] <= small["speedup"]["decode"]["high"]
+
+
+def test_the_command_shows_a_table(plugin: object, pruned: str, log: Path) -> None:
+    command = ["bench", pruned, "--runtime", "fake", "--batches", "1,2", "--prompt-tokens", "8", "--repeats", "1"]
+    with installed().observed_by(plugin, "the tests"):
+        shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli, command, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "fake 1.0" in shown.stdout
+    assert "prefill, ms" in shown.stdout
+    assert "dense over pruned in the same turn" in shown.stdout
 
 
 def test_the_same_results_give_the_same_picture_and_a_table(
