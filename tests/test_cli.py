@@ -30,8 +30,8 @@ def execute(*command: str, cwd: Path | None = None, **environment: str) -> subpr
     return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-def bonsai(*words: str) -> str:
-    done = execute(BONSAI, *words)
+def bonsai(*words: str, **environment: str) -> str:
+    done = execute(BONSAI, *words, cwd=None, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -31,7 +31,7 @@ from bonsai_core.testing.family import keep_vectors
 
 # One of each model type, and of each way in which one is built.
 ONE_OF_EACH = list({(p.family, p.option if p.family == "falcon" else ""): p for p in reversed(PICOS)}.values())
-# Of what stock checkpoints of every model type hold, tests without a run tell more.
+# Model types whose runs are tried in uniform shapes, too; stock checkpoints of every type are tried without a run.
 UNIFORM_RUNS = ("llama", "phi3", "opt", "falcon", "gemma3_text", "mixtral")
 WITHOUT_BONSAI = """
 import sys
