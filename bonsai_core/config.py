@@ -54,6 +54,7 @@ class RunConfig(LoadingSettings):
     TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")
     PATHS = ("model", *TEXTS)
     RECIPES = ("adapt",)
+    NOT_DECISIVE = frozenset({"out", "page"})
 
     model: Usable[str] = Field(
         "demo",
@@ -259,6 +260,7 @@ class RunConfig(LoadingSettings):
         "exported for them; llama.cpp:q8_0 names a variant. `bonsai plugins exporter` lists formats.",
         json_schema_extra=RESULT | FIRST,
     )
+    page: bool = Field(True, description="Write report.html at the end, a page with the result.")
     adapt: Usable[str] | None = Field(
         None,
         description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai recipe list` has.",

@@ -306,6 +306,7 @@ def small_run(pico_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         eval_samples=2,
         eval_sequence_length=64,
         latency=False,
+        page=False,  # drawing takes as long as the run; tests/test_pages.py looks at it
     )
 
 

@@ -31,12 +31,13 @@ from bonsai_core import (
 )
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.cli.exports import runtime_view
-from bonsai_core.engine.exports import RECORD_NAME, export_for_runtimes
+from bonsai_core.engine.exports import export_for_runtimes
 from bonsai_core.model.loading.saved import has_own_code
 from bonsai_core.runtimes import export as exporting
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import verify_if_possible
 from bonsai_core.runtimes.formats import default_path, find_exporter
+from bonsai_core.runtimes.record import RECORD_NAME
 from bonsai_core.runtimes.runner import running
 from bonsai_core.runtimes.verify import Reference, compare, reference
 

@@ -36,6 +36,7 @@ LAYERS = [
     {"registry"},
     {"selection"},
     {"rundir"},
+    {"pages"},
     {"upstream"},
     {"checkpoint", "sources"},
     {"model"},

@@ -24,7 +24,7 @@ class AdaptDirectory(JournaledDirectory):
         files=(r"(adapt\.yaml|state\.safetensors)(\.partial)?", r"curve\.(svg|png)", *COMMON_FILES),
         folders=("model", *CHECKPOINT_TEMPORARIES, "teacher"),
         temporaries=(
-            r"(adapt\.yaml|report\.json|state\.safetensors)\.partial",
+            r"(adapt\.yaml|report\.(json|html)|state\.safetensors)\.partial",
             r"teacher/(ids|log_p|windows)\.(bin|json)\.partial",
             *CHECKPOINT_TEMPORARIES,
         ),

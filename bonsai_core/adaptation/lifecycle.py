@@ -12,8 +12,10 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.finish import finish
 from bonsai_core.adaptation.job import default_path, open_adaptation
+from bonsai_core.adaptation.page import page_of
 from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
+from bonsai_core.pages.write import write_page
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import refuse_code
 from bonsai_core.rundir.ledger import Ledger
@@ -51,7 +53,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     check_room(path, job)
     with directory.begin(config, registry.observe) as journal:
         report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return AdaptResult(directory.path, report)
+    return _result(directory, report, registry)
 
 
 def resume_adaptation(
@@ -73,4 +75,9 @@ def resume_adaptation(
         job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
         report = finish(job, directory, Ledger(directory, journal, registry.observe))
+    return _result(directory, report, registry)
+
+
+def _result(directory: AdaptDirectory, report: Mapping[str, Any], registry: Registry) -> AdaptResult:
+    write_page(directory, lambda: page_of(directory, report, registry), registry.observe)
     return AdaptResult(directory.path, report)

@@ -8,10 +8,8 @@ from typing import Any
 
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.display import plotting
+from bonsai_core.pages.figures import parts
 from bonsai_core.rundir import Journal
-
-SMOOTHING = 20
-"""The loss is drawn as the means of this many parts of the schedule."""
 
 
 def build_adapt_report(journal: Journal, job: AdaptJob) -> dict[str, Any]:
@@ -72,12 +70,12 @@ def draw_curve(report: Mapping[str, Any], stem: Path) -> None:
         ends += [(teacher, f"teacher {teacher:.1f}", plotting.FAINT)] if teacher is not None else []
         plotting.label_right(figure, axes, ends)
         losses = axes.twinx()
-        parts = _parts([row["loss"] for row in report["losses"]])
-        losses.plot([place * per_step for place, _ in parts], [loss for _, loss in parts], color=faint, linewidth=1.2)
+        means = parts([row["loss"] for row in report["losses"]])
+        losses.plot([place * per_step for place, _ in means], [loss for _, loss in means], color=faint, linewidth=1.2)
         losses.spines[:].set_visible(False)
         losses.tick_params(length=0, labelright=False)
         losses.annotate(
-            f"loss {parts[0][1]:.2f} to {parts[-1][1]:.2f}",
+            f"loss {means[0][1]:.2f} to {means[-1][1]:.2f}",
             xy=(0.98, 0.95),
             xycoords="axes fraction",
             ha="right",
@@ -86,11 +84,3 @@ def draw_curve(report: Mapping[str, Any], stem: Path) -> None:
             fontweight="bold",
         )
         plotting.save(figure, stem)
-
-
-def _parts(values: list[float]) -> list[tuple[float, float]]:
-    """(middle step, mean) of consecutive parts of about equal size."""
-    size = max(1, len(values) // SMOOTHING)
-    starts = range(0, len(values), size)
-    groups = [(start, values[start : start + size]) for start in starts]
-    return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Estimator, Evidence, Fit, Measurements, SampleRequest
-from bonsai_core.engine.validation import out_of_fold_tau
+from bonsai_core.engine.validation import predict_out_of_fold, rank_correlation
 from bonsai_core.errors import BonsaiError
 
 
@@ -43,6 +43,7 @@ class Estimate:
             a whole is a share of the whole's.
         unit_importance_U: the same, but NaN where it is only such a share.
         kendall_tau: rank correlation of predicted and measured utilities, out of fold; None where there is none.
+        predictions: those utilities, ``predicted_M`` and ``utility_M``, float64 [M]; empty where there are none.
         details: what the estimator reports.
         num_submodels, num_dropped, repaired: of the measurements behind it, see `Measured`.
     """
@@ -50,6 +51,7 @@ class Estimate:
     importance_U: NDArray[np.float64]
     unit_importance_U: NDArray[np.float64]
     kendall_tau: float | None = None
+    predictions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     details: Mapping[str, float | None] = field(default_factory=dict)
     num_submodels: int = 0
     num_dropped: int = 0
@@ -70,15 +72,20 @@ def estimate(estimator: Estimator, request: SampleRequest, measured: Measured, w
     """
     fitted = _fit(estimator, request, measured)
     importance_U, kendall_tau, details = np.full(len(request.table), np.nan), None, {}
+    predictions: dict[str, NDArray[np.float64]] = {}
     if fitted is None:
         warn("No unit was perturbed in this round, so the prior alone decides it.")
     else:
         importance_U, details = fitted.importance_U, dict(fitted.fit.details)
-        kendall_tau = out_of_fold_tau(estimator, fitted.measurements)
+        predicted_M = predict_out_of_fold(estimator, fitted.measurements)
+        if predicted_M is not None:
+            predictions = {"predicted_M": predicted_M, "utility_M": measured.utility_M}
+            kendall_tau = rank_correlation(predicted_M, measured.utility_M)
     return Estimate(
         importance_U,
         np.where(measured.individually_dropped_U, importance_U, np.nan),
         kendall_tau,
+        predictions,
         details,
         len(measured.keep_MU),
         measured.num_dropped,

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from bonsai_core.config import RunConfig
-from bonsai_core.contracts import Checkpoint, Exporter, Shapes
+from bonsai_core.contracts import Shapes
 from bonsai_core.engine.machine import multiples_in
-from bonsai_core.errors import BonsaiError, DamagedError
+from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Stage, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent, table_of
 from bonsai_core.registry.registry import Registry
-from bonsai_core.rundir.files import refuse_other_than, write_atomically
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import Exported, verify_if_possible, write
-from bonsai_core.runtimes.formats import default_path, find_exporter, format_for
+from bonsai_core.runtimes.formats import find_exporter, format_for
+from bonsai_core.runtimes.record import exported_path, read_exported, write_record
 from bonsai_core.runtimes.verify import reference
 from bonsai_core.selection.limits import Limit, minimums, multiples
-
-RECORD_NAME = "exports.json"
-_RECORD = TypeAdapter(dict[str, Exported])
 
 
 def suited_to_runtimes(config: RunConfig, registry: Registry) -> RunConfig:
@@ -130,40 +124,9 @@ def export_for_runtimes(run: Path, config: RunConfig, registry: Registry) -> tup
         if refusal is not None:
             raise BonsaiError(f"{exporter.runtime} cannot take what was pruned: {refusal}")
         registry.observe(StageStarted(Stage.EXPORT, 0, f"export for {name}"))
-        path = _path(run, format, exporter, checkpoint)
+        path = exported_path(run, format, exporter, checkpoint)
         if not path.exists():
             write(exporter, checkpoint, path)
         done[format] = verify_if_possible(exporter, checkpoint, path, expected, trust_remote_code=trusted)
-        write_atomically(run / RECORD_NAME, _RECORD.dump_json(done, indent=2))
+        write_record(run, done)
     return tuple(done[format] for format in dict.fromkeys(formats.values()))
-
-
-def read_exported(run: Path, checkpoint: Checkpoint, registry: Registry) -> dict[str, Exported]:
-    """By format, what was written for runtimes and is still there, wherever the run directory is by now.
-
-    Args:
-        checkpoint: the one in the run directory.
-
-    Raises:
-        BonsaiError: the record of it is damaged, or a format of it is not installed.
-    """
-    record = run / RECORD_NAME
-    refuse_other_than("file", record)
-    try:
-        recorded = _RECORD.validate_json(record.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{record} is damaged ({error}); remove it, and resume the run.") from None
-    there = {}
-    for format, exported in recorded.items():
-        exporter = find_exporter(format, registry)
-        path = _path(run, format, exporter, checkpoint)
-        if path.exists():
-            there[format] = replace(exported, path=path, commands=exporter.commands(checkpoint, path))
-    return there
-
-
-def _path(run: Path, format: str, exporter: Exporter, checkpoint: Checkpoint) -> Path:
-    """Where what a runtime loads is."""
-    return checkpoint.path if exporter.as_saved(checkpoint) else default_path(str(run), format, exporter)

@@ -15,8 +15,10 @@ from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.machine import suited_to_machine
+from bonsai_core.engine.page import page_of
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
+from bonsai_core.pages.write import write_page
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.rundir.ledger import Ledger, Step
@@ -131,7 +133,11 @@ def resume_run(
 
 
 def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig, registry: Registry) -> RunResult:
-    """What is to happen after a run: an adaptation, and exports of what came out last."""
+    """What is to happen after a run: an adaptation, exports of what came out last, and the page of it all."""
     adapted = follow_up(plan, registry) if plan else None
     last = result.directory if adapted is None else adapted.directory
-    return replace(result, adapted=adapted, exported=export_for_runtimes(last, config, registry))
+    exported = export_for_runtimes(last, config, registry)
+    if config.page:
+        directory = RunDirectory(result.directory)
+        write_page(directory, lambda: page_of(directory, result.report, registry), registry.observe)
+    return replace(result, adapted=adapted, exported=exported)

@@ -65,7 +65,10 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
 
 
 def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple[Payload, Arrays]:
-    """What a round decides: numbers for the journal, and the arrays `importance_U` and `keep_U`."""
+    """What a round decides: numbers for the journal, and arrays.
+
+    These are `importance_U` and `keep_U`, and `predicted_M` and `utility_M` where there are predictions.
+    """
     methods, alive_U = job.methods, repairs.statistics.alive_U
     prior_U = score(job, round, repairs.statistics, ledger)
     # If --units has sublayer or layer, some sub-models lose these; the others are the sampler's.
@@ -98,4 +101,4 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
         "sparsity": job.table.sparsity(keep_U),
         "units_removed": int((alive_U & ~keep_U).sum()),
     }
-    return summary, {"importance_U": fitted.unit_importance_U, "keep_U": keep_U}
+    return summary, {"importance_U": fitted.unit_importance_U, "keep_U": keep_U, **fitted.predictions}

@@ -1,22 +1,22 @@
-"""Does an estimator predict sub-models it has not seen? Out-of-fold Kendall tau."""
+"""Does an estimator predict sub-models it has not seen? Out-of-fold predictions, and their Kendall tau."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bonsai_core.contracts import Estimator, Measurements
 
 
-def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int = 5) -> float | None:
-    """Rank correlation between measured utilities and those predicted by fits that did not see them.
+def predict_out_of_fold(estimator: Estimator, measurements: Measurements, folds: int = 5) -> NDArray[np.float64] | None:
+    """The utility of every sub-model as predicted by a fit that did not see it.
 
     Sub-models drawn together stay in one fold. A sub-model's prediction is the summed importance of what it keeps,
     relative to its fold's training mean.
 
     Returns:
-        Kendall's tau in -1..1; None where it is undefined (fewer than three groups, or constant utilities).
+        float64 [M], in the unit of the utilities; None for fewer than three groups.
     """
-    from scipy.stats import kendalltau
     from sklearn.model_selection import GroupKFold
 
     num_groups = len(np.unique(measurements.group_M))
@@ -31,5 +31,12 @@ def out_of_fold_tau(estimator: Estimator, measurements: Measurements, folds: int
         importance_U = estimator.fit(training).importance_U
         deviation_M = tested.kept(importance_U, usual_U=training.keep_MU.mean(axis=0))
         predicted_M[test] = training.utility_M.mean() + deviation_M
-    tau = float(kendalltau(predicted_M, measurements.utility_M).statistic)
+    return predicted_M
+
+
+def rank_correlation(predicted_M: NDArray[np.float64], utility_M: NDArray[np.float64]) -> float | None:
+    """Kendall's tau in -1..1; None where it is undefined, as for constant utilities."""
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(predicted_M, utility_M).statistic)
     return None if np.isnan(tau) else tau

@@ -25,7 +25,7 @@ from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
 
 LOCK_NAME = ".lock"
-COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.json(\.partial)?")
+COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.(json|html)(\.partial)?")
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
 Config = TypeVar("Config", bound=CommonSettings)
 
@@ -47,6 +47,7 @@ class JournaledDirectory(ABC):
         self.journal_path = path / "journal.sqlite"
         self.model_path = path / "model"
         self.report_path = path / "report.json"
+        self.page_path = path / "report.html"
         self.scratch_path = path / "scratch.partial"
 
     @abstractmethod

@@ -72,6 +72,11 @@ class _Losses(JsonObject):
     hidden: FiniteFloat
 
 
+class _Point(JsonObject):
+    tokens: Count
+    perplexity: Value
+
+
 class BudgetOutcome(JsonObject):
     """What has become of a budget, see `bonsai_core.engine.reached.outcome`."""
 
@@ -132,6 +137,7 @@ ADAPT_REPORT = json_object(
     evaluation=json_object(name=str, windows=Count, sequence_length=Count),
     perplexity=json_object(teacher=Value, before=Value, after=Value),
     losses=Annotated[list[_Losses], Field(min_length=1)],
+    curve=(list[_Point], []),
     steps=Count,
     tokens=Count,
     epochs=FiniteFloat,

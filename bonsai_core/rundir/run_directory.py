@@ -22,7 +22,7 @@ class RunDirectory(JournaledDirectory):
         folders=("model", *CHECKPOINT_TEMPORARIES, r"round-\d{3,}", r"scratch\.partial"),
         nested=("adapted",),
         temporaries=(
-            r"(config\.yaml|report\.json|scratch)\.partial",
+            r"(config\.yaml|report\.(json|html)|scratch)\.partial",
             r"round-\d{3,}/((prior|selection)\.npz|repair)\.partial",
             r"round-\d{3,}/\.repair\.(partial|previous)",
             *CHECKPOINT_TEMPORARIES,

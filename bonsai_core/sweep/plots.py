@@ -14,13 +14,13 @@ from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
 from bonsai_core.display import plotting
+from bonsai_core.display.bubbles import Bubble, draw_bubbles
 from bonsai_core.display.plotting import COLOURS, DASHES, FAINT, HALO, INK, MARKERS, PAPER
 from bonsai_core.sweep.quantities import QUANTITIES, Quantity, describe, show_value
 from bonsai_core.sweep.record import Results
 from bonsai_core.sweep.results import Group, dense_perplexity, grouped
 from bonsai_core.sweep.spec import Bars, Bubbles, Lines, Plot
 
-LARGEST_BUBBLE = 800.0
 WHISKER_GAP = 5.0
 """Points between the whiskers of neighbouring lines, which would hide each other."""
 WIDE_GRID = 8.0
@@ -136,27 +136,11 @@ def _bubbles(plot: Bubbles, groups: Sequence[Group], looks: Looks) -> tuple[Figu
     figure, axes = plotting.empty(plot.title or f"{up.label} by {across.label.partition(',')[0]}", height=4.6)
     x, y = _heights(across, plot.x, groups)[0], _heights(up, plot.y, groups)[0]
     sizes = [abs(size) for size in _heights(area, plot.size, groups)[0]]
-    largest = max(sizes, default=1.0) or 1.0
-    ends: list[tuple[float, str, str]] = []
-    for arm in dict.fromkeys(group.arm for group in groups):
-        own = sorted((i for i, group in enumerate(groups) if group.arm == arm), key=x.__getitem__)
-        colour, _ = looks[arm]
-        axes.plot([x[i] for i in own], [y[i] for i in own], color=colour, linewidth=1.2, alpha=0.6, zorder=2)
-        ends.append((y[own[-1]], arm, colour))
-        for i in own:
-            size = LARGEST_BUBBLE * sizes[i] / largest
-            axes.scatter(x[i], y[i], s=size, color=colour, edgecolors=PAPER, zorder=3 + i)
-            inside = "\n".join(show_value(value) for value in groups[i].point.values())
-            axes.annotate(
-                inside,
-                (x[i], y[i]),
-                color=PAPER,
-                fontsize=8,
-                fontweight="bold",
-                ha="center",
-                va="center_baseline",
-                zorder=3.5 + i,  # of the same bubble, so that what it hides is hidden whole
-            )
+    bubbles = [
+        Bubble(group.arm, x_, y_, size, "\n".join(show_value(value) for value in group.point.values()))
+        for group, x_, y_, size in zip(groups, x, y, sizes, strict=True)
+    ]
+    ends = draw_bubbles(axes, bubbles, {arm: colour for arm, (colour, _) in looks.items()})
     plotting.scale_axis(axes, "y", y, plot.log_y, up.label, pad=0.16)
     plotting.scale_axis(axes, "x", x, False, across.label + _key(area, sizes, groups), pad=0.1)
     plotting.label_right(figure, axes, ends)

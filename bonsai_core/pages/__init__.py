@@ -1,0 +1,1 @@
+"""Results as self-contained HTML pages: a run, an adaptation, several runs side by side."""

@@ -1,0 +1,132 @@
+"""The figures of the pages, as SVG whose letters are text and whose colours the page's style sheet replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bonsai_core.display import plotting
+from bonsai_core.display.plotting import COLOURS, DASHES, FAINT, INK, MARKERS, PAPER
+from bonsai_core.display.printable import visible
+from bonsai_core.pages.arrays import Predictions, SiteRanks
+
+MOST_POINTS = 400
+"""In a scatter plot; of more, as many are drawn, evenly spaced."""
+KL_NAMES = {"measured": "text measured on", "held_out": "held-out text", "guard": "guard, other text"}
+
+
+def divergence(rounds: Sequence[Mapping[str, Any]]) -> Figure:
+    """KL to the dense model by what has been removed; the dense model itself is at the origin."""
+    figure, axes = plotting.small()
+    heights: list[float] = [0.0]
+    for number, (name, label) in enumerate(KL_NAMES.items()):
+        points = [(100 * row["sparsity"], row.get("divergence", {}).get(name)) for row in rounds]
+        known = [(0.0, 0.0), *((x, y) for x, y in points if y is not None)]
+        if len(known) > 1:
+            _line(axes, known, number, label)
+            heights += [y for _, y in known]
+    return _finished(figure, axes, rounds, heights, "KL, nats per token")
+
+
+def perplexity(rounds: Sequence[Mapping[str, Any]], dense: float | None, pruned: float | None) -> Figure:
+    """Perplexity by what has been removed; the last round's is that of the result."""
+    figure, axes = plotting.small()
+    points = [(100 * row["sparsity"], row.get("perplexity", pruned)) for row in rounds]
+    known = [(x, y) for x, y in [(0.0, dense), *points] if y is not None]
+    _line(axes, known, 0, "perplexity")
+    return _finished(figure, axes, rounds, [y for _, y in known], "perplexity", legend=False)
+
+
+def predicted(found: Predictions) -> Figure:
+    """Predicted against measured utilities."""
+    figure, axes = plotting.small()
+    chosen = evenly(len(found.measured_M))
+    measured, guessed = found.measured_M[chosen], found.predicted_M[chosen]
+    ends = [float(min(measured.min(), guessed.min())), float(max(measured.max(), guessed.max()))]
+    axes.plot(ends, ends, color=FAINT, linestyle=DASHES[1], linewidth=1.2)
+    axes.scatter(measured, guessed, s=22, color=COLOURS[0], edgecolors=PAPER, linewidths=0.6, zorder=3)
+    plotting.scale_axis(axes, "x", measured.tolist(), False, "measured utility", pad=0.06)
+    plotting.scale_axis(axes, "y", guessed.tolist(), False, "predicted utility", pad=0.06)
+    return figure
+
+
+def ranks(sites: Sequence[SiteRanks]) -> Figure:
+    """Mean rank of every site's units by the regression against that by the prior."""
+    figure, axes = plotting.small()
+    axes.plot([0, 100], [0, 100], color=FAINT, linestyle=DASHES[1], linewidth=1.2)
+    for number, kind in enumerate(dict.fromkeys(site.kind for site in sites)):
+        own = [site for site in sites if site.kind == kind]
+        looks: Any = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        places = [100 * site.prior for site in own], [100 * site.importance for site in own]
+        axes.scatter(*places, s=26, edgecolors=PAPER, linewidths=0.6, label=visible(kind), zorder=3, **looks)
+    everything = [100 * value for site in sites for value in (site.prior, site.importance)]
+    plotting.scale_axis(axes, "x", everything, False, "rank by the prior, %", pad=0.06)
+    plotting.scale_axis(axes, "y", everything, False, "rank by the regression, %", pad=0.06)
+    _legend(axes)
+    return figure
+
+
+def curve(points: Sequence[Mapping[str, Any]], teacher: float | None) -> Figure:
+    """Perplexity by the tokens trained on; the teacher's as a level."""
+    figure, axes = plotting.small()
+    known = [(point["tokens"], point["perplexity"]) for point in points if point["perplexity"] is not None]
+    _line(axes, known, 0, "perplexity")
+    heights = [y for _, y in known]
+    if teacher is not None:
+        axes.axhline(teacher, color=FAINT, linestyle=DASHES[1], linewidth=1.2)
+        heights.append(teacher)
+    plotting.scale_axis(axes, "x", [x for x, _ in known], False, "tokens trained on", pad=0.04)
+    plotting.scale_axis(axes, "y", heights, "auto", "perplexity", pad=0.06)
+    return figure
+
+
+def loss(points: Sequence[tuple[float, float]]) -> Figure:
+    """The loss by the tokens trained on."""
+    figure, axes = plotting.small()
+    axes.plot(*zip(*points, strict=True), color=COLOURS[1], linewidth=1.8)
+    plotting.scale_axis(axes, "x", [x for x, _ in points], False, "tokens trained on", pad=0.04)
+    plotting.scale_axis(axes, "y", [y for _, y in points], False, "loss, nats per token", pad=0.06)
+    return figure
+
+
+def parts(values: Sequence[float], number: int = 20) -> list[tuple[float, float]]:
+    """(middle step, mean) of consecutive parts of about equal size, about so many."""
+    size = max(1, len(values) // number)
+    groups = [(start, values[start : start + size]) for start in range(0, len(values), size)]
+    return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]
+
+
+def evenly(total: int) -> Any:
+    """At most `MOST_POINTS` of so many numbers from 0, evenly spaced, int64 [n]."""
+    return np.linspace(0, total - 1, min(total, MOST_POINTS)).round().astype(np.int64)
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], number: int, label: str) -> None:
+    x, y = zip(*points, strict=True)
+    looks: Any = {"color": COLOURS[number], "linestyle": DASHES[number], "marker": MARKERS[number]}
+    axes.plot(x, y, linewidth=1.8, markersize=5, markeredgecolor=PAPER, label=label, **looks)
+
+
+def _finished(
+    figure: Figure,
+    axes: Axes,
+    rounds: Sequence[Mapping[str, Any]],
+    heights: Sequence[float],
+    label: str,
+    *,
+    legend: bool = True,
+) -> Figure:
+    across = [0.0, *(100 * row["sparsity"] for row in rounds)]
+    plotting.scale_axis(axes, "x", across, False, "removed from the decoder layers, %", pad=0.04)
+    plotting.scale_axis(axes, "y", heights, "auto", label, pad=0.06)
+    if legend:
+        _legend(axes)
+    return figure
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", handlelength=1.8)

@@ -1,0 +1,73 @@
+"""From values to a page: one environment of templates, all text escaped, plots inline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from bonsai_core.display import plotting
+from bonsai_core.display.plotting import COLOURS, FAINT, GRID, INK, PAPER
+from bonsai_core.display.printable import visible
+
+PALETTE = {
+    PAPER: "paper",
+    INK: "ink",
+    FAINT: "faint",
+    GRID: "grid",
+    **{colour: f"series-{number}" for number, colour in enumerate(COLOURS)},
+}
+"""By colour of a plot, the variable of the style sheet that stands for it, so that plots follow light and dark too."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text; the first `num_names` columns are names, the rest numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_names: int = 1
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure on a page.
+
+    Attributes:
+        title: a heading of a few words.
+        caption: what to see in it, which is also read out instead of it.
+        svg: the drawing.
+        table: its numbers; None where another table on the page has them.
+    """
+
+    title: str
+    caption: str
+    svg: Markup
+    table: Table | None = None
+
+
+def render(template: str, **values: Any) -> str:
+    """The page; what would steer or hide in its text is spelled out."""
+    environment = Environment(
+        loader=PackageLoader("bonsai_core.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return visible(environment.get_template(template).render(palette=PALETTE, **values), lines=True)
+
+
+def drawn(name: str, draw: Callable[[], Figure]) -> Markup:
+    """A figure to stand in a page; `name` is unique there."""
+    with plotting.style(salt=name, letters="none"):
+        return inline(plotting.as_svg(draw()))
+
+
+def inline(svg: str) -> Markup:
+    """A drawing of ours to stand in a page: without what makes it a file of its own."""
+    return Markup(svg[svg.index("<svg") :])

@@ -1,0 +1,151 @@
+"""The page of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bonsai_core.config import RunConfig
+from bonsai_core.pages import figures, heat
+from bonsai_core.pages.arrays import Predictions, SiteRanks, predictions, site_ranks
+from bonsai_core.pages.costs import costs
+from bonsai_core.pages.render import Plot, Table, drawn, render
+from bonsai_core.pages.settings import command_of, settings_of
+from bonsai_core.pages.tiles import tiles
+from bonsai_core.pages.verdict import judge
+from bonsai_core.pages.ways import Way
+from bonsai_core.pages.words import number, percent
+from bonsai_core.rundir import RunDirectory
+
+MOST_ROUNDS = 100
+"""In the table of rounds; of more, the first and the last."""
+
+
+def run_page(
+    directory: RunDirectory, report: Mapping[str, Any], ways: Sequence[Way], adapted: Mapping[str, Any] | None = None
+) -> str:
+    """The page of a finished run, the same for the same report and arrays.
+
+    Args:
+        report: its contents, valid by their schema.
+        ways: the runtimes of what came out last; empty where they are not known.
+        adapted: the report of the adaptation that followed, if one did.
+    """
+    rounds, config = report["rounds"], report["config"]
+    return render(
+        "run.html",
+        verdict=judge(report, adapted),
+        tiles=tiles(report, adapted),
+        quality=_quality(report),
+        rounds=_rounds(report),
+        strips=heat.strips(report["layers"]),
+        ticks=heat.ticks(report["layers"]),
+        num_layers=min(len(report["layers"]), heat.MOST_LAYERS),
+        layers=heat.table(report["layers"]),
+        regression=[*_predicted(directory, rounds), *_ranked(site_ranks(directory, 1, report["layers"]))],
+        costs=costs(report),
+        settings=settings_of(config, RunConfig),
+        repeat=command_of(config, RunConfig, "bonsai", "run"),
+        ways=ways,
+        provenance=_provenance(directory.path, report),
+    )
+
+
+def _quality(report: Mapping[str, Any]) -> list[Plot]:
+    rounds, perplexity = report["rounds"], report["perplexity"]
+    plots = []
+    if any(row.get("divergence") for row in rounds):
+        plots.append(
+            Plot(
+                "How far from the dense model",
+                "KL divergence of the next-token distributions after each round. Nothing is chosen by the held-out "
+                "text and the guard; where these are far above the text measured on, the run has overfitted.",
+                drawn("divergence", lambda: figures.divergence(rounds)),
+            )
+        )
+    if any("perplexity" in row for row in rounds[:-1]):
+        plots.append(
+            Plot(
+                "Perplexity after each round",
+                f"On {perplexity['windows']:,} windows of {perplexity['sequence_length']:,} tokens; lower is better.",
+                drawn("perplexity", lambda: figures.perplexity(rounds, perplexity["dense"], perplexity["pruned"])),
+            )
+        )
+    return plots
+
+
+def _rounds(report: Mapping[str, Any]) -> Table:
+    rounds = list(enumerate(report["rounds"], 1))
+    if len(rounds) > MOST_ROUNDS:
+        rounds = [*rounds[: MOST_ROUNDS // 2], *rounds[-MOST_ROUNDS // 2 :]]
+    compared = [name for name in figures.KL_NAMES if any(name in row.get("divergence", {}) for _, row in rounds)]
+    evaluated = any("perplexity" in row for _, row in rounds)
+    header = ["round", "removed", "units removed", "sub-models", "not finite", "Kendall tau"]
+    header += [f"KL, {figures.KL_NAMES[name]}" for name in compared] + ["perplexity"] * evaluated
+    rows = []
+    for n, row in rounds:
+        cells = [str(n), percent(row["sparsity"]), f"{row['units_removed']:,}", f"{row['submodels']:,}"]
+        cells += [f"{row['dropped_submodels']:,}", _or_dash(row["kendall_tau"], 2)]
+        cells += [_or_dash(row.get("divergence", {}).get(name), 3) for name in compared]
+        cells += [number(row.get("perplexity", report["perplexity"]["pruned"]))] * evaluated
+        rows.append(cells)
+    return Table(header, rows)
+
+
+def _predicted(directory: RunDirectory, rounds: Sequence[Mapping[str, Any]]) -> list[Plot]:
+    """The first and the last round's predictions."""
+    plots = []
+    for n in dict.fromkeys((1, len(rounds))):
+        found = predictions(directory, n) if rounds else None
+        if found is not None:
+            plots.append(_prediction(n, found, rounds[n - 1]["kendall_tau"]))
+    return plots
+
+
+def _prediction(n: int, found: Predictions, tau: float | None) -> Plot:
+    chosen = figures.evenly(len(found.measured_M))
+    rows = [[str(m + 1), f"{found.measured_M[m]:.6g}", f"{found.predicted_M[m]:.6g}"] for m in chosen]
+    part = f" {len(chosen):,} of {len(found.measured_M):,} are shown." if len(chosen) < len(found.measured_M) else ""
+    return Plot(
+        f"Predicted and measured, round {n}",
+        f"Each point is a sub-model, predicted by a regression that had not seen it; on the line it was exactly right. "
+        f"Kendall tau {_or_dash(tau, 2)}: 1 is the right order, 0 a guess.{part}",
+        drawn(f"predicted-{n}", lambda: figures.predicted(found)),
+        Table(["sub-model", "measured utility", "predicted utility"], rows),
+    )
+
+
+def _ranked(sites: list[SiteRanks]) -> list[Plot]:
+    if len(sites) < 2:
+        return []
+    rows = [
+        [str(site.layer), site.kind, f"{site.num_units:,}", percent(site.prior), percent(site.importance)]
+        for site in sites
+    ]
+    return [
+        Plot(
+            "What the measurements changed, round 1",
+            "Each point is a site: the mean rank of its units among all of their kind, by the prior and by the "
+            "regression. Above the line, measuring found a site more important than the prior thought.",
+            drawn("ranks", lambda: figures.ranks(sites)),
+            Table(["layer", "kind", "units measured", "rank by the prior", "rank by the regression"], rows, 2),
+        )
+    ]
+
+
+def _provenance(path: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    perplexity = report["perplexity"]
+    facts = [("Run", str(path)), ("Model", str(report["config"]["model"]))]
+    for what, text in (("Calibration text", report.get("calibration")), ("Guard", report.get("guard"))):
+        facts += [(what, str(text["name"]))] if isinstance(text, Mapping) and "name" in text else []
+    windows = f"{perplexity['windows']:,} windows of {perplexity['sequence_length']:,} tokens"
+    facts.append(("Perplexity on", f"{perplexity['text']['name']}, {windows}"))
+    versions = report.get("versions")
+    if isinstance(versions, Mapping):
+        facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return facts
+
+
+def _or_dash(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,88 @@
+"""The settings of a run as people read them, and the command that repeats it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bonsai_core.errors import shortened
+from bonsai_core.settings.common import Settings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: what it was in the run, and what it is where nobody sets it."""
+
+    name: str
+    value: str
+    default: str
+    differs: bool
+
+
+def settings_of(config: Mapping[str, Any], schema: type[Settings]) -> list[Setting]:
+    """All settings of a run, in the order in which people read them.
+
+    Args:
+        config: of its report; what an earlier version did not have is left out.
+    """
+    defaults = defaults_of(schema)
+    names = [*(name for name in defaults if name in config), *(name for name in config if name not in defaults)]
+    return [
+        Setting(name, written(config[name]), written(defaults.get(name)), config[name] != defaults.get(name))
+        for name in names
+    ]
+
+
+def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -> str:
+    """The command that repeats a run exactly, anywhere: only what differs from the defaults.
+
+    Args:
+        words: the command's first words, as ``bonsai run``.
+    """
+    defaults = defaults_of(schema)
+    options = [
+        option
+        for name, value in config.items()
+        if name in defaults and value is not None and value != defaults[name]
+        for option in _options(name, value)
+    ]
+    return " ".join([*words, *options])
+
+
+def defaults_of(schema: type[Settings]) -> dict[str, Any]:
+    """The default of every setting that decides a result, as plain data; None for one that must be given."""
+    required = {name: "any" for name, field in schema.model_fields.items() if field.is_required()}
+    return {**schema.model_validate(required).decisive(), **dict.fromkeys(required)}
+
+
+def written(value: Any) -> str:
+    """A setting's value as users type it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return shortened(",".join(map(str, value))) or "none"
+    if isinstance(value, dict):
+        name = [str(value["name"])] if "name" in value else []
+        return shortened(" ".join([*name, *(f"{key}={item}" for key, item in value.items() if key != "name")]))
+    return shortened(str(value))
+
+
+def _options(name: str, value: Any) -> list[str]:
+    """The options that set it, ready for a shell."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, list):
+        return [f"{flag} {shlex.quote(','.join(map(str, value)))}"]
+    if not isinstance(value, dict):
+        return [f"{flag} {shlex.quote(str(value))}"]
+    if "name" not in value:  # a limit by kind of unit
+        return [f"{flag} {shlex.quote(','.join(f'{key}={item}' for key, item in value.items()))}"]
+    own = [(f"{flag}.{key.replace('_', '-')}", item) for key, item in value.items() if key != "name"]
+    texts = [(option, item if isinstance(item, str) else json.dumps(item)) for option, item in own]
+    return [f"{flag} {shlex.quote(str(value['name']))}", *(f"{option} {shlex.quote(text)}" for option, text in texts)]
