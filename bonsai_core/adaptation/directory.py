@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir import ADAPT_REPORT, CHECKPOINT_TEMPORARIES, COMMON_FILES, JournaledDirectory, Names
 from bonsai_core.settings.names import checked_name
 
@@ -57,3 +60,11 @@ def is_adaptation(path: Path) -> bool:
     """
     config_path = AdaptDirectory(Path(checked_name(str(path), "run directory"))).config_path
     return config_path.exists() or config_path.is_symlink()  # links to nothing are refused when it is opened
+
+
+def adapted_report(path: Path) -> Mapping[str, Any] | None:
+    """The report of an adaptation; None if there is none in `path`, or it is not finished, or is damaged."""
+    with suppress(BonsaiError, FileNotFoundError):
+        if is_adaptation(path):
+            return AdaptDirectory.open(path).read_report()
+    return None

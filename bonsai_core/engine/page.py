@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
+from bonsai_core.adaptation.directory import adapted_report
 from bonsai_core.errors import BonsaiError
 from bonsai_core.pages.run import run_page
 from bonsai_core.pages.ways import Way
@@ -17,16 +17,8 @@ from bonsai_core.runtimes.ways import find_ways
 
 def page_of(directory: RunDirectory, report: Mapping[str, Any], registry: Registry) -> str:
     """The page; without runtimes where the checkpoint has been moved or is damaged."""
-    adapted = adapted_report(directory)
+    adapted = adapted_report(directory.adapted_path)
     ways: list[Way] = []
     with suppress(BonsaiError):
         ways = find_ways(directory.path if adapted is None else directory.adapted_path, registry)
     return run_page(directory, report, ways, adapted)
-
-
-def adapted_report(directory: RunDirectory) -> Mapping[str, Any] | None:
-    """The report of the adaptation in a run directory; None if there is none, or it is not finished, or is damaged."""
-    with suppress(BonsaiError, FileNotFoundError):
-        if is_adaptation(directory.adapted_path):
-            return AdaptDirectory.open(directory.adapted_path).read_report()
-    return None

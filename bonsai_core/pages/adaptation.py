@@ -54,7 +54,7 @@ def judge(report: Mapping[str, Any]) -> Verdict:
         f"{number(after)}."
     ]
     if teacher and after is not None:
-        summary.append(f"The dense model's is {teacher:.2f}, so that {after / teacher:.2f} times as much is left.")
+        summary.append(f"That is {after / teacher:.2f} times the dense model's, which is {number(teacher)}.")
     summary.append(f"It took {duration(sum(report['seconds'].values()))}.")
     caution = "It did not lower the perplexity: more tokens or another --learning-rate may." if not helped else ""
     name = PurePath(str(_config(report).get("model"))).name
@@ -64,7 +64,7 @@ def judge(report: Mapping[str, Any]) -> Verdict:
 def _tiles(report: Mapping[str, Any]) -> list[Tile]:
     perplexity, parameters = report["perplexity"], report["parameters"]
     teacher = perplexity["teacher"]
-    dense = "" if teacher is None else f", dense {teacher:.2f}"
+    dense = "" if teacher is None else f", dense {number(teacher)}"
     return [
         Tile("perplexity", number(perplexity["after"]), f"before {number(perplexity['before'])}{dense}"),
         Tile("parameters", count(parameters["all"]), f"{count(parameters['trained'])} numbers were trained"),

@@ -13,6 +13,7 @@ from bonsai_core.display import plotting
 from bonsai_core.display.bubbles import Bubble, draw_bubbles
 from bonsai_core.display.plotting import COLOURS
 from bonsai_core.display.printable import last_parts
+from bonsai_core.pages import figures
 from bonsai_core.pages.render import Plot, Table, drawn, render
 from bonsai_core.pages.verdict import grade_of, loss_of, model_name, speedups
 from bonsai_core.pages.words import count, duration, megabytes, number, percent
@@ -45,9 +46,8 @@ def comparison_page(entries: Sequence[Entry]) -> str:
 def table(entries: Sequence[Entry]) -> Table:
     """A row for each run."""
     names = last_parts([str(entry.path) for entry in entries])
-    adapted = any(entry.adapted for entry in entries)
-    header = ["", "run", "model", "removed", "parameters", "weights", "dense perplexity", "perplexity"]
-    header += [*(["adapted, of the dense"] if adapted else ["of the dense"]), "KL, held out"]
+    header = ["", "run", "model", "removed", "parameters", "weights", "perplexity, dense and pruned"]
+    header += ["over the dense", "KL, held out"]
     phases = [phase for phase in PHASES if any(phase in speedups(entry.report["latency"]) for entry in entries)]
     header += [*(f"{phase} speed" for phase in phases), "time", "peak memory"]
     rows = []
@@ -58,8 +58,9 @@ def table(entries: Sequence[Entry]) -> Table:
         kl = divergence.get("held_out")
         cells = [str(place), names[str(entry.path)], model_name(report), percent(report["sparsity"]["decoder"])]
         cells += [count(report["parameters"]["pruned"]), megabytes(report["weight_bytes"]["pruned"])]
-        cells += [number(perplexity["dense"]), number(perplexity["pruned"])]
-        cells += ["not finite" if loss is None else f"x {loss:.2f}", "-" if kl is None else f"{kl:.3f}"]
+        cells += [f"{number(perplexity['dense'])} and {number(perplexity['pruned'])}"]
+        then = ", adapted" if entry.adapted else ""
+        cells += ["not finite" if loss is None else f"x {loss:.2f}{then}", "-" if kl is None else f"{kl:.3f}"]
         cells += [f"x {speeds[phase]['median']:.2f}" if phase in speeds else "-" for phase in phases]
         cells += [duration(sum(report["seconds"].values())), megabytes(report["memory"]["peak_bytes"])]
         rows.append(cells)
@@ -138,6 +139,8 @@ def _bubbles(bubbles: Sequence[Bubble], label: str) -> Figure:
     figure, axes = plotting.small()
     models = dict.fromkeys(bubble.series for bubble in bubbles)
     draw_bubbles(axes, bubbles, {model: COLOURS[n % len(COLOURS)] for n, model in enumerate(models)})
+    if len(models) > 1:
+        figures.legend(axes)
     plotting.scale_axis(axes, "x", [bubble.x for bubble in bubbles], False, label, pad=0.2)
     plotting.scale_axis(axes, "y", [bubble.y for bubble in bubbles], "auto", "perplexity, times the dense", pad=0.2)
     return figure

@@ -38,7 +38,7 @@ def perplexity(rounds: Sequence[Mapping[str, Any]], dense: float | None, pruned:
     points = [(100 * row["sparsity"], row.get("perplexity", pruned)) for row in rounds]
     known = [(x, y) for x, y in [(0.0, dense), *points] if y is not None]
     _line(axes, known, 0, "perplexity")
-    return _finished(figure, axes, rounds, [y for _, y in known], "perplexity", legend=False)
+    return _finished(figure, axes, rounds, [y for _, y in known], "perplexity", several=False)
 
 
 def predicted(found: Predictions) -> Figure:
@@ -49,8 +49,8 @@ def predicted(found: Predictions) -> Figure:
     ends = [float(min(measured.min(), guessed.min())), float(max(measured.max(), guessed.max()))]
     axes.plot(ends, ends, color=FAINT, linestyle=DASHES[1], linewidth=1.2)
     axes.scatter(measured, guessed, s=22, color=COLOURS[0], edgecolors=PAPER, linewidths=0.6, zorder=3)
-    plotting.scale_axis(axes, "x", measured.tolist(), False, "measured utility", pad=0.06)
-    plotting.scale_axis(axes, "y", guessed.tolist(), False, "predicted utility", pad=0.06)
+    plotting.scale_axis(axes, "x", ends, False, "measured utility", pad=0.06)
+    plotting.scale_axis(axes, "y", ends, False, "predicted utility", pad=0.06)
     return figure
 
 
@@ -66,7 +66,7 @@ def ranks(sites: Sequence[SiteRanks]) -> Figure:
     everything = [100 * value for site in sites for value in (site.prior, site.importance)]
     plotting.scale_axis(axes, "x", everything, False, "rank by the prior, %", pad=0.06)
     plotting.scale_axis(axes, "y", everything, False, "rank by the regression, %", pad=0.06)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -118,15 +118,16 @@ def _finished(
     heights: Sequence[float],
     label: str,
     *,
-    legend: bool = True,
+    several: bool = True,
 ) -> Figure:
     across = [0.0, *(100 * row["sparsity"] for row in rounds)]
     plotting.scale_axis(axes, "x", across, False, "removed from the decoder layers, %", pad=0.04)
     plotting.scale_axis(axes, "y", heights, "auto", label, pad=0.06)
-    if legend:
-        _legend(axes)
+    if several:
+        legend(axes)
     return figure
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
+    """The names of what is drawn."""
     axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", handlelength=1.8)

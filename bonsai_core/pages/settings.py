@@ -45,23 +45,24 @@ def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -
     defaults = defaults_of(schema)
     options = [
         option
-        for name, value in config.items()
-        if name in defaults and value is not None and value != defaults[name]
-        for option in _options(name, value)
+        for name, default in defaults.items()
+        if config.get(name) is not None and config[name] != default
+        for option in _options(name, config[name])
     ]
     return " ".join([*words, *options])
 
 
 def defaults_of(schema: type[Settings]) -> dict[str, Any]:
-    """The default of every setting that decides a result, as plain data; None for one that must be given."""
+    """The default of every setting, as plain data, in the order in which people read them."""
     required = {name: "any" for name, field in schema.model_fields.items() if field.is_required()}
-    return {**schema.model_validate(required).decisive(), **dict.fromkeys(required)}
+    values = {**schema.model_validate(required).model_dump(mode="json"), **dict.fromkeys(required)}
+    return {name: values[name] for name in schema.names()}
 
 
 def written(value: Any) -> str:
     """A setting's value as users type it."""
     if value is None:
-        return "none"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -130,7 +130,9 @@ def _lost(report: Mapping[str, Any]) -> str:
     if dense is None or pruned is None:
         return f"Perplexity {where} went from {number(dense)} to {number(pruned)}."
     verb = "rose" if pruned > dense else "fell"
-    return f"Perplexity {where} {verb} from {dense:.2f} to {pruned:.2f}, {number(loss_of(report))} times as much."
+    return (
+        f"Perplexity {where} {verb} from {number(dense)} to {number(pruned)}, {number(loss_of(report))} times as much."
+    )
 
 
 def _recovered(adapted: Mapping[str, Any] | None) -> tuple[str, ...]:

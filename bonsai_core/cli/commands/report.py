@@ -9,10 +9,9 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
-from rich.table import Table
 
 from bonsai_core.cli.live import quiet_libraries, show_runtimes
-from bonsai_core.cli.printing import name, plain
+from bonsai_core.cli.printing import name, number_table, plain
 from bonsai_core.cli.settings import PathName, installed
 from bonsai_core.errors import BonsaiError
 
@@ -69,26 +68,24 @@ def _show(run: Path) -> None:
 
 def _entries(runs: Sequence[Path]) -> list[Any]:
     """The runs to compare, with the adaptations that followed them."""
-    from bonsai_core.adaptation.directory import is_adaptation
-    from bonsai_core.engine.page import adapted_report
+    from bonsai_core.adaptation.directory import adapted_report, is_adaptation
     from bonsai_core.pages.comparison import Entry
     from bonsai_core.rundir import RunDirectory
 
     for run in runs:
         if is_adaptation(run):
             raise BonsaiError(f"{run} is an adaptation. Runs are compared with what followed them: name the run.")
-    return [Entry(run, _read(run), adapted_report(RunDirectory(run))) for run in runs]
+    return [Entry(run, _read(run), adapted_report(RunDirectory(run).adapted_path)) for run in runs]
 
 
 def _show_side_by_side(runs: Sequence[Path]) -> None:
     from bonsai_core.pages.comparison import table
 
     contents = table(_entries(runs))
-    view = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for number, heading in enumerate(contents.header):
-        view.add_column(name(heading), justify="left" if number < contents.num_names else "right")
-    for row in contents.rows:
-        view.add_row(*map(name, row))
+    columns = list(zip(contents.header, *contents.rows, strict=True))[1:]  # a column for each run, without its number
+    view = number_table(*map(name, columns[0]))
+    for quantity in columns[1:]:
+        view.add_row(*map(name, quantity))
     Console().print(view)
 
 
