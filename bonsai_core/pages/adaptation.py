@@ -35,7 +35,7 @@ def adapt_page(path: Path, report: Mapping[str, Any], ways: Sequence[Way], schem
         quality=_plots(report),
         costs=costs(report),
         settings=settings_of(_config(report), schema),
-        repeat=command_of(config, schema, *command),
+        repeat=command_of(config, schema, *command) or f"{' '.join(command)} --config {path / 'adapt.yaml'}",
         ways=ways,
         provenance=_provenance(path, report),
     )

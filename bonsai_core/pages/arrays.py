@@ -70,25 +70,30 @@ def site_ranks(directory: RunDirectory, number: int, layers: Sequence[Mapping[st
     importance_U = _arrays(directory.array_path(number, "selection"), num_units).get("importance_U")
     if prior_U is None or importance_U is None or prior_U.shape != (num_units,) or importance_U.shape != (num_units,):
         return []
-    kind_U = np.repeat([kind for _, kind, _ in sites], [units for _, _, units in sites])
-    site_U = np.repeat(np.arange(len(sites)), [units for _, _, units in sites])
+    kinds = list(dict.fromkeys(kind for _, kind, _ in sites))
+    counts = [units for _, _, units in sites]
+    site_U = np.repeat(np.arange(len(sites)), counts)
+    kind_U = np.repeat([kinds.index(kind) for _, kind, _ in sites], counts)
     known_U = np.isfinite(prior_U) & np.isfinite(importance_U)
-    rank_U, other_U = (_ranks(values_U, known_U, kind_U) for values_U in (prior_U, importance_U))
-    found = []
-    for index, (layer, kind, _) in enumerate(sites):
-        own = known_U & (site_U == index)
-        if own.any():
-            found.append(SiteRanks(layer, kind, int(own.sum()), float(rank_U[own].mean()), float(other_U[own].mean())))
-    return found
+    known_S = np.bincount(site_U[known_U], minlength=len(sites))
+    means = []
+    for values_U in (prior_U, importance_U):
+        rank_U = _ranks(values_U[known_U], kind_U[known_U])
+        means.append(np.bincount(site_U[known_U], rank_U, minlength=len(sites)) / np.maximum(known_S, 1))
+    return [
+        SiteRanks(layer, kind, int(known_S[index]), float(means[0][index]), float(means[1][index]))
+        for index, (layer, kind, _) in enumerate(sites)
+        if known_S[index]
+    ]
 
 
-def _ranks(values_U: NDArray[Any], known_U: NDArray[np.bool_], kind_U: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Ranks in 0..1 among the known units of the same kind; equal values share the mean of theirs."""
+def _ranks(values_U: NDArray[Any], kind_U: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ranks in 0..1 among the units of the same kind; equal values share the mean of theirs."""
     from scipy.stats import rankdata
 
-    rank_U = np.full(len(values_U), np.nan)
-    for kind in np.unique(kind_U[known_U]):
-        own = known_U & (kind_U == kind)
+    rank_U = np.empty(len(values_U))
+    for kind in np.unique(kind_U):
+        own = kind_U == kind
         rank_U[own] = (rankdata(values_U[own]) - 0.5) / own.sum()
     return rank_U
 
@@ -98,7 +103,7 @@ def _arrays(path: Path, num_units: int) -> Mapping[str, NDArray[Any]]:
     try:
         if path.stat().st_size > MOST_BYTES_PER_UNIT * num_units + MOST_OTHER_BYTES:
             return {}
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = ("prior_U", "importance_U", "predicted_M", "utility_M")
             return {name: arrays[name] for name in names if name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, MemoryError):

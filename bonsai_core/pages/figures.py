@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bonsai_core.display import plotting
 from bonsai_core.display.plotting import COLOURS, DASHES, FAINT, INK, MARKERS, PAPER
@@ -15,7 +16,7 @@ from bonsai_core.display.printable import visible
 from bonsai_core.pages.arrays import Predictions, SiteRanks
 
 MOST_POINTS = 400
-"""In a scatter plot; of more, as many are drawn, evenly spaced."""
+"""In a plot; of more, as many are drawn, evenly spaced."""
 KL_NAMES = {"measured": "text measured on", "held_out": "held-out text", "guard": "guard, other text"}
 
 
@@ -100,7 +101,7 @@ def parts(values: Sequence[float], number: int = 20) -> list[tuple[float, float]
     return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]
 
 
-def evenly(total: int) -> Any:
+def evenly(total: int) -> NDArray[np.int64]:
     """At most `MOST_POINTS` of so many numbers from 0, evenly spaced, int64 [n]."""
     return np.linspace(0, total - 1, min(total, MOST_POINTS)).round().astype(np.int64)
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from bonsai_core.display import plotting
 from bonsai_core.display.plotting import COLOURS, FAINT, GRID, INK, PAPER
 from bonsai_core.display.printable import visible
+from bonsai_core.errors import shortened
 
 PALETTE = {
     PAPER: "paper",
@@ -22,6 +23,9 @@ PALETTE = {
     **{colour: f"series-{number}" for number, colour in enumerate(COLOURS)},
 }
 """By colour of a plot, the variable of the style sheet that stands for it, so that plots follow light and dark too."""
+
+LONGEST_TEXT = 5_000
+"""Characters of one text on a page; of a longer one, the middle is left out."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def render(template: str, **values: Any) -> str:
         loader=PackageLoader("bonsai_core.pages"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: shortened(value, LONGEST_TEXT) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -19,7 +19,7 @@ from bonsai_core.pages.words import number, percent
 from bonsai_core.rundir import RunDirectory
 
 MOST_ROUNDS = 100
-"""In the table of rounds; of more, the first and the last."""
+"""In tables and plots; of more, the first and the last."""
 
 
 def run_page(
@@ -46,14 +46,14 @@ def run_page(
         regression=[*_predicted(directory, rounds), *_ranked(site_ranks(directory, 1, report["layers"]))],
         costs=costs(report),
         settings=settings_of(config, RunConfig),
-        repeat=command_of(config, RunConfig, "bonsai", "run"),
+        repeat=command_of(config, RunConfig, "bonsai", "run") or f"bonsai run --config {directory.config_path}",
         ways=ways,
         provenance=_provenance(directory.path, report),
     )
 
 
 def _quality(report: Mapping[str, Any]) -> list[Plot]:
-    rounds, perplexity = report["rounds"], report["perplexity"]
+    rounds, perplexity = [row for _, row in _first_and_last(report["rounds"])], report["perplexity"]
     plots = []
     if any(row.get("divergence") for row in rounds):
         plots.append(
@@ -76,9 +76,7 @@ def _quality(report: Mapping[str, Any]) -> list[Plot]:
 
 
 def _rounds(report: Mapping[str, Any]) -> Table:
-    rounds = list(enumerate(report["rounds"], 1))
-    if len(rounds) > MOST_ROUNDS:
-        rounds = [*rounds[: MOST_ROUNDS // 2], *rounds[-MOST_ROUNDS // 2 :]]
+    rounds = _first_and_last(report["rounds"])
     compared = [name for name in figures.KL_NAMES if any(name in row.get("divergence", {}) for _, row in rounds)]
     evaluated = any("perplexity" in row for _, row in rounds)
     header = ["round", "removed", "units removed", "sub-models", "not finite", "Kendall tau"]
@@ -91,6 +89,13 @@ def _rounds(report: Mapping[str, Any]) -> Table:
         cells += [number(row.get("perplexity", report["perplexity"]["pruned"]))] * evaluated
         rows.append(cells)
     return Table(header, rows)
+
+
+def _first_and_last(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rounds that are shown, with their numbers."""
+    numbered = list(enumerate(rounds, 1))
+    half = MOST_ROUNDS // 2
+    return numbered if len(numbered) <= MOST_ROUNDS else [*numbered[:half], *numbered[-half:]]
 
 
 def _predicted(directory: RunDirectory, rounds: Sequence[Mapping[str, Any]]) -> list[Plot]:

@@ -11,6 +11,10 @@ from typing import Any
 from bonsai_core.errors import shortened
 from bonsai_core.settings.common import Settings
 
+LONGEST_COMMAND = 4_000
+MOST_UNKNOWN = 50
+"""Settings of other versions that are shown."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -29,7 +33,8 @@ def settings_of(config: Mapping[str, Any], schema: type[Settings]) -> list[Setti
         config: of its report; what an earlier version did not have is left out.
     """
     defaults = defaults_of(schema)
-    names = [*(name for name in defaults if name in config), *(name for name in config if name not in defaults)]
+    unknown = [name for name in config if name not in defaults][:MOST_UNKNOWN]
+    names = [*(name for name in defaults if name in config), *unknown]
     return [
         Setting(name, written(config[name]), written(defaults.get(name)), config[name] != defaults.get(name))
         for name in names
@@ -41,6 +46,9 @@ def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -
 
     Args:
         words: the command's first words, as ``bonsai run``.
+
+    Returns:
+        The command, or "" if it is too long for a page.
     """
     defaults = defaults_of(schema)
     options = [
@@ -49,7 +57,8 @@ def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -
         if config.get(name) is not None and config[name] != default
         for option in _options(name, config[name])
     ]
-    return " ".join([*words, *options])
+    command = " ".join([*words, *options])
+    return command if len(command) <= LONGEST_COMMAND else ""
 
 
 def defaults_of(schema: type[Settings]) -> dict[str, Any]:
