@@ -349,7 +349,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     assert resumed.report["losses"] == whole.report["losses"]
     assert resume(tmp_path / "stopped", registry=registry).report == resumed.report
     assert sorted(path.name for path in resumed.directory.iterdir() if not path.name.startswith(".")) == [
-        "adapt.yaml", "curve.png", "curve.svg", "journal.sqlite", "model", "report.json",
+        "adapt.yaml", "curve.png", "curve.svg", "journal.sqlite", "model", "report.html", "report.json",
     ]  # fmt: skip
 
 

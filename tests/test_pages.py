@@ -324,8 +324,8 @@ def test_a_page_of_a_large_model_and_many_rounds_is_small(directory: Path) -> No
         prior, selection = (RunDirectory(directory).array_path(number, name) for name in ("prior", "selection"))
         prior.parent.mkdir(exist_ok=True)
         np.savez(prior, prior_U=rng.random(units))
-        utilities = {"predicted_M": rng.random(submodels), "utility_M": rng.random(submodels)}
-        np.savez(selection, importance_U=rng.random(units), **utilities)
+        predicted_M, utility_M = rng.random((2, submodels))
+        np.savez(selection, importance_U=rng.random(units), predicted_M=predicted_M, utility_M=utility_M)
     page = page_with(directory, report)
     assert len(page.encode()) < 500_000
     assert "400 of 5,000 are shown" in page

@@ -64,7 +64,7 @@ def _quality(report: Mapping[str, Any]) -> list[Plot]:
                 drawn("divergence", lambda: figures.divergence(rounds)),
             )
         )
-    if any("perplexity" in row for row in rounds[:-1]):
+    if report["config"]["eval_rounds"] and len(rounds) > 1:
         plots.append(
             Plot(
                 "Perplexity after each round",
@@ -78,7 +78,7 @@ def _quality(report: Mapping[str, Any]) -> list[Plot]:
 def _rounds(report: Mapping[str, Any]) -> Table:
     rounds = _first_and_last(report["rounds"])
     compared = [name for name in figures.KL_NAMES if any(name in row.get("divergence", {}) for _, row in rounds)]
-    evaluated = any("perplexity" in row for _, row in rounds)
+    evaluated = report["config"]["eval_rounds"]
     header = ["round", "removed", "units removed", "sub-models", "not finite", "Kendall tau"]
     header += [f"KL, {figures.KL_NAMES[name]}" for name in compared] + ["perplexity"] * evaluated
     rows = []
