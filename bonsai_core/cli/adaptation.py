@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.printing import name, number_table, plain, ratio
-from bonsai_core.cli.tables import BLOCKS, times, verified
+from bonsai_core.cli.tables import BLOCKS, page_in, times, verified
 
 
 def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     """The whole report as tables."""
     next_steps = plain(
-        f"checkpoint {directory / 'model'}; report {directory / 'report.json'}; curve {directory / 'curve.svg'}\n"
+        f"checkpoint {directory / 'model'}; report {directory / 'report.json'}; curve {directory / 'curve.svg'}"
+        f"{page_in(directory)}\n"
         f"beside the dense model: bonsai eval {directory}",
         lines=True,
     )

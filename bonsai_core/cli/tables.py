@@ -41,8 +41,14 @@ def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
         _rounds(report),
         _cost(report),
         verified(report),
-        plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}"),
+        plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}{page_in(directory)}"),
     )
+
+
+def page_in(directory: Path) -> str:
+    """Where the page of a run or an adaptation is, to follow the other paths; empty if there is none."""
+    page = directory / "report.html"
+    return f"; page {page}" if page.is_file() else ""
 
 
 def plugin_view(registry: Registry, kind: str | None) -> RenderableType:

@@ -14,7 +14,7 @@ from bonsai_core.pages.settings import command_of, settings_of
 from bonsai_core.pages.tiles import Tile
 from bonsai_core.pages.verdict import Verdict, grade_of
 from bonsai_core.pages.ways import Way
-from bonsai_core.pages.words import count, duration, megabytes, number
+from bonsai_core.pages.words import count, megabytes, number
 from bonsai_core.settings.common import Settings
 
 
@@ -55,7 +55,6 @@ def judge(report: Mapping[str, Any]) -> Verdict:
     ]
     if teacher and after is not None:
         summary.append(f"That is {after / teacher:.2f} times the dense model's, which is {number(teacher)}.")
-    summary.append(f"It took {duration(sum(report['seconds'].values()))}.")
     caution = "It did not lower the perplexity: more tokens or another --learning-rate may." if not helped else ""
     name = PurePath(str(_config(report).get("model"))).name
     return Verdict(f"{name}, adapted", grade, words, tuple(summary), (caution,) if caution else ())

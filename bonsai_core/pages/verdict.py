@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from bonsai_core.pages.words import count, duration, megabytes, number, percent
+from bonsai_core.pages.words import count, number, percent
 from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.rundir.slowness import describe_slowness
 from bonsai_core.settings.quantities import TARGETS
@@ -65,7 +65,7 @@ def judge(report: Mapping[str, Any], adapted: Mapping[str, Any] | None = None) -
         f"{model_name(report)}, {percent(max(0.0, 1 - left))} smaller",
         grade,
         words,
-        (_saved(report), _speed(report["latency"]), _lost(report), *_recovered(adapted), _cost(report, adapted)),
+        (_saved(report), _speed(report["latency"]), _lost(report), *_recovered(adapted)),
         tuple(caution for caution in cautions if caution),
     )
 
@@ -104,11 +104,10 @@ def speedups(latency: Mapping[str, Any] | None) -> dict[str, Mapping[str, float]
 
 
 def _saved(report: Mapping[str, Any]) -> str:
-    parameters, weights, sparsity = report["parameters"], report["weight_bytes"], report["sparsity"]
+    parameters, sparsity = report["parameters"], report["sparsity"]
     return (
         f"{percent(sparsity['decoder'])} of the decoder layers' parameters have left: {count(parameters['dense'])} "
-        f"parameters became {count(parameters['pruned'])}, and {megabytes(weights['dense'])} of weights "
-        f"{megabytes(weights['pruned'])}."
+        f"parameters became {count(parameters['pruned'])}."
     )
 
 
@@ -143,12 +142,6 @@ def _recovered(adapted: Mapping[str, Any] | None) -> tuple[str, ...]:
         f"Adaptation on {adapted['tokens']:,} tokens then brought the perplexity from {number(before)} to "
         f"{number(after)}.",
     )
-
-
-def _cost(report: Mapping[str, Any], adapted: Mapping[str, Any] | None) -> str:
-    took = duration(sum(report["seconds"].values()))
-    more = "" if adapted is None else f", and {duration(sum(adapted['seconds'].values()))} to adapt"
-    return f"It took {took}{more}, with {megabytes(report['memory']['peak_bytes'])} of memory at the peak of pruning."
 
 
 def _broken(report: Mapping[str, Any], adapted: Mapping[str, Any] | None) -> str:
