@@ -66,7 +66,15 @@ def weights(path: Path) -> bytes:
 # Links
 
 
-RUN_NAMES = ["config.yaml", "journal.sqlite", "journal.sqlite-wal", "report.json", "report.json.partial", ".lock"]
+RUN_NAMES = [
+    "config.yaml",
+    "journal.sqlite",
+    "journal.sqlite-wal",
+    "report.json",
+    "report.json.partial",
+    "report.html",
+    ".lock",
+]
 RUN_NAMES += ["model", ".model.partial", "round-001", "round-001/prior.npz", "scratch.partial", "adapted"]
 ADAPT_NAMES = ["adapt.yaml", "journal.sqlite", "teacher", "teacher/ids.bin", "state.safetensors", "curve.svg", "model"]
 

@@ -16,11 +16,13 @@ from click.testing import CliRunner
 from conftest import Listener
 from scipy.stats import kendalltau
 
-from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, resume, run
+from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, hookimpl, resume, run
 from bonsai_core.cli.commands.prune import run as run_command
 from bonsai_core.cli.main import cli
 from bonsai_core.cli.settings import settings
 from bonsai_core.events import Event, RunFinished, Warned
+from bonsai_core.pages.adaptation import adapt_page
+from bonsai_core.pages.adaptation import judge as judge_adaptation
 from bonsai_core.pages.settings import command_of
 from bonsai_core.pages.verdict import judge
 from bonsai_core.rundir import RunDirectory
@@ -100,6 +102,7 @@ def test_a_run_ends_with_a_page_that_has_every_part(finished: Path) -> None:
         assert f"<td>{row['divergence']['guard']:.3f}</td>" in page
     assert f"<td>{report_of(finished)['rounds'][0]['perplexity']:,.2f}</td>" in page
     assert "from_pretrained" in page
+    assert f"page{finished}/report.html" in "".join(shown("report", finished).split())
 
 
 def test_a_page_needs_nothing_but_itself(finished: Path) -> None:
@@ -228,6 +231,57 @@ def test_an_adaptation_that_followed_decides_the_grade(finished: Path) -> None:
     verdict = judge(report, adapted)
     assert verdict.grade == "good"
     assert any("from 33.00 to 12.10" in sentence for sentence in verdict.summary)
+
+
+# Adaptations
+
+ADAPTED: dict[str, Any] = {
+    "config": {"model": "runs/a b", "steps": 40, "learning_rate": 0.001, "method": "full"},
+    "teacher": "parent",
+    "text": {"name": "text.txt"},
+    "evaluation": {"name": "evaluation.txt", "windows": 2, "sequence_length": 64},
+    "perplexity": {"teacher": 10.0, "before": 30.0, "after": 12.0},
+    "curve": [{"step": n, "tokens": 100 * n, "perplexity": 30.0 - 4.5 * n} for n in range(5)],
+    "losses": [{"step": n, "loss": 3.0 - n / 40, "lm": 2.0, "kl": 1.0, "hidden": 0.0} for n in range(1, 41)],
+    "steps": 40,
+    "tokens": 400,
+    "epochs": 1.0,
+    "parameters": {"all": 1000, "trained": 100},
+    "verified": {"loss": 1.0, "loaded": {}},
+    "memory": {"peak_bytes": 10**8},
+    "seconds": {"train": 5.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "grade", "caution"),
+    [
+        ({"teacher": 10.0, "before": 30.0, "after": 12.0}, "good", False),
+        ({"teacher": 10.0, "before": 30.0, "after": 25.0}, "poor", False),
+        ({"teacher": 10.0, "before": 15.0, "after": 16.0}, "fair", True),
+        ({"teacher": None, "before": 15.0, "after": 14.0}, "good", False),
+        ({"teacher": None, "before": 15.0, "after": 16.0}, "poor", True),
+        ({"teacher": 10.0, "before": 15.0, "after": None}, "broken", True),
+        ({"teacher": 10.0, "before": None, "after": 12.0}, "good", False),
+    ],
+)
+def test_an_adaptation_is_graded_by_what_it_won_back(
+    perplexity: dict[str, float | None], grade: str, caution: bool
+) -> None:
+    verdict = judge_adaptation({**ADAPTED, "perplexity": perplexity})
+    assert (verdict.grade, bool(verdict.cautions)) == (grade, caution)
+
+
+def test_an_adaptation_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "adapt.yaml").touch()
+    for report in (ADAPTED, everywhere(ADAPTED), {**ADAPTED, "curve": [], "config": None, "text": 3}):
+        (tmp_path / "report.json").write_text(json.dumps(report))
+        shown("report", tmp_path, "--html")
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "How it went" in Outline(page).headings
+        assert "<script" not in page
+    page = adapt_page(tmp_path, ADAPTED, [], AdaptConfig)
+    assert "bonsai adapt &#39;runs/a b&#39; --method full --steps 40 --learning-rate 0.001" in page
 
 
 # Settings and the command that repeats a run
