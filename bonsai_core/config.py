@@ -260,7 +260,9 @@ class RunConfig(LoadingSettings):
         "exported for them; llama.cpp:q8_0 names a variant. `bonsai plugins exporter` lists formats.",
         json_schema_extra=RESULT | FIRST,
     )
-    page: bool = Field(True, description="Write report.html at the end, a page with the result.")
+    page: bool = Field(
+        True, description="Write report.html at the end, a page with the result.", json_schema_extra=RESULT
+    )
     adapt: Usable[str] | None = Field(
         None,
         description="Recipe of an adaptation that follows: a YAML file, or a name that `bonsai recipe list` has.",
