@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def render(template: str, **values: Any) -> str:
 
 def drawn(name: str, draw: Callable[[], Figure]) -> Markup:
     """A figure to stand in a page; `name` is unique there."""
-    with plotting.style(salt=name, letters="none"):
+    with plotting.style(salt=name, letters="none"), np.errstate(all="ignore"):  # of absurd numbers in a report
         return inline(plotting.as_svg(draw()))
 
 
