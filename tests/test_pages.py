@@ -62,7 +62,9 @@ class Outline(HTMLParser):
 def finished(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its page."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    config = small_run.model_copy(update={"out": out, "page": True, "eval_rounds": True, "submodels": 8})
+    config = small_run.model_copy(
+        update={"out": out, "page": True, "latency": True, "eval_rounds": True, "submodels": 8}
+    )
     return run(config, registry=registry).directory
 
 

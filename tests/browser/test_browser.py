@@ -60,7 +60,14 @@ def pages(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.Tem
     """A run's page and one of two runs, by name."""
     folder = tmp_path_factory.mktemp("pages")
     for name, sparsity in (("first", 0.3), ("second", 0.15)):
-        changes = {"out": folder / name, "page": True, "eval_rounds": True, "submodels": 8, "sparsity": sparsity}
+        changes = {
+            "out": folder / name,
+            "page": True,
+            "latency": True,
+            "eval_rounds": True,
+            "submodels": 8,
+            "sparsity": sparsity,
+        }
         run(small_run.model_copy(update=changes), registry=registry)
     words = ["report", str(folder / "first"), str(folder / "second"), "--html", "--out", str(folder / "both.html")]
     assert CliRunner().invoke(cli, words).exit_code == 0
