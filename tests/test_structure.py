@@ -42,7 +42,7 @@ LAYERS = [
     {"model"},
     {"adaptation", "evaluation", "runtimes"},
     {"engine", "testing"},
-    {"sweep"},
+    {"sweep", "scaffold", "doctor"},
     {"cli"},
 ]
 PUBLIC_MODULES = ["bonsai_core.events", "bonsai_core.testing"]

@@ -12,6 +12,7 @@ from rich.console import Console
 from bonsai_core.cli.commands.compare import bench_, evaluate, sweep
 from bonsai_core.cli.commands.export import apply, export
 from bonsai_core.cli.commands.lists import families, units
+from bonsai_core.cli.commands.new_plugin import new_plugin
 from bonsai_core.cli.commands.plugin import plugins
 from bonsai_core.cli.commands.prune import adapt, resume, run
 from bonsai_core.cli.commands.recipes import recipe_
@@ -28,7 +29,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Look": (report, units, families),
     "Compare": (evaluate, bench_, sweep),
     "Ship": (export, apply),
-    "Extend": (plugins,),
+    "Extend": (plugins, new_plugin),
 }
 """All commands, under the headings of `bonsai --help`."""
 

@@ -1,0 +1,1 @@
+"""New plugins: complete packages to start from."""
