@@ -10,6 +10,7 @@ import rich_click as click
 from rich.console import Console
 
 from bonsai_core.cli.commands.compare import bench_, evaluate, sweep
+from bonsai_core.cli.commands.doctor import doctor
 from bonsai_core.cli.commands.export import apply, export
 from bonsai_core.cli.commands.lists import families, units
 from bonsai_core.cli.commands.new_plugin import new_plugin
@@ -26,7 +27,7 @@ from bonsai_core.errors import BonsaiError
 INTERRUPTED = 130
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Prune": (run, adapt, resume, recipe_),
-    "Look": (report, units, families),
+    "Look": (report, units, families, doctor),
     "Compare": (evaluate, bench_, sweep),
     "Ship": (export, apply),
     "Extend": (plugins, new_plugin),

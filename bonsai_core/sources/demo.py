@@ -57,8 +57,7 @@ def demo_model_dir(progress: Callable[[str], None] = lambda line: print(line, fi
     Raises:
         BonsaiError: the weights cannot be obtained.
     """
-    override = os.environ.get("BONSAI_CACHE")
-    cache = Path(override).expanduser() if override else platformdirs.user_cache_path("bonsai-prune")
+    cache = cache_folder()
     checkpoint = cache / MODEL_NAME
     if _is_complete(checkpoint):
         return checkpoint
@@ -67,6 +66,12 @@ def demo_model_dir(progress: Callable[[str], None] = lambda line: print(line, fi
         if not _is_complete(checkpoint):  # another process may have made it while this one waited
             _make(checkpoint, cache, progress)
     return checkpoint
+
+
+def cache_folder() -> Path:
+    """Where what is downloaded or made once stays; it may not exist yet."""
+    override = os.environ.get("BONSAI_CACHE")
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("bonsai-prune")
 
 
 def _is_complete(checkpoint: Path) -> bool:

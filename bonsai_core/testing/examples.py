@@ -1,6 +1,9 @@
-"""A small unit table with everything that real ones have: costly KV groups, cheap channels, tiny sites."""
+"""A small unit table with everything that real ones have: costly KV groups, cheap channels, tiny sites; and a model."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from bonsai_core.units import Site, SiteKind, UnitTable
 
@@ -24,3 +27,31 @@ def example_table(
             sites.append(Site(name, layer, kind, first, num_units, params, channels))
     decoder = num_layers * (num_groups * GROUP_PARAMS + width * CHANNEL_PARAMS + FIXED_PARAMS)
     return UnitTable(tuple(sites), decoder, decoder + EMBEDDINGS)
+
+
+def save_example(folder: Path) -> Any:
+    """Save a tiny LLaMA with random weights and a tokenizer of bytes.
+
+    Returns:
+        Its configuration.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw: Any = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    config = LlamaConfig(
+        vocab_size=len(letters),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
+    return config

@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
-
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from typing import get_args
 
 from bonsai_core.contracts import Checkpoint, Exporter, Family
 from bonsai_core.errors import BonsaiError
 from bonsai_core.runtimes.checkpoint import describe
 from bonsai_core.testing.component import ComponentContract
+from bonsai_core.testing.examples import save_example
 from bonsai_core.units import SiteKind, UnitKind
 
 LLAMA = Family(name="example", model_types=("llama",))
@@ -77,24 +76,8 @@ class ExporterContract(ComponentContract[Exporter]):
 
 @contextmanager
 def _example() -> Iterator[Checkpoint]:
-    """A tiny LLaMA with a tokenizer, random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw: Any = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    config = LlamaConfig(
-        vocab_size=len(letters),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).save_pretrained(folder)
-        PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
-        yield describe(Path(folder), config, LLAMA)
+        yield describe(Path(folder), save_example(Path(folder)), LLAMA)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -44,13 +44,16 @@ class Onnx(Exporter):
     def refusal(self, checkpoint: Checkpoint) -> str | None:
         return _refusal(checkpoint.config)
 
-    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+    def check_ready(self) -> None:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise BonsaiError(
                 f"Exporting to ONNX needs {' and '.join(missing)}: install bonsai-prune[onnx], or pip install "
                 f"{' '.join(missing)}."
             )
+
+    def export(self, checkpoint: Checkpoint, out: Path) -> None:
+        self.check_ready()
         from bonsai_plugins.exporters.onnx_graph import write_graph
 
         write_graph(checkpoint, out / FILE_NAME, cached=self.graph == "cached")

@@ -1,0 +1,101 @@
+"""Devices, memory and disks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from bonsai_core.doctor.finding import Finding
+from bonsai_core.doctor.packages import PIP
+from bonsai_core.sources.demo import cache_folder
+
+LITTLE_DISK = 2_000_000_000
+LITTLE_MEMORY = 2_000_000_000
+"""Bytes: about what a run on the demo model takes of each."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def devices() -> Iterator[Finding]:
+    """What torch can compute on."""
+    import torch
+
+    from bonsai_core.upstream import multiplies_bfloat16
+
+    kind = torch.backends.cpu.get_cpu_capability()
+    fast = ", multiplies bfloat16" if multiplies_bfloat16(torch.device("cpu")) else ""
+    cores, threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1, torch.get_num_threads()
+    yield Finding("devices", "CPU", f"{_processor()}, {cores} cores, torch runs {threads} at once, {kind}{fast}")
+    for index in range(torch.cuda.device_count()):
+        properties, (free, total) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
+        found = f"{properties.name}, {_gigabytes(free)} of {_gigabytes(total)} free"
+        yield Finding("devices", f"cuda:{index}", found)
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        build = "was built without CUDA" if torch.version.cuda is None else f"(CUDA {torch.version.cuda}) sees no GPU"
+        advice = (
+            f"{PIP} --upgrade --force-reinstall torch"
+            if torch.version.cuda is None
+            else "Update the driver, or take the build of torch for it: https://pytorch.org/get-started/locally"
+        )
+        yield Finding("devices", "CUDA", f"nvidia-smi is here, but torch {torch.__version__} {build}", "note", advice)
+    if torch.backends.mps.is_available():
+        yield Finding("devices", "mps", f"{_gigabytes(torch.mps.recommended_max_memory())} recommended at most")
+
+
+def memory() -> Iterator[Finding]:
+    """What is free, of the machine and, in a container, of what that may have."""
+    of_machine = psutil.virtual_memory()
+    free, total, where = of_machine.available, of_machine.total, ""
+    limit = _number(CGROUP / "memory.max")
+    if limit is not None and limit < total:
+        free, total, where = min(free, limit - (_number(CGROUP / "memory.current") or 0)), limit, " of this container"
+    few = free < LITTLE_MEMORY
+    advice = "Close other programs, or prune a model that is larger than memory with --device-map auto." if few else ""
+    found = f"{_gigabytes(max(0, free))} of {_gigabytes(total)} free{where}"
+    yield Finding("memory and disks", "memory", found, "note" if few else "ok", advice)
+
+
+def disks() -> Iterator[Finding]:
+    """Where Bonsai writes: whether it can, and what is free."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = {
+        "this folder": (Path.cwd(), "Runs go elsewhere with --out."),
+        "temporary files": (Path(tempfile.gettempdir()), "TMPDIR names another folder."),
+        "cache of Bonsai": (cache_folder(), "BONSAI_CACHE names another folder."),
+        "cache of the hub": (Path(HF_HUB_CACHE), "HF_HOME names another folder."),
+    }
+    for name, (path, advice) in places.items():
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        writable = os.access(there, os.W_OK)
+        grade = "ok" if writable and free >= LITTLE_DISK else "note"
+        found = f"{_gigabytes(free)} free{'' if writable else ', cannot be written'}: {path}"
+        yield Finding("memory and disks", name, found, grade, "" if grade == "ok" else advice)
+
+
+def _processor() -> str:
+    """The kind of CPU, as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _number(file: Path) -> int | None:
+    """What a file of the kernel says; None if there is none, or it sets no limit."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

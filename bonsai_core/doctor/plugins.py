@@ -1,0 +1,70 @@
+"""Plugins, the runtimes that exporters write for, and settings from the environment."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from bonsai_core.doctor.finding import Finding
+from bonsai_core.errors import BonsaiError
+from bonsai_core.registry.registry import KINDS, Registry
+
+PREFIX = "BONSAI_"
+
+
+def plugins(registry: Registry) -> Iterator[Finding]:
+    """What is offered, by distribution, and what is wrong."""
+    offers = [offer for kind in KINDS for offer in registry.offers(kind)]
+    for source in dict.fromkeys(_distribution(offer.source) for offer in offers):
+        number = sum(_distribution(offer.source) == source for offer in offers)
+        yield Finding("plugins", source, f"{number} plugins")
+    for problem in registry.problems:
+        advice = f"Update or uninstall {_distribution(problem.source)}; the others work without it."
+        yield Finding("plugins", problem.source, problem.text, "broken", advice)
+
+
+def runtimes(registry: Registry) -> Iterator[Finding]:
+    """Of each exporter, whether it can write here, and whether its runtime is in this environment."""
+    from bonsai_core.runtimes.formats import exporters
+
+    for format_, exporter in exporters(registry).items():
+        name = f"{exporter.runtime} ({format_})"
+        try:
+            exporter.check_ready()
+        except BonsaiError as error:
+            yield Finding("runtimes", name, "cannot be written here", "missing", str(error))
+            continue
+        missing = [] if exporter.runner is None else _missing(exporter.runner)
+        if missing:
+            found = f"can be written, but not run or verified here, where {' and '.join(missing)} cannot be imported"
+            advice = "Name the interpreter of an environment that has it: --python PATH."
+            yield Finding("runtimes", name, found, "missing", advice)
+        elif exporter.runner is None:
+            yield Finding("runtimes", name, "can be written")
+        else:
+            yield Finding("runtimes", name, "can be written, run and verified")
+
+
+def environment() -> Iterator[Finding]:
+    """Variables that set something without being asked on the command line."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(PREFIX):
+            yield Finding("environment", name, value, "note")
+
+
+def _missing(runner: Path) -> list[str]:
+    """Packages that a runner imports and that are not here."""
+    nodes = list(ast.walk(ast.parse(runner.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    tops = dict.fromkeys(name.split(".")[0] for name in names)
+    return [name for name in tops if name not in sys.stdlib_module_names and find_spec(name) is None]
+
+
+def _distribution(source: str) -> str:
+    """The package of a source, which also names the entry point."""
+    return source.split(" ")[0]
