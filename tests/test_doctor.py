@@ -18,8 +18,8 @@ from bonsai_core.cli.main import cli
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.hub import hub
 from bonsai_core.doctor.machine import disks
+from bonsai_core.doctor.offers import environment, plugins, runtimes
 from bonsai_core.doctor.packages import extras, import_faults, packages
-from bonsai_core.doctor.plugins import environment, plugins, runtimes
 from bonsai_core.doctor.trial import trials
 
 Install = Callable[..., None]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.hub import hub
 from bonsai_core.doctor.machine import devices, disks, memory
+from bonsai_core.doctor.offers import environment, plugins, runtimes
 from bonsai_core.doctor.packages import extras, import_faults, packages
-from bonsai_core.doctor.plugins import environment, plugins, runtimes
 from bonsai_core.doctor.trial import trials
 from bonsai_core.registry.registry import Registry
 

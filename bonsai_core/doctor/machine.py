@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from bonsai_core.doctor.finding import Finding
+from bonsai_core.doctor.finding import Finding, Grade
 from bonsai_core.doctor.packages import PIP
 from bonsai_core.sources.demo import cache_folder
 
@@ -74,7 +74,7 @@ def disks() -> Iterator[Finding]:
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         free = shutil.disk_usage(there).free
         writable = os.access(there, os.W_OK)
-        grade = "ok" if writable and free >= LITTLE_DISK else "note"
+        grade: Grade = "ok" if writable and free >= LITTLE_DISK else "note"
         found = f"{_gigabytes(free)} free{'' if writable else ', cannot be written'}: {path}"
         yield Finding("memory and disks", name, found, grade, "" if grade == "ok" else advice)
 
