@@ -15,6 +15,7 @@ from bonsai_core.adaptation.job import default_path, open_adaptation
 from bonsai_core.adaptation.page import page_of
 from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
+from bonsai_core.pages.quick import QuickLook, compare_adaptations, look_at_adaptation
 from bonsai_core.pages.write import write_page
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import refuse_code
@@ -29,10 +30,31 @@ class AdaptResult:
     directory: Path
     report: Mapping[str, Any]
 
+    @classmethod
+    def open(cls, path: Path | str) -> AdaptResult:
+        """A finished adaptation, by its directory. No model is loaded.
+
+        Raises:
+            BonsaiError: there is no adaptation, it is not finished, or its report is damaged.
+        """
+        directory = AdaptDirectory.open(Path(path))
+        return cls(directory.path, directory.finished_report())
+
     @property
     def model_path(self) -> Path:
         """The adapted checkpoint."""
         return AdaptDirectory(self.directory).model_path
+
+    def summary(self) -> str:
+        """The verdict on the adaptation and its main numbers, as plain text."""
+        return str(look_at_adaptation(self.report))
+
+    def compare(self, *others: AdaptResult) -> QuickLook:
+        """This adaptation and others side by side. Print it, or let a notebook show it."""
+        return compare_adaptations({result.directory: result.report for result in (self, *others)})
+
+    def _repr_html_(self) -> str:
+        return look_at_adaptation(self.report)._repr_html_()
 
 
 def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.directory import adapted_report
 from bonsai_core.adaptation.lifecycle import AdaptResult
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.exports import export_for_runtimes, suited_to_runtimes
@@ -18,6 +19,8 @@ from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.page import page_of
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
+from bonsai_core.pages.comparison import Entry
+from bonsai_core.pages.quick import QuickLook, compare_runs, look_at_run
 from bonsai_core.pages.write import write_page
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
@@ -45,10 +48,38 @@ class RunResult:
     adapted: AdaptResult | None = None
     exported: tuple[Exported, ...] = ()
 
+    @classmethod
+    def open(cls, path: Path | str) -> RunResult:
+        """A finished run, by its directory. No model is loaded, and `exported` is left empty.
+
+        Raises:
+            BonsaiError: there is no run, it is not finished, or its report is damaged.
+        """
+        directory = RunDirectory.open(Path(path))
+        report, adapted = directory.finished_report(), adapted_report(directory.adapted_path)
+        return cls(directory.path, report, None if adapted is None else AdaptResult(directory.adapted_path, adapted))
+
     @property
     def model_path(self) -> Path:
         """The pruned checkpoint."""
         return RunDirectory(self.directory).model_path
+
+    def summary(self) -> str:
+        """The verdict on the run and its main numbers, as plain text."""
+        return str(self._look())
+
+    def compare(self, *others: RunResult) -> QuickLook:
+        """This run and others side by side: quality, size, speed, memory. Print it, or let a notebook show it."""
+        return compare_runs([result._entry() for result in (self, *others)])
+
+    def _repr_html_(self) -> str:
+        return self._look()._repr_html_()
+
+    def _look(self) -> QuickLook:
+        return look_at_run(self.report, None if self.adapted is None else self.adapted.report)
+
+    def _entry(self) -> Entry:
+        return Entry(self.directory, self.report, None if self.adapted is None else self.adapted.report)
 
 
 def run(

@@ -31,7 +31,7 @@ def adapt_page(path: Path, report: Mapping[str, Any], ways: Sequence[Way], schem
     return render(
         "adaptation.html",
         verdict=judge(report),
-        tiles=_tiles(report),
+        tiles=tiles(report),
         quality=_plots(report),
         costs=costs(report),
         settings=settings_of(_config(report), schema),
@@ -60,7 +60,8 @@ def judge(report: Mapping[str, Any]) -> Verdict:
     return Verdict(f"{name}, adapted", grade, words, tuple(summary), (caution,) if caution else ())
 
 
-def _tiles(report: Mapping[str, Any]) -> list[Tile]:
+def tiles(report: Mapping[str, Any]) -> list[Tile]:
+    """Quality, size and effort, beside what was before."""
     perplexity, parameters = report["perplexity"], report["parameters"]
     teacher = perplexity["teacher"]
     dense = "" if teacher is None else f", dense {number(teacher)}"

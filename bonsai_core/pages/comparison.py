@@ -36,8 +36,8 @@ def comparison_page(entries: Sequence[Entry]) -> str:
     return render(
         "comparison.html",
         title=f"{len(entries)} runs side by side",
-        summary=_summary(entries),
-        cautions=_cautions(entries),
+        summary=summary(entries),
+        cautions=cautions(entries),
         plots=_plots(entries),
         table=table(entries),
     )
@@ -67,7 +67,7 @@ def table(entries: Sequence[Entry]) -> Table:
     return Table(header, rows, num_names=3)
 
 
-def _summary(entries: Sequence[Entry]) -> str:
+def summary(entries: Sequence[Entry]) -> str:
     """The best by quality, and the fastest."""
     names = last_parts([str(entry.path) for entry in entries])
     losses = [(loss_of(entry.report, entry.adapted), entry) for entry in entries]
@@ -84,7 +84,7 @@ def _summary(entries: Sequence[Entry]) -> str:
     return " ".join(words)
 
 
-def _cautions(entries: Sequence[Entry]) -> list[str]:
+def cautions(entries: Sequence[Entry]) -> list[str]:
     """What makes the numbers hard to compare."""
 
     def different(of: str, value: Any) -> list[str]:

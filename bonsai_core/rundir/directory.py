@@ -170,6 +170,17 @@ class JournaledDirectory(ABC):
         refuse_other_than("file", self.report_path)
         return read_report(self.report_path, self.REPORT)
 
+    def finished_report(self) -> Mapping[str, Any]:
+        """The same of what has to be finished.
+
+        Raises:
+            BonsaiError: it is not finished, or its report is damaged.
+        """
+        try:
+            return self.read_report()
+        except FileNotFoundError:
+            raise BonsaiError(f"{self.path} is not finished; continue it with: bonsai resume {self.path}") from None
+
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""
         with self.writing(str(self.report_path)):

@@ -49,11 +49,7 @@ def _read(run: Path) -> Mapping[str, Any]:
     from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
     from bonsai_core.rundir import RunDirectory
 
-    directory = (AdaptDirectory if is_adaptation(run) else RunDirectory).open(run)
-    try:
-        return directory.read_report()
-    except FileNotFoundError:
-        raise BonsaiError(f"{run} is not finished; continue it with: bonsai resume {run}") from None
+    return (AdaptDirectory if is_adaptation(run) else RunDirectory).open(run).finished_report()
 
 
 def _show(run: Path) -> None:
