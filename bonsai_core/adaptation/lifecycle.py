@@ -49,9 +49,9 @@ class AdaptResult:
         """The verdict on the adaptation and its main numbers, as plain text."""
         return str(look_at_adaptation(self.report))
 
-    def compare(self, *others: AdaptResult) -> QuickLook:
+    def compare(self, other: AdaptResult, *others: AdaptResult) -> QuickLook:
         """This adaptation and others side by side. Print it, or let a notebook show it."""
-        return compare_adaptations({result.directory: result.report for result in (self, *others)})
+        return compare_adaptations({result.directory: result.report for result in (self, other, *others)})
 
     def _repr_html_(self) -> str:
         return look_at_adaptation(self.report)._repr_html_()

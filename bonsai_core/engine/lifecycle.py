@@ -68,9 +68,9 @@ class RunResult:
         """The verdict on the run and its main numbers, as plain text."""
         return str(self._look())
 
-    def compare(self, *others: RunResult) -> QuickLook:
+    def compare(self, other: RunResult, *others: RunResult) -> QuickLook:
         """This run and others side by side: quality, size, speed, memory. Print it, or let a notebook show it."""
-        return compare_runs([result._entry() for result in (self, *others)])
+        return compare_runs([result._entry() for result in (self, other, *others)])
 
     def _repr_html_(self) -> str:
         return self._look()._repr_html_()

@@ -107,9 +107,8 @@ def _lines(table: Table, *, right: bool) -> str:
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for row in cells:
-        padded = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
-        placed = [
-            pad + cell if right and n else cell + pad for n, (cell, pad) in enumerate(zip(row, padded, strict=True))
-        ]
-        lines.append("  ".join(placed).rstrip())
+        pads = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        first, *others = zip(row, pads, strict=True)
+        placed = [pad + cell if right else cell + pad for cell, pad in others]
+        lines.append("  ".join(["".join(first), *placed]).rstrip())
     return "\n".join(line for line in lines if line)
