@@ -9,11 +9,12 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
 
-from bonsai_core import Registry
+from bonsai_core import Recipe, Registry, hookimpl
 from bonsai_core.cli.main import cli
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.hub import hub
@@ -108,6 +109,21 @@ def test_a_plugin_that_fails_is_broken_and_named(install: Install) -> None:
     assert fault.grade == "broken"
     assert fault.name.startswith("bonsai-bad")
     assert fault.advice == "Update or uninstall bonsai-bad; the others work without it."
+
+
+def test_a_name_that_two_plugins_offer_is_broken() -> None:
+    registry = Registry()
+    for module in ("one", "two"):
+        plugin = ModuleType(module)
+        plugin.bonsai_recipes = hookimpl(_recipes)  # type: ignore[attr-defined]
+        registry.register(plugin, f"bonsai-{module} (entry point)")
+    (fault,) = faults(plugins(registry))
+    assert (fault.name, fault.grade) == ("recipe twice", "broken")
+    assert "bonsai-one and bonsai-two" in fault.found
+
+
+def _recipes() -> list[Recipe]:
+    return [Recipe(name="twice", summary="", settings={})]
 
 
 def test_runtimes_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, registry: Registry, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def plugins(registry: Registry) -> Iterator[Finding]:
     for problem in registry.problems:
         advice = f"Update or uninstall {_distribution(problem.source)}; the others work without it."
         yield Finding("plugins", problem.source, problem.text, "broken", advice)
+    for clash in registry.clashes():
+        owners = " and ".join(sorted(_distribution(offer.source) for offer in clash))
+        found = f"is offered twice, by {owners}, so that it cannot be chosen"
+        yield Finding("plugins", f"{clash[0].kind} {clash[0].name}", found, "broken", "Uninstall one of them.")
 
 
 def runtimes(registry: Registry) -> Iterator[Finding]:

@@ -115,6 +115,10 @@ class Registry:
         """All usable offers of a kind, by name."""
         return [rows[0] for (k, _), rows in sorted(self._offers.items()) if k == kind and len(rows) == 1]
 
+    def clashes(self) -> list[tuple[Offer, ...]]:
+        """Offers of one kind and name by several plugins: none of them can be chosen."""
+        return [tuple(rows) for _, rows in sorted(self._offers.items()) if len(rows) > 1]
+
     def component_class(self, kind: str, name: str) -> type[Component]:
         """The class registered under a name.
 

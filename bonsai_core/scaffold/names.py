@@ -6,13 +6,13 @@ import builtins
 import keyword
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 
-import bonsai_core
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.registry.registry import KINDS, Registry
+from bonsai_core.registry.registry import Registry
 
 PREFIX = "bonsai-"
 PACKAGE_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -74,19 +74,11 @@ def _fault(names: PluginNames, kind: str, registry: Registry) -> str | None:
         return f"the plugin would be called {names.name!r}, and must begin with a letter"
     if keyword.iskeyword(names.module) or names.module in sys.stdlib_module_names:
         return f"{names.module!r} is a word or a module of Python's own"
-    if names.class_name in {*bonsai_core.__all__, *vars(builtins), *keyword.kwlist, *TEMPLATE_NAMES}:
-        return f"the class would be called {names.class_name}, as another that the module uses"
-    try:
-        distribution(names.package)
-    except PackageNotFoundError:
-        pass
-    else:
-        return f"{names.package} is installed already"
+    if names.class_name in vars(builtins):
+        return f"the class would be called {names.class_name}, as one of Python's own"
+    with suppress(PackageNotFoundError):
+        return f"{distribution(names.package).name} is installed already"
     if find_spec(names.module) is not None:
         return f"the Python module {names.module} is installed already"
-    owners = [each.source for each in (registry.offers(kind) if kind in KINDS else ()) if each.name == names.name]
+    owners = [offer.source.split(" ")[0] for offer in registry.offers(kind) if offer.name == names.name]
     return f"{owners[0]} offers {'an' if kind[0] in 'aeiou' else 'a'} {kind} {names.name!r} already" if owners else None
-
-
-TEMPLATE_NAMES = ("Any", "ClassVar", "Field", "Path", "Tensor", "TYPE_CHECKING")
-"""What the templates import from elsewhere."""

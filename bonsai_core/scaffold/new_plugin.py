@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import bonsai_core
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry.registry import KINDS, Registry
-from bonsai_core.scaffold.names import checked_names
+from bonsai_core.scaffold.names import PluginNames, checked_names
 
 TEMPLATES = Path(__file__).with_name("templates")
 OBSERVER = "observer"
@@ -40,35 +42,48 @@ def write_plugin(package: str, kind: str, folder: Path, registry: Registry) -> P
     path = folder / package
     if os.path.lexists(path):
         raise BonsaiError(f"{path} exists already, and nothing is overwritten. Choose another name, or move it away.")
+    files = _rendered(names, kind)
+    if names.class_name in _imported(files, names.module):
+        raise BonsaiError(
+            f"A package cannot be called {package!r}: the class would be called {names.class_name}, as one that it "
+            f"imports. Choose another name, such as bonsai-peak."
+        )
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{package}-") as temporary:
+            made = Path(temporary, package)
+            made.mkdir()
+            for name, text in files.items():
+                (made / name).write_text(text, encoding="utf-8")
+            made.rename(path)
+    except OSError as error:
+        raise BonsaiError(f"Cannot write {path}: {error.strerror}. Make room, or go to another folder.") from None
+    return path
+
+
+def _rendered(names: PluginNames, kind: str) -> dict[str, str]:
+    """The files by their names."""
     environment = Environment(  # of Python and TOML: nothing is escaped, and names are letters, digits and hyphens
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    values = {
-        "package": names.package,
-        "module": names.module,
-        "name": names.name,
-        "class_name": names.class_name,
-        "constant": names.constant,
-        "kind": kind,
-        "listed": kind in KINDS,
-        "requirement": requirement(bonsai_core.__version__),
-    }
-    files = {
+    templates = {
         "pyproject.toml": "pyproject.toml.jinja",
         "README.md": "README.md.jinja",
         f"{names.module}.py": f"{kind}/module.py.jinja",
         f"test_{names.module}.py": f"{kind}/tests.py.jinja",
     }
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{package}-") as temporary:
-            made = Path(temporary, package)
-            made.mkdir()
-            for name, template in files.items():
-                (made / name).write_text(environment.get_template(template).render(values), encoding="utf-8")
-            made.rename(path)
-    except OSError as error:
-        raise BonsaiError(f"Cannot write {path}: {error.strerror}. Make room, or go to another folder.") from None
-    return path
+    needs = requirement(bonsai_core.__version__)
+    return {
+        name: environment.get_template(template).render(names=names, kind=kind, requirement=needs)
+        for name, template in templates.items()
+    }
+
+
+def _imported(files: Mapping[str, str], own: str) -> set[str]:
+    """The names that Python files import from elsewhere than the module `own`."""
+    trees = [ast.parse(text) for name, text in files.items() if name.endswith(".py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    others = (node for node in nodes if not (isinstance(node, ast.ImportFrom) and node.module == own))
+    return {alias.name for node in others for alias in node.names}
 
 
 def requirement(version: str) -> str:

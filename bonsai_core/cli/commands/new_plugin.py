@@ -16,7 +16,13 @@ from bonsai_core.scaffold.new_plugin import PLUGIN_KINDS, write_plugin
 
 @click.command(name="new-plugin")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(PLUGIN_KINDS), required=True, help="What it is to be.")
+@click.option(
+    "--kind",
+    type=click.Choice(PLUGIN_KINDS),
+    metavar="KIND",
+    required=True,
+    help=f"One of {', '.join(PLUGIN_KINDS[:-1])} and {PLUGIN_KINDS[-1]}.",
+)
 def new_plugin(name: str, kind: str) -> None:
     """Write a package to start a plugin from, in a folder NAME, such as bonsai-peak.
 
