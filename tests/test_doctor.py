@@ -9,7 +9,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +18,7 @@ from bonsai_core import Recipe, Registry, hookimpl
 from bonsai_core.cli.main import cli
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.hub import hub
-from bonsai_core.doctor.machine import disks
+from bonsai_core.doctor.machine import devices, disks, memory
 from bonsai_core.doctor.offers import environment, plugins, runtimes
 from bonsai_core.doctor.packages import extras, import_faults, packages
 from bonsai_core.doctor.trial import trials
@@ -132,6 +132,32 @@ def test_runtimes_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, registry:
     assert llama.grade == "missing"
     assert "gone, where llama.cpp should be, is not a directory" in llama.advice
     assert ("BONSAI_LLAMA_CPP", str(tmp_path / "gone")) in {(each.name, each.found) for each in environment()}
+
+
+def test_gpus_come_with_their_memory_or_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_gpu(index: int) -> tuple[int, int]:
+        if index == 1:
+            raise RuntimeError("CUDA error: all CUDA-capable devices are busy")
+        return 70_000_000_000, 80_000_000_000
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: SimpleNamespace(name=f"GPU {index}"))
+    monkeypatch.setattr("torch.cuda.mem_get_info", of_gpu)
+    _, good, bad = devices()
+    assert (good.name, good.found, good.grade) == ("cuda:0", "GPU 0, 70.0 GB of 80.0 GB free", "ok")
+    assert (bad.name, bad.grade) == ("cuda:1", "broken")
+    assert "are busy" in bad.found
+
+
+def test_a_container_has_the_memory_that_it_may_use(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("3000000000\n")
+    (tmp_path / "memory.current").write_text("2900000000\n")
+    (finding,) = memory(tmp_path)
+    assert finding.found == "0.1 GB of 3.0 GB free of this container"
+    assert finding.grade == "note"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert "container" not in next(memory(tmp_path)).found
 
 
 def test_folders_that_cannot_be_written_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,17 @@ from pathlib import Path
 import psutil
 
 from bonsai_core.doctor.finding import Finding, Grade
-from bonsai_core.doctor.packages import PIP
+from bonsai_core.errors import shortened
 from bonsai_core.sources.demo import cache_folder
 
 LITTLE_DISK = 2_000_000_000
 LITTLE_MEMORY = 2_000_000_000
 """Bytes: about what a run on the demo model takes of each."""
 CGROUP = Path("/sys/fs/cgroup")
+DRIVER = (
+    "See whether other programs use the GPU, and install the build of torch that fits its driver: "
+    "https://pytorch.org/get-started/locally"
+)
 
 
 def devices() -> Iterator[Finding]:
@@ -32,28 +36,32 @@ def devices() -> Iterator[Finding]:
     cores, threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1, torch.get_num_threads()
     yield Finding("devices", "CPU", f"{_processor()}, {cores} cores, torch runs {threads} at once, {kind}{fast}")
     for index in range(torch.cuda.device_count()):
-        properties, (free, total) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
-        found = f"{properties.name}, {_gigabytes(free)} of {_gigabytes(total)} free"
-        yield Finding("devices", f"cuda:{index}", found)
+        name = torch.cuda.get_device_properties(index).name
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:
+            reason = shortened(str(error))
+            yield Finding("devices", f"cuda:{index}", f"{name} cannot be used: {reason}", "broken", DRIVER)
+        else:
+            yield Finding("devices", f"cuda:{index}", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        build = "was built without CUDA" if torch.version.cuda is None else f"(CUDA {torch.version.cuda}) sees no GPU"
-        advice = (
-            f"{PIP} --upgrade --force-reinstall torch"
-            if torch.version.cuda is None
-            else "Update the driver, or take the build of torch for it: https://pytorch.org/get-started/locally"
-        )
-        yield Finding("devices", "CUDA", f"nvidia-smi is here, but torch {torch.__version__} {build}", "note", advice)
+        found = f"nvidia-smi is here, but torch {torch.__version__} sees no GPU"
+        yield Finding("devices", "CUDA", found, "note", DRIVER)
     if torch.backends.mps.is_available():
         yield Finding("devices", "mps", f"{_gigabytes(torch.mps.recommended_max_memory())} recommended at most")
 
 
-def memory() -> Iterator[Finding]:
-    """What is free, of the machine and, in a container, of what that may have."""
+def memory(cgroup: Path = CGROUP) -> Iterator[Finding]:
+    """What is free, of the machine and, in a container, of what that may have.
+
+    Args:
+        cgroup: where the kernel says what limits this process has.
+    """
     of_machine = psutil.virtual_memory()
     free, total, where = of_machine.available, of_machine.total, ""
-    limit = _number(CGROUP / "memory.max")
+    limit = _number(cgroup / "memory.max")
     if limit is not None and limit < total:
-        free, total, where = min(free, limit - (_number(CGROUP / "memory.current") or 0)), limit, " of this container"
+        free, total, where = min(free, limit - (_number(cgroup / "memory.current") or 0)), limit, " of this container"
     few = free < LITTLE_MEMORY
     advice = "Close other programs, or prune a model that is larger than memory with --device-map auto." if few else ""
     found = f"{_gigabytes(max(0, free))} of {_gigabytes(total)} free{where}"
