@@ -31,7 +31,7 @@ def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[
         )
     )
     _check_identity(job, ledger)
-    ledger.once(Step("plan"), lambda: {"stages": [asdict(stage) for stage in stages]})
+    ledger.once(Step("stages"), lambda: {"stages": [asdict(stage) for stage in stages]})
     saved = is_saved(ledger)
     if saved:
         ledger.skip(job.forward_tokens)

@@ -29,9 +29,10 @@ class Bars:
 
         Args:
             share: how much is done, from 0 to 1; None where that is not known.
-            below: lines; empty ones are left out.
+            below: lines; empty ones are left out, and none is broken, so that nothing jumps.
         """
         line = Table.grid(padding=(0, 1, 0, 0))
         bar = ProgressBar(total=1.0, completed=share or 0.0, width=WIDTH, pulse=share is None)
-        line.add_row(self._spinner, bar, Text(f"{share:4.0%}  {beside}" if share is not None else beside))
-        return Group(line, *(Text(f"  {text}") for text in below if text))
+        shown = f"{share:4.0%}  {beside}" if share is not None else beside
+        line.add_row(self._spinner, bar, Text(shown, no_wrap=True, overflow="ellipsis"))
+        return Group(line, *(Text(f"  {text}", no_wrap=True, overflow="ellipsis") for text in below if text))

@@ -17,8 +17,8 @@ from bonsai_core.events import (
     TokensDone,
 )
 
-DOUBT = 0.1
-"""How much work of other kinds weighs in the pace of a kind, as a share of one of its stages."""
+DOUBT = 1.0
+"""Stages of a kind after which its own pace weighs as much as that of all kinds."""
 UNPLANNED = (Stage.HARNESS, Stage.MEMORY, Stage.EXPORT)
 """Stages of their own that no plan has; others that it has not belong to the stage before."""
 FIRST_SHARE = 0.02
@@ -53,7 +53,7 @@ def seconds_left(stages: Sequence[Progress]) -> float | None:
 
     The pace of a kind of stage is that of those which were worked on, where little is known with that of all kinds.
     """
-    known = [stage for stage in stages if stage.share and stage.seconds]
+    known = [stage for stage in stages if stage.share and stage.seconds and stage.work]
     done = sum((stage.share or 0) * stage.work for stage in known)
     planned = sum(stage.work for stage in stages)
     if not planned or done < FIRST_SHARE * planned:

@@ -51,21 +51,23 @@ class WideTable:
         header, rows: text that may have several lines; it is safe to print.
         num_names: how many of the columns are names, which every part has.
         heading_width: characters after which headings are broken.
+        gap: spaces between columns.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     num_names: int = 1
     heading_width: int = 14
+    gap: int = 2
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | str]:
         columns = list(zip(map(self._heading, self.header), *self.rows, strict=True))
         names, values = columns[: self.num_names], columns[self.num_names :]
-        room = options.max_width - sum(map(_width, names))
+        room = options.max_width - sum(map(self._width, names))
         room = max(room, options.max_width // 2)  # names may be broken
         parts: list[list[Sequence[str]]] = [[]]
         for column in values:
-            if parts[-1] and sum(map(_width, [*parts[-1], column])) > room:
+            if parts[-1] and sum(map(self._width, [*parts[-1], column])) > room:
                 parts.append([])
             parts[-1].append(column)
         for number, part in enumerate(parts):
@@ -74,7 +76,7 @@ class WideTable:
             yield self._part(names, part)
 
     def _part(self, names: list[Sequence[str]], values: list[Sequence[str]]) -> Table:
-        table = Table(box=None, header_style="bold")
+        table = Table(box=None, header_style="bold", padding=(0, self.gap, 0, 0), pad_edge=False)
         for heading, *_ in names:
             table.add_column(plain(heading, lines=True), overflow="fold")
         for heading, *_ in values:
@@ -83,13 +85,11 @@ class WideTable:
             table.add_row(*(plain(cell, lines=True) for cell in row))
         return table
 
+    def _width(self, column: Sequence[str]) -> int:
+        return self.gap + max(cell_len(line) for cell in column for line in (cell.splitlines() or [""]))
+
     def _heading(self, heading: str) -> str:
         return "\n".join(textwrap.fill(line, self.heading_width) for line in heading.splitlines())
-
-
-def _width(column: Sequence[str]) -> int:
-    """Columns of the terminal that a column takes, with the space around it."""
-    return 2 + max((cell_len(line) for cell in column for line in cell.splitlines()), default=0)
 
 
 def ratio(before: float | None, after: float | None) -> str:

@@ -6,9 +6,10 @@ import json
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import psutil
 from rich.console import Console, RenderableType
@@ -30,21 +31,25 @@ TOKENS_PAUSE = 1.0
 class ProgressObserver(ABC):
     """An observer that shows what goes on while it is open.
 
+    Args:
+        shown: is open while it is.
+
     Attributes:
         directory: the run directory, once the run has started.
         safe: a sentence: what is not lost when the user stops it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown: AbstractContextManager[object]) -> None:
         self.directory: Path | None = None
         self.safe = "Everything measured so far is safe."
+        self._shown = shown
 
     def __enter__(self) -> Self:
-        self.start()
+        self._shown.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._shown.__exit__(*error)
 
     @hookimpl
     def bonsai_observe(self, event: Event) -> None:
@@ -57,12 +62,6 @@ class ProgressObserver(ABC):
     @abstractmethod
     def follow(self, event: Event) -> None:
         """Show an event."""
-
-    def start(self) -> None:  # noqa: B027  # most have nothing to do
-        """Begin to show."""
-
-    def stop(self) -> None:  # noqa: B027
-        """Stop showing."""
 
 
 def progress(console: Console, mode: Mode | None = None) -> ProgressObserver:
@@ -83,16 +82,9 @@ class LiveLines(ProgressObserver):
     """Three lines that change, beneath those that stay."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
         self._console = console
         self._run = RunLines()
-        self._live = Live(console=console, get_renderable=self._run, refresh_per_second=4, transient=True)
-
-    def start(self) -> None:
-        self._live.start()
-
-    def stop(self) -> None:
-        self._live.stop()
+        super().__init__(Live(console=console, get_renderable=self._run, refresh_per_second=4, transient=True))
 
     def follow(self, event: Event) -> None:
         self._run.follow(event)
@@ -104,7 +96,7 @@ class PlainLines(ProgressObserver):
     """A line per stage and per round, with the time since the start: for logs."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
+        super().__init__(nullcontext())
         self._console = console
         self._status = Status()
         self._start = time.monotonic()
@@ -122,6 +114,9 @@ class PlainLines(ProgressObserver):
 class Quiet(ProgressObserver):
     """Warnings alone, on standard error."""
 
+    def __init__(self) -> None:
+        super().__init__(nullcontext())
+
     def follow(self, event: Event) -> None:
         if isinstance(event, Warned):
             print_note(Console(stderr=True), event.text)
@@ -135,7 +130,9 @@ class JsonLines(ProgressObserver):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        at_the_end = ExitStack()
+        at_the_end.callback(self._write_tokens)
+        super().__init__(at_the_end)
         self._tokens = 0
         self._written = time.monotonic()
 
@@ -147,9 +144,6 @@ class JsonLines(ProgressObserver):
         self._write_tokens()
         if not isinstance(event, TokensDone) or event.replayed:
             write_json(type(event).__name__, **asdict(event))
-
-    def stop(self) -> None:
-        self._write_tokens()
 
     def _write_tokens(self) -> None:
         if self._tokens:

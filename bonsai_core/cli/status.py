@@ -47,9 +47,9 @@ class Status:
                 parts = ", ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if value)
                 self.doing = f"step {event.step:,} of {event.steps:,}: {parts}"
             case RoundFinished():
-                self.result = f"after round {event.round}: {round_result(event)}"
+                self.result = f"so far: {round_result(event)}"
             case CurvePoint():
-                self.result = f"after step {event.step:,}: perplexity {number(event.perplexity, '.2f')}"
+                self.result = f"so far: perplexity {number(event.perplexity, '.2f')}"
 
     def _in_round(self, number: int, what: str) -> str:
         return f"round {number} of {self.rounds}: {what}" if number else what
@@ -83,14 +83,15 @@ def milestone(event: Event, status: Status) -> str | None:
 
 def round_result(event: RoundFinished) -> str:
     """How much has left after a round, and how the model measures."""
-    parts = [f"sparsity {event.sparsity:.2%}"]
-    for what, value, style in (
-        ("held-out KL", event.held_out_kl, ".3f"),
-        ("guard KL", event.guard_kl, ".3f"),
-        ("perplexity", event.perplexity, ".2f"),
-    ):
-        parts += [] if value is None else [f"{what} {value:{style}}"]
-    return ", ".join(parts)
+    return result_line(event.sparsity, event.held_out_kl, event.guard_kl, event.perplexity)
+
+
+def result_line(sparsity: float, held_out_kl: float | None, guard_kl: float | None, perplexity: float | None) -> str:
+    """What is known of a pruned model, in less than 70 columns; KL to the dense model is in nats per token."""
+    watched = {"held-out": held_out_kl, "guard": guard_kl}
+    kl = ", ".join(f"{name} {value:.3f}" for name, value in watched.items() if value is not None)
+    parts = [f"sparsity {sparsity:.2%}", *([f"KL {kl}"] if kl else [])]
+    return ", ".join([*parts, *([] if perplexity is None else [f"perplexity {perplexity:.2f}"])])
 
 
 def number(value: float | None, style: str) -> str:

@@ -7,8 +7,9 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console, Group, RenderableType
@@ -95,11 +96,14 @@ def results_view(results: Results) -> WideTable:
     return WideTable(contents.header, rows, contents.num_names)
 
 
+@final
 class SweepProgress(ProgressObserver):
     """An observer and listener: a bar over all runs of a sweep, beneath it the current run, and a line per run."""
 
     def __init__(self, console: Console, runs: Sequence[SweepRun], events: ProgressObserver | None = None) -> None:
-        super().__init__()
+        shows = console.is_terminal and not console.is_dumb_terminal
+        live = Live(console=console, get_renderable=self._lines, refresh_per_second=4, transient=True)
+        super().__init__(events or (live if shows else nullcontext()))
         self._console = console
         self._events = events
         self._runs = runs
@@ -109,17 +113,6 @@ class SweepProgress(ProgressObserver):
         self._start = 0.0
         self._seconds: dict[str, list[float]] = {}
         self._printed: set[str] = set()
-        self._live = Live(console=console, get_renderable=self._lines, refresh_per_second=4, transient=True)
-        self._shows = console.is_terminal and not console.is_dumb_terminal and events is None
-
-    def start(self) -> None:
-        if self._shows:
-            self._live.start()
-
-    def stop(self) -> None:
-        self._live.stop()
-        if self._events is not None:
-            self._events.stop()
 
     def started(self, number: int, run: SweepRun) -> None:
         """Show which run has started."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.bars import duration
-from bonsai_core.cli.printing import LONGEST_NAME, name, number_table, plain, ratio, text_table
+from bonsai_core.cli.printing import LONGEST_NAME, WideTable, name, number_table, plain, ratio, text_table
 from bonsai_core.contracts import Family
 from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
@@ -64,7 +64,9 @@ def family_view(families: Sequence[Family]) -> Table:
             f"{shapes.partition(' (')[0].removeprefix('units with ')}: {some or 'nothing'}"
             for shapes, some in zip(what, units, strict=False)
         ]
-        table.add_row(plain(family), plain(types), plain("\n".join([title, *lines, *([note] if note else [])]), lines=True))
+        table.add_row(
+            plain(family), plain(types), plain("\n".join([title, *lines, *([note] if note else [])]), lines=True)
+        )
     return table
 
 
@@ -168,14 +170,10 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     names = ["round", "sparsity", "units\nremoved", "sub-models", "dropped", "repaired", "Kendall\ntau"]
     names += ["KL,\nmeasured\non", "KL,\nheld\nout", "KL,\nguard"] if compared else []
     names += ["perplexity"] if evaluated else []
-    table = text_table(*names)
-    table.padding, table.pad_edge = (0, 1, 0, 0), False  # 79 columns
-    for column in table.columns:
-        column.justify = "right"
     rows = [[str(n), *_round(row, report, compared, evaluated)] for n, row in enumerate(report["rounds"], 1)]
     first, last, between = _ends(rows, MAX_ROUNDS)
-    for row in [*first, *([["..."]] if between else []), *last]:
-        table.add_row(*row)
+    gap = [["...", *[""] * (len(names) - 1)]] if between else []
+    table = WideTable(names, [*first, *gap, *last], gap=1)
     notes = [Text(f"... {between:,} rounds between; bonsai report --json has all")] if between else []
     if narrowness := describe_narrowness(report["rounds"][-1].get("divergence", {}) if report["rounds"] else {}):
         notes.append(Text(narrowness, style="yellow"))

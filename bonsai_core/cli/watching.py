@@ -13,13 +13,13 @@ from typing import Any
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.cli.bars import duration
 from bonsai_core.cli.forecast import Progress, seconds_left
-from bonsai_core.cli.status import number
+from bonsai_core.cli.status import number, result_line
 from bonsai_core.events import PlannedStage, Stage
 from bonsai_core.rundir import Journal, JournaledDirectory, RunDirectory
 
 QUIET_S = 20.0
 """Without news for this long, it is asked whether a process still works on the run."""
-BEFORE_THE_STAGES = ("run", "adapt", "plan", "prices", "tune")
+BEFORE_THE_STAGES = ("run", "adapt", "stages", "prices", "tune")
 """Events of the journal that belong to no stage."""
 WORDS = {
     Stage.EVALUATE: "perplexity",
@@ -33,7 +33,6 @@ WORDS = {
     Stage.LATENCY: "latency, dense and pruned side by side",
     Stage.VERIFY: "the checkpoint, loaded again",
 }
-WATCHED_TEXTS = {"held_out": "held-out", "guard": "guard"}
 Rows = Sequence[tuple[str, Mapping[str, Any], float]]
 
 
@@ -91,7 +90,7 @@ def sight(directory: JournaledDirectory, now: float | None = None) -> Sight:
         state = "running" if quiet_s < QUIET_S or directory.is_locked() else "stopped"
     stages = _stages(rows)
     current = next((stage for stage in stages if stage.share != 1), None)
-    left_s = None
+    left_s = 0.0 if stages and current is None else None
     if current is not None and (left_s := seconds_left(stages)) is not None:
         later = seconds_left([stage for stage in stages if stage is not current]) or 0.0
         left_s = max(min(left_s, later), left_s - quiet_s)
@@ -110,7 +109,7 @@ def _rows(directory: JournaledDirectory) -> Rows:
 
 def _stages(rows: Rows) -> list[Progress]:
     """The planned stages with what they took; none of a run of an earlier version."""
-    plans = [payload["stages"] for key, payload, _ in rows if key == "plan"]
+    plans = [payload["stages"] for key, payload, _ in rows if key == "stages"]
     stages = [Progress(PlannedStage(**{**row, "stage": Stage(row["stage"])})) for rows in plans for row in rows]
     index = 0
     for key, _, seconds in rows:
@@ -154,7 +153,7 @@ def _doing(plan: PlannedStage, rows: Rows) -> str:
 
 def _planned_rounds(rows: Rows) -> list[int]:
     """For each planned stage the round that it belongs to."""
-    return [row["round"] for key, payload, _ in rows if key == "plan" for row in payload["stages"]]
+    return [row["round"] for key, payload, _ in rows if key == "stages" for row in payload["stages"]]
 
 
 def _result(rows: Rows) -> str:
@@ -168,11 +167,8 @@ def _result(rows: Rows) -> str:
         )
     if not selections:
         return ""
-    which = selections[-1].partition("/")[0]
-    parts = [f"sparsity {by_key[selections[-1]]['sparsity']:.2%}"]
-    kl = by_key.get(f"{which}/divergence", {})
-    parts += [f"{what} KL {kl[on]:.3f}" for on, what in WATCHED_TEXTS.items() if kl.get(on) is not None]
-    return f"after {which.replace('-', ' ')}: {', '.join(parts)}"
+    kl = by_key.get(f"{selections[-1].partition('/')[0]}/divergence", {})
+    return f"so far: {result_line(by_key[selections[-1]]['sparsity'], kl.get('held_out'), kl.get('guard'), None)}"
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
     if job.prices is not None:
         ledger.record(Step("prices"), job.prices, job.prices["elapsed_s"])
     stages = planned_stages(job)
-    ledger.once(Step("plan"), lambda: {"stages": [asdict(stage) for stage in stages]})
+    ledger.once(Step("stages"), lambda: {"stages": [asdict(stage) for stage in stages]})
     ledger.notify(
         RunStarted(
             ledger.directory.path,

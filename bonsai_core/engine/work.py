@@ -10,6 +10,8 @@ from bonsai_core.model.forward.layer_totals import MOMENTS, Reader, statistic_of
 
 PRIOR_SOLVES, REPAIR_SOLVES = 2.0, 0.2
 """What plugins that read second moments do with them: so many multiplications, times a site's channels cubed."""
+COMPARED = 1.5
+"""Of the head, where what it predicts is kept to be compared with."""
 DECODED = 14
 """Tokens of a prompt that take as long as one that is generated."""
 TIMED_TURNS, TIMED_TOKENS = 8, 8
@@ -44,7 +46,8 @@ class _Work:
         plan, evaluation = self._job.plan, self._job.evaluation_NT.size
         yield PlannedStage(Stage.EVALUATE, 0, evaluation, evaluation, 0, "evaluate/dense")
         if plan.dense_tokens:
-            yield PlannedStage(Stage.DENSE, 0, plan.dense_tokens, plan.dense_tokens, 0, "dense")
+            work = plan.dense_tokens * (self._layers + COMPARED * self._head)
+            yield PlannedStage(Stage.DENSE, 0, work, plan.dense_tokens, 0, "dense")
 
     def round(self, number: int) -> Iterator[PlannedStage]:
         job, methods, plan = self._job, self._job.methods, self._job.plan

@@ -51,7 +51,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
     ),
     r"round-\d+/divergence": json_object(held_out=(Value, None), guard=(Value, None), measured=(Value, None)),
     "tune": json_object(tokens=PositiveInt, batch_tokens=PositiveInt),
-    "plan": json_object(stages=list[_PlannedStage]),
+    "stages": json_object(stages=list[_PlannedStage]),
     "peak": json_object(bytes=NonNegativeInt),
     "save": json_object(bytes=NonNegativeInt, parameters=NonNegativeInt),
     "trained": json_object(parameters=NonNegativeInt),
