@@ -61,7 +61,7 @@ class WideTable:
     gap: int = 2
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | str]:
-        columns = list(zip(map(self._heading, self.header), *self.rows, strict=True))
+        columns: list[Sequence[str]] = list(zip(map(self._heading, self.header), *self.rows, strict=True))
         names, values = columns[: self.num_names], columns[self.num_names :]
         room = options.max_width - sum(map(self._width, names))
         room = max(room, options.max_width // 2)  # names may be broken

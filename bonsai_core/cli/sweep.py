@@ -36,7 +36,7 @@ Overrides = Mapping[str, Any]
 
 
 def sweep_and_report(
-    file: Path, out: Path | None, seeds: str | None, overrides: Overrides, registry: Registry, mode: Mode
+    file: Path, out: Path | None, seeds: str | None, overrides: Overrides, registry: Registry, mode: Mode | None
 ) -> None:
     """Run what is missing, then write and show the results; exit status 1 if a run failed.
 

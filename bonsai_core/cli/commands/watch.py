@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def watch(run: Path, once: bool) -> None:
                 seen = sight(watched_directory(run))
     console.print(plain(_end(seen), lines=True), soft_wrap=True)
     if seen.state == "stopped":
-        raise click.exceptions.Exit(STOPPED)
+        sys.exit(STOPPED)
 
 
 def _line(seen: Sight) -> Text:
