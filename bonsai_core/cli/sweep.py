@@ -101,9 +101,6 @@ class SweepProgress(ProgressObserver):
     """An observer and listener: a bar over all runs of a sweep, beneath it the current run, and a line per run."""
 
     def __init__(self, console: Console, runs: Sequence[SweepRun], events: ProgressObserver | None = None) -> None:
-        shows = console.is_terminal and not console.is_dumb_terminal
-        live = Live(console=console, get_renderable=self._lines, refresh_per_second=4, transient=True)
-        super().__init__(events or (live if shows else nullcontext()))
         self._console = console
         self._events = events
         self._runs = runs
@@ -113,6 +110,9 @@ class SweepProgress(ProgressObserver):
         self._start = 0.0
         self._seconds: dict[str, list[float]] = {}
         self._printed: set[str] = set()
+        shows = console.is_terminal and not console.is_dumb_terminal
+        live = Live(console=console, get_renderable=self._lines, refresh_per_second=4, transient=True)
+        super().__init__(events or (live if shows else nullcontext()))
 
     def started(self, number: int, run: SweepRun) -> None:
         """Show which run has started."""
