@@ -37,11 +37,32 @@ class Event:
 
 
 @dataclass(frozen=True)
+class PlannedStage:
+    """A stage that is to come, and what it takes, so that the time left can be told.
+
+    Attributes:
+        round: as in `StageStarted`.
+        work: about how many tokens' forward passes through the dense model take as long.
+        tokens: those of its forward passes, as `TokensDone` counts them; 0 where it counts none.
+        seconds: about how long it takes beside that, for reading and writing files.
+        last_step: the event of the journal that it ends with.
+    """
+
+    stage: Stage
+    round: int
+    work: float
+    tokens: int
+    seconds: float
+    last_step: str
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """The settings are valid, the model is loaded.
 
     `forward_tokens` are those of the whole run, replayed ones too; `runtimes` says what will load the checkpoint.
-    `sparsity` is the fraction to be removed of what the budget counts, and `goal` the budget in words.
+    `sparsity` is the fraction to be removed of what the budget counts, and `goal` the budget in words. `stages` are
+    those to come, in order, finished ones too.
     """
 
     directory: Path
@@ -52,6 +73,7 @@ class RunStarted(Event):
     forward_tokens: int
     runtimes: str
     goal: str = ""
+    stages: tuple[PlannedStage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,10 @@ class EvaluationStarted(Event):
 
 @dataclass(frozen=True)
 class AdaptationStarted(Event):
-    """The settings are valid. `forward_tokens`: those of all steps, replayed ones too; a training token counts as 3."""
+    """The settings are valid. `forward_tokens`: those of all steps, replayed ones too; a training token counts as 3.
+
+    `stages` are those to come, in order, finished ones too.
+    """
 
     directory: Path
     model: str
@@ -135,6 +160,7 @@ class AdaptationStarted(Event):
     steps: int
     tokens: int
     forward_tokens: int
+    stages: tuple[PlannedStage, ...] = ()
 
 
 @dataclass(frozen=True)

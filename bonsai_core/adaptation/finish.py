@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bonsai_core.adaptation.checkpoint import save, verify
@@ -12,7 +13,7 @@ from bonsai_core.adaptation.distillation import prepare_teacher
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.adaptation.report import build_adapt_report, draw_curve
 from bonsai_core.adaptation.student import adapted_student
-from bonsai_core.events import AdaptationFinished, AdaptationStarted
+from bonsai_core.events import AdaptationFinished, AdaptationStarted, PlannedStage, Stage
 from bonsai_core.model.loading.saving import is_saved
 from bonsai_core.rundir.ledger import Ledger, Step
 
@@ -23,13 +24,14 @@ def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[
     Raises:
         BonsaiError: something is not as it was when the adaptation began, cannot be written, or fails.
     """
-    steps, config = job.schedule.steps, job.config
+    steps, config, stages = job.schedule.steps, job.config, tuple(_planned_stages(job))
     ledger.notify(
         AdaptationStarted(
-            directory.path, config.model, config.method, job.teacher, steps, job.tokens, job.forward_tokens
+            directory.path, config.model, config.method, job.teacher, steps, job.tokens, job.forward_tokens, stages
         )
     )
     _check_identity(job, ledger)
+    ledger.once(Step("stages"), lambda: {"stages": [asdict(stage) for stage in stages]})
     saved = is_saved(ledger)
     if saved:
         ledger.skip(job.forward_tokens)
@@ -44,6 +46,19 @@ def finish(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> Mapping[
     directory.state_path.unlink(missing_ok=True)
     ledger.notify(AdaptationFinished(directory.path))
     return report
+
+
+def _planned_stages(job: AdaptJob) -> Iterator[PlannedStage]:
+    """The stages of an adaptation in order; its first perplexity belongs to that of the teacher."""
+    evaluation, teacher = int(job.evaluation_NL.size), job.teacher_tokens
+    if teacher:
+        teacher += evaluation
+        yield PlannedStage(Stage.TEACHER, 0, teacher, teacher, 0, "evaluate/0")
+    training = job.forward_tokens - job.teacher_tokens - 2 * evaluation
+    yield PlannedStage(Stage.TRAIN, 0, training, training, 0, f"evaluate/{job.schedule.steps}")
+    yield PlannedStage(Stage.EVALUATE, 0, evaluation, evaluation, 0, "loss")
+    yield PlannedStage(Stage.SAVE, 0, 0, 0, 0, "save")
+    yield PlannedStage(Stage.VERIFY, 0, evaluation, 0, 0, "verify")
 
 
 def _check_identity(job: AdaptJob, ledger: Ledger) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.live import Live
 from rich.text import Text
 
-from bonsai_core.cli.printing import name, plain, print_note
-from bonsai_core.cli.progress import duration, progress_bar
+from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.printing import LONGEST_NAME, WideTable, plain, print_note
 from bonsai_core.display.printable import last_parts, visible
 from bonsai_core.registry.registry import Registry
 from bonsai_core.runtimes.bench import bench
@@ -22,31 +22,29 @@ from bonsai_core.runtimes.bench_config import BenchConfig
 def bench_with_progress(config: BenchConfig, registry: Registry) -> dict[str, Any]:
     """Time, with a bar and notes on stderr."""
     console = Console(stderr=True)
-    with progress_bar(console) as display:
-        task, start = display.add_task("", total=1.0, left=""), time.monotonic()
+    bars, start = Bars(), time.monotonic()
+    with Live(bars(None, ""), console=console, refresh_per_second=4, transient=True) as display:
 
         def show(what: str, share: float) -> None:
             left = (time.monotonic() - start) * (1 - share) / share if share else 0.0
             shown = f"about {duration(left)} left" if left else ""
-            display.update(task, description=visible(what), completed=share, left=shown)
+            display.update(bars(share, shown, visible(what)))
 
         return bench(config, registry=registry, warn=lambda text: print_note(console, text), progress=show)
 
 
 def bench_view(results: Mapping[str, Any]) -> RenderableType:
     """A table for each runtime and format."""
-    tables = []
+    tables: list[RenderableType] = []
     names = last_parts(model["model"] for row in results["results"] for model in row["models"])
     for (runtime, format_), rows in itertools.groupby(results["results"], lambda row: (row["runtime"], row["format"])):
-        table = Table(box=None, header_style="bold", title=plain(f"{runtime} ({format_})"), title_justify="left")
-        for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        cells = []
         for row in rows:
+            size = f"{row['batch']:,} x {row['prompt_tokens']:,}"
             for model in row["models"]:
-                shown = name(names[model["model"]] + (" (dense)" if model["dense"] else ""))
-                size = f"\n{row['batch']:,} x {row['prompt_tokens']:,}"
-                table.add_row(Text.assemble(shown, (size, "dim")), *_cells(model))
-        tables.append(table)
+                shown = visible(names[model["model"]] + (" (dense)" if model["dense"] else ""), most=LONGEST_NAME)
+                cells.append([f"{shown}\n{size}", *_cells(model)])
+        tables += [plain(f"{runtime} ({format_})"), WideTable(HEADINGS, cells)]
     settings = results["settings"]
     threads = f", {settings['threads']} threads" if settings["threads"] else ""
     how = (

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from bonsai_core.cli.printing import name, number_table, plain, ratio
-from bonsai_core.cli.progress import ProgressObserver
+from bonsai_core.cli.printing import LONGEST_NAME, WideTable, ratio
+from bonsai_core.cli.progress import Mode, progress
+from bonsai_core.display.printable import visible
 from bonsai_core.evaluation.compare import evaluate
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.registry.registry import Registry
@@ -19,9 +20,9 @@ Row = tuple[str, list[str], str]
 """(label, a cell for each model, how the last model differs from the first)."""
 
 
-def evaluate_with_progress(config: EvalConfig, registry: Registry) -> dict[str, Any]:
+def evaluate_with_progress(config: EvalConfig, registry: Registry, mode: Mode | None) -> dict[str, Any]:
     """Measure, with a bar and notes on stderr."""
-    observer = ProgressObserver(Console(stderr=True))
+    observer = progress(Console(stderr=True), mode)
     with registry.observed_by(observer, "the progress display"), observer:
         return evaluate(config, registry=registry)
 
@@ -31,11 +32,12 @@ def evaluation_view(results: Mapping[str, Any]) -> RenderableType:
     models, device = results["models"], results["device"]
     names = [f"{model['model']} (dense)" if model["dense"] else model["model"] for model in models]
     changes = len(models) == 2 and models[0]["dense"]
-    table = number_table("", *map(name, names), *["change"] * changes)
-    for column in table.columns[1:]:
-        column.overflow = "fold"
-    for label, cells, change in _rows(models, results["text"]):
-        table.add_row(name(label), *map(plain, cells), *([change] if changes else []))
+    header = ["", *map(_shown, names), *["change"] * changes]
+    rows = [
+        [_shown(label), *cells, *([change] if changes else [])]
+        for label, cells, change in _rows(models, results["text"])
+    ]
+    table = WideTable(header, rows, heading_width=20)
     notes = [Text("± one standard error; changes of accuracy are paired")] if results["tasks"] else []
     if any("speed" in model for model in models):
         how = "taking turns" if results["taking_turns"] else "one after the other"
@@ -44,6 +46,10 @@ def evaluation_view(results: Mapping[str, Any]) -> RenderableType:
         how += ", medians with quartiles"
         notes.append(Text(f"timed on {device}, {how}; peak memory while generating, of {owner}"))
     return Group(table, *notes)
+
+
+def _shown(name: str) -> str:
+    return visible(name, most=LONGEST_NAME)
 
 
 def _rows(models: list[Model], text: Mapping[str, Any]) -> list[Row]:
@@ -108,7 +114,7 @@ def _speed(batch: str, models: list[Model]) -> list[Row]:
         ends = [spread and [style.format(spread[end] * 1e3) for end in ("low", "high")] for spread in spreads]
         return (
             label,
-            [f"{cell} ({' to '.join(end)})" if end else cell for cell, end in zip(cells, ends, strict=True)],
+            [f"{cell}\n({' to '.join(end)})" if end else cell for cell, end in zip(cells, ends, strict=True)],
             change,
         )
 

@@ -6,26 +6,35 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import rich_click as click
 from rich.console import Console
 
 from bonsai_core.cli.printing import plain, print_note
-from bonsai_core.cli.progress import ProgressObserver
+from bonsai_core.cli.progress import Mode, progress, write_json
 from bonsai_core.cli.settings import installed
 from bonsai_core.errors import BonsaiError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+HELP_QUIET = "Print warnings, errors, and where the result is; nothing else."
+HELP_JSON = "Print every event as a line of JSON, and nothing else; the last line says where the result is."
 
-def run_live(job: Callable[[], Any]) -> None:
-    """Run with live progress, then show the report; on Ctrl-C say how to continue."""
-    from bonsai_core.adaptation.directory import is_adaptation
-    from bonsai_core.cli.adaptation import adapt_view
-    from bonsai_core.cli.tables import report_view
+
+def progress_options(command: Command) -> Command:
+    """The options ``--quiet`` and ``--json-lines``, as the argument `mode` of a command; None: neither."""
+    quiet = click.option("--quiet", "-q", "mode", flag_value="quiet", help=HELP_QUIET)
+    json_lines = click.option("--json-lines", "mode", flag_value="json", help=HELP_JSON)
+    return quiet(json_lines(command))
+
+
+def run_live(job: Callable[[], Any], mode: Mode | None) -> None:
+    """Run with progress, then show the report; on Ctrl-C say how to continue."""
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
-    console = Console()
-    observer = ProgressObserver(console)
+    console = Console(stderr=mode is not None)
+    observer = progress(console, mode)
     try:
         with installed().observed_by(observer, "the progress display"), observer:
             quiet_libraries()
@@ -35,6 +44,22 @@ def run_live(job: Callable[[], Any]) -> None:
             message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
             console.print(plain(message), soft_wrap=True)
         raise
+    last = getattr(result, "adapted", None) or result
+    files = {name: last.directory / path for name, path in (("checkpoint", "model"), ("report", "report.json"))}
+    if mode == "json":
+        write_json("Result", directory=last.directory, **files)
+    elif mode == "quiet":
+        words = "; ".join(f"{name} {path}" for name, path in files.items())
+        Console().print(plain(words), soft_wrap=True)
+    else:
+        _show_result(console, result)
+
+
+def _show_result(console: Console, result: Any) -> None:
+    from bonsai_core.adaptation.directory import is_adaptation
+    from bonsai_core.cli.adaptation import adapt_view
+    from bonsai_core.cli.tables import report_view
+
     if is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
         show_runtimes(result.directory)

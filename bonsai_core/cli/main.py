@@ -18,6 +18,7 @@ from bonsai_core.cli.commands.plugin import plugins
 from bonsai_core.cli.commands.prune import adapt, resume, run
 from bonsai_core.cli.commands.recipes import recipe_
 from bonsai_core.cli.commands.report import report
+from bonsai_core.cli.commands.watch import watch
 from bonsai_core.cli.help import LOOK
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.streams import write_anything
@@ -27,7 +28,7 @@ from bonsai_core.errors import BonsaiError
 INTERRUPTED = 130
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Prune": (run, adapt, resume, recipe_),
-    "Look": (report, units, families, doctor),
+    "Look": (watch, report, units, families, doctor),
     "Compare": (evaluate, bench_, sweep),
     "Ship": (export, apply),
     "Extend": (plugins, new_plugin),

@@ -1,197 +1,199 @@
-"""Live progress of a run: which round, which sub-model, the metric so far, and about how long it will take."""
+"""Progress as people and programs want it: live in a terminal, a line per stage in a log, JSON, or nothing."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal, Self, final
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+import psutil
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from bonsai_core import hookimpl
+from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.forecast import Forecast
 from bonsai_core.cli.printing import print_note
-from bonsai_core.display.printable import visible
-from bonsai_core.events import (
-    AdaptationStarted,
-    CurvePoint,
-    EvaluationStarted,
-    Event,
-    RoundFinished,
-    RunStarted,
-    Stage,
-    StageStarted,
-    StepDone,
-    SubmodelMeasured,
-    TokensDone,
-    Warned,
-)
+from bonsai_core.cli.status import Status, milestone
+from bonsai_core.events import AdaptationStarted, Event, RunStarted, StageStarted, TokensDone, Warned
+
+Mode = Literal["quiet", "json"]
+TOKENS_PAUSE = 1.0
+"""Seconds over which `TokensDone` are added up before they are written as JSON."""
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+class ProgressObserver(ABC):
+    """An observer that shows what goes on while it is open.
 
-
-def progress_bar(console: Console) -> Progress:
-    """A display for bars whose field `left` says how much time is left."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %  {task.fields[left]}"),
-        console=console,
-        transient=True,
-    )
-
-
-UNCOUNTED = (Stage.HARNESS, Stage.MEMORY, Stage.LATENCY, Stage.VERIFY, Stage.EXPORT)
-"""Stages whose progress is not counted in tokens."""
-
-
-class RunBar:
-    """A display's bar for one run over its forward tokens: what it is doing, and how much time is left."""
-
-    def __init__(self, display: Progress) -> None:
-        self.rounds = 0
-        self._display = display
-        self._task: TaskID = display.add_task("loading the model", total=None, left="")
-        self._start = 0.0
-        self._live_tokens = 0
-        self._tokens_left = 0
-        self._total: int | None = None
-        self._paused_at: float | None = None
-
-    def follow(self, event: Event) -> None:
-        """Show what an event says."""
-        match event:
-            case RunStarted():
-                self.rounds = event.num_rounds
-                self._begin(event.forward_tokens)
-            case AdaptationStarted() | EvaluationStarted():
-                self._begin(event.forward_tokens)
-            case StageStarted():
-                where = f"round {event.round} of {self.rounds}: " if event.round else ""
-                self._display.update(self._task, description=visible(where + event.text))
-                self._pause(event.stage in UNCOUNTED)
-            case TokensDone():
-                self._advance(event)
-            case StepDone():
-                parts = ", ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if value)
-                self._display.update(self._task, description=f"step {event.step} of {event.steps}: {parts}")
-            case SubmodelMeasured():
-                value = "not finite" if event.value is None else f"{event.value:.4g}"
-                self._display.update(
-                    self._task,
-                    description=f"round {event.round} of {self.rounds}: sub-model {event.index + 1} of {event.total}, "
-                    f"{visible(event.metric)} {value}",
-                )
-
-    def remove(self) -> None:
-        """Remove the bar from the display."""
-        self._display.remove_task(self._task)
-
-    def _begin(self, forward_tokens: int) -> None:
-        self._start = time.monotonic()
-        self._live_tokens, self._tokens_left, self._total = 0, forward_tokens, forward_tokens
-        self._display.update(self._task, completed=0, total=forward_tokens, left="")
-
-    def _pause(self, uncounted: bool) -> None:
-        """A stage that is not counted in tokens has no known end, and its time says nothing about the other stages."""
-        now = time.monotonic()
-        if self._paused_at is not None:
-            self._start += now - self._paused_at
-        self._paused_at = now if uncounted else None
-        (task,) = (task for task in self._display.tasks if task.id == self._task)
-        task.total = None if uncounted else self._total
-        if uncounted:
-            self._display.update(self._task, left="")
-
-    def _advance(self, event: TokensDone) -> None:
-        self._tokens_left = max(0, self._tokens_left - event.tokens)
-        if not event.replayed:
-            self._live_tokens += event.tokens
-        left = ""
-        if self._live_tokens:
-            pace = (time.monotonic() - self._start) / self._live_tokens
-            left = f"about {duration(pace * self._tokens_left)} left"
-        self._display.update(self._task, advance=event.tokens, left=left)
-
-
-class ProgressObserver:
-    """An observer that draws a run's bar and prints a line per round.
+    Args:
+        shown: is open while it is.
 
     Attributes:
         directory: the run directory, once the run has started.
         safe: a sentence: what is not lost when the user stops it.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, shown: AbstractContextManager[object]) -> None:
         self.directory: Path | None = None
         self.safe = "Everything measured so far is safe."
-        self._console = console
-        self._display = progress_bar(console)
-        self._bar = RunBar(self._display)
+        self._shown = shown
 
-    def __enter__(self) -> ProgressObserver:
-        self._display.start()
+    def __enter__(self) -> Self:
+        self._shown.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._display.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._shown.__exit__(*error)
 
     @hookimpl
     def bonsai_observe(self, event: Event) -> None:
-        self._bar.follow(event)
-        match event:
-            case RunStarted():
-                self._announce(event)
-            case RoundFinished():
-                tau = "" if event.kendall_tau is None else f", out-of-fold Kendall tau {event.kendall_tau:.2f}"
-                kl = "" if event.held_out_kl is None else f", held-out KL {event.held_out_kl:.3f}"
-                kl += "" if event.guard_kl is None else f", guard KL {event.guard_kl:.3f}"
-                perplexity = "" if event.perplexity is None else f", perplexity {event.perplexity:.2f}"
-                self._console.print(
-                    f"round {event.round} of {self._bar.rounds}: {event.units_removed} units removed, "
-                    f"sparsity {event.sparsity:.2%}{tau}{kl}{perplexity}",
-                    highlight=False,
-                )
-            case AdaptationStarted():
-                self._announce_adaptation(event)
-            case CurvePoint():
-                perplexity = "not finite" if event.perplexity is None else f"{event.perplexity:.2f}"
-                self._console.print(f"step {event.step} of {event.steps}: perplexity {perplexity}", highlight=False)
-            case Warned():
-                print_note(self._console, event.text)
+        if isinstance(event, RunStarted | AdaptationStarted):
+            self.directory = self.directory or event.directory
+        if isinstance(event, AdaptationStarted):
+            self.safe = "Everything up to the last saved state is safe."
+        self.follow(event)
 
-    def _announce(self, event: RunStarted) -> None:
-        self.directory = event.directory
-        rounds = f"{event.num_rounds} round{'s' if event.num_rounds > 1 else ''}"
-        if event.num_submodels:
-            rounds += f" of {event.num_submodels} sub-models"
-        self._console.print(
-            Text.assemble(
-                "Pruning ",
-                (visible(event.model), "bold"),
-                f" to {event.goal} in {rounds}, into {visible(event.directory)}\n",
-                f"The result will load in {event.runtimes}.",
-            ),
-            soft_wrap=True,
-        )
+    @abstractmethod
+    def follow(self, event: Event) -> None:
+        """Show an event."""
 
-    def _announce_adaptation(self, event: AdaptationStarted) -> None:
-        self.directory = self.directory or event.directory
-        self.safe = "Everything up to the last saved state is safe."
-        teacher = (", distilled from ", (visible(event.teacher), "bold")) if event.teacher else ()
-        self._console.print(
-            Text.assemble(
-                "Adapting ",
-                (visible(event.model), "bold"),
-                f" ({event.method}) in {event.steps:,} steps on {event.tokens:,} tokens",
-                *teacher,
-                f", into {visible(event.directory)}",
-            ),
-            soft_wrap=True,
-        )
+
+def progress(console: Console, mode: Mode | None = None) -> ProgressObserver:
+    """What shows progress; without a mode a display, or lines where the console is not a terminal.
+
+    Args:
+        console: of the display; JSON goes to standard output, and warnings in the quiet mode to standard error.
+    """
+    if mode == "json":
+        return JsonLines()
+    if mode == "quiet":
+        return Quiet()
+    return LiveLines(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
+
+
+@final
+class LiveLines(ProgressObserver):
+    """Three lines that change, beneath those that stay."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._run = RunLines()
+        super().__init__(Live(console=console, get_renderable=self._run, refresh_per_second=4, transient=True))
+
+    def follow(self, event: Event) -> None:
+        self._run.follow(event)
+        print_milestone(self._console, event, self._run.status)
+
+
+@final
+class PlainLines(ProgressObserver):
+    """A line per stage and per round, with the time since the start: for logs."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(nullcontext())
+        self._console = console
+        self._status = Status()
+        self._start = time.monotonic()
+
+    def follow(self, event: Event) -> None:
+        self._status.follow(event)
+        if isinstance(event, StageStarted):
+            minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+            at = f"[{minutes // 60}:{minutes % 60:02}:{seconds:02}]"
+            self._console.print(Text(f"{at} {self._status.doing}"), soft_wrap=True)
+        print_milestone(self._console, event, self._status)
+
+
+@final
+class Quiet(ProgressObserver):
+    """Warnings alone, on standard error."""
+
+    def __init__(self) -> None:
+        super().__init__(nullcontext())
+
+    def follow(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            print_note(Console(stderr=True), event.text)
+
+
+@final
+class JsonLines(ProgressObserver):
+    """Every event as a JSON object on a line of standard output: `event` is its class, the rest are its fields.
+
+    `time` is in seconds since 1970. The tokens of `TokensDone` are added up over a second.
+    """
+
+    def __init__(self) -> None:
+        at_the_end = ExitStack()
+        at_the_end.callback(self._write_tokens)
+        super().__init__(at_the_end)
+        self._tokens = 0
+        self._written = time.monotonic()
+
+    def follow(self, event: Event) -> None:
+        if isinstance(event, TokensDone) and not event.replayed:
+            self._tokens += event.tokens
+            if time.monotonic() - self._written < TOKENS_PAUSE:
+                return
+        self._write_tokens()
+        if not isinstance(event, TokensDone) or event.replayed:
+            write_json(type(event).__name__, **asdict(event))
+
+    def _write_tokens(self) -> None:
+        if self._tokens:
+            write_json(TokensDone.__name__, **asdict(TokensDone(self._tokens)))
+        self._tokens, self._written = 0, time.monotonic()
+
+
+def write_json(event: str, **fields: object) -> None:
+    """Write a line of JSON to standard output."""
+    row = {"event": event, "time": round(time.time(), 3), **fields}
+    sys.stdout.write(json.dumps(row, default=str) + "\n")
+    sys.stdout.flush()
+
+
+class RunLines:
+    """The lines of one run: a bar with the time left and memory, what it is doing, and what came out so far."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+        self._forecast = Forecast()
+        self._bars = Bars()
+        self._share = 0.0
+
+    def follow(self, event: Event) -> None:
+        """Take note of an event."""
+        self.status.follow(event)
+        self._forecast.follow(event)
+
+    def __call__(self) -> RenderableType:
+        left, elapsed = self._forecast.left(), self._forecast.elapsed
+        share = None
+        if left is not None:
+            share = self._share = max(self._share, elapsed / (elapsed + left + 1e-9))  # never backwards
+        beside = [] if left is None else [f"about {duration(left)} left"]
+        return self._bars(share, ", ".join([*beside, f"memory {memory()}"]), self.status.doing, self.status.result)
+
+
+def memory() -> str:
+    """What this process holds now, and of GPUs."""
+    shown = f"{psutil.Process().memory_info().rss / 1e6:,.0f} MB"
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return shown
+    held = sum(torch.cuda.memory_reserved(device) for device in range(torch.cuda.device_count()))
+    return f"{shown}, GPU {held / 1e6:,.0f} MB"
+
+
+def print_milestone(console: Console, event: Event, status: Status) -> None:
+    """Print what stays of an event, if anything does."""
+    if isinstance(event, Warned):
+        print_note(console, event.text)
+    elif line := milestone(event, status):
+        console.print(Text(line), soft_wrap=True)

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.printing import LONGEST_NAME, name, number_table, plain, ratio
-from bonsai_core.cli.progress import duration
+from bonsai_core.cli.bars import duration
+from bonsai_core.cli.printing import LONGEST_NAME, WideTable, name, number_table, plain, ratio, text_table
 from bonsai_core.contracts import Family
 from bonsai_core.display.printable import visible
 from bonsai_core.registry.family_table import HEADER, family_rows
@@ -53,7 +53,7 @@ def page_in(directory: Path) -> str:
 
 def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
     """What is installed, by kind; plugins with problems below."""
-    table = Table("kind", "name", "what it is", "from", box=None, header_style="bold")
+    table = text_table("kind", "name", "what it is", "from")
     for each in KINDS if kind is None else (kind,):
         for offer in registry.offers(each):
             table.add_row(each, plain(offer.name), plain(offer.summary), plain(offer.source.split(" ")[0]))
@@ -63,9 +63,16 @@ def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
 
 def family_view(families: Sequence[Family]) -> Table:
     """The model families, and what can be removed from each."""
-    table = Table(*HEADER, box=None, header_style="bold")
-    for row in family_rows(families):
-        table.add_row(*map(plain, row))
+    slicer, _, models, *what = HEADER
+    table = text_table(slicer, models, "what can be removed")
+    for family, title, types, *units, note in family_rows(families):
+        lines = [
+            f"{shapes.partition(' (')[0].removeprefix('units with ')}: {some or 'nothing'}"
+            for shapes, some in zip(what, units, strict=False)
+        ]
+        table.add_row(
+            plain(family), plain(types), plain("\n".join([title, *lines, *([note] if note else [])]), lines=True)
+        )
     return table
 
 
@@ -169,13 +176,10 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     names = ["round", "sparsity", "units\nremoved", "sub-models", "dropped", "repaired", "Kendall\ntau"]
     names += ["KL,\nmeasured\non", "KL,\nheld\nout", "KL,\nguard"] if compared else []
     names += ["perplexity"] if evaluated else []
-    table = Table(*names, box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)  # 79 columns
-    for column in table.columns:
-        column.justify = "right"
     rows = [[str(n), *_round(row, report, compared, evaluated)] for n, row in enumerate(report["rounds"], 1)]
     first, last, between = _ends(rows, MAX_ROUNDS)
-    for row in [*first, *([["..."]] if between else []), *last]:
-        table.add_row(*row)
+    gap = [["...", *[""] * (len(names) - 1)]] if between else []
+    table = WideTable(names, [*first, *gap, *last], gap=1)
     notes = [Text(f"... {between:,} rounds between; bonsai report --json has all")] if between else []
     if narrowness := describe_narrowness(report["rounds"][-1].get("divergence", {}) if report["rounds"] else {}):
         notes.append(Text(narrowness, style="yellow"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bonsai_core.engine.prune import prune
 from bonsai_core.engine.reached import outcome
 from bonsai_core.engine.runtimes import runtimes
 from bonsai_core.engine.sizes import choose_sizes
+from bonsai_core.engine.work import planned_stages
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import RunFinished, RunStarted, Stage
 from bonsai_core.model.forward.latency import peak_bytes
@@ -38,6 +40,8 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
     config, plan, subject = job.config, job.plan, job.subject
     if job.prices is not None:
         ledger.record(Step("prices"), job.prices, job.prices["elapsed_s"])
+    stages = planned_stages(job)
+    ledger.once(Step("stages"), lambda: {"stages": [asdict(stage) for stage in stages]})
     ledger.notify(
         RunStarted(
             ledger.directory.path,
@@ -48,6 +52,7 @@ def finish(job: Job, ledger: Ledger) -> Mapping[str, Any]:
             plan.forward_tokens,
             runtimes(config, job.parent.config),
             job.budget.goal,
+            stages,
         )
     )
     if _is_finished(job, ledger):

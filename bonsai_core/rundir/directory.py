@@ -137,6 +137,22 @@ class JournaledDirectory(ABC):
                 holding.enter_context(held(self.path / LOCK_NAME, taken))
             yield
 
+    def is_locked(self) -> bool:
+        """Whether a process is working on it; asked by locking it for a moment."""
+        lock = self.path / LOCK_NAME
+        if not lock.exists():
+            return False
+        try:
+            with held(lock, ""):
+                return False
+        except (BonsaiError, OSError):  # of a directory that may not be written, nobody can tell
+            return True
+
+    def last_change(self) -> float:
+        """When the journal was last written, in seconds since 1970; when the configuration was, if there is none."""
+        written = [path for path in self.path.glob(f"{self.journal_path.name}*") if not path.name.endswith("-shm")]
+        return max(path.stat().st_mtime for path in (self.config_path, *written))
+
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
         """Turn the errors of a full or read-only disk into a message that says how to go on.

@@ -33,21 +33,28 @@ class Journal:
     Args:
         path: the database file; made if it is not there.
         on_append: receives each new event's key and the number of events.
+        read_only: somebody else's, which stays as it is; the process that writes it is not kept from it.
 
     Raises:
         BonsaiError: the file cannot be opened.
         DamagedError: it is damaged, or is not a journal.
     """
 
-    def __init__(self, path: Path, *, on_append: Callable[[str, int], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, *, on_append: Callable[[str, int], None] | None = None, read_only: bool = False
+    ) -> None:
         self.path = path
         self._on_append = on_append
         self._events: dict[str, Payload] = {}
         self._elapsed_s: dict[str, float] = {}
         with ExitStack() as unless_read:
             try:
-                self._database = sqlite3.connect(path, isolation_level=None)
+                mode = "ro" if read_only else "rwc"
+                uri = f"{path.absolute().as_uri()}?mode={mode}"
+                self._database = sqlite3.connect(uri, isolation_level=None, uri=True)
                 unless_read.callback(self._database.close)
+                if not read_only:
+                    _prepare(self._database)
                 rows = _read(self._database)
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise _error(path, error) from None
@@ -126,7 +133,7 @@ class Journal:
         self._elapsed_s[key] = elapsed_s
 
 
-def _read(database: sqlite3.Connection) -> list[tuple[Any, Any, Any, Any]]:
+def _prepare(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
     database.execute(
@@ -134,9 +141,20 @@ def _read(database: sqlite3.Connection) -> list[tuple[Any, Any, Any, Any]]:
         " (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL,"
         " payload TEXT NOT NULL, elapsed_s REAL NOT NULL, sha256 TEXT)"
     )
-    if "sha256" not in {row[1] for row in database.execute("PRAGMA table_info(events)")}:
+    if "sha256" not in _columns(database):
         database.execute("ALTER TABLE events ADD COLUMN sha256 TEXT")
-    return database.execute("SELECT key, payload, elapsed_s, sha256 FROM events ORDER BY number").fetchall()
+
+
+def _read(database: sqlite3.Connection) -> list[tuple[Any, Any, Any, Any]]:
+    columns = _columns(database)
+    if not columns:  # another process is just making it
+        return []
+    sha256 = "sha256" if "sha256" in columns else "NULL"
+    return database.execute(f"SELECT key, payload, elapsed_s, {sha256} FROM events ORDER BY number").fetchall()
+
+
+def _columns(database: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in database.execute("PRAGMA table_info(events)")}
 
 
 def _digest(key: str, text: str, elapsed_s: float) -> str:

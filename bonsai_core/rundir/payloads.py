@@ -13,6 +13,9 @@ from bonsai_core.rundir.report_schema import BudgetOutcome, JsonObject, Phases, 
 Described = dict[str, Any]
 _SiteTimes: Any = json_object(counts=list[NonNegativeInt], seconds=list[FiniteFloat], step=PositiveInt)
 _LayerTimes: Any = json_object(seconds=Seconds, sites=dict[str, _SiteTimes])
+_PlannedStage: Any = json_object(
+    stage=str, round=NonNegativeInt, work=Seconds, tokens=NonNegativeInt, seconds=Seconds, last_step=str
+)
 PAYLOADS: Mapping[str, type[JsonObject]] = {
     "run": json_object(
         config=Described,
@@ -48,6 +51,7 @@ PAYLOADS: Mapping[str, type[JsonObject]] = {
     ),
     r"round-\d+/divergence": json_object(held_out=(Value, None), guard=(Value, None), measured=(Value, None)),
     "tune": json_object(tokens=PositiveInt, batch_tokens=PositiveInt),
+    "stages": json_object(stages=list[_PlannedStage]),
     "peak": json_object(bytes=NonNegativeInt),
     "save": json_object(bytes=NonNegativeInt, parameters=NonNegativeInt),
     "trained": json_object(parameters=NonNegativeInt),

@@ -9,7 +9,8 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from bonsai_core.cli.live import quiet_libraries
+from bonsai_core.cli.live import progress_options, quiet_libraries
+from bonsai_core.cli.progress import Mode, write_json
 from bonsai_core.cli.settings import PathName, SettingsCommand, installed
 from bonsai_core.evaluation.config import EvalConfig
 from bonsai_core.runtimes.bench_config import BenchConfig
@@ -34,7 +35,8 @@ bonsai sweep grid.yaml --seeds 0,1,2 --out runs/sweeps/mine
 @click.command(name="eval", cls=SettingsCommand, schema=EvalConfig, examples=EVAL_EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(as_json: bool, **values: Any) -> None:
+@progress_options
+def evaluate(as_json: bool, mode: Mode | None, **values: Any) -> None:
     """Measure MODELs beside the dense one: perplexity, size, and on request --tasks and --speed.
 
     A MODEL is a run directory, a checkpoint, a Hugging Face id or 'demo'.
@@ -46,8 +48,10 @@ def evaluate(as_json: bool, **values: Any) -> None:
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
-    results = evaluate_with_progress(configuration, installed())
-    if as_json:
+    results = evaluate_with_progress(configuration, installed(), mode)
+    if mode == "json":
+        write_json("Result", **results)
+    elif as_json:
         click.echo(json.dumps(results, indent=2))
     else:
         Console().print(evaluation_view(results))
@@ -85,7 +89,8 @@ def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
 @click.option("--out", type=PathName(), help="Sweep directory [default: runs/sweeps/ and FILE's name]")
 @click.option("--seeds", metavar="N,N,...", help="Instead of the file's seeds, as in 0,1,2.")
 @click.option("--dry-run", is_flag=True, help="List the runs, check their settings, and write nothing.")
-def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **values: Any) -> None:
+@progress_options
+def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> None:
     """Run a grid of settings with seeds, as FILE (YAML) says, then write a table and plots.
 
     Settings given here override those of the file's `base`. The same command again does what is missing.
@@ -94,5 +99,7 @@ def sweep(file: Path, out: Path | None, seeds: str | None, dry_run: bool, **valu
     from bonsai_core.cli.sweep import show_sweep, sweep_and_report
 
     given = {name: value for name, value in values.items() if value is not None}
-    command = show_sweep if dry_run else sweep_and_report
-    command(file, out, seeds, given, installed())
+    if dry_run:
+        show_sweep(file, out, seeds, given, installed())
+    else:
+        sweep_and_report(file, out, seeds, given, installed(), mode)

@@ -11,8 +11,9 @@ from rich.console import Console
 
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.cli.live import quiet_libraries, run_live, warn
-from bonsai_core.cli.progress import duration
+from bonsai_core.cli.bars import duration
+from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, warn
+from bonsai_core.cli.progress import Mode
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.config import RunConfig
 from bonsai_core.events import Event, Warned
@@ -41,7 +42,8 @@ def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
 @click.command(cls=SettingsCommand, examples=RUN_EXAMPLES)
 @recipe_option("recipe", "BONSAI_CONFIG")
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and how long it would take, then stop.")
-def run(config: str | None, dry_run: bool, **values: Any) -> None:
+@progress_options
+def run(config: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> None:
     """Prune a model.
 
     Settings come from a recipe, then BONSAI_* variables, then options.
@@ -50,28 +52,30 @@ def run(config: str | None, dry_run: bool, **values: Any) -> None:
     if dry_run:
         _show_dry_run(configuration)
     else:
-        run_live(lambda: bonsai_core.run(configuration, registry=installed()))
+        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode)
 
 
 @click.command(cls=SettingsCommand, schema=AdaptConfig, examples=ADAPT_EXAMPLES)
 @click.argument("model")
 @recipe_option("adaptation", "BONSAI_ADAPT_CONFIG")
-def adapt(config: str | None, **values: Any) -> None:
+@progress_options
+def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
     """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
 
     It learns from text and from the dense model, and becomes a checkpoint like the pruned one. Settings come from a
     recipe, then BONSAI_ADAPT_* variables, then options.
     """
     configuration = adapt_settings(values, config)
-    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()))
+    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode)
 
 
 @click.command()
 @click.argument("run", type=PathName())
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
-def resume(run: Path, trust_remote_code: bool) -> None:
+@progress_options
+def resume(run: Path, trust_remote_code: bool, mode: Mode | None) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
-    run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()))
+    run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()), mode)
 
 
 def _show_dry_run(configuration: RunConfig) -> None:
