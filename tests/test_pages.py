@@ -363,7 +363,7 @@ def test_whatever_a_report_holds_stays_text(directory: Path) -> None:
         lambda report: report["parameters"].update(dense=0),
         lambda report: report["perplexity"].update(dense=None, pruned=None),
         lambda report: report["config"].update(prior=["x" * 10_000] * 100),
-        lambda report: report.update(versions="new", calibration=3, forward_tokens="many"),
+        lambda report: report.update(versions="new", forward_tokens="many"),
     ],
 )
 def test_a_strange_report_has_a_page_of_bounded_size(directory: Path, change: Callable[[Any], object]) -> None:

@@ -17,6 +17,7 @@ from bonsai_core.pages.verdict import judge
 from bonsai_core.pages.ways import Way
 from bonsai_core.pages.words import number, percent
 from bonsai_core.rundir import RunDirectory
+from bonsai_core.rundir.calibration_text import describe_text
 
 MOST_ROUNDS = 100
 """In tables and plots; of more, the first and the last."""
@@ -142,8 +143,9 @@ def _ranked(sites: list[SiteRanks]) -> list[Plot]:
 def _provenance(path: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     perplexity = report["perplexity"]
     facts = [("Run", str(path)), ("Model", str(report["config"]["model"]))]
-    for what, text in (("Calibration text", report.get("calibration")), ("Guard", report.get("guard"))):
-        facts += [(what, str(text["name"]))] if isinstance(text, Mapping) and "name" in text else []
+    calibration, guard = report.get("calibration"), report.get("guard")
+    facts += [("Calibration", describe_text(calibration) or str(calibration["name"]))] if calibration else []
+    facts += [("Guard", str(guard["name"]))] if isinstance(guard, Mapping) and "name" in guard else []
     windows = f"{perplexity['windows']:,} windows of {perplexity['sequence_length']:,} tokens"
     facts.append(("Perplexity on", f"{perplexity['text']['name']}, {windows}"))
     versions = report.get("versions")

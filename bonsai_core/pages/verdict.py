@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bonsai_core.pages.words import count, number, percent
+from bonsai_core.rundir.calibration_text import describe_repetition
 from bonsai_core.rundir.divergence import describe_narrowness
 from bonsai_core.rundir.slowness import describe_slowness
 from bonsai_core.settings.quantities import TARGETS
@@ -57,6 +58,7 @@ def judge(report: Mapping[str, Any], adapted: Mapping[str, Any] | None = None) -
         _heavy(grade),
         describe_slowness(report["latency"], report["config"].get("round_to")),
         describe_narrowness(report["rounds"][-1].get("divergence", {}) if report["rounds"] else {}),
+        describe_repetition(report.get("calibration")),
         _missed_budget(report.get("budget")),
         _weak(report["rounds"]),
         _unverified(last),
