@@ -41,6 +41,8 @@ from bonsai_core.contracts import Shapes as Shapes
 from bonsai_core.contracts import SiteView as SiteView
 from bonsai_core.contracts import Statistic as Statistic
 from bonsai_core.contracts import TokenMetric as TokenMetric
+from bonsai_core.contracts import TrackedRun as TrackedRun
+from bonsai_core.contracts import Tracker as Tracker
 from bonsai_core.contracts import WeightCompensator as WeightCompensator
 from bonsai_core.contracts import WeightPrior as WeightPrior
 from bonsai_core.contracts import perplexity_of as perplexity_of

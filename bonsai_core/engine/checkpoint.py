@@ -43,7 +43,7 @@ def write_checkpoint(job: Job, keep_U: NDArray[np.bool_], path: Path) -> int:
     provenance = {
         "base_model": config.model,
         **({"base_revision": revision} if revision else {}),
-        "config": config.model_dump(mode="json", exclude={"out", "device"}),
+        "config": config.model_dump(mode="json", exclude={"device", *config.NOT_DECISIVE}),
         "sparsity": subject.table.sparsity(keep_U),
         "versions": versions(),
         "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in subject.table},
