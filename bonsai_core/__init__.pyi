@@ -60,6 +60,7 @@ from bonsai_core.evaluation.config import EvalConfig as EvalConfig
 from bonsai_core.hookspecs import hookimpl as hookimpl
 from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
+from bonsai_core.publishing.push import push as push
 from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
 from bonsai_core.runtimes.bench import bench as bench

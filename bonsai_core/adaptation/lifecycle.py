@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ from bonsai_core.adaptation.finish import finish
 from bonsai_core.adaptation.job import default_path, open_adaptation
 from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
+from bonsai_core.publishing.loading import write_card
+from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import refuse_code
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import with_absolute_paths
+from bonsai_core.tracking.observer import tracked
 
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """A finished adaptation: its directory, and the contents of its report.json."""
+    """A finished adaptation: its directory, the contents of its report.json, and its address if it was pushed."""
 
     directory: Path
     report: Mapping[str, Any]
+    pushed: str | None = None
 
     @property
     def model_path(self) -> Path:
@@ -47,11 +51,13 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     path = config.out or default_path(find_provenance(config.model))
     directory = AdaptDirectory(path)
     directory.refuse_occupied()
-    job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-    check_room(path, job)
-    with directory.begin(config, registry.observe) as journal:
-        report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return AdaptResult(directory.path, report)
+    check_push(config)
+    with tracked(config.tracker, config.decisive(), registry):
+        job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
+        check_room(path, job)
+        with directory.begin(config, registry.observe) as journal:
+            report = finish(job, directory, Ledger(directory, journal, registry.observe))
+    return _published(AdaptResult(directory.path, report), config, registry)
 
 
 def resume_adaptation(
@@ -69,8 +75,15 @@ def resume_adaptation(
     directory = AdaptDirectory.open(Path(path))
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
-    with directory.reopen(registry.observe) as journal:
+    check_push(config, directory.path)
+    with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
         job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
         report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return AdaptResult(directory.path, report)
+    return _published(AdaptResult(directory.path, report), config, registry)
+
+
+def _published(result: AdaptResult, config: AdaptConfig, registry: Registry) -> AdaptResult:
+    """The card is written, and the checkpoint pushed if that was asked for."""
+    write_card(result.directory, registry, trust_remote_code=config.trust_remote_code)
+    return replace(result, pushed=push_once(result.directory, config, registry))

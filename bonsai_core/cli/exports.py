@@ -20,6 +20,7 @@ from bonsai_core.runtimes.verify import Verification
 def export_view(exported: Exported) -> RenderableType:
     """What was written, whether it is the model, and how to run it."""
     lines = [f"wrote {exported.path}", *_outcome(exported)]
+    lines += [f"pushed to {exported.pushed}"] if exported.pushed else []
     lines += ["run it with:", *(f"    {command}" for command in exported.commands)]
     return Group(*map(plain, lines))
 

@@ -14,6 +14,7 @@ from bonsai_core.cli.commands.export import apply, export
 from bonsai_core.cli.commands.lists import families, units
 from bonsai_core.cli.commands.plugin import plugins
 from bonsai_core.cli.commands.prune import adapt, resume, run
+from bonsai_core.cli.commands.push import push
 from bonsai_core.cli.commands.recipes import recipe_
 from bonsai_core.cli.commands.report import report
 from bonsai_core.cli.help import LOOK
@@ -27,7 +28,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Prune": (run, adapt, resume, recipe_),
     "Look": (report, units, families),
     "Compare": (evaluate, bench_, sweep),
-    "Ship": (export, apply),
+    "Ship": (export, push, apply),
     "Extend": (plugins,),
 }
 """All commands, under the headings of `bonsai --help`."""

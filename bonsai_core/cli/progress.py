@@ -47,7 +47,7 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-UNCOUNTED = (Stage.HARNESS, Stage.MEMORY, Stage.LATENCY, Stage.VERIFY, Stage.EXPORT)
+UNCOUNTED = (Stage.HARNESS, Stage.MEMORY, Stage.LATENCY, Stage.VERIFY, Stage.EXPORT, Stage.PUSH)
 """Stages whose progress is not counted in tokens."""
 
 
