@@ -65,7 +65,7 @@ def show_runtimes(run: Path) -> None:
 def quiet_libraries() -> None:
     """Keep the bars and notices of libraries out of the terminal: one progress display is enough."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
-    from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()

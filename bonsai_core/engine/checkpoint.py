@@ -106,8 +106,9 @@ def latencies(job: Job) -> dict[str, Any]:
     """Dense and pruned taking turns to read a prompt and write after it; left out where that cannot be measured.
 
     Returns:
-        ``device``, its name; ``phases``, by name ``dense_s``, ``pruned_s`` (medians) and ``speedup``, see there; ``dense_s`` and ``pruned_s``
-        of the prefill; ``tokens`` of the prompt, and ``new_tokens``. Or why it was ``skipped``.
+        ``device``, its name; ``phases``, by name ``dense_s``, ``pruned_s`` (medians) and ``speedup``, see there;
+        ``dense_s`` and ``pruned_s`` of the prefill; ``tokens`` of the prompt, and ``new_tokens``. Or why it was
+        ``skipped``.
     """
     beside = dense_beside(job)
     if isinstance(beside, str):

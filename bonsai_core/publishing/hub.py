@@ -102,9 +102,10 @@ def _explained(what: str) -> Iterator[None]:
     """Turn what the hub and the network raise into one message."""
     from huggingface_hub.errors import HfHubHTTPError
 
+    of_client: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # releases use different clients
     try:
         yield
-    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:  # of the network, by whichever client it uses
+    except (OSError, ValueError, *of_client) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = shortened(" ".join(lines) or type(error).__name__, 500)
         raise BonsaiError(f"{what}: {why} ({type(error).__name__}).") from error

@@ -141,9 +141,7 @@ def push_once(run: Path, config: RecordedSettings, registry: Registry) -> str | 
         )
     except BonsaiError as error:
         again = f"bonsai push {shlex.quote(str(run))} {name}{' --private' if config.private else ''}"
-        raise BonsaiError(
-            f"{error} Everything else is done, and the checkpoint is in {run}. Push it: {again}"
-        ) from None
+        raise BonsaiError(f"{error} All else is done, and the checkpoint is in {run}. Push it with: {again}") from None
     write_atomically(run / RECORD_NAME, _Pushed(name=name, url=url).model_dump_json(indent=2).encode())
     return url
 

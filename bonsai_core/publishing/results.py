@@ -11,12 +11,12 @@ from bonsai_core.publishing.names import public_text
 
 
 class Row(NamedTuple):
-    """A figure of the dense and of the pruned model; `adapted` is "" where nothing was adapted."""
+    """A figure of the dense, the pruned and the adapted model; a dash: not measured there."""
 
     what: str
     dense: str
     pruned: str
-    adapted: str = ""
+    adapted: str = "-"
 
 
 class Results:
@@ -64,17 +64,16 @@ class Results:
             return
         ppl, parameters, weights = (self._run[name] for name in ("perplexity", "parameters", "weight_bytes"))
         adapted = (self._adaptation or {}).get("parameters", {}).get("all")
-        yield Row(_perplexity(ppl["text"], ppl), _shown(ppl["dense"]), _shown(ppl["pruned"]), "-")
-        yield Row("parameters", *(f"{parameters[name]:,}" for name in ("dense", "pruned")), _counted(adapted))
-        yield Row("weights, MB", *(f"{weights[name] / 1e6:,.1f}" for name in ("dense", "pruned")), "-")
+        yield Row(_perplexity(ppl["text"], ppl), _shown(ppl["dense"]), _shown(ppl["pruned"]))
+        yield Row("parameters", f"{parameters['dense']:,}", f"{parameters['pruned']:,}", _counted(adapted))
+        yield Row("weights, MB", f"{weights['dense'] / 1e6:,.1f}", f"{weights['pruned'] / 1e6:,.1f}")
         phases = (self._run.get("latency") or {}).get("phases") or {}
-        units = {"prefill": ("prefill, ms", 1e3), "decode": ("decode, ms per token", 1e3)}
-        for name, (what, scale) in units.items():
+        for name, what in (("prefill", "prefill, ms"), ("decode", "decode, ms per token")):
             if name in phases:
-                phase = phases[name]
-                yield Row(what, *(f"{phase[side] * scale:.1f}" for side in ("dense_s", "pruned_s")), "-")
-                median, low, high = (phase["speedup"][each] for each in ("median", "low", "high"))
-                yield Row(f"speed of the {name} (quartiles)", "1", f"{median:.2f} ({low:.2f} to {high:.2f})", "-")
+                phase, speedup = phases[name], phases[name]["speedup"]
+                yield Row(what, f"{phase['dense_s'] * 1e3:.1f}", f"{phase['pruned_s'] * 1e3:.1f}")
+                spread = f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})"
+                yield Row(f"speed of the {name} (quartiles)", "1", spread)
 
     def _recovered(self) -> Iterator[Row]:
         if self._adaptation is None:
