@@ -27,13 +27,13 @@ class TrackedRun(ABC):
         Args:
             group: which steps are counted: ``submodel`` (all sub-models of a run), ``round``, ``train`` (optimiser
                 steps) or ``curve`` (the same steps, where perplexity was measured).
-            values: by name, finite.
+            values: finite, by name, of letters, digits and ``_.-``.
             step: position within the group. Steps of one group rise, but groups come in any order.
         """
 
     @abstractmethod
     def close(self, summary: Mapping[str, float]) -> None:
-        """End the record. `summary` is the final report, by name, finite; empty if the run was interrupted."""
+        """End the record. `summary` is the final report, as `values` in `log`; empty if the run was interrupted."""
 
 
 class Tracker(Component):

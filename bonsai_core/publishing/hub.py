@@ -15,6 +15,8 @@ PATHLESS = ("tokenizer.json", "vocab.json")
 """JSON files without settings, some of them large."""
 SCANNED_BYTES = 20_000_000
 """Files up to this size are searched for what must not be published."""
+MORE = "For more information check: "
+"""How a line begins that explains a status of HTTP, which helps nobody here."""
 STALE = (".safetensors", ".safetensors.index.json")
 """Ends of names of files that would be loaded in place of those that are pushed."""
 
@@ -102,10 +104,10 @@ def _explained(what: str) -> Iterator[None]:
     """Turn what the hub and the network raise into one message."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    of_client: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # releases use different clients
+    refused: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)  # with those of its client
     try:
         yield
-    except (OSError, ValueError, *of_client) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = shortened(" ".join(lines) or type(error).__name__, 500)
+    except refused as error:
+        lines = [line.strip() for line in str(error).splitlines() if not line.startswith(MORE)]
+        why = shortened(" ".join(filter(None, lines)), 500)
         raise BonsaiError(f"{what}: {why} ({type(error).__name__}).") from error

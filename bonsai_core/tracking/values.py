@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from bonsai_core.events import CurvePoint, Event, RoundFinished, StepDone, Submo
 
 NOT_IN_SUMMARY = {"config", "rounds", "layers", "losses", "curve"}
 """Parts of a report that trackers have as settings and curves, or that are too many numbers for a summary."""
+
+_UNUSUAL = re.compile(r"[^\w.-]+", re.ASCII)  # some trackers refuse them, as those of the stage "evaluate (dense)"
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,12 @@ def _point(group: str, values: Mapping[str, float | None], step: int) -> Point |
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
+    for given, value in values.items():
+        name = prefix + _UNUSUAL.sub("_", given).strip("_")
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _is_number(value: object) -> bool:

@@ -31,6 +31,8 @@ class Trackio(Tracker):
                 config=dict(settings),
                 resume="allow",
                 embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
             )
         )
 
