@@ -42,7 +42,8 @@ def public_name(name: str) -> str:
     if cached:
         return f"{cached[1]}/{cached[2]}"
     if _LOCAL.match(name) or slashes.count("/") > 1:
-        return slashes.rstrip("/").rpartition("/")[2] or "local"
+        parts = [part for part in slashes.split("/") if part not in ("", ".", "..")]
+        return parts[-1] if parts else "local"
     return name
 
 
