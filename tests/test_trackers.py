@@ -25,8 +25,13 @@ from bonsai_core import (
     resume,
     run,
 )
+from bonsai_core.cli import settings as cli_settings
+from bonsai_core.cli.commands.prune import adapt as adapt_command
+from bonsai_core.cli.commands.prune import run as run_command
+from bonsai_core.config import PluginChoice
 from bonsai_core.events import RoundFinished, SubmodelMeasured, Warned
 
+LEFT = ("config", "dry_run")
 Point = tuple[str, dict[str, float], int]
 
 
@@ -275,3 +280,20 @@ class TestReal:
         run(configured(small_run, tmp_path / "run", {"name": "wandb", "mode": "offline"}), registry=plugins)
         (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
         assert b"round/sparsity" in file.read_bytes()
+
+
+@pytest.mark.parametrize(("command", "read"), [(run_command, "settings"), (adapt_command, "adapt_settings")])
+def test_its_options_are_options_of_the_commands(command: Any, read: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("tracker: {name: mlflow, experiment: mine}\nseed: 3\n", encoding="utf-8")
+    model = ["run"] if read == "adapt_settings" else []
+    for arguments, options in (
+        (["--tracker", "mlflow", "--tracker.uri", "sqlite:///a.db"], {"uri": "sqlite:///a.db"}),
+        (["--config", str(recipe), "--tracker.uri", "u"], {"experiment": "mine", "uri": "u"}),
+        (["--config", str(recipe), "--tracker", "mlflow"], {"experiment": "mine"}),
+    ):
+        values = command.make_context("bonsai", [*model, *arguments]).params
+        config = getattr(cli_settings, read)(
+            {name: values[name] for name in values if name not in LEFT}, values["config"]
+        )
+        assert config.tracker == PluginChoice(name="mlflow", options=options)
