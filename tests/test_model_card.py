@@ -50,6 +50,12 @@ def card_of(directory: Path) -> str:
     return (directory / "README.md").read_text(encoding="utf-8")
 
 
+def metadata_of(card: str) -> dict[str, Any]:
+    """What the hub's client reads of a card."""
+    data: Any = ModelCard(card).data
+    return dict(data.to_dict())
+
+
 def report_of(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     return found
@@ -61,7 +67,7 @@ def sections(card: str) -> dict[str, str]:
 
 
 def test_the_hubs_client_reads_its_metadata(finished: Path) -> None:
-    data = ModelCard.load(finished / "model" / "README.md").data.to_dict()
+    data = metadata_of(card_of(finished / "model"))
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == "text-generation"
     assert {"bonsai", "pruned", "structured-pruning"} <= set(data["tags"])
@@ -130,7 +136,7 @@ def test_an_adaptation_says_what_it_has_recovered(finished: Path, tmp_path: Path
     assert "| dense | pruned | adapted |" in card
     assert f"| {found['teacher']:.2f} | {found['before']:.2f} | {found['after']:.2f} |" in card
     assert f"{report_of(finished)['perplexity']['pruned']:.2f} | - |" in card
-    assert "distillation" in ModelCard(card).data.to_dict()["tags"]
+    assert "distillation" in metadata_of(card)["tags"]
     assert "`Pico-7B`, pruned and adapted" in card
     assert str(tmp_path) not in card
     assert str(finished.parent) not in card
@@ -182,7 +188,7 @@ def test_the_demo_and_texts_of_the_hub_are_named_as_there() -> None:
     settings = {"units": ["mlp"], "dataset": "c4:0.7,/home/ann/mine.jsonl:0.3"}
     origin = Origin.model_validate({"base_model": "demo", "sparsity": 0.2, "config": settings})
     card = render_card(Facts(origin, None, None), [])
-    data = ModelCard(card).data.to_dict()
+    data = metadata_of(card)
     assert data["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert data["base_model_relation"] == "finetune"
     assert data["license"] == "apache-2.0"

@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 
 from bonsai_core.contracts import Tracker
+from bonsai_core.contracts.tracker import Plain
 from bonsai_core.errors import BonsaiError
 from bonsai_core.testing.component import ComponentContract
 
-SETTINGS = {"model": "demo", "sparsity": 0.2, "search": 0, "latency": True, "prior.damping": 0.1}
+SETTINGS: dict[str, Plain] = {"model": "demo", "sparsity": 0.2, "search": 0, "latency": True, "prior.damping": 0.1}
 REPORT = {"perplexity.pruned": 12.5, "latency.phases.decode.speedup.median": 1.2, "seconds.evaluate_dense": 3.0}
 
 
