@@ -54,7 +54,8 @@ class RecordedSettings(CommonSettings):
     NOT_DECISIVE: ClassVar[frozenset[str]] = CommonSettings.NOT_DECISIVE | {"tracker", "push_to_hub", "private"}
 
     tracker: PluginChoice | None = Field(
-        None, description="Where values are recorded while it goes on; `bonsai plugins tracker` lists what there is.",
+        None,
+        description="Where values are recorded while it goes on; `bonsai plugins tracker` lists what there is.",
         json_schema_extra=RESULT,
     )
     push_to_hub: HubName | None = Field(
@@ -63,7 +64,9 @@ class RecordedSettings(CommonSettings):
         "the end.",
         json_schema_extra=RESULT,
     )
-    private: bool = Field(False, description="With --push-to-hub: only you see it, if it is made.", json_schema_extra=RESULT)
+    private: bool = Field(
+        False, description="With --push-to-hub: only you see it, if it is made.", json_schema_extra=RESULT
+    )
 
 
 class RunConfig(LoadingSettings, RecordedSettings):
