@@ -138,7 +138,8 @@ def on_one_thread(target: Callable[..., object], *args: Any) -> None:
 def contents(directory: Path) -> dict[str, Any]:
     """What two equal runs have in common: arrays and model as bytes, the report without what was timed."""
     files = [*directory.glob("round-*/*"), *directory.glob("model/*")]
-    found: dict[str, Any] = {str(file.relative_to(directory)): file.read_bytes() for file in files}
+    untimed = [file for file in files if file.name != "README.md"]  # the card has what was timed
+    found: dict[str, Any] = {str(file.relative_to(directory)): file.read_bytes() for file in untimed}
     report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     return {**found, "report": {name: value for name, value in report.items() if name not in VARYING}}
 
