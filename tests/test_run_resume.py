@@ -48,7 +48,7 @@ EVENTS = [
     "latency",
     "verify",
 ]
-RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json"]
+RENAMES = ["config.yaml", *(["prior.npz", "selection.npz", "repair"] * 2), "model", "report.json", "README.md"]
 """What a run moves into place, in order."""
 
 
