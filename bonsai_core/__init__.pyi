@@ -41,6 +41,8 @@ from bonsai_core.contracts import Shapes as Shapes
 from bonsai_core.contracts import SiteView as SiteView
 from bonsai_core.contracts import Statistic as Statistic
 from bonsai_core.contracts import TokenMetric as TokenMetric
+from bonsai_core.contracts import TrackedRun as TrackedRun
+from bonsai_core.contracts import Tracker as Tracker
 from bonsai_core.contracts import WeightCompensator as WeightCompensator
 from bonsai_core.contracts import WeightPrior as WeightPrior
 from bonsai_core.contracts import perplexity_of as perplexity_of
@@ -58,6 +60,7 @@ from bonsai_core.evaluation.config import EvalConfig as EvalConfig
 from bonsai_core.hookspecs import hookimpl as hookimpl
 from bonsai_core.model.loading.load import load_model as load_model
 from bonsai_core.model.loading.lookup import register_checkpoints as register_checkpoints
+from bonsai_core.publishing.push import push as push
 from bonsai_core.registry.registry import Registry as Registry
 from bonsai_core.rundir.measurement_cache import MeasurementCache as MeasurementCache
 from bonsai_core.runtimes.bench import bench as bench

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from bonsai_core.settings.common import LoadingSettings
+from bonsai_core.settings.common import CommonSettings, LoadingSettings
 from bonsai_core.settings.groups import EFFORT, FIRST, HOW_MUCH, LIMITS, MACHINE, METHODS, MODEL, RESULT, TEXT
-from bonsai_core.settings.names import Usable
+from bonsai_core.settings.names import HubName, Usable
 from bonsai_core.settings.quantities import TARGETS, Bytes, Parameters, Time
 from bonsai_core.settings.types import (
     MAX_COUNT,
@@ -48,7 +48,28 @@ class PluginChoice(BaseModel):
         return {"name": self.name, **self.options} if self.options else self.name
 
 
-class RunConfig(LoadingSettings):
+class RecordedSettings(CommonSettings):
+    """Base of configurations whose results are recorded elsewhere, which decides nothing of them."""
+
+    NOT_DECISIVE: ClassVar[frozenset[str]] = CommonSettings.NOT_DECISIVE | {"tracker", "push_to_hub", "private"}
+
+    tracker: PluginChoice | None = Field(
+        None,
+        description="Where values are recorded while it goes on; `bonsai plugins tracker` lists what there is.",
+        json_schema_extra=RESULT,
+    )
+    push_to_hub: HubName | None = Field(
+        None,
+        description="Name of the model on the Hugging Face hub, as OWNER/NAME, to which the checkpoint is pushed at "
+        "the end.",
+        json_schema_extra=RESULT,
+    )
+    private: bool = Field(
+        False, description="With --push-to-hub: only you see it, if it is made.", json_schema_extra=RESULT
+    )
+
+
+class RunConfig(LoadingSettings, RecordedSettings):
     """Everything that decides the result of a run. The field descriptions are the command line's help."""
 
     TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")

@@ -29,6 +29,7 @@ class Stage(StrEnum):
     LATENCY = "latency"
     VERIFY = "verify"
     EXPORT = "export"
+    PUSH = "push"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from bonsai_core.contracts import Compensator, Estimator, Exporter, Family, Metric, Prior, Recipe, Sampler
+    from bonsai_core.contracts import Compensator, Estimator, Exporter, Family, Metric, Prior, Recipe, Sampler, Tracker
     from bonsai_core.events import Event
 
 PROJECT = "bonsai"
@@ -59,6 +59,11 @@ def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-
 @hookspec
 def bonsai_exporters() -> Sequence[type[Exporter]]:  # type: ignore[empty-body]
     """Subclasses of `Exporter`: checkpoints in the format of a runtime."""
+
+
+@hookspec
+def bonsai_trackers() -> Sequence[type[Tracker]]:  # type: ignore[empty-body]
+    """Subclasses of `Tracker`: where a run's values are kept, for ``--tracker``."""
 
 
 @hookspec

@@ -47,6 +47,10 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("exporter", "plan"): [{}],
     ("exporter", "stock"): [{}],
     ("exporter", "vllm"): [{}, {"tensor_parallel": 2}],
+    ("tracker", "mlflow"): [{}],
+    ("tracker", "tensorboard"): [{}],
+    ("tracker", "trackio"): [{}],
+    ("tracker", "wandb"): [{"mode": "offline"}],
     ("estimator", "average"): [{}],
     ("estimator", "bayes"): [{}],
     ("estimator", "elastic"): [{}],
@@ -56,6 +60,17 @@ TABLE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("estimator", "ridge"): [{}, {"towards": "zero"}, {"towards": "kind"}],
     ("estimator", "shrunk"): [{}],
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def records_stay_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trackers that are installed write to a folder that the test removes."""
+    folder = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", folder.as_uri())
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("TRACKIO_DIR", str(folder))
+        yield
 
 
 def _cases() -> Iterator[Any]:

@@ -40,7 +40,7 @@ LAYERS = [
     {"upstream"},
     {"checkpoint", "sources"},
     {"model"},
-    {"adaptation", "evaluation", "runtimes"},
+    {"adaptation", "evaluation", "publishing", "runtimes", "tracking"},
     {"engine", "testing"},
     {"sweep", "scaffold", "doctor"},
     {"cli"},

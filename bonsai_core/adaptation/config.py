@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bonsai_core.settings.common import CommonSettings
+from bonsai_core.config import RecordedSettings
 from bonsai_core.settings.groups import FIRST, MACHINE, METHODS, MODEL, RESULT, TEXT, TRAINING
 from bonsai_core.settings.names import Usable
 from bonsai_core.settings.types import Length, NotNegative, Positive
@@ -21,12 +21,12 @@ LARGEST_RANK = 16_384
 LEARNING_RATES = {"lora": 3e-4, "full": 1e-4, "scales": 1e-2}
 
 
-class AdaptConfig(CommonSettings):
+class AdaptConfig(RecordedSettings):
     """Everything that decides the result of an adaptation. The field descriptions are the command line's help."""
 
     TEXTS = ("dataset", "eval_dataset")
     PATHS = ("model", "teacher", *TEXTS)
-    NOT_DECISIVE = frozenset({"out", "save_minutes", "micro_batch_size", "gradient_checkpointing"})
+    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {"save_minutes", "micro_batch_size", "gradient_checkpointing"}
 
     model: Usable[str] = Field(
         description="A run directory, a checkpoint, a Hugging Face id or 'demo'.", json_schema_extra=MODEL | FIRST

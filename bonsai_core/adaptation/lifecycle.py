@@ -17,18 +17,22 @@ from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.pages.quick import QuickLook, compare_adaptations, look_at_adaptation
 from bonsai_core.pages.write import write_page
+from bonsai_core.publishing.loading import write_card
+from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import refuse_code
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.sources import with_absolute_paths
+from bonsai_core.tracking.observer import tracked
 
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """A finished adaptation: its directory, and the contents of its report.json."""
+    """A finished adaptation: its directory, the contents of its report.json, and its address if it was pushed."""
 
     directory: Path
     report: Mapping[str, Any]
+    pushed: str | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> AdaptResult:
@@ -71,11 +75,13 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     path = config.out or default_path(find_provenance(config.model))
     directory = AdaptDirectory(path)
     directory.refuse_occupied()
-    job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-    check_room(path, job)
-    with directory.begin(config, registry.observe) as journal:
-        report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return _result(directory, report, registry)
+    check_push(config)
+    with tracked(config.tracker, config.decisive(), registry):
+        job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
+        check_room(path, job)
+        with directory.begin(config, registry.observe) as journal:
+            report = finish(job, directory, Ledger(directory, journal, registry.observe))
+    return _published(directory, report, config, registry)
 
 
 def resume_adaptation(
@@ -93,13 +99,18 @@ def resume_adaptation(
     directory = AdaptDirectory.open(Path(path))
     config = directory.config()
     refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
-    with directory.reopen(registry.observe) as journal:
+    check_push(config, directory.path)
+    with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
         job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
         report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return _result(directory, report, registry)
+    return _published(directory, report, config, registry)
 
 
-def _result(directory: AdaptDirectory, report: Mapping[str, Any], registry: Registry) -> AdaptResult:
+def _published(
+    directory: AdaptDirectory, report: Mapping[str, Any], config: AdaptConfig, registry: Registry
+) -> AdaptResult:
+    """The card and the page are written, and the checkpoint is pushed if that was asked for."""
+    write_card(directory.path, registry, trust_remote_code=config.trust_remote_code)
     write_page(directory, lambda: page_of(directory, report, registry), registry.observe)
-    return AdaptResult(directory.path, report)
+    return AdaptResult(directory.path, report, pushed=push_once(directory.path, config, registry))

@@ -1,4 +1,4 @@
-"""What a checkpoint has from its parent unchanged: tokenizer, generation settings, keys of its configuration."""
+"""What a checkpoint has from its parent unchanged: tokenizer, generation settings, licence, configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bonsai_core.checkpoint.licence import LICENCES, stated_licence
 from bonsai_core.checkpoint.older_readers import older_tokenizer, with_older_keys
 from bonsai_core.errors import BonsaiError
 from bonsai_core.upstream import save_own_code, set_model_name
@@ -64,15 +65,17 @@ class ParentFiles:
     """The files of a parent that do not change when it is pruned or trained.
 
     Attributes:
-        names: the tokenizer's, and generation_config.json if there is one, relative to the directory.
+        names: the tokenizer's, generation_config.json and licences if there are any, relative to the directory.
         own: its config.json.
         read: what transformers made of that.
+        license: what its README.md says of the licence.
     """
 
     directory: Path
     names: tuple[str, ...]
     own: Mapping[str, Any]
     read: Mapping[str, Any]
+    license: Mapping[str, str]
 
     @classmethod
     def find(cls, directory: Path, config: Any, tokenizer: Any) -> ParentFiles:
@@ -81,12 +84,13 @@ class ParentFiles:
         Raises:
             BonsaiError: one of them is a link to a file by another name.
         """
-        patterns = [*tokenizer_patterns(tokenizer), GENERATION]
+        patterns = [*tokenizer_patterns(tokenizer), GENERATION, *LICENCES]
         files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
         for file in files:
             _check_link(file)
         own = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        return cls(directory, tuple(file.relative_to(directory).as_posix() for file in files), own, config.to_dict())
+        names = tuple(file.relative_to(directory).as_posix() for file in files)
+        return cls(directory, names, own, config.to_dict(), stated_licence(directory))
 
     @property
     def revision(self) -> str | None:

@@ -19,6 +19,7 @@ def export_view(exported: Exported) -> RenderableType:
     """What was written, whether it is the model, and how to run it."""
     outcome = outcome_of(exported)
     lines = [f"wrote {exported.path}", *([outcome] if outcome else [])]
+    lines += [f"pushed to {exported.pushed}"] if exported.pushed else []
     lines += ["run it with:", *(f"    {command}" for command in exported.commands)]
     return Group(*map(plain, lines))
 

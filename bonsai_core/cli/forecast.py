@@ -19,7 +19,7 @@ from bonsai_core.events import (
 
 DOUBT = 1.0
 """Stages of a kind after which its own pace weighs as much as that of all kinds."""
-UNPLANNED = (Stage.HARNESS, Stage.MEMORY, Stage.EXPORT)
+UNPLANNED = (Stage.HARNESS, Stage.MEMORY, Stage.EXPORT, Stage.PUSH)
 """Stages of their own that no plan has; others that it has not belong to the stage before."""
 FIRST_SHARE = 0.02
 """Of the work: time left is not told before."""

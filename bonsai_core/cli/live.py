@@ -63,12 +63,19 @@ def _show_result(console: Console, result: Any) -> None:
     if is_adaptation(result.directory):
         console.print(adapt_view(result.report, result.directory))
         show_runtimes(result.directory)
+        _show_pushed(console, result.pushed)
         return
     console.print(report_view(result.report, result.directory))
     if result.adapted is not None:
         console.print("")
         console.print(adapt_view(result.adapted.report, result.adapted.directory))
     show_runtimes((result.adapted or result).directory)
+    _show_pushed(console, result.pushed)
+
+
+def _show_pushed(console: Console, url: str | None) -> None:
+    if url is not None:
+        console.print(plain(f"pushed to {url}"), soft_wrap=True)
 
 
 def show_runtimes(run: Path) -> None:
@@ -83,11 +90,13 @@ def show_runtimes(run: Path) -> None:
 def quiet_libraries() -> None:
     """Keep the bars and notices of libraries out of the terminal: one progress display is enough."""
     from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
+    from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()
     of_transformers.set_verbosity_error()
     disable_datasets_bar()
+    disable_hub_bars()
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
 

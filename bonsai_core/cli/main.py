@@ -16,6 +16,7 @@ from bonsai_core.cli.commands.lists import families, units
 from bonsai_core.cli.commands.new_plugin import new_plugin
 from bonsai_core.cli.commands.plugin import plugins
 from bonsai_core.cli.commands.prune import adapt, resume, run
+from bonsai_core.cli.commands.push import push
 from bonsai_core.cli.commands.recipes import recipe_
 from bonsai_core.cli.commands.report import report
 from bonsai_core.cli.commands.watch import watch
@@ -30,7 +31,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Prune": (run, adapt, resume, recipe_),
     "Look": (watch, report, units, families, doctor),
     "Compare": (evaluate, bench_, sweep),
-    "Ship": (export, apply),
+    "Ship": (export, push, apply),
     "Extend": (plugins, new_plugin),
 }
 """All commands, under the headings of `bonsai --help`."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bonsai_core.cli.options import choice_words, default_words
 from bonsai_core.cli.printing import name, plain
-from bonsai_core.config import RunConfig
+from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.contracts import Compensator, Component, Estimator, Exporter, Family, Metric, Recipe, Sampler
 from bonsai_core.registry.family_table import family_rows
 from bonsai_core.registry.registry import COMPONENTS, Offer, Registry
@@ -112,7 +112,8 @@ def _names(registry: Registry, kind: str, attribute: str) -> str:
 
 def _chosen_by(offer: Offer, registry: Registry) -> Iterator[str]:
     """The default, and the recipes that name it."""
-    if offer.kind in RunConfig.model_fields and RunConfig.model_fields[offer.kind].default.name == offer.name:
+    default = RunConfig.model_fields[offer.kind].default if offer.kind in RunConfig.model_fields else None
+    if isinstance(default, PluginChoice) and default.name == offer.name:
         yield "the default of `bonsai run`"
     for recipe in registry.offers("recipe"):
         assert isinstance(recipe.item, Recipe)

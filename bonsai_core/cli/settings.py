@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class SettingsCommand(Command):
         names = [name for name in schema.names() if name not in given] if fields is None else fields
         options = [setting_option(name, schema, installed, first=fields is not None) for name in names]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
+        self._recipes = "adaptation" if schema is AdaptConfig else "recipe"
         more = [] if all(option.first for option in options) else [more_option(plugins=bool(self._kinds))]
         self._own = [*options, *self.params, *more]
         self.params = self._own
@@ -59,7 +60,7 @@ class SettingsCommand(Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        self.params = [*self._own, *_options_of_chosen(args, self._kinds)]
+        self.params = [*self._own, *_options_of_chosen(args, self._kinds, self._recipes)]
         return super().make_context(info_name, args, parent, **extra)
 
 
@@ -102,17 +103,7 @@ def settings(values: dict[str, Any], recipe: str | None) -> RunConfig:
     merged = recipe_settings(recipe, installed()) if recipe is not None else {}
     if any(name in given for name in BUDGETS):  # whichever budget the recipe has, this one is instead of it
         merged = {name: value for name, value in merged.items() if name not in BUDGETS}
-    for name, value in given.items():
-        # A plugin that the recipe chose already keeps its options.
-        same = name in COMPONENTS and name in merged and _choice(name, merged).name == value
-        if "__" not in name and not same:
-            merged[name] = value
-    for name, text in given.items():
-        if "__" in name:
-            kind, option = name.split("__", 1)
-            chosen = _choice(kind, merged)
-            merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
-    return RunConfig.from_mapping(merged, "settings")
+    return RunConfig.from_mapping(_with_given(merged, given), "settings")
 
 
 def format_options(format: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +125,23 @@ def adapt_settings(values: dict[str, Any], recipe: str | None) -> AdaptConfig:
     """
     given = {name: value for name, value in values.items() if value is not None}
     merged = recipe_settings(recipe, installed(), "adaptation") if recipe is not None else {}
-    return AdaptConfig.from_mapping({**merged, **given}, "settings")
+    return AdaptConfig.from_mapping(_with_given(merged, given), "settings")
+
+
+def _with_given(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings with what was given instead, options of plugins included."""
+    merged = dict(recipe)
+    for name, value in given.items():
+        # A plugin that the recipe chose already keeps its options.
+        same = name in COMPONENTS and merged.get(name) is not None and _choice(name, merged).name == value
+        if "__" not in name and not same:
+            merged[name] = value
+    for name, text in given.items():
+        if "__" in name:
+            kind, option = name.split("__", 1)
+            chosen = _choice(kind, merged)
+            merged[kind] = {"name": chosen.name, **chosen.options, option: _parsed(chosen, kind, option, text)}
+    return merged
 
 
 def _choice(kind: str, values: dict[str, Any]) -> PluginChoice:
@@ -158,20 +165,21 @@ def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _options_of_chosen(args: list[str], kinds: list[str]) -> list[Option]:
+def _options_of_chosen(args: list[str], kinds: list[str], recipes: str) -> list[Option]:
     """The options of the chosen plugins; those of a plugin that is named in the arguments are on the first page."""
     recipe = _value_of("config", args)
     try:
-        values = recipe_settings(recipe, installed()) if recipe else {}
+        values = recipe_settings(recipe, installed(), recipes) if recipe else {}
     except BonsaiError:
         values = {}  # reported when the settings are read
     options = []
     for kind in kinds:
         given = _value_of(kind, args)
-        name = given or _choice(kind, values).name
+        default = None if values.get(kind, RunConfig.model_fields[kind].default) is None else _choice(kind, values).name
+        name = given or default
         offers = {offer.name: offer.item for offer in installed().offers(kind)}
         if name not in offers:
-            continue  # reported by the engine, with what is available
+            continue  # none is chosen; or it is reported by the engine, with what is available
         options += plugin_options(kind, kind, name, offers[name], first=given is not None)
     return options
 

@@ -41,3 +41,5 @@ from bonsai_core.contracts.sampler import Evidence as Evidence
 from bonsai_core.contracts.sampler import Sampler as Sampler
 from bonsai_core.contracts.sampler import SampleRequest as SampleRequest
 from bonsai_core.contracts.statistic import Statistic as Statistic
+from bonsai_core.contracts.tracker import TrackedRun as TrackedRun
+from bonsai_core.contracts.tracker import Tracker as Tracker

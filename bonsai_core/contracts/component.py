@@ -10,7 +10,7 @@ from bonsai_core.settings.schema import Schema
 
 
 class Component(Schema, ABC):
-    """Base of every prior, sampler, metric, estimator, compensator and exporter.
+    """Base of every prior, sampler, metric, estimator, compensator, exporter and tracker.
 
     The fields are the options a user may set (``--estimator.folds 10``, or ``{name: ridge, folds: 10}`` in a
     recipe); unknown names are refused. Instances are frozen: what a component learns it returns.

@@ -18,6 +18,7 @@ from bonsai_core.model.forward.turns import speed, speedup, take_turns
 from bonsai_core.model.loading.parent import load_parent
 from bonsai_core.model.loading.saved import verify_saved
 from bonsai_core.model.pruned_files import PrunedFiles
+from bonsai_core.model.storage.device_name import device_name
 from bonsai_core.model.storage.devices import Placement
 from bonsai_core.model.storage.memory import drop_weights
 from bonsai_core.rundir.versions import versions
@@ -43,7 +44,8 @@ def write_checkpoint(job: Job, keep_U: NDArray[np.bool_], path: Path) -> int:
     provenance = {
         "base_model": config.model,
         **({"base_revision": revision} if revision else {}),
-        "config": config.model_dump(mode="json", exclude={"out", "device"}),
+        **({"license": dict(job.parent_files.license)} if job.parent_files.license else {}),
+        "config": config.model_dump(mode="json", exclude={"device", *config.NOT_DECISIVE}),
         "sparsity": subject.table.sparsity(keep_U),
         "versions": versions(),
         "kept_units": {site.name: np.flatnonzero(keep_U[site.units]).tolist() for site in subject.table},
@@ -104,8 +106,9 @@ def latencies(job: Job) -> dict[str, Any]:
     """Dense and pruned taking turns to read a prompt and write after it; left out where that cannot be measured.
 
     Returns:
-        ``phases``, by name ``dense_s``, ``pruned_s`` (medians) and ``speedup``, see there; ``dense_s`` and ``pruned_s``
-        of the prefill; ``tokens`` of the prompt, and ``new_tokens``. Or why it was ``skipped``.
+        ``device``, its name; ``phases``, by name ``dense_s``, ``pruned_s`` (medians) and ``speedup``, see there;
+        ``dense_s`` and ``pruned_s`` of the prefill; ``tokens`` of the prompt, and ``new_tokens``. Or why it was
+        ``skipped``.
     """
     beside = dense_beside(job)
     if isinstance(beside, str):
@@ -125,4 +128,5 @@ def latencies(job: Job) -> dict[str, Any]:
         for phase, times in speedup(*seconds_SRP).items()
     }
     prefill = {name: phases["prefill"][name] for name in ("dense_s", "pruned_s")}
-    return {**prefill, "phases": phases, "tokens": tokens, "new_tokens": new_tokens, "repeats": LATENCY_REPEATS}
+    how = {"tokens": tokens, "new_tokens": new_tokens, "repeats": LATENCY_REPEATS}
+    return {"device": device_name(job.subject.device), **prefill, "phases": phases, **how}

@@ -25,7 +25,7 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     """
     if config.adapt is None:
         return None
-    settings = {name: getattr(config, name) for name in CommonSettings.model_fields}
+    settings = {name: getattr(config, name) for name in (*CommonSettings.model_fields, "tracker")}
     settings |= recipe_settings(config.adapt, registry, "adaptation")
     return AdaptConfig.from_mapping(
         {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt

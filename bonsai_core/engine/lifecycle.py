@@ -22,11 +22,14 @@ from bonsai_core.errors import BonsaiError
 from bonsai_core.pages.comparison import Entry
 from bonsai_core.pages.quick import QuickLook, compare_runs, look_at_run
 from bonsai_core.pages.write import write_page
+from bonsai_core.publishing.loading import write_card
+from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import MeasurementCache
 from bonsai_core.runtimes.export import Exported
+from bonsai_core.tracking.observer import tracked
 
 CHECKED = ("calibration", "evaluation", "model", "guard", "measured_on")
 """What a resumed run must find as it was; its configuration is checked before anything is loaded."""
@@ -41,12 +44,14 @@ class RunResult:
         report: the contents of report.json.
         adapted: of the adaptation that followed, if one was configured.
         exported: what was written for the runtimes that were configured, in that order.
+        pushed: the address on the hub, if it was to be pushed.
     """
 
     directory: Path
     report: Mapping[str, Any]
     adapted: AdaptResult | None = None
     exported: tuple[Exported, ...] = ()
+    pushed: str | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> RunResult:
@@ -102,6 +107,7 @@ def run(
         BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
+    check_push(config)
     config = suited_to_runtimes(suited_to_machine(config), registry)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
@@ -111,12 +117,13 @@ def run(
     plan = planned_adaptation(config, registry, path)
     if plan:
         check_ahead(plan, config, registry)
-    job = open_job(config, registry, registry.observe, metric)
-    check_disk(path, job.disk_bytes)
-    with directory.begin(config, registry.observe) as journal:
-        ledger = Ledger(directory, journal, registry.observe, cache)
-        ledger.check_identity(Step("run"), job.identity(), CHECKED)
-        report = finish(job, ledger)
+    with tracked(config.tracker, config.decisive(), registry):
+        job = open_job(config, registry, registry.observe, metric)
+        check_disk(path, job.disk_bytes)
+        with directory.begin(config, registry.observe) as journal:
+            ledger = Ledger(directory, journal, registry.observe, cache)
+            ledger.check_identity(Step("run"), job.identity(), CHECKED)
+            report = finish(job, ledger)
     del job  # its weights make room
     return _followed_up(RunResult(path, report), plan, config, registry)
 
@@ -145,12 +152,13 @@ def resume_run(
     plan = planned_adaptation(config, registry, directory.path)
     wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)
     refuse_code(path, wanted=wanted, trusted=trust_remote_code)
+    check_push(config, directory.path if plan is None else directory.adapted_path)
     if metric is not None and choice_of(metric) != config.metric:
         raise BonsaiError(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
             f"what it was started with, or start a new run."
         )
-    with directory.reopen(registry.observe) as journal:
+    with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
         if "run" in journal:
             before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
             refuse_changes("configuration", before, config.decisive())
@@ -164,11 +172,12 @@ def resume_run(
 
 
 def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig, registry: Registry) -> RunResult:
-    """What is to happen after a run: an adaptation, exports of what came out last, and the page of it all."""
+    """What is to happen after a run: its card, an adaptation, exports of what came out last, the page, and a push."""
+    write_card(result.directory, registry, trust_remote_code=config.trust_remote_code)
     adapted = follow_up(plan, registry) if plan else None
     last = result.directory if adapted is None else adapted.directory
     exported = export_for_runtimes(last, config, registry)
     if config.page:
         directory = RunDirectory(result.directory)
         write_page(directory, lambda: page_of(directory, result.report, registry), registry.observe)
-    return replace(result, adapted=adapted, exported=exported)
+    return replace(result, adapted=adapted, exported=exported, pushed=push_once(last, config, registry))

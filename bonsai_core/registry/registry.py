@@ -28,6 +28,7 @@ from bonsai_core.contracts import (
     MomentPrior,
     Recipe,
     Sampler,
+    Tracker,
     WeightCompensator,
     WeightPrior,
 )
@@ -44,6 +45,7 @@ COMPONENTS: Mapping[str, tuple[type[Component], ...]] = {
     "estimator": (Estimator,),
     "compensator": (WeightCompensator, InputCompensator, MomentCompensator),
     "exporter": (Exporter,),
+    "tracker": (Tracker,),
 }
 """Per kind, the classes of which a component must inherit one."""
 DECLARATIONS: Mapping[str, type[Family] | type[Recipe]] = {"slicer": Family, "recipe": Recipe, "adaptation": Recipe}

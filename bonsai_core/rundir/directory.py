@@ -26,7 +26,7 @@ from bonsai_core.settings.recipe_files import read_recipe
 
 LOCK_NAME = ".lock"
 COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.(json|html)(\.partial)?")
-CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous")
+CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous", r"model/README\.md\.partial")
 Config = TypeVar("Config", bound=CommonSettings)
 
 

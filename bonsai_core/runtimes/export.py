@@ -17,6 +17,9 @@ from bonsai_core.contracts import Checkpoint, Exporter
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.latency import free_bytes
 from bonsai_core.model.loading.saved import has_own_code
+from bonsai_core.publishing.card import CARD_NAME
+from bonsai_core.publishing.loading import card_of_export
+from bonsai_core.publishing.push import check_push_of, push_export
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.files import atomic_file, atomic_folder
 from bonsai_core.runtimes.checkpoint import open_checkpoint
@@ -35,6 +38,7 @@ class Exported:
         verification: how it compares with transformers; None if that was not asked for.
         checked: what the exporter itself found when it compared it with the checkpoint; None if it did not.
         unverified: why it was not verified although it was asked for; None if it was.
+        pushed: the address on the hub; None if it was not to be pushed.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class Exported:
     verification: Verification | None = None
     checked: str | None = None
     unverified: str | None = None
+    pushed: str | None = None
 
 
 def export(
@@ -52,6 +57,8 @@ def export(
     options: Mapping[str, Any] | None = None,
     verify: bool = False,
     python: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool = False,
     registry: Registry | None = None,
     trust_remote_code: bool = False,
     warn: Callable[[str], None] = warnings.warn,
@@ -65,9 +72,12 @@ def export(
         options: of the exporter, by name.
         verify: load it in its runtime, in a fresh process, and compare it with transformers.
         python: the interpreter of the environment that has the runtime; None for this one's.
+        push_to_hub: ``OWNER/NAME`` on the Hugging Face hub that it is pushed to; None: nowhere.
+        private: whether a repository that is made there is only seen by its owner.
 
     Raises:
-        BonsaiError: the format cannot hold the model, it exists already, or what was written is another model.
+        BonsaiError: the format cannot hold the model, it exists already, what was written is another model, or it
+            cannot be pushed.
     """
     registry = registry or Registry()
     exporter = find_exporter(format, registry, options)
@@ -79,11 +89,18 @@ def export(
     if refusal is not None:
         able = [name for name, other in exporters(registry).items() if other.refusal(checkpoint) is None]
         raise BonsaiError(f"{exporter.runtime} cannot take {model}: {refusal} These formats can: {', '.join(able)}.")
+    if push_to_hub is not None:
+        check_push_of(checkpoint, push_to_hub)
     write(exporter, checkpoint, path)
-    if not verify:
-        return Exported(path, exporter.commands(checkpoint, path))
-    expected = partial(reference, checkpoint, trust_remote_code=trust_remote_code)
-    return verify_if_possible(exporter, checkpoint, path, expected, python=python, trust_remote_code=trust_remote_code)
+    exported = Exported(path, exporter.commands(checkpoint, path))
+    if verify:
+        expected = partial(reference, checkpoint, trust_remote_code=trust_remote_code)
+        exported = verify_if_possible(
+            exporter, checkpoint, path, expected, python=python, trust_remote_code=trust_remote_code
+        )
+    if push_to_hub is None:
+        return exported
+    return replace(exported, pushed=push_export(exporter, checkpoint, path, push_to_hub, private=private))
 
 
 def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
@@ -91,6 +108,9 @@ def write(exporter: Exporter, checkpoint: Checkpoint, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (atomic_file if exporter.suffix else atomic_folder)(path) as partial:
         exporter.export(checkpoint, partial)
+        card = None if exporter.suffix else card_of_export(exporter, checkpoint)
+        if card is not None:
+            (partial / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def verify_if_possible(

@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from bonsai_core.errors import BonsaiError, shown
 
 LONGEST_PART, LONGEST_PATH = 255, 1000
 """Bytes of one name in a path, and of a whole path (systems accept 1024 or more, and files go into folders)."""
+LONGEST_ON_HUB = 96
+"""Characters of the name of a repository on the Hugging Face hub."""
+_ON_HUB = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 Name = TypeVar("Name")
 
 
@@ -53,3 +56,20 @@ def _checked_setting(value: object) -> object:
 
 Usable = Annotated[Name, BeforeValidator(_checked_setting)]
 """A setting, `str` or `Path`, that names a file, a folder or something on a hub."""
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a repository on the Hugging Face hub can have a name, with or without its owner's."""
+    rules = (".." not in name, "--" not in name, not name.endswith((".", "-", ".git")), len(name) <= LONGEST_ON_HUB)
+    return bool(_ON_HUB.fullmatch(name)) and all(rules)
+
+
+def checked_hub_name(name: str) -> str:
+    """The same name; raises `ValueError` if no repository can have it."""
+    if not is_hub_name(name):
+        raise ValueError("write it as OWNER/NAME, of letters, digits, '-', '_' and '.', at most 96 characters")
+    return name
+
+
+HubName = Annotated[str, AfterValidator(checked_hub_name)]
+"""A setting that names a model on the Hugging Face hub."""

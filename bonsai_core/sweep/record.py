@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from bonsai_core.model.storage.device_name import processor_name
 from bonsai_core.rundir.versions import versions
 from bonsai_core.sweep.results import Row, rows_of
 from bonsai_core.sweep.runner import Outcome
@@ -82,9 +81,5 @@ def _text(perplexity: Mapping[str, Any]) -> str:
 
 
 def _hardware() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")  # Linux gives the processor's name only here
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    cpu = next(names, platform.processor() or platform.machine())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}
+    return {"cpu": processor_name(), "cores": os.cpu_count(), "gpu": gpu}

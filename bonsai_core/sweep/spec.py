@@ -17,7 +17,11 @@ from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES
 
 MAX_RUNS = 10_000
-RESERVED = {"seed": "use the sweep's `seeds`", "out": "every run gets a directory of its own; use --out"}
+RESERVED = {
+    "seed": "use the sweep's `seeds`",
+    "out": "every run gets a directory of its own; use --out",
+    "push_to_hub": "its runs would replace each other there; push one of them with `bonsai push`",
+}
 
 
 def _known_quantity(name: str) -> str:

@@ -25,3 +25,4 @@ from bonsai_core.testing.metric import TokenMetricContract as TokenMetricContrac
 from bonsai_core.testing.prior import PriorContract as PriorContract
 from bonsai_core.testing.recipe import RecipeContract as RecipeContract
 from bonsai_core.testing.sampler import SamplerContract as SamplerContract
+from bonsai_core.testing.tracker import TrackerContract as TrackerContract

@@ -16,6 +16,7 @@ from bonsai_core.contracts import (
     Prior,
     Sampler,
     TokenMetric,
+    Tracker,
 )
 from bonsai_core.errors import BonsaiError
 from bonsai_core.testing.compensator import CompensatorContract
@@ -25,6 +26,7 @@ from bonsai_core.testing.exporter import ExporterContract
 from bonsai_core.testing.metric import ChoiceMetricContract, TokenMetricContract
 from bonsai_core.testing.prior import PriorContract
 from bonsai_core.testing.sampler import SamplerContract
+from bonsai_core.testing.tracker import TrackerContract
 
 CONTRACTS: Sequence[tuple[type, type[ComponentContract[Any]]]] = (
     (Prior, PriorContract),
@@ -34,6 +36,7 @@ CONTRACTS: Sequence[tuple[type, type[ComponentContract[Any]]]] = (
     (Estimator, EstimatorContract),
     (Compensator, CompensatorContract),
     (Exporter, ExporterContract),
+    (Tracker, TrackerContract),
     (Component, ComponentContract),
 )
 """The contract of each kind of component; the last one holds for what has none of its own."""

@@ -30,6 +30,8 @@ bonsai export runs/mine --format gguf --help       # with the options of gguf
 @click.option(
     "--python", metavar="PATH", help="With --verify: the interpreter of the environment that has the runtime."
 )
+@click.option("--push-to-hub", metavar="NAME", help="Push it to the Hugging Face hub, as OWNER/NAME.")
+@click.option("--private", is_flag=True, help="With --push-to-hub: only you see it, if it is made.")
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def export(
     model: str,
@@ -37,6 +39,8 @@ def export(
     out: Path | None,
     verify: bool,
     python: str | None,
+    push_to_hub: str | None,
+    private: bool,
     trust_remote_code: bool,
     **options: Any,
 ) -> None:
@@ -51,6 +55,8 @@ def export(
         options=format_options(format_, options),
         verify=verify,
         python=python,
+        push_to_hub=push_to_hub,
+        private=private,
         registry=installed(),
         trust_remote_code=trust_remote_code,
         warn=warn,

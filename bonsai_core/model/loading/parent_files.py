@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.checkpoint import ParentFiles
+from bonsai_core.checkpoint.licence import LICENCES, README
 from bonsai_core.checkpoint.parent import CONFIG, GENERATION, tokenizer_patterns
 from bonsai_core.model.loading.lookup import find_source, loading_error
 
@@ -20,7 +21,7 @@ def find_parent_files(source: str, config: Any, tokenizer: Any) -> ParentFiles:
     if not directory.is_dir():
         from huggingface_hub import snapshot_download
 
-        patterns = [CONFIG, GENERATION, *tokenizer_patterns(tokenizer)]
+        patterns = [CONFIG, GENERATION, README, *LICENCES, *tokenizer_patterns(tokenizer)]
         try:
             directory = Path(snapshot_download(source, allow_patterns=patterns))
         except (OSError, ValueError) as error:

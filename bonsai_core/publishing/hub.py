@@ -1,0 +1,113 @@
+"""The Hugging Face hub: who may push there, and how files get there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from bonsai_core.errors import BonsaiError, shortened
+from bonsai_core.publishing.card import CARD_NAME
+from bonsai_core.publishing.names import published
+
+PATHLESS = ("tokenizer.json", "vocab.json")
+"""JSON files without settings, some of them large."""
+SCANNED_BYTES = 20_000_000
+"""Files up to this size are searched for what must not be published."""
+MORE = "For more information check: "
+"""How a line begins that explains a status of HTTP, which helps nobody here."""
+STALE = (".safetensors", ".safetensors.index.json")
+"""Ends of names of files that would be loaded in place of those that are pushed."""
+
+
+def check_hub(name: str) -> None:
+    """Check, before long work, that a model can be pushed under a name; nothing is made there.
+
+    Raises:
+        BonsaiError: there is no token, it may not write there, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise BonsaiError(
+            f"--push-to-hub {name} needs an access token of the Hugging Face hub that may write: log in with "
+            f"`hf auth login`, or set HF_TOKEN."
+        )
+    with _explained(f"Cannot push to {name}"):
+        user = HfApi().whoami()
+    owner, slash, _ = name.partition("/")
+    allowed = [user["name"], *(each["name"] for each in user.get("orgs", ()))]
+    if slash and owner not in allowed:
+        raise BonsaiError(f"Cannot push to {name}: the access token may write to {', '.join(allowed)}, not to {owner}.")
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise BonsaiError(f"Cannot push to {name}: the access token may only read. Make one that may write.")
+
+
+def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) -> str:
+    """Push files and a model card as one commit; the repository is made if it is not there.
+
+    Weights that are there already and are not among the files are removed, because they might be loaded instead.
+
+    Args:
+        files: by their names in the repository.
+        private: whether a repository that is made is only seen by its owner.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        BonsaiError: a file holds what must not be published, or the hub refuses; nothing changed there then.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    contents: dict[str, Path | bytes] = {file: _publishable(path) for file, path in files.items()}
+    contents[CARD_NAME] = card.encode()
+    _refuse_secrets(contents)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(file, content) for file, content in sorted(contents.items())
+    ]
+    api = HfApi()
+    with _explained(f"Could not push to {name}"):
+        made = api.create_repo(name, private=private or None, exist_ok=True)
+        there = api.list_repo_files(made.repo_id)
+        operations += [CommitOperationDelete(file) for file in there if file.endswith(STALE) and file not in contents]
+        api.create_commit(made.repo_id, operations, commit_message="Pruned with Bonsai")
+    return str(made)
+
+
+def _publishable(path: Path) -> Path | bytes:
+    """A file; or its contents, without paths, where settings are in it."""
+    if path.suffix != ".json" or path.name in PATHLESS or path.name.endswith(STALE):
+        return path
+    values = json.loads(path.read_text(encoding="utf-8"))
+    cleaned = published(values)
+    return path if cleaned == values else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_secrets(contents: Mapping[str, Path | bytes]) -> None:
+    from huggingface_hub import get_token
+
+    secrets = {"the access token": get_token() or "", "the path of a home directory": f"{Path.home()}/"}
+    for file, content in contents.items():
+        if isinstance(content, Path):
+            if content.stat().st_size > SCANNED_BYTES or file.endswith(STALE):
+                continue
+            content = content.read_bytes()
+        for what, secret in secrets.items():
+            if len(secret) > len("/x/") and secret.encode() in content:
+                raise BonsaiError(f"{file} has {what} in it, and was not published. Remove it from the file.")
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what the hub and the network raise into one message."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    refused: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)  # with those of its client
+    try:
+        yield
+    except refused as error:
+        lines = [line.strip() for line in str(error).splitlines() if not line.startswith(MORE)]
+        why = shortened(" ".join(filter(None, lines)), 500)
+        raise BonsaiError(f"{what}: {why} ({type(error).__name__}).") from error
