@@ -6,11 +6,11 @@ import inspect
 import re
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bonsai_core import AdaptConfig, BenchConfig, Component, EvalConfig, Registry, RunConfig
+from bonsai_core import AdaptConfig, BenchConfig, Component, EvalConfig, Recipe, Registry, RunConfig
 
 COMMANDS: dict[str, Any] = {"run": RunConfig, "adapt": AdaptConfig, "eval": EvalConfig, "bench": BenchConfig}
 KINDS = {
@@ -21,6 +21,8 @@ KINDS = {
     "compensator": "Compensators",
     "exporter": "Exporters",
 }
+MEANT = 100_000
+"""Larger bounds only keep nonsense out."""
 RECIPES = {"recipe": "Recipes of runs", "adaptation": "Recipes of adaptations"}
 
 
@@ -47,9 +49,10 @@ def plugins_page() -> str:
     for kind, title in KINDS.items():
         parts.append(f"## {title}")
         for offer in sorted(registry.offers(kind), key=lambda offer: offer.name):
-            parts.extend(_component(kind, offer.item))
+            parts.extend(_component(kind, registry.component_class(kind, offer.name)))
     for kind, title in RECIPES.items():
-        rows = [f"| `{offer.name}` | {_cell(offer.item.summary)} |" for offer in registry.offers(kind)]
+        recipes = [offer.item for offer in registry.offers(kind) if isinstance(offer.item, Recipe)]
+        rows = [f"| `{recipe.name}` | {_cell(recipe.summary)} |" for recipe in recipes]
         parts.append("\n".join([f"## {title}\n", "| name | what it is |", "| --- | --- |", *rows]))
     return "\n\n".join(parts) + "\n"
 
@@ -76,7 +79,8 @@ def _tables(fields: dict[str, FieldInfo]) -> list[str]:
 
 def _type(field: FieldInfo) -> str:
     """The type in the words of the JSON schema, with its range."""
-    model = type("One", (BaseModel,), {"__annotations__": {"one": field.annotation}, "one": field})
+    fields: dict[str, Any] = {"one": (field.annotation, field)}
+    model = create_model("One", **fields)
     schema = model.model_json_schema()
     described = _described(schema["properties"]["one"], schema.get("$defs", {}))
     return _cell(described)
@@ -106,13 +110,9 @@ def _described(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _range(schema: dict[str, Any]) -> str:
-    words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    limits = [f"{word} {schema[key]:,g}" for key, word in words.items() if key in schema and abs(schema[key]) < 1e9]
+    """The range in words, without bounds that nobody meets."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    limits = [f"{word} {schema[key]:,g}" for key, word in words.items() if key in schema and schema[key] < MEANT]
     return f", {', '.join(limits)}" if limits else ""
 
 
@@ -139,6 +139,4 @@ def _plain(text: str) -> str:
     """Text of a docstring as Markdown: what reads as HTML or emphasis stays as it is written."""
     text = text.replace("``", "`")
     outside = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        part if part.startswith("`") else re.sub(r"([<>*_\[\]])", r"\\\1", part) for part in outside
-    )
+    return "".join(part if part.startswith("`") else re.sub(r"([<>*_\[\]])", r"\\\1", part) for part in outside)
