@@ -6,11 +6,12 @@ import inspect
 import re
 from typing import Any
 
-from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from bonsai_core import AdaptConfig, BenchConfig, Component, EvalConfig, Recipe, Registry, RunConfig
+from bonsai_core.cli.options import default_words
+from bonsai_core.cli.plugin_page import takes
+from bonsai_core.settings.groups import HEADINGS, heading
 
 COMMANDS: dict[str, Any] = {"run": RunConfig, "adapt": AdaptConfig, "eval": EvalConfig, "bench": BenchConfig}
 KINDS = {
@@ -21,8 +22,6 @@ KINDS = {
     "compensator": "Compensators",
     "exporter": "Exporters",
 }
-MEANT = 100_000
-"""Larger bounds only keep nonsense out."""
 RECIPES = {"recipe": "Recipes of runs", "adaptation": "Recipes of adaptations"}
 
 
@@ -64,71 +63,16 @@ def _component(kind: str, component: type[Component]) -> list[str]:
 
 
 def _tables(fields: dict[str, FieldInfo]) -> list[str]:
-    """A table for each group of settings, in order."""
+    """A table for each heading of settings, in the order of help pages."""
     groups: dict[str, list[str]] = {}
     for name, field in fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        row = f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field.description or '')} |"
-        groups.setdefault(str(extra.get("group", "")), []).append(row)
-    head = "| setting | type | default | |\n| --- | --- | --- | --- |\n"
-    return [
-        (f"**{group[0].upper()}{group[1:]}**\n\n" if group else "") + head + "\n".join(rows)
-        for group, rows in groups.items()
-    ]
-
-
-def _type(field: FieldInfo) -> str:
-    """The type in the words of the JSON schema, with its range."""
-    fields: dict[str, Any] = {"one": (field.annotation, field)}
-    model = create_model("One", **fields)
-    schema = model.model_json_schema()
-    described = _described(schema["properties"]["one"], schema.get("$defs", {}))
-    return _cell(described)
-
-
-def _described(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[-1]
-        return "plugin" if name == "PluginChoice" else _described(definitions[name], definitions)
-    if "allOf" in schema:
-        return _described(schema["allOf"][0], definitions)
-    if "anyOf" in schema:
-        kinds = [_described(one, definitions) for one in schema["anyOf"] if one.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "yes or no"}.get(
-        schema.get("type", ""), ""
-    )
-    if schema.get("type") == "array":
-        return "list"
-    if schema.get("type") == "object":
-        return "by kind"
-    return kind + _range(schema)
-
-
-def _range(schema: dict[str, Any]) -> str:
-    """The range in words, without bounds that nobody meets."""
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    limits = [f"{word} {schema[key]:,g}" for key, word in words.items() if key in schema and schema[key] < MEANT]
-    return f", {', '.join(limits)}" if limits else ""
-
-
-def _default(field: FieldInfo) -> str:
-    default = field.default
-    if default is PydanticUndefined:
-        return "required" if field.default_factory is None else ""
-    if default is None or default == ():
-        return ""
-    if isinstance(default, BaseModel):
-        return f"`{getattr(default, 'name', default)}`"
-    if isinstance(default, tuple):
-        return f"`{','.join(map(str, default))}`"
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return f"`{default}`"
+        kind = "a plugin" if name in KINDS else takes(field)
+        default = f"`{words}`" if (words := default_words(field)) else "required" if field.is_required() else ""
+        row = f"| `{name}` | {_cell(kind)} | {default} | {_cell(field.description or '')} |"
+        groups.setdefault(heading(field) if field.json_schema_extra else "", []).append(row)
+    head = "| setting | takes | default | |\n| --- | --- | --- | --- |\n"
+    ordered = sorted(groups.items(), key=lambda group: HEADINGS.index(group[0]) if group[0] else 0)
+    return [(f"**{title}**\n\n" if title else "") + head + "\n".join(rows) for title, rows in ordered]
 
 
 def _cell(text: str) -> str:
