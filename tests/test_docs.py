@@ -6,7 +6,7 @@
   `title="bonsai_NAME.py"` it becomes that module, installed as a plugin; with `title="test_NAME.py"` the laws that its
   classes inherit are tested.
 - `sh`: what calls `bonsai` is parsed by the command itself, which validates the settings. Where the page has installed
-  a plugin, it is executed as well, made small by `BONSAI_*` variables. Programs of others are not.
+  a plugin, it is executed, made small by `BONSAI_*` variables. Programs of others are neither.
 - `yaml`, `toml`: read, and used as what they are: a recipe, a sweep, a project.
 - `text`: output, which is not code.
 """
@@ -108,9 +108,10 @@ class Page:
     def command(self, words: list[str]) -> None:
         if words[0] == "test":
             return  # of the script ./bonsai, which is how this test is run
-        parse(words)
-        if self._has_plugin:
+        if self._has_plugin or {"--help", "--help-all"} & set(words):
             execute(words)
+        else:
+            parse(words)
 
     def yaml(self, example: Example, title: str | None) -> None:
         assert title is not None, "a file has a name"
