@@ -33,7 +33,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import SkipParser
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
-from bonsai_core import RunConfig, run
+from bonsai_core import AdaptConfig, RunConfig, run
 from bonsai_core.cli.main import cli
 from bonsai_core.cli.settings import adapt_settings, installed, settings
 
@@ -149,12 +149,11 @@ def parse(words: list[str]) -> None:
     command = cli.get_command(click.Context(cli), words[0])
     assert command is not None, f"there is no bonsai {words[0]}"
     values = command.make_context(words[0], words[1:]).params
-    recipe = values.pop("config", None)
     if words[0] == "run":
-        values.pop("dry_run")
-        settings(values, recipe)
+        chosen = {name: value for name, value in values.items() if name in RunConfig.model_fields or "__" in name}
+        settings(chosen, values["config"])
     elif words[0] == "adapt":
-        adapt_settings(values, recipe)
+        adapt_settings({name: values[name] for name in AdaptConfig.model_fields}, values["config"])
 
 
 @pytest.fixture(scope="module")
