@@ -142,12 +142,12 @@ def check_laws(module: Any) -> int:
     return len(laws)
 
 
-def parse(words: list[str]) -> None:
+def parse(words: list[str], group: click.Group = cli) -> None:
     """Have a command parsed, and its settings validated."""
-    if words[0].startswith("-"):
-        return
-    command = cli.get_command(click.Context(cli), words[0])
-    assert command is not None, f"there is no bonsai {words[0]}"
+    command = group.get_command(click.Context(group), words[0])
+    assert command is not None, f"there is no command {words[0]}"
+    if isinstance(command, click.Group):
+        return parse(words[1:], command)
     values = command.make_context(words[0], words[1:]).params
     if words[0] == "run":
         chosen = {name: value for name, value in values.items() if name in RunConfig.model_fields or "__" in name}

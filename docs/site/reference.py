@@ -51,8 +51,9 @@ def plugins_page() -> str:
             parts.extend(_component(kind, registry.component_class(kind, offer.name)))
     for kind, title in RECIPES.items():
         recipes = [offer.item for offer in registry.offers(kind) if isinstance(offer.item, Recipe)]
-        rows = [f"| `{recipe.name}` | {_cell(recipe.summary)} |" for recipe in recipes]
-        parts.append("\n".join([f"## {title}\n", "| name | what it is |", "| --- | --- |", *rows]))
+        rows = [" | ".join([f"| `{one.name}`", *map(_cell, (one.summary, one.cost, one.gives))]) for one in recipes]
+        head = "| name | what it is | costs | gives |\n| --- | --- | --- | --- |"
+        parts.append("\n".join([f"## {title}\n", head, *(f"{row} |" for row in rows)]))
     return "\n\n".join(parts) + "\n"
 
 
