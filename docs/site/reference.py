@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from typing import Any
@@ -73,7 +74,7 @@ def _tables(fields: dict[str, FieldInfo]) -> list[str]:
         groups.setdefault(heading(field) if field.json_schema_extra else "", []).append(row)
     head = "| setting | takes | default | |\n| --- | --- | --- | --- |\n"
     ordered = sorted(groups.items(), key=lambda group: HEADINGS.index(group[0]) if group[0] else 0)
-    return [(f"**{title}**\n\n" if title else "") + head + "\n".join(rows) for title, rows in ordered]
+    return [(f"### {title}\n\n" if title else "") + head + "\n".join(rows) for title, rows in ordered]
 
 
 def _cell(text: str) -> str:
@@ -84,4 +85,7 @@ def _plain(text: str) -> str:
     """Text of a docstring as Markdown: what reads as HTML or emphasis stays as it is written."""
     text = text.replace("``", "`")
     outside = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([<>*_\[\]])", r"\\\1", part) for part in outside)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*_\[\]])", r"\\\1", html.escape(part, quote=False))
+        for part in outside
+    )
