@@ -22,6 +22,7 @@ KINDS = {
     "estimator": "Estimators",
     "compensator": "Compensators",
     "exporter": "Exporters",
+    "tracker": "Trackers",
 }
 RECIPES = {"recipe": "Recipes of runs", "adaptation": "Recipes of adaptations"}
 
@@ -68,13 +69,19 @@ def _tables(fields: dict[str, FieldInfo]) -> list[str]:
     """A table for each heading of settings, in the order of help pages."""
     groups: dict[str, list[str]] = {}
     for name, field in fields.items():
-        kind = "a plugin" if name in KINDS else takes(field)
+        kind = "a plugin" if name in KINDS else _takes(field)
         default = f"`{words}`" if (words := default_words(field)) else "required" if field.is_required() else ""
         row = f"| `{name}` | {_cell(kind)} | {default} | {_cell(field.description or '')} |"
         groups.setdefault(heading(field) if field.json_schema_extra else "", []).append(row)
     head = "| setting | takes | default | |\n| --- | --- | --- | --- |\n"
     ordered = sorted(groups.items(), key=lambda group: HEADINGS.index(group[0]) if group[0] else 0)
     return [(f"### {title}\n\n" if title else "") + head + "\n".join(rows) for title, rows in ordered]
+
+
+def _takes(field: FieldInfo) -> str:
+    """What a setting takes, without bounds that nobody meets, and without what only its description can explain."""
+    words = re.sub(r", <=? \d{5,}", "", takes(field)).split(" or ")
+    return " or ".join(dict.fromkeys(word for word in words if not word.endswith("value")))
 
 
 def _cell(text: str) -> str:

@@ -34,7 +34,7 @@ def test_every_setting_and_plugin_is_in_the_reference() -> None:
     for schema in (bonsai_core.RunConfig, bonsai_core.AdaptConfig, bonsai_core.EvalConfig, bonsai_core.BenchConfig):
         assert [name for name in schema.model_fields if f"<code>{name}</code>" not in settings] == []
     registry = bonsai_core.Registry()
-    for kind in ("prior", "sampler", "metric", "estimator", "compensator", "exporter"):
+    for kind in ("prior", "sampler", "metric", "estimator", "compensator", "exporter", "tracker"):
         assert [o.name for o in registry.offers(kind) if f'id="{kind}-{o.name}"' not in plugins] == []
     for kind in ("recipe", "adaptation"):
         assert [o.name for o in registry.offers(kind) if f"<code>{o.name}</code>" not in plugins] == []
