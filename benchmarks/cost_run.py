@@ -111,7 +111,7 @@ def pruned(settings: Mapping[str, Any]) -> Pruned:
 
 
 def stated_bytes(job: Job) -> int:
-    """What a run may hold beside inference, as the README says it.
+    """What a run may hold beside inference, as docs/scale.md says it.
 
     The hidden states of its lanes; second moments, one layer's or all; and four float64 copies of the largest of them,
     while a site is ranked or repaired.

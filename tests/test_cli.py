@@ -68,10 +68,10 @@ def report(finished: Path) -> dict[str, Any]:
 # A run and what can be asked about it
 
 
-def test_the_table_of_families_in_the_readme_is_made_from_the_declarations() -> None:
+def test_the_table_of_families_in_the_documentation_is_made_from_the_declarations() -> None:
     families = Registry().families()
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert families_markdown(families) in readme
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert families_markdown(families) in page
     shown = inside("families", COLUMNS="200")
     assert all(family.name in shown and family.model_types[0] in shown for family in families)
 

@@ -110,9 +110,9 @@ def test_the_language_model_of_a_multimodal_one_is_pruned(registry: Registry, tm
     config = CONFIG_MAPPING["gemma3"](text_config=words.to_dict(), vision_config=picture.to_dict())
     whole = AutoModelForImageTextToText.from_config(config)
     whole.save_pretrained(tmp_path / "whole")
-    with pytest.raises(BonsaiError, match=r"is multimodal.*'gemma3_text'.*README"):
+    with pytest.raises(BonsaiError, match=r"is multimodal.*'gemma3_text'.*docs/own-model.md"):
         find_parent(RunConfig(model=str(tmp_path / "whole")), registry)
-    # As the README has it.
+    # As docs/own-model.md has it.
     text = AutoModelForCausalLM.from_config(whole.config.get_text_config(), dtype=whole.dtype)
     text.base_model.load_state_dict(whole.model.language_model.state_dict())
     text.lm_head.load_state_dict(whole.lm_head.state_dict())

@@ -1,4 +1,4 @@
-""" "Your first prior in 20 minutes" in CONTRIBUTING.md, done word for word: its files are built, installed and used."""
+"""Write a prior in 20 minutes (docs/plugins/prior.md), done word for word: its files are built, installed and used."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parent.parent / "CONTRIBUTING.md"
-SECTION = "## Your first prior in 20 minutes"
+GUIDE = Path(__file__).parent.parent / "docs" / "plugins" / "prior.md"
 
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the tutorial's files, its wheel unpacked into `installed`."""
     folder = tmp_path_factory.mktemp("tutorial")
-    section = GUIDE.read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
-    blocks = re.findall(r"```(?:toml|python)\n(.*?)```", section, flags=re.DOTALL)
-    for name, block in zip(["pyproject.toml", "bonsai_peak.py", "test_peak.py"], blocks, strict=True):
+    blocks = re.findall(r'```\w+ title="([\w.]+)"\n(.*?)```', GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["pyproject.toml", "bonsai_peak.py", "test_peak.py"]
+    for name, block in blocks:
         (folder / name).write_text(block)
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "built"]
     subprocess.run(build, cwd=folder, check=True, capture_output=True)

@@ -129,7 +129,7 @@ def _recognised(config: Any, families: list[Family]) -> Family:
     if text is not config:
         raise BonsaiError(
             f"{architecture} (model type {config.model_type!r}) is multimodal, and Bonsai prunes language models. Its "
-            f"own ({text.model_type!r}) can be extracted and pruned: the README shows how, under Model families."
+            f"own ({text.model_type!r}) can be extracted and pruned: docs/own-model.md shows how."
         )
     try:
         if not type(config).__module__.startswith("transformers."):
@@ -145,5 +145,5 @@ def _recognised(config: Any, families: list[Family]) -> Family:
             f"its own names in place of LLaMA's: a bonsai_slicers hook that returns [Family(name='mine', "
             f"model_types=({config.model_type!r},), layers='model.layers', attention=AttentionSite(module='self_attn', "
             f"query='q_proj', key='k_proj', value='v_proj', output='o_proj'), mlp=MlpSite(module='mlp', "
-            f"inputs=('gate_proj', 'up_proj'), output='down_proj'))]; CONTRIBUTING.md shows how."
+            f"inputs=('gate_proj', 'up_proj'), output='down_proj'))]; docs/plugins/family.md shows how."
         ) from None

@@ -50,7 +50,7 @@ def declared_module(module: nn.Module, path: str, family: Family) -> nn.Module:
     except AttributeError:
         raise BonsaiError(
             f"This {type(module).__name__} has no {path}; the family {family.name!r} does not fit it. "
-            f"Choose another with --slicer, or declare one (see CONTRIBUTING.md)."
+            f"Choose another with --slicer, or declare one (see docs/plugins/family.md)."
         ) from None
 
 
