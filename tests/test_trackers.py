@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import bonsai_plugins.trackers
 import pytest
-from conftest import StoppedError, Stopper
+from conftest import StoppedError, Stopper, optional
 from pydantic import Field
 
 from bonsai_core import (
@@ -221,9 +221,8 @@ class TestRefused:
             adapt(AdaptConfig.model_validate({"model": small_run.model, "tracker": "none"}), registry=plugins)
 
 
-def needs(package: str) -> pytest.MarkDecorator:
-    missing = importlib.util.find_spec(package) is None
-    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+def needs(package: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return optional(importlib.util.find_spec(package), f"{package} is not installed")
 
 
 class TestReal:

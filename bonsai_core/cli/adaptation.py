@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.printing import name, number_table, plain, ratio
-from bonsai_core.cli.tables import BLOCKS, page_in, times, verified
+from bonsai_core.cli.tables import BLOCKS, cautions, page_in, times, verdict_line, verified
+from bonsai_core.pages.adaptation import judge
 
 
 def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
@@ -23,7 +24,9 @@ def adapt_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
         f"beside the dense model: bonsai eval {directory}",
         lines=True,
     )
-    return Group(_before_and_after(report), _losses(report), _cost(report), verified(report), next_steps)
+    verdict = judge(report)
+    tables = _before_and_after(report), _losses(report), *cautions(verdict), _cost(report)
+    return Group(verdict_line(verdict), *tables, verified(report), next_steps)
 
 
 def _before_and_after(report: Mapping[str, Any]) -> Table:

@@ -11,13 +11,6 @@ from rich.text import Text
 WIDTH = 30
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 class Bars:
     """Draws a bar and the lines beneath it; the spinner before it turns from one drawing to the next."""
 

@@ -11,8 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.bars import Bars
 from bonsai_core.cli.printing import LONGEST_NAME, WideTable, plain, print_note
+from bonsai_core.display.durations import duration
 from bonsai_core.display.printable import last_parts, visible
 from bonsai_core.registry.registry import Registry
 from bonsai_core.runtimes.bench import bench

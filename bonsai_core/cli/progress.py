@@ -17,10 +17,11 @@ from rich.live import Live
 from rich.text import Text
 
 from bonsai_core import hookimpl
-from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.bars import Bars
 from bonsai_core.cli.forecast import Forecast
 from bonsai_core.cli.printing import print_note
 from bonsai_core.cli.status import Status, milestone
+from bonsai_core.display.durations import duration
 from bonsai_core.events import AdaptationStarted, Event, RunStarted, StageStarted, TokensDone, Warned
 
 Mode = Literal["quiet", "json"]

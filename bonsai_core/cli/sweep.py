@@ -16,9 +16,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.bars import Bars
 from bonsai_core.cli.printing import LONGEST_NAME, WideTable, name, print_note, text_table
 from bonsai_core.cli.progress import Mode, ProgressObserver, RunLines, progress, write_json
+from bonsai_core.display.durations import duration
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.events import Event, Warned

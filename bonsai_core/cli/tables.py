@@ -10,15 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.bars import duration
 from bonsai_core.cli.printing import LONGEST_NAME, WideTable, name, number_table, plain, ratio, text_table
 from bonsai_core.contracts import Family
+from bonsai_core.display.durations import duration
 from bonsai_core.display.printable import visible
+from bonsai_core.pages.verdict import Verdict, judge
 from bonsai_core.registry.family_table import HEADER, family_rows
 from bonsai_core.registry.registry import KINDS, Registry
-from bonsai_core.rundir.calibration_text import describe_repetition, describe_text
-from bonsai_core.rundir.divergence import describe_narrowness
-from bonsai_core.rundir.slowness import describe_slowness
+from bonsai_core.rundir.calibration_text import describe_text
 from bonsai_core.settings.quantities import TARGETS
 from bonsai_core.units import UnitTable
 
@@ -27,22 +26,33 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_LAYERS = 200  # in a line of bars
 MAX_KINDS = 12  # of unit that have a line of bars, and of stage whose time is listed
 MAX_ROUNDS = 60  # in the table
-MISSED = 1.05  # measured per target: timings vary by less
 
 
 def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
-    """The whole report as tables."""
+    """The whole report as tables, from the verdict on."""
+    verdict = judge(report)
     return Group(
+        verdict_line(verdict),
         _before_and_after(report),
         *_budget(report),
-        *_slowness(report),
-        *_calibration(report),
+        *map(plain, filter(None, [describe_text(report.get("calibration"))])),
         _layers(report),
         _rounds(report),
+        *cautions(verdict),
         _cost(report),
         verified(report),
         plain(f"checkpoint {directory / 'model'}; report {directory / 'report.json'}{page_in(directory)}"),
     )
+
+
+def verdict_line(verdict: Verdict) -> Text:
+    """What a run or an adaptation came to, above its tables."""
+    return Text(f"{visible(verdict.title, most=LONGEST_NAME)}: {verdict.words}", style="bold")
+
+
+def cautions(verdict: Verdict) -> list[Text]:
+    """What the reader should know of it."""
+    return [Text(visible(caution), style="yellow") for caution in verdict.cautions]
 
 
 def page_in(directory: Path) -> str:
@@ -114,21 +124,7 @@ def _budget(report: Mapping[str, Any]) -> list[Text]:
         for name in ("dense", "target", "predicted", "measured")
     )
     line = f"budget {visible(budget['option'])}: {target.words}, dense {dense}, target {most}, predicted {predicted}, "
-    missed = (budget["measured"] or 0) > MISSED * budget["target"]
-    return [Text(f"{line}measured {measured}", style="yellow" if missed else "")]
-
-
-def _slowness(report: Mapping[str, Any]) -> list[Text]:
-    slowness = describe_slowness(report["latency"], report["config"].get("round_to"))
-    return [Text(visible(slowness), style="yellow")] if slowness else []
-
-
-def _calibration(report: Mapping[str, Any]) -> list[Text]:
-    """What the model was calibrated on, and whether that text repeats itself."""
-    calibration = report.get("calibration")
-    lines = [plain(line) for line in [describe_text(calibration)] if line]
-    repetition = describe_repetition(calibration)
-    return [*lines, *([Text(repetition, style="yellow")] if repetition else [])]
+    return [Text(f"{line}measured {measured}")]
 
 
 def _row(table: Table, what: str, dense: float | None, pruned: float | None, style: str) -> None:
@@ -181,8 +177,6 @@ def _rounds(report: Mapping[str, Any]) -> RenderableType:
     gap = [["...", *[""] * (len(names) - 1)]] if between else []
     table = WideTable(names, [*first, *gap, *last], gap=1)
     notes = [Text(f"... {between:,} rounds between; bonsai report --json has all")] if between else []
-    if narrowness := describe_narrowness(report["rounds"][-1].get("divergence", {}) if report["rounds"] else {}):
-        notes.append(Text(narrowness, style="yellow"))
     return Group(table, *notes)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
-from bonsai_core.cli.bars import duration
 from bonsai_core.cli.forecast import Progress, seconds_left
 from bonsai_core.cli.status import number, result_line
+from bonsai_core.display.durations import duration
 from bonsai_core.events import PlannedStage, Stage
 from bonsai_core.rundir import Journal, JournaledDirectory, RunDirectory
 

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from bonsai_core.display import plotting
 from bonsai_core.display.bubbles import Bubble, draw_bubbles
+from bonsai_core.display.durations import duration
 from bonsai_core.display.plotting import COLOURS
 from bonsai_core.display.printable import last_parts
 from bonsai_core.pages import figures
 from bonsai_core.pages.render import Plot, Table, drawn, render
 from bonsai_core.pages.verdict import grade_of, loss_of, model_name, speedups
-from bonsai_core.pages.words import count, duration, megabytes, number, percent
+from bonsai_core.pages.words import count, megabytes, number, percent
 
 PHASES = ("decode", "prefill", "forward")
 """What speeds are compared by: the first of these that all runs have."""

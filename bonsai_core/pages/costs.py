@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bonsai_core.pages.words import duration, megabytes, percent
+from bonsai_core.display.durations import duration
+from bonsai_core.pages.words import megabytes, percent
 
 MOST_STAGES = 40
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from bonsai_core.display.durations import duration
 from bonsai_core.display.printable import last_parts, visible
 from bonsai_core.pages import adaptation, comparison
 from bonsai_core.pages.comparison import Entry
 from bonsai_core.pages.render import Table, render
 from bonsai_core.pages.tiles import Tile, tiles
 from bonsai_core.pages.verdict import Verdict, judge
-from bonsai_core.pages.words import duration, number
+from bonsai_core.pages.words import number
 
 WIDTH = 80
 LONGEST_CELL = 60

@@ -25,15 +25,6 @@ def megabytes(size: float) -> str:
     return _spaced(BYTES.shown(size))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them, with a digit more where there are few."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _spaced(text: str) -> str:
     digits = text.rstrip("GMTKB")
     return f"{digits} {text[len(digits) :]}".strip()

@@ -11,11 +11,11 @@ from rich.console import Console
 
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
-from bonsai_core.cli.bars import duration
 from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, warn
 from bonsai_core.cli.progress import Mode
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.config import RunConfig
+from bonsai_core.display.durations import duration
 from bonsai_core.events import Event, Warned
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -11,10 +11,11 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bonsai_core.cli.bars import Bars, duration
+from bonsai_core.cli.bars import Bars
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.settings import PathName
 from bonsai_core.cli.watching import Sight, sight, summary, watched_directory
+from bonsai_core.display.durations import duration
 
 PAUSE_S = 1.0
 STOPPED = 1

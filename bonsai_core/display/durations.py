@@ -1,0 +1,12 @@
+"""Times as people say them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``8 min`` or ``2.5 h``."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
