@@ -75,7 +75,7 @@ class RunConfig(LoadingSettings, RecordedSettings):
     TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")
     PATHS = ("model", *TEXTS)
     RECIPES = ("adapt",)
-    NOT_DECISIVE = frozenset({"out", "page"})
+    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {"page"}
 
     model: Usable[str] = Field(
         "demo",

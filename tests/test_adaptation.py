@@ -542,7 +542,7 @@ def test_a_run_can_be_adapted_in_one_go(small_run: RunConfig, registry: Registry
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("lorra", "Available: full, lora, paper, scales"),
+        ("lorra", "Available: full, lora, paper, paper-c4, scales"),
         ("{teacher: ./missing}", "teacher cannot be loaded"),
         ("{dataset: missing.txt}", "no file 'missing.txt'"),
         ("{sequence_length: 100000}", "fewer than one sequence"),

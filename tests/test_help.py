@@ -67,9 +67,9 @@ def works(command: str) -> None:
     if name == "run":
         del values["dry_run"]
         config = settings(values, values.pop("config"))
-        for kind in COMPONENTS:
-            if kind in RunConfig.model_fields:
-                installed().create(kind, getattr(config, kind))
+        for kind in COMPONENTS.keys() & RunConfig.model_fields.keys():
+            if (choice := getattr(config, kind)) is not None:
+                installed().create(kind, choice)
 
 
 def settings_of(name: str) -> Iterator[tuple[str, FieldInfo]]:

@@ -54,6 +54,11 @@ def spread(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., 
     return build
 
 
+def test_memory_of_a_gpu_that_is_not_there_is_refused(pico_directory: Path) -> None:
+    with pytest.raises(BonsaiError, match=r"--max-memory '99=1GiB' names GPU 99, and there are \d+ GPUs here"):
+        load_model(str(pico_directory), device="cpu", device_map="auto", max_memory="99=1GiB")
+
+
 def layers_of(registry: Registry, pico: Pico, model: Any) -> dict[int, Any]:
     return dict(enumerate(decoder_layers(model, family_of(registry, pico))))
 

@@ -58,7 +58,8 @@ def test_a_copy_of_an_adaptations_recipe_does_too(recipe: Recipe, extra: list[st
 def test_the_plugins_of_a_recipe_exist_with_its_options(recipe: Recipe, registry: Registry) -> None:
     config = settings({}, recipe.name)
     for kind in COMPONENTS.keys() - {"exporter"}:
-        registry.create(kind, getattr(config, kind))
+        if (choice := getattr(config, kind)) is not None:
+            registry.create(kind, choice)
     if config.adapt is not None:
         adapt_settings({"model": "runs/x"}, config.adapt)
 

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL a
 VARYING = ("seconds", "latency", "memory")
 EVENTS = [
     "run",
+    "stages",
     "evaluate/dense",
     "dense",
     *(

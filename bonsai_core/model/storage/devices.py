@@ -92,16 +92,29 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
     if placement.placed is not None:
         options |= {"device_map": dict(placement.placed), "offload_folder": _offload_folder()}
     elif placement.device_map == "auto":
-        try:
-            limits = None if max_memory is None else memory_limits(max_memory)
-        except ValueError as error:
-            raise BonsaiError(f"--max-memory {shown(max_memory)}: {error}.") from None
+        limits = None if max_memory is None else _limits(max_memory)
         options |= {
             "device_map": "auto",
             "max_memory": limits,
             "offload_folder": _offload_folder(),
         }
     return options
+
+
+def _limits(max_memory: str) -> dict[int | str, str]:
+    """What accelerate may use, of devices that are there."""
+    try:
+        limits = memory_limits(max_memory)
+    except ValueError as error:
+        raise BonsaiError(f"--max-memory {shown(max_memory)}: {error}.") from None
+    there = torch.accelerator.device_count()
+    missing = [str(device) for device in limits if isinstance(device, int) and device >= there]
+    if missing:
+        raise BonsaiError(
+            f"--max-memory {shown(max_memory)} names GPU {', '.join(missing)}, and there are {there} GPUs here. Leave it "
+            f"out, as in --max-memory cpu=20GiB."
+        )
+    return limits
 
 
 def _offload_folder() -> str:
