@@ -46,7 +46,8 @@ def recipe_option(kind: str, envvar: str) -> Callable[[Command], Command]:
 def run(config: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> None:
     """Prune a model.
 
-    Settings come from a recipe, then BONSAI_* variables, then options.
+    Settings come from a recipe, then BONSAI_* variables, then options. The methods are plugins, which `bonsai plugins`
+    lists: --prior, --sampler, --metric, --estimator and --compensator.
     """
     configuration = settings(values, config)
     if dry_run:
