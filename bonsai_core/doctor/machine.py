@@ -36,8 +36,9 @@ def devices() -> Iterator[Finding]:
     cores, threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1, torch.get_num_threads()
     yield Finding("devices", "CPU", f"{_processor()}, {cores} cores, torch runs {threads} at once, {kind}{fast}")
     for index in range(torch.cuda.device_count()):
-        name = torch.cuda.get_device_properties(index).name
+        name = "a GPU"
         try:
+            name = torch.cuda.get_device_properties(index).name  # begins to use the driver, which may fail
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:
             reason = shortened(str(error))
