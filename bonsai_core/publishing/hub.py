@@ -47,7 +47,8 @@ def check_hub(name: str) -> None:
 def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) -> str:
     """Push files and a model card as one commit; the repository is made if it is not there.
 
-    Weights that are there already and are not among the files are removed, because they might be loaded instead.
+    If there are weights among the files, others that are there already are removed, because they might be loaded
+    instead.
 
     Args:
         files: by their names in the repository.
@@ -71,7 +72,9 @@ def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) ->
     with _explained(f"Could not push to {name}"):
         made = api.create_repo(name, private=private or None, exist_ok=True)
         there = api.list_repo_files(made.repo_id)
-        operations += [CommitOperationDelete(file) for file in there if file.endswith(STALE) and file not in contents]
+        if any(file.endswith(STALE) for file in contents):
+            stale = (file for file in there if file.endswith(STALE) and file not in contents)
+            operations += [CommitOperationDelete(file) for file in stale]
         api.create_commit(made.repo_id, operations, commit_message="Pruned with Bonsai")
     return str(made)
 
