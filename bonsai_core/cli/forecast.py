@@ -115,8 +115,9 @@ class Forecast:
         return None if self._current is None else seconds_left(self.stages)
 
     def _begin(self, plan: Sequence[PlannedStage]) -> None:
+        self._current = None
         self.stages = [Progress(stage) for stage in plan]
-        self._start, self._current = self._now, None
+        self._start = self._now
 
     def _enter(self, event: StageStarted) -> None:
         here = 0 if self._current is None else self._current
