@@ -25,7 +25,12 @@ from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
 
 LOCK_NAME = ".lock"
-COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.(json|html)(\.partial)?")
+COMMON_FILES = (
+    r"\.lock",
+    r"journal\.sqlite(-wal|-shm|-journal)?",
+    r"report\.(json|html)(\.partial)?",
+    r"(exports|pushed)\.json(\.partial)?",
+)
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous", r"model/README\.md\.partial")
 Config = TypeVar("Config", bound=CommonSettings)
 
