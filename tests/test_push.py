@@ -231,6 +231,12 @@ class TestContents:
         with pytest.raises(BonsaiError, match="symbolic link"):
             push(str(copy), NAME)
 
+    def test_a_private_push_to_what_everybody_sees_is_refused(self, copy: Path, hub: FakeHub) -> None:
+        hub.repositories[NAME] = {}
+        with pytest.raises(BonsaiError, match="everybody sees it"):
+            push(str(copy), NAME, private=True)
+        assert not hub.repositories[NAME]
+
     def test_names_of_places_in_other_libraries_files_lose_their_folders(self, copy: Path, hub: FakeHub) -> None:
         file = copy / "model" / "config.json"
         values = json.loads(file.read_text(encoding="utf-8"))

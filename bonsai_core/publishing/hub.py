@@ -52,13 +52,13 @@ def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) ->
 
     Args:
         files: by their names in the repository.
-        private: whether a repository that is made is only seen by its owner.
+        private: whether a repository that is made is only seen by its owner; one that everybody sees is refused then.
 
     Returns:
         The address of the repository.
 
     Raises:
-        BonsaiError: a file holds what must not be published, or the hub refuses; nothing changed there then.
+        BonsaiError: a file holds what must not be published, or the hub refuses; no file changed there then.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -71,6 +71,8 @@ def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) ->
     api = HfApi()
     with _explained(f"Could not push to {name}"):
         made = api.create_repo(name, private=private or None, exist_ok=True)
+        if private and not api.model_info(made.repo_id).private:
+            raise BonsaiError(f"{name} exists, and everybody sees it. Make it private there, or choose another name.")
         there = api.list_repo_files(made.repo_id)
         if any(file.endswith(STALE) for file in contents):
             stale = (file for file in there if file.endswith(STALE) and file not in contents)
