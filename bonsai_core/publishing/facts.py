@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
+from bonsai_core.checkpoint.licence import repeatable
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.publishing.names import hub_model, public_name
@@ -45,7 +46,7 @@ class Origin(BaseModel):
     @property
     def stated_license(self) -> Mapping[str, str]:
         """The licence of the dense model, under the hub's keys; empty if its files do not say."""
-        return self.license or ({"license": LICENSE} if self.base_model == "demo" else {})
+        return repeatable(self.license) or ({"license": LICENSE} if self.base_model == "demo" else {})
 
 
 @dataclass(frozen=True)
