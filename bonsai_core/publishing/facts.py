@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.checkpoint.licence import repeatable
@@ -25,6 +25,7 @@ class Adaptation(BaseModel):
     of: str
     teacher: str | None
     config: dict[str, Any]
+    method: str = Field(validation_alias=AliasPath("config", "method"))
 
 
 class Origin(BaseModel):
@@ -34,6 +35,7 @@ class Origin(BaseModel):
     base_revision: str | None = None
     license: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any]
+    units: list[str] = Field(validation_alias=AliasPath("config", "units"))
     sparsity: float = Field(ge=0, le=1)
     versions: dict[str, str] = Field(default_factory=dict)
     adaptation: Adaptation | None = None
