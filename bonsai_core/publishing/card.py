@@ -58,6 +58,7 @@ def render_card(
         results=Results(facts),
         steps={step: _plugin(origin.config[step]) for step in STEPS if step in origin.config},
         loading=loading,
+        library=library,
         name=name,
         placeholder=name == PLACEHOLDER,
         recipe=_recipe(origin.config, RunConfig),
