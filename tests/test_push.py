@@ -150,6 +150,9 @@ class TestBefore:
     def test_to_somebody_else(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "may write to gardener, nursery, not to weeds", "weeds/small")
 
+    def test_without_an_owner(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        self.refused(small_run, tmp_path / "run", "name the owner too", name="pruned")
+
     def test_without_a_network(self, small_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")

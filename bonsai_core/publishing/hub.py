@@ -25,7 +25,7 @@ def check_hub(name: str) -> None:
     """Check, before long work, that a model can be pushed under a name; nothing is made there.
 
     Raises:
-        BonsaiError: there is no token, it may not write there, or the hub cannot be reached.
+        BonsaiError: there is no token, it may not write there, no owner is named, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -38,7 +38,9 @@ def check_hub(name: str) -> None:
         user = HfApi().whoami()
     owner, slash, _ = name.partition("/")
     allowed = [user["name"], *(each["name"] for each in user.get("orgs", ()))]
-    if slash and owner not in allowed:
+    if not slash:  # the card would name another model
+        raise BonsaiError(f"Cannot push to {name}: name the owner too, as in {user['name']}/{name}.")
+    if owner not in allowed:
         raise BonsaiError(f"Cannot push to {name}: the access token may write to {', '.join(allowed)}, not to {owner}.")
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise BonsaiError(f"Cannot push to {name}: the access token may only read. Make one that may write.")
