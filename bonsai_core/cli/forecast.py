@@ -22,7 +22,7 @@ DOUBT = 1.0
 UNPLANNED = (Stage.HARNESS, Stage.MEMORY, Stage.EXPORT, Stage.PUSH)
 """Stages of their own that no plan has; others that it has not belong to the stage before."""
 FIRST_SHARE = 0.02
-"""Of the work: time left is not told before."""
+"""Of the work: before it is done, the time left is not shown."""
 
 
 @dataclass
