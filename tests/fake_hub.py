@@ -49,6 +49,9 @@ class FakeHub:
             return 200, {"errors": _faults(json.loads(body)["content"]), "warnings": []}
         if path == "/api/repos/create":
             return self._create(json.loads(body))
+        if path.removeprefix("/api/models/") in self.repositories:
+            name = path.removeprefix("/api/models/")
+            return 200, {"id": name, "private": name in self.private}
         match = re.fullmatch(r"/api/models/(.+?)/(preupload|commit|tree)/main", path)
         if match is None or match[1] not in self.repositories:
             return 404, {"error": "Repository not found"}

@@ -259,7 +259,7 @@ def test_a_slicer_is_checked_on_a_small_model_of_its_family(tmp_path: Path) -> N
     assert "All 6 laws hold." in shown("plugins", "--check", "slicer/llama", "--model", str(tmp_path / "llama"))
     with pytest.raises(BonsaiError, match="Add --model"):
         execute("plugins", "--check", "slicer/llama")
-    with pytest.raises(BonsaiError, match="is of model type llama, and no model of the slicer 'falcon'"):
+    with pytest.raises(BonsaiError, match="is of model type llama, which the slicer 'falcon' is not for"):
         execute("plugins", "--check", "slicer/falcon", "--model", str(tmp_path / "llama"))
 
 

@@ -150,6 +150,9 @@ class TestBefore:
     def test_to_somebody_else(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "may write to gardener, nursery, not to weeds", "weeds/small")
 
+    def test_without_an_owner(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        self.refused(small_run, tmp_path / "run", "name the owner too", name="pruned")
+
     def test_without_a_network(self, small_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
@@ -230,6 +233,12 @@ class TestContents:
         (copy / "model" / "notes.txt").symlink_to(tmp_path / "secret")
         with pytest.raises(BonsaiError, match="symbolic link"):
             push(str(copy), NAME)
+
+    def test_a_private_push_to_what_everybody_sees_is_refused(self, copy: Path, hub: FakeHub) -> None:
+        hub.repositories[NAME] = {}
+        with pytest.raises(BonsaiError, match="everybody sees it"):
+            push(str(copy), NAME, private=True)
+        assert not hub.repositories[NAME]
 
     def test_names_of_places_in_other_libraries_files_lose_their_folders(self, copy: Path, hub: FakeHub) -> None:
         file = copy / "model" / "config.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ def stated_licence(directory: Path) -> dict[str, str]:
         values: Any = yaml.safe_load(front[1]) if front else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):  # it only serves the card
         return {}
-    if not isinstance(values, dict):
-        return {}
+    return repeatable(values) if isinstance(values, dict) else {}
+
+
+def repeatable(values: Mapping[Any, Any]) -> dict[str, str]:
+    """What of the keys of a model card states a licence, and may be repeated as it is."""
     return {key: values[key] for key, valid in _VALID.items() if _matches(valid, values.get(key))}
 
 

@@ -22,7 +22,7 @@ DOUBT = 1.0
 UNPLANNED = (Stage.HARNESS, Stage.MEMORY, Stage.EXPORT, Stage.PUSH)
 """Stages of their own that no plan has; others that it has not belong to the stage before."""
 FIRST_SHARE = 0.02
-"""Of the work: time left is not told before."""
+"""Of the work: before it is done, the time left is not shown."""
 
 
 @dataclass
@@ -115,8 +115,9 @@ class Forecast:
         return None if self._current is None else seconds_left(self.stages)
 
     def _begin(self, plan: Sequence[PlannedStage]) -> None:
+        self._current = None
         self.stages = [Progress(stage) for stage in plan]
-        self._start, self._current = self._now, None
+        self._start = self._now
 
     def _enter(self, event: StageStarted) -> None:
         here = 0 if self._current is None else self._current

@@ -24,6 +24,11 @@ WIDEST = 18
 """Of choices that stand beside an option; more of them stand in its help."""
 
 
+def variables_of(schema: type[Settings]) -> str:
+    """How the names of environment variables for its settings begin."""
+    return "BONSAI_ADAPT_" if schema is AdaptConfig else "BONSAI_"
+
+
 def setting_option(name: str, schema: type[Settings], registry: Callable[[], Registry], *, first: bool) -> Option:
     """The option of a setting.
 
@@ -33,7 +38,6 @@ def setting_option(name: str, schema: type[Settings], registry: Callable[[], Reg
     field = schema.model_fields[name]
     flags = [f"--{flag.replace('_', '-')}" for flag in (name, *ALIASES.get(name, ()))]
     metavar = None if field.annotation is bool else _metavar(name, field)
-    prefix = "BONSAI_ADAPT_" if schema is AdaptConfig else "BONSAI_"
 
     def complete(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
         return offered(registry(), name, start)
@@ -42,7 +46,7 @@ def setting_option(name: str, schema: type[Settings], registry: Callable[[], Reg
         [*(flag if metavar else f"{flag}/--no-{flag[2:]}" for flag in flags), name],
         first=first or is_first(field),
         default=None,
-        envvar=f"{prefix}{name.upper()}",
+        envvar=f"{variables_of(schema)}{name.upper()}",
         metavar=metavar,
         help=_help(field, metavar) if metavar else _flag_help(field, flags[0][2:]),
         shell_complete=complete if name in KINDS else None,
@@ -50,14 +54,16 @@ def setting_option(name: str, schema: type[Settings], registry: Callable[[], Reg
     )
 
 
-def plugin_options(prefix: str, kind: str, name: str, item: Any, *, first: bool) -> list[Option]:
-    """An option, ``--PREFIX.OPTION``, for every option of a plugin."""
+def plugin_options(
+    prefix: str, kind: str, name: str, item: Any, *, first: bool, variables: str = "BONSAI_"
+) -> list[Option]:
+    """An option, ``--PREFIX.OPTION``, for every option of a plugin; `variables` begins the names in the environment."""
     return [
         Option(
             [f"--{prefix}.{option.replace('_', '-')}", f"{prefix}__{option}"],
             first=first,
             default=None,
-            envvar=f"BONSAI_{prefix.upper()}_{option.upper()}",
+            envvar=f"{variables}{prefix.upper()}_{option.upper()}",
             metavar=_metavar(option, field),
             help=_help(field, _metavar(option, field)),
             panel=f"Options of the {kind} {name}",

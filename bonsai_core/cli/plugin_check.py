@@ -75,7 +75,7 @@ def _family_outcomes(family: Family, model: str | None, trust_remote_code: bool)
     config = model_config(find_source(model), trust_remote_code)
     if not family.covers(config.model_type, config):
         raise BonsaiError(
-            f"{model} is of model type {config.model_type}, and no model of the slicer {family.name!r}. It is for: "
+            f"{model} is of model type {config.model_type}, which the slicer {family.name!r} is not for. It is for: "
             f"{', '.join(family.model_types)}."
         )
     # Some models differ by more than rounding between implementations of attention; all have the eager one.

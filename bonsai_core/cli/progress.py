@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -167,14 +168,17 @@ class RunLines:
         self._forecast = Forecast()
         self._bars = Bars()
         self._share = 0.0
+        self._lock = threading.Lock()  # events come from the run's thread, drawings are made in the display's
 
     def follow(self, event: Event) -> None:
         """Take note of an event."""
-        self.status.follow(event)
-        self._forecast.follow(event)
+        with self._lock:
+            self.status.follow(event)
+            self._forecast.follow(event)
 
     def __call__(self) -> RenderableType:
-        left, elapsed = self._forecast.left(), self._forecast.elapsed
+        with self._lock:
+            left, elapsed = self._forecast.left(), self._forecast.elapsed
         share = None
         if left is not None:
             share = self._share = max(self._share, elapsed / (elapsed + left + 1e-9))  # never backwards

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.help import Command, Option, more_option
-from bonsai_core.cli.options import offered, plugin_options, setting_option
+from bonsai_core.cli.options import offered, plugin_options, setting_option, variables_of
 from bonsai_core.config import BUDGETS, PluginChoice, RunConfig
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.recipes import recipe_settings
@@ -53,6 +53,7 @@ class SettingsCommand(Command):
         options = [setting_option(name, schema, installed, first=fields is not None) for name in names]
         self._kinds = [kind for kind in COMPONENTS if kind in names]
         self._recipes = "adaptation" if schema is AdaptConfig else "recipe"
+        self._variables = variables_of(schema)
         more = [] if all(option.first for option in options) else [more_option(plugins=bool(self._kinds))]
         self._own = [*options, *self.params, *more]
         self.params = self._own
@@ -60,7 +61,7 @@ class SettingsCommand(Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        self.params = [*self._own, *_options_of_chosen(args, self._kinds, self._recipes)]
+        self.params = [*self._own, *_options_of_chosen(args, self._kinds, self._recipes, self._variables)]
         return super().make_context(info_name, args, parent, **extra)
 
 
@@ -165,28 +166,28 @@ def _parsed(chosen: PluginChoice, kind: str, option: str, text: str) -> Any:
         ) from None
 
 
-def _options_of_chosen(args: list[str], kinds: list[str], recipes: str) -> list[Option]:
+def _options_of_chosen(args: list[str], kinds: list[str], recipes: str, variables: str) -> list[Option]:
     """The options of the chosen plugins; those of a plugin that is named in the arguments are on the first page."""
-    recipe = _value_of("config", args)
+    recipe = _value_of("config", args, variables)
     try:
         values = recipe_settings(recipe, installed(), recipes) if recipe else {}
     except BonsaiError:
         values = {}  # reported when the settings are read
     options = []
     for kind in kinds:
-        given = _value_of(kind, args)
+        given = _value_of(kind, args, variables)
         default = None if values.get(kind, RunConfig.model_fields[kind].default) is None else _choice(kind, values).name
         name = given or default
         offers = {offer.name: offer.item for offer in installed().offers(kind)}
         if name not in offers:
             continue  # none is chosen; or it is reported by the engine, with what is available
-        options += plugin_options(kind, kind, name, offers[name], first=given is not None)
+        options += plugin_options(kind, kind, name, offers[name], first=given is not None, variables=variables)
     return options
 
 
-def _value_of(name: str, args: list[str]) -> str | None:
+def _value_of(name: str, args: list[str], variables: str = "BONSAI_") -> str | None:
     """The value that arguments or environment give an option, before real parsing."""
-    value = os.environ.get(f"BONSAI_{name.upper()}")
+    value = os.environ.get(f"{variables}{name.upper()}")
     flag = f"--{name}"
     for word, after in itertools.zip_longest(args, args[1:]):
         if word.startswith(flag + "="):

@@ -108,9 +108,12 @@ def _rows(directory: JournaledDirectory) -> Rows:
 
 
 def _stages(rows: Rows) -> list[Progress]:
-    """The planned stages with what they took; none of a run of an earlier version."""
+    """The planned stages with what they took; none of a run of another version."""
     plans = [payload["stages"] for key, payload, _ in rows if key == "stages"]
-    stages = [Progress(PlannedStage(**{**row, "stage": Stage(row["stage"])})) for rows in plans for row in rows]
+    try:
+        stages = [Progress(PlannedStage(**{**row, "stage": Stage(row["stage"])})) for plan in plans for row in plan]
+    except (TypeError, ValueError):  # a stage, or something said of one, that this version does not know
+        return []
     index = 0
     for key, _, seconds in rows:
         if key in BEFORE_THE_STAGES or index == len(stages):

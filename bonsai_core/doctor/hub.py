@@ -32,5 +32,5 @@ def hub() -> Iterator[Finding]:
             yield Finding("hub", host, "answers")
     except HTTPError as error:
         yield Finding("hub", host, f"answers with status {error.code}", "note", ADVICE)
-    except (OSError, ValueError) as error:  # no network; an address that is none
+    except (OSError, ValueError) as error:  # no network; HF_ENDPOINT is not an address
         yield Finding("hub", host, f"cannot be reached: {shortened(str(error))}", "note", ADVICE)

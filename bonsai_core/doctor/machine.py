@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,15 +28,17 @@ def devices() -> Iterator[Finding]:
     """What torch can compute on."""
     import torch
 
+    from bonsai_core.model.storage.device_name import processor_name
     from bonsai_core.upstream import multiplies_bfloat16
 
     kind = torch.backends.cpu.get_cpu_capability()
     fast = ", multiplies bfloat16" if multiplies_bfloat16(torch.device("cpu")) else ""
     cores, threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1, torch.get_num_threads()
-    yield Finding("devices", "CPU", f"{_processor()}, {cores} cores, torch runs {threads} at once, {kind}{fast}")
+    yield Finding("devices", "CPU", f"{processor_name()}, {cores} cores, torch runs {threads} at once, {kind}{fast}")
     for index in range(torch.cuda.device_count()):
-        name = torch.cuda.get_device_properties(index).name
+        name = "a GPU"
         try:
+            name = torch.cuda.get_device_properties(index).name  # begins to use the driver, which may fail
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:
             reason = shortened(str(error))
@@ -85,16 +86,6 @@ def disks() -> Iterator[Finding]:
         grade: Grade = "ok" if writable and free >= LITTLE_DISK else "note"
         found = f"{_gigabytes(free)} free{'' if writable else ', cannot be written'}: {path}"
         yield Finding("memory and disks", name, found, grade, "" if grade == "ok" else advice)
-
-
-def _processor() -> str:
-    """The kind of CPU, as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _number(file: Path) -> int | None:

@@ -9,7 +9,7 @@ from bonsai_core.events import PlannedStage, Stage
 from bonsai_core.model.forward.layer_totals import MOMENTS, Reader, statistic_of
 
 PRIOR_SOLVES, REPAIR_SOLVES = 2.0, 0.2
-"""What plugins that read second moments do with them: so many multiplications, times a site's channels cubed."""
+"""Multiplications, per cubed channel of a site, that plugins which read second moments do with them."""
 COMPARED = 1.5
 """Of the head, where what it predicts is kept to be compared with."""
 DECODED = 14

@@ -95,14 +95,14 @@ def loss(points: Sequence[tuple[float, float]]) -> Figure:
 
 
 def parts(values: Sequence[float], number: int = 20) -> list[tuple[float, float]]:
-    """(middle step, mean) of consecutive parts of about equal size, about so many."""
+    """(middle step, mean) of about `number` consecutive parts of about equal size."""
     size = max(1, len(values) // number)
     groups = [(start, values[start : start + size]) for start in range(0, len(values), size)]
     return [(start + (len(group) + 1) / 2, sum(group) / len(group)) for start, group in groups]
 
 
 def evenly(total: int) -> NDArray[np.int64]:
-    """At most `MOST_POINTS` of so many numbers from 0, evenly spaced, int64 [n]."""
+    """At most `MOST_POINTS` of the numbers 0 to `total` - 1, evenly spaced, int64 [n]."""
     return np.linspace(0, total - 1, min(total, MOST_POINTS)).round().astype(np.int64)
 
 

@@ -82,7 +82,9 @@ def loss_of(report: Mapping[str, Any], adapted: Mapping[str, Any] | None = None)
     """How many times the dense model's perplexity that of the result is; None where either is not finite."""
     dense, pruned = report["perplexity"]["dense"], report["perplexity"]["pruned"]
     if adapted is not None:  # measured on its own text, so that only the ratio counts
-        before, after = adapted["perplexity"]["before"], adapted["perplexity"]["after"]
+        teacher, before, after = (adapted["perplexity"][name] for name in ("teacher", "before", "after"))
+        if pruned is None and teacher and after is not None:  # training has made it finite
+            return float(after / teacher)
         pruned = pruned * after / before if pruned and before and after is not None else None
     return pruned / dense if dense and pruned is not None else None
 

@@ -14,7 +14,7 @@ from bonsai_core.config import RunConfig
 from bonsai_core.display.printable import visible
 from bonsai_core.publishing.facts import Facts, Origin
 from bonsai_core.publishing.names import hub_datasets, hub_model, published
-from bonsai_core.publishing.results import Results
+from bonsai_core.publishing.results import Results, code
 from bonsai_core.settings.common import Settings
 
 CARD_NAME = "README.md"
@@ -50,7 +50,7 @@ def render_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"code": _code, "block": _block}
+    environment.filters |= {"code": code, "block": _block}
     origin = facts.origin
     written = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         front=yaml.safe_dump(front_matter(origin, library), sort_keys=False, allow_unicode=True),
@@ -58,6 +58,7 @@ def render_card(
         results=Results(facts),
         steps={step: _plugin(origin.config[step]) for step in STEPS if step in origin.config},
         loading=loading,
+        library=library,
         name=name,
         placeholder=name == PLACEHOLDER,
         recipe=_recipe(origin.config, RunConfig),
@@ -92,11 +93,6 @@ def _recipe(settings: Mapping[str, Any], schema: type[Settings]) -> str:
     known = {name: value for name, value in settings.items() if name in schema.model_fields}
     differ = {name: value for name, value in known.items() if value != defaults.get(name)}
     return yaml.safe_dump(published(differ, in_settings=True), sort_keys=False, allow_unicode=True)
-
-
-def _code(text: object) -> str:
-    """Text of others within a line, as code: nothing in it is Markdown or HTML."""
-    return f"`{visible(text, most=200).replace('`', chr(39)).replace('|', '/')}`"
 
 
 def _block(text: str) -> str:

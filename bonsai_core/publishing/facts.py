@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
+from bonsai_core.checkpoint.licence import repeatable
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.publishing.names import hub_model, public_name
@@ -24,6 +25,7 @@ class Adaptation(BaseModel):
     of: str
     teacher: str | None
     config: dict[str, Any]
+    method: str = Field(validation_alias=AliasPath("config", "method"))
 
 
 class Origin(BaseModel):
@@ -33,6 +35,7 @@ class Origin(BaseModel):
     base_revision: str | None = None
     license: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any]
+    units: list[str] = Field(validation_alias=AliasPath("config", "units"))
     sparsity: float = Field(ge=0, le=1)
     versions: dict[str, str] = Field(default_factory=dict)
     adaptation: Adaptation | None = None
@@ -45,7 +48,7 @@ class Origin(BaseModel):
     @property
     def stated_license(self) -> Mapping[str, str]:
         """The licence of the dense model, under the hub's keys; empty if its files do not say."""
-        return self.license or ({"license": LICENSE} if self.base_model == "demo" else {})
+        return repeatable(self.license) or ({"license": LICENSE} if self.base_model == "demo" else {})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def check_hub(name: str) -> None:
     """Check, before long work, that a model can be pushed under a name; nothing is made there.
 
     Raises:
-        BonsaiError: there is no token, it may not write there, or the hub cannot be reached.
+        BonsaiError: there is no token, it may not write there, no owner is named, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -38,7 +38,9 @@ def check_hub(name: str) -> None:
         user = HfApi().whoami()
     owner, slash, _ = name.partition("/")
     allowed = [user["name"], *(each["name"] for each in user.get("orgs", ()))]
-    if slash and owner not in allowed:
+    if not slash:  # the card would name another model
+        raise BonsaiError(f"Cannot push to {name}: name the owner too, as in {user['name']}/{name}.")
+    if owner not in allowed:
         raise BonsaiError(f"Cannot push to {name}: the access token may write to {', '.join(allowed)}, not to {owner}.")
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise BonsaiError(f"Cannot push to {name}: the access token may only read. Make one that may write.")
@@ -47,17 +49,18 @@ def check_hub(name: str) -> None:
 def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) -> str:
     """Push files and a model card as one commit; the repository is made if it is not there.
 
-    Weights that are there already and are not among the files are removed, because they might be loaded instead.
+    If there are weights among the files, others that are there already are removed, because they might be loaded
+    instead.
 
     Args:
         files: by their names in the repository.
-        private: whether a repository that is made is only seen by its owner.
+        private: whether a repository that is made is only seen by its owner; one that everybody sees is refused then.
 
     Returns:
         The address of the repository.
 
     Raises:
-        BonsaiError: a file holds what must not be published, or the hub refuses; nothing changed there then.
+        BonsaiError: a file holds what must not be published, or the hub refuses; no file changed there then.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -70,8 +73,12 @@ def upload(files: Mapping[str, Path], card: str, name: str, *, private: bool) ->
     api = HfApi()
     with _explained(f"Could not push to {name}"):
         made = api.create_repo(name, private=private or None, exist_ok=True)
+        if private and not api.model_info(made.repo_id).private:
+            raise BonsaiError(f"{name} exists, and everybody sees it. Make it private there, or choose another name.")
         there = api.list_repo_files(made.repo_id)
-        operations += [CommitOperationDelete(file) for file in there if file.endswith(STALE) and file not in contents]
+        if any(file.endswith(STALE) for file in contents):
+            stale = (file for file in there if file.endswith(STALE) and file not in contents)
+            operations += [CommitOperationDelete(file) for file in stale]
         api.create_commit(made.repo_id, operations, commit_message="Pruned with Bonsai")
     return str(made)
 

@@ -9,6 +9,7 @@ from bonsai_core.contracts import Checkpoint, Exporter
 from bonsai_core.publishing.card import CARD_NAME, PLACEHOLDER, Loading, render_card
 from bonsai_core.publishing.facts import facts_of
 from bonsai_core.registry.registry import Registry
+from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.files import write_atomically
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.formats import exporters
@@ -57,10 +58,11 @@ def write_card(run: Path, registry: Registry, *, trust_remote_code: bool = False
     """Write the card of the checkpoint in the directory of a run or an adaptation whose report is there.
 
     Raises:
-        BonsaiError: the checkpoint does not load.
+        BonsaiError: the checkpoint does not load, or the card cannot be written.
     """
     checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=trust_remote_code)
     facts = facts_of(checkpoint.path)
     if facts is not None:
         card = render_card(facts, ways_to_load(checkpoint, registry))
-        write_atomically(checkpoint.path / CARD_NAME, card.encode())
+        with RunDirectory(run).writing(str(checkpoint.path / CARD_NAME)):
+            write_atomically(checkpoint.path / CARD_NAME, card.encode())

@@ -89,8 +89,12 @@ def _perplexity(text: Mapping[str, Any], windows: Mapping[str, Any]) -> str:
 
 def _text(text: Mapping[str, Any]) -> str:
     """The name of a text as code within a table."""
-    name = visible(public_text(str(text.get("name", "unknown"))), most=200)
-    return f"`{name.replace('`', chr(39)).replace('|', '/')}`"
+    return code(public_text(str(text.get("name", "unknown"))))
+
+
+def code(text: object) -> str:
+    """Text of others within a line, as code: nothing in it is Markdown or HTML."""
+    return f"`{visible(text, most=200).replace('`', chr(39)).replace('|', '/')}`"
 
 
 def _shown(value: float | None, missing: str = "not finite") -> str:

@@ -10,7 +10,7 @@ from bonsai_core.errors import UnknownNameError
 from bonsai_core.registry.registry import Registry
 from bonsai_core.settings.recipe_files import is_recipe_file, read_recipe
 
-KINDS = ("recipe", "adaptation")
+RECIPE_KINDS = ("recipe", "adaptation")
 """Of a run, and of an adaptation."""
 
 
@@ -38,8 +38,8 @@ def kinds_of(name: str, registry: Registry) -> list[str]:
     Raises:
         UnknownNameError: it is neither.
     """
-    names = {kind: offered_recipes(registry, kind) for kind in KINDS}
-    found = [kind for kind in KINDS if name in names[kind]]
+    names = {kind: offered_recipes(registry, kind) for kind in RECIPE_KINDS}
+    found = [kind for kind in RECIPE_KINDS if name in names[kind]]
     if not found:
-        raise UnknownNameError("recipe", name, {name for kind in KINDS for name in names[kind]})
+        raise UnknownNameError("recipe", name, {name for kind in RECIPE_KINDS for name in names[kind]})
     return found

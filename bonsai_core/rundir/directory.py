@@ -7,7 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -25,7 +25,12 @@ from bonsai_core.settings.names import checked_name
 from bonsai_core.settings.recipe_files import read_recipe
 
 LOCK_NAME = ".lock"
-COMMON_FILES = (r"\.lock", r"journal\.sqlite(-wal|-shm|-journal)?", r"report\.(json|html)(\.partial)?")
+COMMON_FILES = (
+    r"\.lock",
+    r"journal\.sqlite(-wal|-shm|-journal)?",
+    r"report\.(json|html)(\.partial)?",
+    r"(exports|pushed)\.json(\.partial)?",
+)
 CHECKPOINT_TEMPORARIES = (r"\.model\.partial", r"\.model\.previous", r"model/README\.md\.partial")
 Config = TypeVar("Config", bound=CommonSettings)
 
@@ -150,8 +155,11 @@ class JournaledDirectory(ABC):
 
     def last_change(self) -> float:
         """When the journal was last written, in seconds since 1970; when the configuration was, if there is none."""
-        written = [path for path in self.path.glob(f"{self.journal_path.name}*") if not path.name.endswith("-shm")]
-        return max(path.stat().st_mtime for path in (self.config_path, *written))
+        changed = [self.config_path.stat().st_mtime]
+        for path in self.path.glob(f"{self.journal_path.name}*"):
+            with suppress(FileNotFoundError):  # the process that works on it has just closed it
+                changed += [] if path.name.endswith("-shm") else [path.stat().st_mtime]
+        return max(changed)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import bonsai_core
 from bonsai_core.errors import BonsaiError, UnknownNameError
 from bonsai_core.registry.registry import KINDS, Registry
@@ -62,6 +60,8 @@ def write_plugin(package: str, kind: str, folder: Path, registry: Registry) -> P
 
 def _rendered(names: PluginNames, kind: str) -> dict[str, str]:
     """The files by their names."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # listings do without
+
     environment = Environment(  # of Python and TOML: nothing is escaped, and names are letters, digits and hyphens
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )

@@ -70,7 +70,7 @@ def _hub_errors(asked: str) -> Iterator[None]:
 
 
 def in_language(name: str) -> DatasetName | None:
-    """The data set of the hub that a name such as ``c4[de]`` means; None if it is no such name.
+    """The data set of the hub that a name such as ``c4[de]`` means; None for any other name.
 
     Raises:
         BonsaiError: the language is missing, or something else is named besides.

@@ -51,7 +51,7 @@ def save_example(folder: Path) -> Any:
         num_key_value_heads=2,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # the CPU's alone, which is what is restored
         LlamaForCausalLM(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
     return config

@@ -12,14 +12,14 @@ from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.recipes import recipe_file, recipe_list
 from bonsai_core.cli.settings import PathName, installed
 from bonsai_core.errors import BonsaiError
-from bonsai_core.registry.recipes import KINDS, kinds_of, offered_recipes
+from bonsai_core.registry.recipes import RECIPE_KINDS, kinds_of, offered_recipes
 from bonsai_core.registry.registry import Offer
 from bonsai_core.rundir.files import write_atomically
 from bonsai_core.settings.recipe_files import SUFFIXES
 
 
 def _complete(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    recipes = {name: recipe for kind in KINDS for name, recipe in offered_recipes(installed(), kind).items()}
+    recipes = {name: recipe for kind in RECIPE_KINDS for name, recipe in offered_recipes(installed(), kind).items()}
     return [CompletionItem(name, help=recipe.summary) for name, recipe in recipes.items() if name.startswith(start)]
 
 
