@@ -208,6 +208,17 @@ class TestLinks:
             pruned(small_run, tmp_path / "parent", tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_of_a_licence_to_something_else_are_left_out(
+        self, small_run: RunConfig, parent: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").write_text("mine alone")
+        shutil.copytree(parent, tmp_path / "parent")
+        (tmp_path / "parent" / "LICENSE").symlink_to(tmp_path / "secret")
+        (tmp_path / "parent" / "NOTICE").write_text("theirs")
+        checkpoint = pruned(small_run, tmp_path / "parent", tmp_path / "run")
+        assert (checkpoint / "NOTICE").read_text() == "theirs"
+        assert not (checkpoint / "LICENSE").exists()
+
     def test_to_such_a_file_elsewhere_are_followed(self, small_run: RunConfig, parent: Path, tmp_path: Path) -> None:
         (tmp_path / "parent").mkdir()
         for file in parent.iterdir():

@@ -12,7 +12,7 @@ import yaml
 README = "README.md"
 LICENCES = ("LICEN[SC]E*", "licen[sc]e*", "NOTICE*", "COPYING*", "USE_POLICY*")
 """Patterns of the names of files that go along with the weights."""
-LONGEST_README = 1_000_000
+LONGEST_README = 100_000
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 _VALID = {
     "license": re.compile(r"[\w.-]{1,64}", re.ASCII),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,16 @@ class ParentFiles:
         Raises:
             BonsaiError: one of them is a link to a file by another name.
         """
-        patterns = [*tokenizer_patterns(tokenizer), GENERATION, *LICENCES]
-        files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
-        for file in files:
-            _check_link(file)
+        files = _files(directory, [*tokenizer_patterns(tokenizer), GENERATION])
+        for file in sorted(files):
+            if _leads_elsewhere(file):
+                raise BonsaiError(
+                    f"{file} is a link to {file.resolve()}, and would be copied into the checkpoint. Put the file "
+                    f"itself there."
+                )
+        files |= {file for file in _files(directory, LICENCES) if not _leads_elsewhere(file)}
         own = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        names = tuple(file.relative_to(directory).as_posix() for file in files)
+        names = tuple(file.relative_to(directory).as_posix() for file in sorted(files))
         return cls(directory, names, own, config.to_dict(), stated_licence(directory))
 
     @property
@@ -131,15 +135,16 @@ def tokenizer_patterns(tokenizer: Any) -> tuple[str, ...]:
     return (*TOKENIZER_FILES, *(name for name in own if name and Path(name).name == name))
 
 
-def _check_link(file: Path) -> None:
-    """Refuse links to files by other names, which may be anything, except in a hub's cache, which consists of them."""
+def _files(directory: Path, patterns: Iterable[str]) -> set[Path]:
+    return {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
+
+
+def _leads_elsewhere(file: Path) -> bool:
+    """Whether it is a link to a file by another name, which may be anything; a hub's cache consists of such links."""
     target = file.resolve()
     cache = file.parent.resolve()
     blobs = [folder.parent / "blobs" for folder in cache.parents if folder.name == SNAPSHOTS]
-    if target.name != file.name and target.parent not in blobs:
-        raise BonsaiError(
-            f"{file} is a link to {target}, and would be copied into the checkpoint. Put the file itself there."
-        )
+    return target.name != file.name and target.parent not in blobs
 
 
 def _settle_tokenizer(checkpoint: Path, config: Any, tokenizer: Any) -> None:

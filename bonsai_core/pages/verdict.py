@@ -110,8 +110,8 @@ def speedups(latency: Mapping[str, Any] | None) -> dict[str, Mapping[str, float]
 def _saved(report: Mapping[str, Any]) -> str:
     parameters, sparsity = report["parameters"], report["sparsity"]
     return (
-        f"{percent(sparsity['decoder'])} of the decoder layers' parameters have left: {count(parameters['dense'])} "
-        f"parameters became {count(parameters['pruned'])}."
+        f"{percent(sparsity['decoder'])} of the decoder layers' parameters were removed: "
+        f"{count(parameters['dense'])} parameters became {count(parameters['pruned'])}."
     )
 
 
@@ -130,6 +130,8 @@ def _lost(report: Mapping[str, Any]) -> str:
     perplexity = report["perplexity"]
     dense, pruned, text = perplexity["dense"], perplexity["pruned"], perplexity["text"]["name"]
     where = f"on {PurePath(text).name or text}"
+    if text == (report.get("calibration") or {}).get("name"):
+        where += " (held-out text of the kind that it was calibrated on; others may show more)"
     if dense is None or pruned is None:
         return f"Perplexity {where} went from {number(dense)} to {number(pruned)}."
     verb = "rose" if pruned > dense else "fell"

@@ -43,7 +43,7 @@ FULL = Recipe(
     summary="All weights, distilled from the dense model.",
     settings={"method": "full"},
     cost="memory for four copies of the weights; 14 min (135M)",
-    gives="perplexity 85.4 to 44.6 (50 %)",
+    gives="perplexity from 85.4 to 44.6 (50 %)",
     measured=RECOVERY,
 )
 SCALES = Recipe(
