@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -413,10 +414,13 @@ def test_several_runs_are_compared(finished: Path, directory: Path, tmp_path: Pa
         (["--out", "x.html"], "give --html too"),
         (["--html", "--json"], "not both"),
         (["--html", "--out", "{tmp}/file/page.html"], "Cannot write"),
+        (["--html", "--out", "{tmp}/report.json"], "must end in .html"),
+        (["--html", "--out", "{tmp}/pipe.html"], "is not a file"),
     ],
 )
 def test_what_cannot_be_is_refused(finished: Path, tmp_path: Path, words: list[str], message: str) -> None:
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.html")
     with pytest.raises(BonsaiError, match=message):
         shown("report", finished, *(word.format(tmp=tmp_path) for word in words))
 

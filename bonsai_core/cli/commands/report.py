@@ -17,6 +17,7 @@ from bonsai_core.errors import BonsaiError
 
 COMPARISON = Path("comparison.html")
 """Where the page of several runs goes unless --out says."""
+SUFFIXES = (".html", ".htm")
 
 
 @click.command()
@@ -89,6 +90,10 @@ def _write_page(runs: Sequence[Path], out: Path | None) -> None:
     from bonsai_core.rundir import write_atomically
 
     path = out or (runs[0] / "report.html" if len(runs) == 1 else COMPARISON)
+    if path.suffix.lower() not in SUFFIXES:
+        raise BonsaiError(f"{path} must end in {' or '.join(SUFFIXES)}: nothing but a page is ever overwritten by one.")
+    if path.exists() and not path.is_file():
+        raise BonsaiError(f"{path} is not a file, so no page can take its place. Choose another place with --out.")
     page = _page(runs[0]) if len(runs) == 1 else _comparison(runs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
