@@ -41,11 +41,11 @@ def run(tutorial: Path, *words: str) -> str:
 
 def test_the_prior_prunes_a_model(tutorial: Path, pico_directory: Path, tmp_path: Path) -> None:
     small = ["--submodels", "4", "--samples", "2", "--sequence-length", "32", "--eval-sequence-length", "64"]
-    command = ["run", "--prior", "peak", "--prior.power", "8", "--model", str(pico_directory)]
+    command = ["run", "--prior", "peak", "--prior.power", "6", "--model", str(pico_directory)]
     main = "from bonsai_core.cli import main; main()"
     run(tutorial, "-c", main, *command, *small, "--no-latency", "--out", str(tmp_path / "run"))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["config"]["prior"] == {"name": "peak", "power": 8}
+    assert report["config"]["prior"] == {"name": "peak", "power": 6}
 
 
 def test_it_passes_the_contract_it_inherits(tutorial: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bonsai_core.errors import shortened
+
 REPETITIVE = 0.18
 """Compressed bytes (zlib) per character of the windows that were drawn.
 
@@ -25,10 +27,10 @@ def describe_text(calibration: Mapping[str, Any] | None) -> str | None:
         return None
     parts = calibration.get("parts") or [{"name": calibration["name"]}]
     kinds = calibration.get("kinds") or [""] * len(parts)
-    names = [
-        part["name"] + (f" {part['share']:.0%}" if "share" in part else "") + (" (chats)" if kind == "chat" else "")
-        for part, kind in zip(parts, kinds, strict=False)
-    ]
+    names = []
+    for part, kind in zip(parts, kinds, strict=False):
+        share = f" {part['share']:.0%}" if "share" in part else ""
+        names.append(f"{shortened(part['name'])}{share}{' (chats)' if kind == 'chat' else ''}")
     windows, wanted = calibration["windows"], calibration.get("windows_wanted") or 0
     number = f"{windows:,} of the {wanted:,} windows asked for, each" if windows < wanted else f"{windows:,} windows"
     return (

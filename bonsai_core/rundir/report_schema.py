@@ -13,6 +13,7 @@ from bonsai_core.errors import DamagedError
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Value = FiniteFloat | None
 """A number that was measured; None where it was not finite."""
 
@@ -44,7 +45,7 @@ class _Divergence(JsonObject):
 
 
 class _Round(JsonObject):
-    sparsity: FiniteFloat
+    sparsity: Fraction
     units_removed: Count
     submodels: Count
     dropped_submodels: Count
@@ -123,7 +124,7 @@ RUN_REPORT = json_object(
     perplexity=json_object(dense=Value, pruned=Value, sequence_length=Count, windows=Count, text=json_object(name=str)),
     calibration=(_Calibration | None, None),
     parameters=_BEFORE_AND_AFTER,
-    sparsity=json_object(decoder=FiniteFloat, whole_model=FiniteFloat),
+    sparsity=json_object(decoder=Fraction, whole_model=Fraction),
     weight_bytes=_BEFORE_AND_AFTER,
     budget=(BudgetOutcome | None, None),
     rounds=list[_Round],
