@@ -32,7 +32,7 @@ def settings_of(config: Mapping[str, Any], schema: type[Settings]) -> list[Setti
     Args:
         config: of its report; what an earlier version did not have is left out.
     """
-    defaults = defaults_of(schema)
+    defaults = schema.defaults()
     unknown = [name for name in config if name not in defaults][:MOST_UNKNOWN]
     names = [*(name for name in defaults if name in config), *unknown]
     return [
@@ -50,7 +50,7 @@ def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -
     Returns:
         The command, or "" if it is too long for a page.
     """
-    defaults = defaults_of(schema)
+    defaults = schema.defaults()
     options = [
         option
         for name, default in defaults.items()
@@ -59,13 +59,6 @@ def command_of(config: Mapping[str, Any], schema: type[Settings], *words: str) -
     ]
     command = " ".join([*words, *options])
     return command if len(command) <= LONGEST_COMMAND else ""
-
-
-def defaults_of(schema: type[Settings]) -> dict[str, Any]:
-    """The default of every setting, as plain data, in the order in which people read them."""
-    required = {name: "any" for name, field in schema.model_fields.items() if field.is_required()}
-    values = {**schema.model_validate(required).model_dump(mode="json"), **dict.fromkeys(required)}
-    return {name: values[name] for name in schema.names()}
 
 
 def written(value: Any) -> str:

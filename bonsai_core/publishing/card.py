@@ -89,9 +89,8 @@ def _plugin(chosen: Any) -> str:
 
 def _recipe(settings: Mapping[str, Any], schema: type[Settings]) -> str:
     """The settings that differ from the defaults, as a recipe without paths."""
-    defaults = schema.model_construct().model_dump(mode="json", warnings=False)
-    known = {name: value for name, value in settings.items() if name in schema.model_fields}
-    differ = {name: value for name, value in known.items() if value != defaults.get(name)}
+    defaults = schema.defaults()
+    differ = {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
     return yaml.safe_dump(published(differ, in_settings=True), sort_keys=False, allow_unicode=True)
 
 

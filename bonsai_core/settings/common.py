@@ -52,6 +52,12 @@ class Settings(Schema):
         """All settings in the order in which people read them: a configuration's own, then the shared ones."""
         return sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every setting, as plain data, in the order in which people read them; None if it has none."""
+        required = {name: "any" for name, field in cls.model_fields.items() if field.is_required()}
+        return {**cls.model_validate(required)._plain(), **dict.fromkeys(required)}
+
     def decisive(self) -> dict[str, Any]:
         """All settings that decide the result, as plain data."""
         return {name: value for name, value in self._plain().items() if name not in self.NOT_DECISIVE}
