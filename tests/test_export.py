@@ -32,7 +32,9 @@ from bonsai_core import (
 from bonsai_core.checkpoint.modeling_bonsai import FILE_NAME as MODELING
 from bonsai_core.cli.exports import runtime_view
 from bonsai_core.engine.exports import export_for_runtimes
+from bonsai_core.engine.page import page_of
 from bonsai_core.model.loading.saved import has_own_code
+from bonsai_core.rundir import RunDirectory
 from bonsai_core.runtimes import export as exporting
 from bonsai_core.runtimes.checkpoint import open_checkpoint
 from bonsai_core.runtimes.export import verify_if_possible
@@ -344,6 +346,25 @@ def test_a_run_keeps_to_the_shapes_of_its_runtimes_and_exports_for_them(
     os.mkfifo(record)
     with pytest.raises(BonsaiError, match="is a pipe"):
         said(moved, with_narrow)
+
+
+def test_what_an_export_needs_first_is_said_where_it_is_offered(
+    small_run: RunConfig, with_narrow: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = small_run.model_copy(update={"out": tmp_path / "run", "runtimes": ("narrow",), "page": True})
+    run = bonsai_core.run(narrow, registry=with_narrow).directory
+    monkeypatch.setattr(Narrow, "check_ready", missing)
+    assert "needs first" not in said(run, with_narrow), "it has been exported already"
+    (run / "model-narrow.txt").unlink()
+    assert said(run, with_narrow).lstrip().startswith("needs first: Get <narrow> with: pip install narrow.\n")
+    page = page_of(RunDirectory(run), RunDirectory(run).read_report(), with_narrow)
+    assert "needs first: Get &lt;narrow&gt; with: pip install narrow." in page
+    monkeypatch.undo()
+    assert "needs first" not in said(run, with_narrow)
+
+
+def missing(exporter: Exporter) -> None:
+    raise BonsaiError("Get <narrow> with: pip install narrow.")
 
 
 def said(run: Path, registry: Registry) -> str:

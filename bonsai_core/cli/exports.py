@@ -40,6 +40,7 @@ def _section(title: str, ways: Sequence[Way]) -> list[str]:
     width = max((len(way.runtime) for way in ways), default=0)
     lines = [title] if ways else []
     for way in ways:
-        texts = [text for text in (*way.commands, way.outcome, way.refusal) if text]
+        needs = f"needs first: {way.needs}" if way.needs else ""
+        texts = [text for text in (needs, *way.commands, way.outcome, way.refusal) if text]
         lines += [f"  {way.runtime if number == 0 else '':<{width}}  {text}" for number, text in enumerate(texts)]
     return lines

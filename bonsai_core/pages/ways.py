@@ -14,9 +14,11 @@ class Way:
         commands: what users type, as lines of shell or Python.
         outcome: whether it was verified there, in a sentence; "" if nobody asked.
         refusal: why it cannot take the checkpoint; None if it can.
+        needs: why the export that the commands begin with cannot be written here yet; "" if it can.
     """
 
     runtime: str
     commands: tuple[str, ...] = ()
     outcome: str = ""
     refusal: str | None = None
+    needs: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from bonsai_core.contracts import Exporter
+from bonsai_core.errors import BonsaiError
 from bonsai_core.pages.ways import Way
 from bonsai_core.registry.registry import Registry
 from bonsai_core.runtimes.checkpoint import open_checkpoint
@@ -36,8 +38,17 @@ def find_ways(run: Path, registry: Registry) -> list[Way]:
         else:
             commands = exporter.commands(checkpoint, default_path(str(run), format, exporter))
             first = f"bonsai export {shlex.quote(str(run))} --format {format}"
-            others.append(Way(exporter.runtime, (first, *commands)))
+            others.append(Way(exporter.runtime, (first, *commands), needs=_missing(exporter)))
     return [*as_saved, *others, *refused]
+
+
+def _missing(exporter: Exporter) -> str:
+    """What an export needs and is not here; "" if nothing is missing."""
+    try:
+        exporter.check_ready()
+    except BonsaiError as error:
+        return str(error)
+    return ""
 
 
 def outcome_of(exported: Exported) -> str:
