@@ -34,6 +34,7 @@ def report_view(report: Mapping[str, Any], directory: Path) -> RenderableType:
     return Group(
         verdict_line(verdict),
         _before_and_after(report),
+        *_times_noted(report),
         *_budget(report),
         *map(plain, filter(None, [describe_text(report.get("calibration"))])),
         _layers(report),
@@ -111,6 +112,12 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     table.add_row("sparsity of the decoder layers", "", f"{sparsity['decoder']:.2%}", "")
     table.add_row("sparsity of the whole model", "", f"{sparsity['whole_model']:.2%}", "")
     return table
+
+
+def _times_noted(report: Mapping[str, Any]) -> list[Text]:
+    """What the change of a time is, where it need not be the ratio of the two medians beside it."""
+    timed = (report["latency"] or {}).get("phases")
+    return [Text("x of times: median over turns of both, with quartiles")] if timed else []
 
 
 def _budget(report: Mapping[str, Any]) -> list[Text]:

@@ -73,7 +73,7 @@ class Results:
                 phase, speedup = phases[name], phases[name]["speedup"]
                 yield Row(what, f"{phase['dense_s'] * 1e3:.1f}", f"{phase['pruned_s'] * 1e3:.1f}")
                 spread = f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})"
-                yield Row(f"speed of the {name} (quartiles)", "1", spread)
+                yield Row(f"speed of the {name}, median over turns of both (quartiles)", "1", spread)
 
     def _recovered(self) -> Iterator[Row]:
         if self._adaptation is None:
