@@ -79,7 +79,7 @@ def test_what_cannot_be_opened_says_why(results: list[RunResult], tmp_path: Path
         shutil.copy(
             (results[0].directory if name == "config.yaml" else results[0].directory / "adapted") / name, folder
         )
-        with pytest.raises(BonsaiError, match=f"is not finished; continue it with: bonsai resume {folder}"):
+        with pytest.raises(BonsaiError, match=f"is not finished.*bonsai watch {folder}; .*bonsai resume {folder}"):
             open_(folder)
         (folder / "report.json").write_text("{")
         with pytest.raises(BonsaiError, match="is damaged"):

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ from bonsai_core.cli.bench import bench_view
 from bonsai_core.cli.evaluation import evaluation_view
 from bonsai_core.cli.forecast import Forecast
 from bonsai_core.cli.main import cli
-from bonsai_core.cli.progress import RunLines, progress
+from bonsai_core.cli.progress import RunLines, progress, write_json
 from bonsai_core.cli.sweep import results_view
 from bonsai_core.cli.tables import family_view, plugin_view, report_view, unit_view
 from bonsai_core.cli.watching import sight, watched_directory
@@ -356,6 +358,7 @@ def test_quiet_says_only_where_the_result_is(recipe: Path, tmp_path: Path) -> No
     assert done.stdout == f"checkpoint {out / 'model'}; report {out / 'report.json'}\n"
     again = command("resume", out, "-q")
     assert again.stdout == done.stdout
+    assert command("resume", out).stdout.startswith(f"Continuing {out}.\n")
 
 
 def test_every_event_is_a_line_of_json(recipe: Path, tmp_path: Path, small_run: RunConfig) -> None:
@@ -436,21 +439,43 @@ def test_a_run_that_nobody_works_on_is_said_to_have_stopped(photographs: Path, t
 
 def test_while_a_process_works_on_a_run_it_can_be_watched(photographs: Path, tmp_path: Path) -> None:
     works = tmp_path / "works"
-    shutil.copytree(photographs / "8", works)
+    shutil.copytree(max(photographs.glob("[0-9]*"), key=lambda path: int(path.name)), works)
     long_ago = time.time() - 3600
     for path in works.iterdir():
         os.utime(path, (long_ago, long_ago))
     directory = RunDirectory.open(works)
     with directory.reopen(lambda event: None) as journal:
         shown = command("watch", works, "--once").stdout
-        assert "last news" in shown
+        assert re.search(r", \d+% done, about .* left, last news", shown)
         journal.append("round-9/anything", {})  # the watching locks nobody out
-    assert re.search("left|of 2", shown)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("setpriv"), reason="needs setpriv to be nobody special")
+def test_what_may_only_be_read_does_not_run_for_ever(photographs: Path, tmp_path: Path) -> None:
+    looks = """
+from pathlib import Path
+from sys import argv
+from bonsai_core.cli.watching import sight, watched_directory
+directory = watched_directory(Path(argv[1]))
+changed = directory.last_change()
+print([sight(directory, changed + seconds).state for seconds in (1, 60, 3600)], directory.is_locked())
+"""
+    shutil.copy(photographs / "8" / "config.yaml", tmp_path)
+    (tmp_path / ".lock").touch(0o444)
+    bound = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run([*bound, sys.executable, "-c", looks, tmp_path], capture_output=True, text=True)
+    assert done.stdout == "['running', 'running', 'unknown'] None\n", done.stderr
 
 
 def test_watching_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BonsaiError, match="holds no run"):
+    with pytest.raises(BonsaiError, match="holds no run.*a run writes it once the model is loaded"):
         command("watch", tmp_path)
+
+
+def test_json_has_no_numbers_that_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    write_json("StepDone", losses={"loss": float("nan"), "kl": 0.5}, all=(float("inf"), 1), at=Path("run"))
+    row = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (row["losses"], row["all"], row["at"]) == ({"loss": None, "kl": 0.5}, [None, 1], "run")
 
 
 def test_the_console_decides_how_progress_is_shown() -> None:

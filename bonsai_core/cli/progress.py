@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -154,10 +156,18 @@ class JsonLines(ProgressObserver):
 
 
 def write_json(event: str, **fields: object) -> None:
-    """Write a line of JSON to standard output."""
-    row = {"event": event, "time": round(time.time(), 3), **fields}
-    sys.stdout.write(json.dumps(row, default=str) + "\n")
+    """Write a line of JSON to standard output; a number that is not finite is null, because JSON has none."""
+    row = {"event": event, "time": round(time.time(), 3), **{name: _finite(value) for name, value in fields.items()}}
+    sys.stdout.write(json.dumps(row, default=str, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class RunLines:

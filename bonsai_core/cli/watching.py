@@ -14,11 +14,14 @@ from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.cli.forecast import Progress, seconds_left
 from bonsai_core.cli.status import number, result_line
 from bonsai_core.display.durations import duration
+from bonsai_core.errors import BonsaiError
 from bonsai_core.events import PlannedStage, Stage
 from bonsai_core.rundir import Journal, JournaledDirectory, RunDirectory
 
 QUIET_S = 20.0
 """Without news for this long, it is asked whether a process still works on the run."""
+SILENT_S = 600.0
+"""Where nobody can tell that, it counts as running for this long; most stages write more often."""
 BEFORE_THE_STAGES = ("run", "adapt", "stages", "prices", "tune")
 """Events of the journal that belong to no stage."""
 WORDS = {
@@ -42,7 +45,7 @@ class Sight:
 
     Attributes:
         directory: that of the run, or of the adaptation in it that follows.
-        state: ``running``, ``finished`` or ``stopped``.
+        state: ``running``, ``finished``, ``stopped``, or ``unknown``: it has been silent, and nobody can tell why.
         doing: the stage in words.
         result: the best guess so far of what comes out.
         left_s: about how many seconds are left; None where that is not known.
@@ -58,6 +61,11 @@ class Sight:
     spent_s: float
     quiet_s: float
 
+    @property
+    def share(self) -> float | None:
+        """How much of the time is over, in 0..1; None where that is not known."""
+        return None if self.left_s is None else self.spent_s / (self.spent_s + self.left_s + 1e-9)
+
 
 def watched_directory(run: Path) -> JournaledDirectory:
     """The directory in which the work on a run goes on: its own, or that of its adaptation once there is one.
@@ -67,7 +75,12 @@ def watched_directory(run: Path) -> JournaledDirectory:
     """
     if is_adaptation(run):
         return AdaptDirectory.open(run)
-    directory = RunDirectory.open(run)
+    try:
+        directory = RunDirectory.open(run)
+    except BonsaiError as error:
+        if RunDirectory(run).config_path.exists():
+            raise
+        raise BonsaiError(f"{error} If one has just been started: a run writes it once the model is loaded.") from None
     if directory.report_path.exists() and is_adaptation(directory.adapted_path):
         return AdaptDirectory.open(directory.adapted_path)
     return directory
@@ -87,7 +100,7 @@ def sight(directory: JournaledDirectory, now: float | None = None) -> Sight:
     if directory.report_path.exists():
         state = "finished"
     else:
-        state = "running" if quiet_s < QUIET_S or directory.is_locked() else "stopped"
+        state = "running" if quiet_s < QUIET_S else _state_in_silence(directory, quiet_s)
     stages = _stages(rows)
     current = next((stage for stage in stages if stage.share != 1), None)
     left_s = 0.0 if stages and current is None else None
@@ -98,6 +111,13 @@ def sight(directory: JournaledDirectory, now: float | None = None) -> Sight:
     before_it = f"after {rows[-1][0]}" if rows else "loading the model"  # of an earlier version, or hardly begun
     doing = before_it if current is None else _doing(current.plan, rows)
     return Sight(directory, state, doing, _result(rows), left_s, spent_s, quiet_s)
+
+
+def _state_in_silence(directory: JournaledDirectory, quiet_s: float) -> str:
+    locked = directory.is_locked()
+    if locked is None:
+        return "running" if quiet_s < SILENT_S else "unknown"
+    return "running" if locked else "stopped"
 
 
 def _rows(directory: JournaledDirectory) -> Rows:

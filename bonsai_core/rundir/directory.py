@@ -142,16 +142,18 @@ class JournaledDirectory(ABC):
                 holding.enter_context(held(self.path / LOCK_NAME, taken))
             yield
 
-    def is_locked(self) -> bool:
-        """Whether a process is working on it; asked by locking it for a moment."""
+    def is_locked(self) -> bool | None:
+        """Whether a process is working on it, asked by locking it for a moment; None if it may not be locked."""
         lock = self.path / LOCK_NAME
-        if not lock.exists():
-            return False
         try:
+            if not lock.exists():
+                return False
             with held(lock, ""):
                 return False
-        except (BonsaiError, OSError):  # of a directory that may not be written, nobody can tell
+        except BonsaiError:
             return True
+        except OSError:  # such as a directory that may only be read
+            return None
 
     def last_change(self) -> float:
         """When the journal was last written, in seconds since 1970; when the configuration was, if there is none."""
@@ -203,7 +205,10 @@ class JournaledDirectory(ABC):
         try:
             return self.read_report()
         except FileNotFoundError:
-            raise BonsaiError(f"{self.path} is not finished; continue it with: bonsai resume {self.path}") from None
+            raise BonsaiError(
+                f"{self.path} is not finished. If a process works on it, watch it with: bonsai watch {self.path}; "
+                f"else continue it with: bonsai resume {self.path}"
+            ) from None
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write report.json atomically."""

@@ -12,6 +12,7 @@ from rich.console import Console
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, warn
+from bonsai_core.cli.printing import plain
 from bonsai_core.cli.progress import Mode
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
 from bonsai_core.config import RunConfig
@@ -76,6 +77,8 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
 @progress_options
 def resume(run: Path, trust_remote_code: bool, mode: Mode | None) -> None:
     """Continue a RUN, or an adaptation, that was interrupted."""
+    if mode is None:
+        Console().print(plain(f"Continuing {run}."), soft_wrap=True)
     run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()), mode)
 
 
