@@ -17,7 +17,12 @@ STYLES: dict[Grade, str] = {"broken": "bold red", "note": "yellow", "missing": "
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """Print a section per topic, then what to do, and the verdict in the last line."""
+    """Print the verdict, then a section per topic, and what to do."""
+    broken = sum(each.grade == "broken" for each in findings)
+    if broken:
+        console.print(Text(f"Bonsai does not work as it should: {broken} broken.\n", style=STYLES["broken"]))
+    else:
+        console.print(Text("Bonsai works here.\n", style=STYLES["ok"]))
     for topic in dict.fromkeys(finding.topic for finding in findings):
         console.print(Text(topic, style="bold"))
         console.print(Padding(_table([each for each in findings if each.topic == topic]), (0, 0, 1, 2)))
@@ -27,11 +32,6 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     for each in advised:  # terminals wrap these themselves, so that a command is copied as one line
         mark = Text(each.grade, style=STYLES[each.grade])
         console.print(Text.assemble("  ", mark, " ", name(each.name), "\n    ", plain(each.advice)), soft_wrap=True)
-    broken = sum(each.grade == "broken" for each in findings)
-    if broken:
-        console.print(Text(f"\nBonsai does not work as it should: {broken} broken.", style=STYLES["broken"]))
-    else:
-        console.print(Text("\nBonsai works here.", style=STYLES["ok"]))
 
 
 def _table(findings: Sequence[Finding]) -> Table:
