@@ -468,7 +468,7 @@ print([sight(directory, changed + seconds).state for seconds in (1, 60, 3600)], 
 
 
 def test_watching_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BonsaiError, match="holds no run.*a run writes it once the model is loaded"):
+    with pytest.raises(BonsaiError, match=r"holds no run.*a run writes it once the model is loaded"):
         command("watch", tmp_path)
 
 

@@ -112,5 +112,6 @@ def _published(
 ) -> AdaptResult:
     """The card and the page are written, and the checkpoint is pushed if that was asked for."""
     write_card(directory.path, registry, trust_remote_code=config.trust_remote_code)
-    write_page(directory, lambda: page_of(directory, report, registry), registry.observe)
+    trust = config.trust_remote_code
+    write_page(directory, lambda: page_of(directory, report, registry, trust_remote_code=trust), registry.observe)
     return AdaptResult(directory.path, report, pushed=push_once(directory.path, config, registry))

@@ -179,5 +179,10 @@ def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig,
     exported = export_for_runtimes(last, config, registry)
     if config.page:
         directory = RunDirectory(result.directory)
-        write_page(directory, lambda: page_of(directory, result.report, registry), registry.observe)
+        trust = config.trust_remote_code
+        write_page(
+            directory,
+            lambda: page_of(directory, result.report, registry, trust_remote_code=trust),
+            registry.observe,
+        )
     return replace(result, adapted=adapted, exported=exported, pushed=push_once(last, config, registry))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from bonsai_core.adaptation.directory import adapted_report
-from bonsai_core.errors import BonsaiError
 from bonsai_core.pages.run import run_page
-from bonsai_core.pages.ways import Way
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory
-from bonsai_core.runtimes.ways import find_ways
+from bonsai_core.runtimes.ways import known_ways
 
 
-def page_of(directory: RunDirectory, report: Mapping[str, Any], registry: Registry) -> str:
-    """The page; without runtimes where the checkpoint has been moved or is damaged."""
+def page_of(
+    directory: RunDirectory, report: Mapping[str, Any], registry: Registry, *, trust_remote_code: bool = False
+) -> str:
+    """The page. Of a checkpoint with code of its own it names runtimes only if that code may run."""
     adapted = adapted_report(directory.adapted_path)
-    ways: list[Way] = []
-    with suppress(BonsaiError):
-        ways = find_ways(directory.path if adapted is None else directory.adapted_path, registry)
-    return run_page(directory, report, ways, adapted)
+    last = directory.path if adapted is None else directory.adapted_path
+    ways, unopened = known_ways(last, registry, trust_remote_code=trust_remote_code)
+    return run_page(directory, report, ways, adapted, unopened=unopened)

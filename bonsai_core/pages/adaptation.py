@@ -18,13 +18,16 @@ from bonsai_core.pages.words import count, megabytes, number
 from bonsai_core.settings.common import Settings
 
 
-def adapt_page(path: Path, report: Mapping[str, Any], ways: Sequence[Way], schema: type[Settings]) -> str:
+def adapt_page(
+    path: Path, report: Mapping[str, Any], ways: Sequence[Way], schema: type[Settings], *, unopened: str = ""
+) -> str:
     """The page of a finished adaptation, the same for the same report.
 
     Args:
         report: its contents, valid by their schema.
         ways: the runtimes that run what was made; empty where they are not known.
         schema: of its configuration.
+        unopened: why runtimes are not known.
     """
     config = {name: value for name, value in _config(report).items() if name != "model"}
     command = ("bonsai", "adapt", shlex.quote(str(_config(report).get("model"))))
@@ -37,6 +40,7 @@ def adapt_page(path: Path, report: Mapping[str, Any], ways: Sequence[Way], schem
         settings=settings_of(_config(report), schema),
         repeat=command_of(config, schema, *command) or f"{' '.join(command)} --config {path / 'adapt.yaml'}",
         ways=ways,
+        unopened=unopened,
         provenance=_provenance(path, report),
     )
 

@@ -140,8 +140,7 @@ def _bubbles(bubbles: Sequence[Bubble], label: str) -> Figure:
     figure, axes = plotting.small()
     models = dict.fromkeys(bubble.series for bubble in bubbles)
     draw_bubbles(axes, bubbles, {model: COLOURS[n % len(COLOURS)] for n, model in enumerate(models)})
-    if len(models) > 1:
-        figures.legend(axes)
+    figures.legend(axes)
     plotting.scale_axis(axes, "x", [bubble.x for bubble in bubbles], False, label, pad=0.2)
     plotting.scale_axis(axes, "y", [bubble.y for bubble in bubbles], "auto", "perplexity, times the dense", pad=0.2)
     return figure

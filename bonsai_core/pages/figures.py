@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from bonsai_core.pages.arrays import Predictions, SiteRanks
 
 MOST_POINTS = 400
 """In a plot; of more, as many are drawn, evenly spaced."""
+MOST_NAMES = 12
+"""In a legend."""
 KL_NAMES = {"measured": "text measured on", "held_out": "held-out text", "guard": "guard, other text"}
 
 
@@ -30,7 +33,10 @@ def divergence(rounds: Sequence[Mapping[str, Any]]) -> Figure:
         if len(known) > 1:
             _line(axes, known, number, label)
             heights += [y for _, y in known]
-    return _finished(figure, axes, rounds, heights, "KL, nats per token")
+    legend(axes)
+    drawn = axes.get_legend_handles_labels()[1]
+    what = f"KL, {drawn[0]}" if len(drawn) == 1 else "KL"
+    return _finished(figure, axes, rounds, heights, f"{what}, nats per token")
 
 
 def perplexity(rounds: Sequence[Mapping[str, Any]], dense: float | None, pruned: float | None) -> Figure:
@@ -39,7 +45,7 @@ def perplexity(rounds: Sequence[Mapping[str, Any]], dense: float | None, pruned:
     points = [(100 * row["sparsity"], row.get("perplexity", pruned)) for row in rounds]
     known = [(x, y) for x, y in [(0.0, dense), *points] if y is not None]
     _line(axes, known, 0, "perplexity")
-    return _finished(figure, axes, rounds, [y for _, y in known], "perplexity", several=False)
+    return _finished(figure, axes, rounds, [y for _, y in known], "perplexity")
 
 
 def predicted(found: Predictions) -> Figure:
@@ -113,22 +119,20 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], number: int, label:
 
 
 def _finished(
-    figure: Figure,
-    axes: Axes,
-    rounds: Sequence[Mapping[str, Any]],
-    heights: Sequence[float],
-    label: str,
-    *,
-    several: bool = True,
+    figure: Figure, axes: Axes, rounds: Sequence[Mapping[str, Any]], heights: Sequence[float], label: str
 ) -> Figure:
     across = [0.0, *(100 * row["sparsity"] for row in rounds)]
     plotting.scale_axis(axes, "x", across, False, "removed from the decoder layers, %", pad=0.04)
     plotting.scale_axis(axes, "y", heights, "auto", label, pad=0.06)
-    if several:
-        legend(axes)
     return figure
 
 
 def legend(axes: Axes) -> None:
-    """The names of what is drawn."""
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", handlelength=1.8)
+    """The names of what is drawn, above the axes, which give way; none where there is only one."""
+    handles, labels = (some[:MOST_NAMES] for some in axes.get_legend_handles_labels())
+    if len(labels) < 2:
+        return
+    left, bottom, width, height = axes.get_position().bounds
+    axes.set_position((left, bottom, width, height - 0.075 * math.ceil(len(labels) / 2)))
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
+    axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=9, handlelength=1.8, **place)

@@ -15,9 +15,10 @@ MOST_KINDS = 12
 
 @dataclass(frozen=True)
 class Cell:
-    """One layer's units of a kind: the percentage that left, and that in words; None and "" where it has none."""
+    """One layer's units of a kind: the share that was removed, as a percentage of the largest one in the map, and how
+    many are kept in words; None and "" where it has none."""
 
-    removed: int | None
+    shade: int | None
     words: str
 
 
@@ -33,8 +34,14 @@ class Strip:
 def strips(layers: Sequence[Mapping[str, Any]]) -> list[Strip]:
     """A strip for each kind of unit, of the first layers of a very deep model."""
     shown = layers[:MOST_LAYERS]
-    kinds = list(dict.fromkeys(kind for layer in shown for kind in layer))[:MOST_KINDS]
-    return [_strip(kind, [layer.get(kind) for layer in shown]) for kind in kinds]
+    kinds, most = _kinds(layers), largest(layers)
+    return [_strip(kind, [layer.get(kind) for layer in shown], most) for kind in kinds]
+
+
+def largest(layers: Sequence[Mapping[str, Any]]) -> float:
+    """The largest share that a layer shown has lost of its units of a kind, 0 to 1."""
+    kinds = _kinds(layers)
+    return max([0.0, *(_removed(layer.get(kind)) or 0.0 for layer in layers[:MOST_LAYERS] for kind in kinds)])
 
 
 def ticks(layers: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -47,15 +54,26 @@ def ticks(layers: Sequence[Mapping[str, Any]]) -> list[int]:
 def table(layers: Sequence[Mapping[str, Any]]) -> Table:
     """Units kept of those there were, a row for each layer."""
     shown = layers[:MOST_LAYERS]
-    kinds = list(dict.fromkeys(kind for layer in shown for kind in layer))[:MOST_KINDS]
+    kinds = _kinds(layers)
     cells = [[_count(layer.get(kind)) for kind in kinds] for layer in shown]
     return Table(["layer", *(f"{kind}, kept" for kind in kinds)], [[str(n), *row] for n, row in enumerate(cells)])
 
 
-def _strip(kind: str, counts: Sequence[Mapping[str, int] | None]) -> Strip:
-    removed = [None if not units or not units["dense"] else 1 - units["kept"] / units["dense"] for units in counts]
+def _kinds(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The kinds of unit that are shown."""
+    return list(dict.fromkeys(kind for layer in layers[:MOST_LAYERS] for kind in layer))[:MOST_KINDS]
+
+
+def _removed(units: Mapping[str, int] | None) -> float | None:
+    return 1 - units["kept"] / units["dense"] if units and units["dense"] else None
+
+
+def _strip(kind: str, counts: Sequence[Mapping[str, int] | None], most: float) -> Strip:
+    removed = [_removed(units) for units in counts]
     cells = [
-        Cell(None, "") if fraction is None else Cell(round(100 * fraction), f"layer {n}: {_count(units)} {kind} kept")
+        Cell(None, "")
+        if fraction is None
+        else Cell(round(100 * fraction / (most or 1)), f"layer {n}: {_count(units)} {kind} kept")
         for n, (fraction, units) in enumerate(zip(removed, counts, strict=True))
     ]
     known = [fraction for fraction in removed if fraction is not None] or [0.0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from bonsai_core.display import plotting
@@ -27,6 +28,7 @@ PALETTE = {
 
 LONGEST_TEXT = 5_000
 """Characters of one text on a page; of a longer one, the middle is left out."""
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{,30}(?![\w-])")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,13 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
     return visible(environment.get_template(template).render(palette=PALETTE, **values), lines=True)
+
+
+def unbroken(text: str) -> Markup:
+    """A sentence in which no line ends within an option, such as ``--submodels``; everything else is escaped."""
+    return Markup(OPTION.sub(r'<span class="unbroken">\g<0></span>', escape(shortened(text, LONGEST_TEXT))))
 
 
 def drawn(name: str, draw: Callable[[], Figure]) -> Markup:

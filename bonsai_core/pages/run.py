@@ -24,7 +24,12 @@ MOST_ROUNDS = 100
 
 
 def run_page(
-    directory: RunDirectory, report: Mapping[str, Any], ways: Sequence[Way], adapted: Mapping[str, Any] | None = None
+    directory: RunDirectory,
+    report: Mapping[str, Any],
+    ways: Sequence[Way],
+    adapted: Mapping[str, Any] | None = None,
+    *,
+    unopened: str = "",
 ) -> str:
     """The page of a finished run, the same for the same report and arrays.
 
@@ -32,8 +37,9 @@ def run_page(
         report: its contents, valid by their schema.
         ways: the runtimes of what came out last; empty where they are not known.
         adapted: the report of the adaptation that followed, if one did.
+        unopened: why runtimes are not known.
     """
-    rounds, config = report["rounds"], report["config"]
+    rounds, config, most = report["rounds"], report["config"], heat.largest(report["layers"])
     return render(
         "run.html",
         verdict=judge(report, adapted),
@@ -41,6 +47,7 @@ def run_page(
         quality=_quality(report),
         rounds=_rounds(report),
         strips=heat.strips(report["layers"]),
+        most_removed=percent(most) if most else None,
         ticks=heat.ticks(report["layers"]),
         num_layers=min(len(report["layers"]), heat.MOST_LAYERS),
         layers=heat.table(report["layers"]),
@@ -49,6 +56,7 @@ def run_page(
         settings=settings_of(config, RunConfig),
         repeat=command_of(config, RunConfig, "bonsai", "run") or f"bonsai run --config {directory.config_path}",
         ways=ways,
+        unopened=unopened,
         provenance=_provenance(directory.path, report),
     )
 
@@ -77,17 +85,22 @@ def _quality(report: Mapping[str, Any]) -> list[Plot]:
 
 
 def _rounds(report: Mapping[str, Any]) -> Table:
+    """What matters most comes first: a phone shows four columns."""
     rounds = _first_and_last(report["rounds"])
-    compared = [name for name in figures.KL_NAMES if any(name in row.get("divergence", {}) for _, row in rounds)]
+    compared = [
+        name
+        for name in ("held_out", "measured", "guard")
+        if any(name in row.get("divergence", {}) for _, row in rounds)
+    ]
     evaluated = report["config"]["eval_rounds"]
-    header = ["round", "removed", "units removed", "sub-models", "not finite", "Kendall tau"]
-    header += [f"KL, {figures.KL_NAMES[name]}" for name in compared] + ["perplexity"] * evaluated
+    header = ["round", "removed", "Kendall tau", *(f"KL, {figures.KL_NAMES[name]}" for name in compared)]
+    header += ["perplexity"] * evaluated + ["units removed", "sub-models", "not finite"]
     rows = []
     for n, row in rounds:
-        cells = [str(n), percent(row["sparsity"]), f"{row['units_removed']:,}", f"{row['submodels']:,}"]
-        cells += [f"{row['dropped_submodels']:,}", _or_dash(row["kendall_tau"], 2)]
+        cells = [str(n), percent(row["sparsity"]), _or_dash(row["kendall_tau"], 2)]
         cells += [_or_dash(row.get("divergence", {}).get(name), 3) for name in compared]
         cells += [number(row.get("perplexity", report["perplexity"]["pruned"]))] * evaluated
+        cells += [f"{row[count]:,}" for count in ("units_removed", "submodels", "dropped_submodels")]
         rows.append(cells)
     return Table(header, rows)
 

@@ -16,13 +16,24 @@ from bonsai_core.runtimes.record import read_exported
 from bonsai_core.runtimes.verify import Verification
 
 
-def find_ways(run: Path, registry: Registry) -> list[Way]:
+def known_ways(run: Path, registry: Registry, *, trust_remote_code: bool = False) -> tuple[list[Way], str]:
+    """What `find_ways` finds; of a checkpoint that was moved, is damaged or may not be opened, why."""
+    try:
+        return find_ways(run, registry, trust_remote_code=trust_remote_code), ""
+    except BonsaiError as error:
+        return [], str(error)
+
+
+def find_ways(run: Path, registry: Registry, *, trust_remote_code: bool = False) -> list[Way]:
     """The runtimes that run the checkpoint of a run, first those that take it as it is; then those that refuse it.
+
+    Args:
+        trust_remote_code: allow modeling code that comes with the model.
 
     Raises:
         BonsaiError: there is no checkpoint, or it or the record of what was exported is damaged.
     """
-    checkpoint = open_checkpoint(str(run), registry, lambda text: None)
+    checkpoint = open_checkpoint(str(run), registry, lambda text: None, trust_remote_code=trust_remote_code)
     exported = read_exported(run, checkpoint, registry)
     as_saved: list[Way] = []
     others: list[Way] = []
