@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,10 +23,13 @@ from bonsai_core.cli.commands.prune import run as run_command
 from bonsai_core.cli.main import cli
 from bonsai_core.cli.settings import settings
 from bonsai_core.events import Event, RunFinished, Warned
+from bonsai_core.pages import figures
 from bonsai_core.pages.adaptation import adapt_page
 from bonsai_core.pages.adaptation import judge as judge_adaptation
+from bonsai_core.pages.render import unbroken
 from bonsai_core.pages.settings import command_of
 from bonsai_core.pages.verdict import judge
+from bonsai_core.pages.words import percent
 from bonsai_core.rundir import RunDirectory
 
 HOSTILE = "<script>alert(1)</script>\x1b]0;x\x07\u202e\"'{{ 7 * 7 }}"
@@ -123,6 +127,56 @@ def test_a_page_reads_well_aloud(finished: Path) -> None:
     assert all("scope" in attrs for tag, attrs in outline.tags if tag == "th")
     assert [tag for tag, _ in outline.tags].count("h1") == 1
     assert ("html", {"lang": "en"}) in outline.tags
+
+
+def test_a_sentence_is_escaped_and_its_options_do_not_break() -> None:
+    text = unbroken("<b> --submodels, --format.llama-cpp x, a--b, --Not & 1--2")
+    assert re.findall(r'<span class="unbroken">(.*?)</span>', text) == ["--submodels", "--format.llama-cpp"]
+    assert re.sub("</?span[^>]*>", "", text) == "&lt;b&gt; --submodels, --format.llama-cpp x, a--b, --Not &amp; 1--2"
+
+
+def test_the_options_that_a_page_advises_do_not_break(directory: Path) -> None:
+    report = report_of(directory)
+    report["perplexity"]["pruned"] = 100 * report["perplexity"]["dense"]
+    page = page_with(directory, report)
+    assert re.search(r'<p class="caution">[^<]*<span class="unbroken">--', page)
+    assert "&lt;span" not in page
+
+
+def test_the_heat_map_goes_up_to_the_largest_share_removed(directory: Path) -> None:
+    page = page_with(directory, report_of(directory))
+    layers = report_of(directory)["layers"]
+    largest = max(1 - units["kept"] / units["dense"] for layer in layers for units in layer.values())
+    assert f'<div class="key">removed: 0 % <span></span> {percent(largest)}</div>' in page
+    assert max(map(int, re.findall(r'style="--gone: (\d+)"', page))) == 100
+    whole = report_of(directory)
+    whole["layers"] = [{kind: {"kept": 4, "dense": 4} for kind in layer} for layer in layers]
+    page = page_with(directory, whole)
+    assert {*re.findall(r'style="--gone: (\d+)"', page)} == {"0"}
+    assert 'class="key"' not in page
+
+
+def test_legends_name_several_lines_and_stand_outside_the_data() -> None:
+    several = [{"sparsity": 0.1, "divergence": {"measured": 0.1, "guard": 0.3}}]
+    figure = figures.divergence(several)
+    (axes,) = figure.axes
+    (legend,) = [found for found in [axes.get_legend()] if found is not None]
+    assert [text.get_text() for text in legend.get_texts()] == ["text measured on", "guard, other text"]
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+    assert legend.get_window_extent().y1 <= figure.bbox.y1
+    (axes,) = figures.divergence([{"sparsity": 0.1, "divergence": {"guard": 0.3}}]).axes
+    assert axes.get_legend() is None
+    assert axes.get_ylabel() == "KL, guard, other text, nats per token"
+
+
+def test_a_page_says_why_it_knows_no_runtimes(directory: Path) -> None:
+    (directory / "model" / "config.json").unlink()
+    page = page_with(directory, report_of(directory))
+    outline = Outline(page)
+    assert "Load it" in outline.headings
+    assert "could not be found out when this page was written" in page
+    assert "there is no config.json in it" in page
 
 
 def test_the_same_run_has_the_same_page(directory: Path, registry: Registry) -> None:

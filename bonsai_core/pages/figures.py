@@ -129,10 +129,12 @@ def _finished(
 
 def legend(axes: Axes) -> None:
     """The names of what is drawn, above the axes, which give way; none where there is only one."""
-    handles, labels = (some[:MOST_NAMES] for some in axes.get_legend_handles_labels())
+    handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2:
         return
     left, bottom, width, height = axes.get_position().bounds
-    axes.set_position((left, bottom, width, height - 0.075 * math.ceil(len(labels) / 2)))
+    axes.set_position((left, bottom, width, height - 0.075 * math.ceil(min(len(labels), MOST_NAMES) / 2)))
     place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
-    axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=9, handlelength=1.8, **place)
+    axes.legend(
+        handles[:MOST_NAMES], labels[:MOST_NAMES], frameon=False, labelcolor=INK, fontsize=9, handlelength=1.8, **place
+    )

@@ -28,7 +28,7 @@ PALETTE = {
 
 LONGEST_TEXT = 5_000
 """Characters of one text on a page; of a longer one, the middle is left out."""
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{,30}(?![\w-])")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]{,40}(?![\w-])")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def render(template: str, **values: Any) -> str:
 
 def unbroken(text: str) -> Markup:
     """A sentence in which no line ends within an option, such as ``--submodels``; everything else is escaped."""
-    return Markup(OPTION.sub(r'<span class="unbroken">\g<0></span>', escape(shortened(text, LONGEST_TEXT))))
+    return Markup(OPTION.sub(r'<span class="unbroken">\g<0></span>', str(escape(shortened(text, LONGEST_TEXT)))))
 
 
 def drawn(name: str, draw: Callable[[], Figure]) -> Markup:
