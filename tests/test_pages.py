@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, hookimpl,
 from bonsai_core.cli.commands.prune import run as run_command
 from bonsai_core.cli.main import cli
 from bonsai_core.cli.settings import settings
+from bonsai_core.engine.page import page_of
 from bonsai_core.events import Event, RunFinished, Warned
 from bonsai_core.pages import figures
 from bonsai_core.pages.adaptation import adapt_page
@@ -177,6 +179,29 @@ def test_a_page_says_why_it_knows_no_runtimes(directory: Path) -> None:
     assert "Load it" in outline.headings
     assert "could not be found out when this page was written" in page
     assert "there is no config.json in it" in page
+
+
+def test_code_of_a_model_runs_for_its_page_only_if_it_may(
+    directory: Path, pico_directory: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = directory / "model"
+    shutil.rmtree(model)
+    shutil.copytree(pico_directory, model)
+    for part, base in (("Config", "LlamaConfig"), ("ForCausalLM", "LlamaForCausalLM")):
+        code = f"from transformers import {base}\n\n\nclass Mine{part}({base}):\n    model_type = 'mine'\n"
+        (model / f"mine_{part.lower()}.py").write_text(code)
+    with (model / "mine_forcausallm.py").open("a") as file:
+        file.write("\n\nfrom .mine_config import MineConfig\nMineForCausalLM.config_class = MineConfig\n")
+    config = json.loads((model / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine_config.MineConfig", "AutoModelForCausalLM": "mine_forcausallm.MineForCausalLM"}
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": auto_map}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    pages = [
+        page_of(RunDirectory(directory), report_of(directory), registry, trust_remote_code=trust)
+        for trust in (False, True)
+    ]
+    assert ["from_pretrained" in page for page in pages] == [False, True]
+    assert "runs only with" in pages[0]
 
 
 def test_the_same_run_has_the_same_page(directory: Path, registry: Registry) -> None:
