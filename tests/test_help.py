@@ -187,6 +187,22 @@ def test_an_unknown_plugin_is_answered_with_what_there_is(name: str, hint: str) 
             execute("plugins", *words)
 
 
+def test_a_name_that_two_packages_offer_is_told_with_both() -> None:
+    class Stranger:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Component]]:
+            return [Raising]
+
+    with installed().observed_by(Stranger(), "a-stranger"), installed().observed_by(Stranger(), "another"):
+        words = "The prior 'raising' is offered twice, by a-stranger and another. Uninstall or rename one of them."
+        for listing in ([], ["priors"]):
+            assert squeezed(words) in squeezed(shown("plugins", *listing))
+        assert "offered twice" not in shown("plugins", "samplers")
+        for one in (["raising"], ["prior/raising"], ["--check", "raising"]):
+            with pytest.raises(BonsaiError, match=words):
+                execute("plugins", *one)
+
+
 def test_the_shell_completes_kinds_and_names_of_plugins() -> None:
     def completed(start: str) -> list[str]:
         return [item.value for item in ShellComplete(cli, {}, "bonsai", "_").get_completions(["plugins"], start)]

@@ -19,7 +19,7 @@ from bonsai_core.cli.printing import name, plain
 from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.contracts import Compensator, Component, Estimator, Exporter, Family, Metric, Recipe, Sampler
 from bonsai_core.registry.family_table import family_rows
-from bonsai_core.registry.registry import COMPONENTS, Offer, Registry
+from bonsai_core.registry.registry import COMPONENTS, Offer, Registry, distribution_of
 
 FAMILY_FACTS = ("models", "model types", "units, free", "units, uniform", "note")
 """What follows the name in a row of `family_rows`."""
@@ -67,7 +67,7 @@ def _facts(offer: Offer, registry: Registry) -> Iterator[tuple[str, str]]:
 
 def origin(offer: Offer) -> str:
     """The distribution that a plugin comes with, its version, and the module of its class."""
-    distribution = offer.source.split(" ")[0]
+    distribution = distribution_of(offer.source)
     try:
         distribution = f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
