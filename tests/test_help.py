@@ -12,6 +12,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from conftest import PICOS
+from pydantic import Field
 from pydantic.fields import FieldInfo
 from test_contracts_catch import Positional
 
@@ -261,6 +262,36 @@ def test_what_a_law_raises_is_told() -> None:
         printed = squeezed(shown("plugins", "--check", "recipe/odd", code=1))
     assert squeezed("Did you mean 'sparsity'?") in printed
     assert squeezed("There is no prior 'no-such-prior'.") in printed
+
+
+class Careless(WeightPrior):
+    """Keeps state, and neither of its options can be left as it is."""
+
+    name = "careless"
+    power: float = Field(9.0, le=6)
+    strength: int = Field(ge=2)
+
+    def score(self, site: SiteView) -> Any:
+        self.seen = site.weight.sum()
+        return self.seen
+
+
+def test_faults_of_authors_are_told_in_their_words() -> None:
+    class Stranger:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Component]]:
+            return [Careless]
+
+    with installed().observed_by(Stranger(), "a-stranger"):
+        printed = shown("plugins", "--check", "careless", code=1)
+    told = squeezed(printed)
+    assert squeezed("FAILS every option has a default and it is valid the default of power is refused: Input") in told
+    assert squeezed("the option strength has no default, which it needs") in told
+    assert "holds  options are frozen" in printed
+    assert squeezed("Careless refuses: power: Input should be less than or equal to 6 (got 9.0).") in told
+    assert told.count(squeezed("it set self.seen; components keep no state (at test_help.py:")) == 1
+    assert squeezed("self.seen = site.weight.sum())") in told
+    assert [line.strip() for line in printed.splitlines()].count("the same") == 6
 
 
 @pytest.mark.parametrize("name", ["estimator/average", "metric/choice", "recipe/default", "adaptation/lora"])

@@ -53,7 +53,7 @@ def plugins(what: str | None, check: bool, model: str | None, trust_remote_code:
     if check:
         from bonsai_core.cli.plugin_check import print_check
 
-        kept = [print_check(offer, installed(), model, trust_remote_code) for offer in offers]
+        kept = [print_check(offer, model, trust_remote_code) for offer in offers]
         sys.exit(0 if all(kept) else 1)
     from bonsai_core.cli.plugin_page import plugin_page
 
