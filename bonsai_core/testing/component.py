@@ -93,7 +93,8 @@ def _default_fault(row: Any, words: str) -> str:
 
 
 def _example(field: FieldInfo) -> Any:
-    taken = TypeAdapter(Annotated[field.annotation, *field.metadata])
+    annotation: Any = Annotated[field.annotation, *field.metadata]
+    taken = TypeAdapter[Any](annotation)
     for value in (*EXAMPLES, *get_args(field.annotation)):
         with suppress(ValidationError):
             return taken.validate_python(value)
