@@ -56,6 +56,7 @@ def test_its_options_are_in_the_help_when_it_is_chosen(site_packages: Path) -> N
     shown = bonsai(site_packages, "run", *CHOSEN, "--help")
     assert "--estimator.trust" in shown
     assert "Weight of the measurements against the prior." in shown
+    assert "[>= 0, <= 1; default: 1.0]" in shown
     assert "--estimator.folds" not in shown
 
 
@@ -69,6 +70,7 @@ def test_it_prunes_a_model_by_name(site_packages: Path, small_run: RunConfig, tm
     assert report["config"]["estimator"] == {"name": "outside-contrast", "trust": 0.75}
     assert [row["details"] for row in report["rounds"]] == [{"trust": 0.75}] * 2
     assert report["sparsity"]["decoder"] >= 0.3
+    assert report["versions"]["outside-bonsai"] == "1.0"
 
 
 def test_its_fault_is_not_called_one_of_bonsai(site_packages: Path, small_run: RunConfig, tmp_path: Path) -> None:

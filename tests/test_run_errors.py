@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from conftest import Listener
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -598,3 +599,41 @@ def test_scores_that_cannot_be_used_are_refused_with_the_cause(
         run(config, registry=registry)
     failures = {outcome.law: outcome.failure for outcome in check(PriorContract, __name__, make=lambda case: Odd())}
     assert re.search(fault, failures["one finite non negative score per unit"] or "")
+
+
+def test_the_version_of_a_plugins_package_is_recorded_and_another_is_warned_of(
+    small_run: RunConfig, registry: Registry, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(WeightPrior):
+        name: ClassVar[str] = "fails-at-first"
+        fails: ClassVar[bool] = True
+
+        def score(self, site: SiteView) -> Tensor:
+            if self.fails:
+                raise RuntimeError("at first")
+            return site.weight.abs().sum(dim=(0, 2))
+
+    class Theirs:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Prior]]:
+            return [Fails]
+
+    def install(version: str) -> None:
+        metadata.write_text(f"Metadata-Version: 2.1\nName: theirs\nVersion: {version}\n")
+
+    metadata = tmp_path / "theirs.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install("1.0")
+    listener = Listener()
+    config = small_run.model_copy(update={"prior": PluginChoice(name="fails-at-first"), "out": out})
+    with registry.observed_by(Theirs(), "theirs (entry point)"), registry.observed_by(listener, "the test"):
+        with pytest.raises(RuntimeError, match="at first"):
+            run(config, registry=registry)
+        install("1.1")
+        Fails.fails = False
+        result = resume(out, registry=registry)
+    assert result.report["versions"]["theirs"] == "1.0"
+    (warned,) = (event.text for event in listener.events if isinstance(event, Warned) and "resumed with" in event.text)
+    assert "'theirs': '1.0'" in warned.partition("resumed with")[0]
+    assert "'theirs': '1.1'" in warned.partition("resumed with")[2]
