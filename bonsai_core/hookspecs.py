@@ -1,9 +1,11 @@
 """The hooks a plugin may implement: this page is the manual.
 
-A plugin is a module (or any object) named by an entry point in the group ``bonsai``::
+A plugin is a module (or any object) named by an entry point in the group ``bonsai``:
 
-    [project.entry-points.bonsai]
-    my_pruning_ideas = "my_package.plugin"
+```toml
+[project.entry-points.bonsai]
+my_pruning_ideas = "my_package.plugin"
+```
 
 and in it any of the hooks below, marked with ``@hookimpl`` (``from bonsai_core import hookimpl``). A hook takes exactly
 the parameters named here, without defaults. All but `bonsai_observe` register classes or declarations and never
@@ -53,7 +55,7 @@ def bonsai_slicers() -> Sequence[Family]:  # type: ignore[empty-body]
 
 @hookspec
 def bonsai_compensators() -> Sequence[type[Compensator]]:  # type: ignore[empty-body]
-    """Subclasses of `WeightCompensator`, `InputCompensator` or `MomentCompensator`: repair after removal."""
+    """Subclasses of `WeightCompensator`, `InputCompensator`, `MomentCompensator` or `LayerCompensator`: repair."""
 
 
 @hookspec

@@ -96,7 +96,7 @@ def test_law(contract: Any, component: Component, law: str) -> None:
 @pytest.mark.parametrize("kind", ["recipe", "adaptation"])
 def test_every_recipe_keeps_the_laws(registry: Registry, kind: str) -> None:
     for offer in registry.offers(kind):
-        outcomes = list(check(RecipeContract, kind=kind, make=lambda case, recipe=offer.item: recipe))
+        outcomes = list(check(RecipeContract, __name__, kind=kind, make=lambda case, recipe=offer.item: recipe))
         assert len(outcomes) == len(laws_of(RecipeContract))
         assert not [outcome for outcome in outcomes if outcome.failure], offer.name
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PICOS
+from pydantic import Field
 from torch import Tensor
 
 from bonsai_core import (
@@ -148,6 +149,16 @@ class Leaky(Exporter):
         return Shapes(excluded=("heads",))
 
 
+class OutOfRange(WeightPrior):
+    """Would refuse its own default."""
+
+    name: ClassVar[str] = "out-of-range"
+    power: float = Field(9.0, le=6)
+
+    def score(self, site: SiteView) -> Tensor:
+        return site.weight.square().sum(dim=(0, 2))
+
+
 BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (PriorContract, BatchMean(), "splitting_the_batches_changes_nothing"),
     (PriorContract, Positional(), "permuting_units_permutes_scores"),
@@ -156,6 +167,7 @@ BROKEN: list[tuple[type[ComponentContract[Any]], Component, str]] = [
     (PriorContract, Positional(), "the_same_seed_gives_the_same_scores"),
     (PriorContract, InPlace(), "what_it_is_given_is_not_changed"),
     (PriorContract, InPlace(), "the_extremes_of_half_precision_stay_finite"),
+    (PriorContract, OutOfRange(), "every_option_has_a_default_and_it_is_valid"),
     (CompensatorContract, Overstated(), "what_is_not_announced_is_not_given"),
     (CompensatorContract, Overstated(), "what_it_is_given_is_not_changed"),
     (CompensatorContract, Overstated(), "keeping_all_changes_nothing"),

@@ -122,6 +122,13 @@ def test_a_name_that_two_plugins_offer_is_broken() -> None:
     assert "bonsai-one and bonsai-two" in fault.found
 
 
+def test_plugins_are_counted_by_package() -> None:
+    registry, plugin = Registry(points=[]), ModuleType("one")
+    plugin.bonsai_recipes = hookimpl(_recipes)  # type: ignore[attr-defined]
+    registry.register(plugin, "bonsai-one (entry point)")
+    assert [(finding.name, finding.found) for finding in plugins(registry)] == [("bonsai-one", "1 plugin")]
+
+
 def _recipes() -> list[Recipe]:
     return [Recipe(name="twice", summary="", settings={})]
 

@@ -12,6 +12,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from conftest import PICOS
+from pydantic import Field
 from pydantic.fields import FieldInfo
 from test_contracts_catch import Positional
 
@@ -187,6 +188,22 @@ def test_an_unknown_plugin_is_answered_with_what_there_is(name: str, hint: str) 
             execute("plugins", *words)
 
 
+def test_a_name_that_two_packages_offer_is_told_with_both() -> None:
+    class Stranger:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Component]]:
+            return [Raising]
+
+    with installed().observed_by(Stranger(), "a-stranger"), installed().observed_by(Stranger(), "another"):
+        words = "The prior 'raising' is offered twice, by a-stranger and another. Uninstall or rename one of them."
+        for listing in ([], ["priors"]):
+            assert squeezed(words) in squeezed(shown("plugins", *listing))
+        assert "offered twice" not in shown("plugins", "samplers")
+        for one in (["raising"], ["prior/raising"], ["--check", "raising"]):
+            with pytest.raises(BonsaiError, match=words):
+                execute("plugins", *one)
+
+
 def test_the_shell_completes_kinds_and_names_of_plugins() -> None:
     def completed(start: str) -> list[str]:
         return [item.value for item in ShellComplete(cli, {}, "bonsai", "_").get_completions(["plugins"], start)]
@@ -245,6 +262,36 @@ def test_what_a_law_raises_is_told() -> None:
         printed = squeezed(shown("plugins", "--check", "recipe/odd", code=1))
     assert squeezed("Did you mean 'sparsity'?") in printed
     assert squeezed("There is no prior 'no-such-prior'.") in printed
+
+
+class Careless(WeightPrior):
+    """Keeps state, and neither of its options can be left as it is."""
+
+    name = "careless"
+    power: float = Field(9.0, le=6)
+    strength: int = Field(ge=2)
+
+    def score(self, site: SiteView) -> Any:
+        self.seen = site.weight.sum()
+        return self.seen
+
+
+def test_faults_of_authors_are_told_in_their_words() -> None:
+    class Stranger:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Component]]:
+            return [Careless]
+
+    with installed().observed_by(Stranger(), "a-stranger"):
+        printed = shown("plugins", "--check", "careless", code=1)
+    told = squeezed(printed)
+    assert squeezed("FAILS every option has a default and it is valid the default of power is refused: Input") in told
+    assert squeezed("the option strength has no default, which it needs") in told
+    assert "holds  options are frozen" in printed
+    assert squeezed("Careless refuses: power: Input should be less than or equal to 6 (got 9.0).") in told
+    assert told.count(squeezed("it set self.seen; components keep no state (at test_help.py:")) == 1
+    assert squeezed("self.seen = site.weight.sum())") in told
+    assert [line.strip() for line in printed.splitlines()].count("the same") == 6
 
 
 @pytest.mark.parametrize("name", ["estimator/average", "metric/choice", "recipe/default", "adaptation/lora"])

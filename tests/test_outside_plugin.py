@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,11 +33,15 @@ def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bonsai(site_packages: Path, *words: str) -> str:
-    path = os.pathsep.join(filter(None, [str(site_packages), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    done = subprocess.run([BONSAI, *words], env=environment, capture_output=True, text=True)
+    done = execute(site_packages, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def execute(site_packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(site_packages), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    return subprocess.run([BONSAI, *words], env=environment, capture_output=True, text=True)
 
 
 def test_it_is_listed_with_its_distribution(site_packages: Path) -> None:
@@ -51,6 +56,7 @@ def test_its_options_are_in_the_help_when_it_is_chosen(site_packages: Path) -> N
     shown = bonsai(site_packages, "run", *CHOSEN, "--help")
     assert "--estimator.trust" in shown
     assert "Weight of the measurements against the prior." in shown
+    assert "[>= 0, <= 1; default: 1.0]" in shown
     assert "--estimator.folds" not in shown
 
 
@@ -64,3 +70,16 @@ def test_it_prunes_a_model_by_name(site_packages: Path, small_run: RunConfig, tm
     assert report["config"]["estimator"] == {"name": "outside-contrast", "trust": 0.75}
     assert [row["details"] for row in report["rounds"]] == [{"trust": 0.75}] * 2
     assert report["sparsity"]["decoder"] >= 0.3
+    assert report["versions"]["outside-bonsai"] == "1.0"
+
+
+def test_its_fault_is_not_called_one_of_bonsai(site_packages: Path, small_run: RunConfig, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small_run.to_yaml())
+    words = ["--config", str(recipe), "--prior", "outside-broken", "--out", str(tmp_path / "run")]
+    done = execute(site_packages, "run", *words)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "This is a fault in the plugin outside-broken of outside-bonsai, not in Bonsai: RuntimeError" in done.stderr
+    assert re.search(r"\(__init__\.py, line \d+\)\. `bonsai plugins --check prior/outside-broken` may", done.stderr)
+    assert "This is a fault in Bonsai" not in done.stderr

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from conftest import Listener
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -29,9 +32,12 @@ from bonsai_core import (
     DenseTokens,
     Family,
     Metric,
+    Prior,
     Registry,
     RunConfig,
+    SiteView,
     TokenMetric,
+    WeightPrior,
     hookimpl,
     register_checkpoints,
     resume,
@@ -43,6 +49,8 @@ from bonsai_core.engine.setup import open_job
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import find_parent
 from bonsai_core.settings.recipe_files import read_recipe
+from bonsai_core.testing import PriorContract
+from bonsai_core.testing.check import check
 
 BONSAI = shutil.which("bonsai", path=str(Path(sys.executable).parent)) or "bonsai"
 Refused = Callable[..., str]
@@ -560,3 +568,72 @@ def test_units_that_do_not_go_together_are_refused(
     with pytest.raises(BonsaiError, match=message):
         run(RunConfig.from_mapping(values, "settings"), registry=registry)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "fault"),
+    [
+        (lambda score: score.tolist(), r"it returned 'list', which is not a tensor"),
+        (lambda score: score[None], r"it returned shape \(1, (\d+)\) instead of \(\1,\)"),
+        (lambda score: -score, r"(\d+) of \1 are negative \(least -[\d.]+\)"),
+        (lambda score: score / (torch.arange(len(score)) > 0), r"1 of \d+ are inf or NaN"),
+    ],
+)
+def test_scores_that_cannot_be_used_are_refused_with_the_cause(
+    small_run: RunConfig, registry: Registry, out: Path, spoiled: Callable[[Tensor], Any], fault: str
+) -> None:
+    class Odd(WeightPrior):
+        name: ClassVar[str] = "odd"
+
+        def score(self, site: SiteView) -> Any:
+            return spoiled(site.weight.abs().sum(dim=(0, 2)) + 1)
+
+    class Theirs:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Prior]]:
+            return [Odd]
+
+    config = small_run.model_copy(update={"prior": PluginChoice(name="odd"), "out": out})
+    wanted = rf"'odd' must score \S+ with \d+ finite, non-negative numbers; {fault}\. See: .* --check prior/odd$"
+    with registry.observed_by(Theirs(), "theirs"), pytest.raises(BonsaiError, match=wanted):
+        run(config, registry=registry)
+    failures = {outcome.law: outcome.failure for outcome in check(PriorContract, __name__, make=lambda case: Odd())}
+    assert re.search(fault, failures["one finite non negative score per unit"] or "")
+
+
+def test_the_version_of_a_plugins_package_is_recorded_and_another_is_warned_of(
+    small_run: RunConfig, registry: Registry, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(WeightPrior):
+        name: ClassVar[str] = "fails-at-first"
+        fails: ClassVar[bool] = True
+
+        def score(self, site: SiteView) -> Tensor:
+            if self.fails:
+                raise RuntimeError("at first")
+            return site.weight.abs().sum(dim=(0, 2))
+
+    class Theirs:
+        @hookimpl
+        def bonsai_priors(self) -> list[type[Prior]]:
+            return [Fails]
+
+    def install(version: str) -> None:
+        metadata.write_text(f"Metadata-Version: 2.1\nName: theirs\nVersion: {version}\n")
+
+    metadata = tmp_path / "theirs.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install("1.0")
+    listener = Listener()
+    config = small_run.model_copy(update={"prior": PluginChoice(name="fails-at-first"), "out": out})
+    with registry.observed_by(Theirs(), "theirs (entry point)"), registry.observed_by(listener, "the test"):
+        with pytest.raises(RuntimeError, match="at first"):
+            run(config, registry=registry)
+        install("1.1")
+        Fails.fails = False
+        result = resume(out, registry=registry)
+    assert result.report["versions"]["theirs"] == "1.0"
+    (warned,) = (event.text for event in listener.events if isinstance(event, Warned) and "resumed with" in event.text)
+    assert "'theirs': '1.0'" in warned.partition("resumed with")[0]
+    assert "'theirs': '1.1'" in warned.partition("resumed with")[2]

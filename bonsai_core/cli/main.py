@@ -20,8 +20,10 @@ from bonsai_core.cli.commands.push import push
 from bonsai_core.cli.commands.recipes import recipe_
 from bonsai_core.cli.commands.report import report
 from bonsai_core.cli.commands.watch import watch
+from bonsai_core.cli.faults import fault_in_plugin
 from bonsai_core.cli.help import LOOK
 from bonsai_core.cli.printing import plain
+from bonsai_core.cli.settings import installed
 from bonsai_core.cli.streams import write_anything
 from bonsai_core.display.printable import visible
 from bonsai_core.errors import BonsaiError
@@ -78,9 +80,10 @@ def main() -> None:
         _fail(f"{what} cannot be used: {error.strerror or error}. Change its permissions, or name another.")
     except BonsaiError as error:
         _fail(str(error))
-    except Exception:  # a fault of ours, shown in full; but some of its words may come from a stranger's files
+    except Exception as error:  # a fault of ours or of a plugin, shown in full; its words may come from anybody's files
         sys.stderr.write(visible(traceback.format_exc(), lines=True))
-        _fail("This is a fault in Bonsai; please report it with what is above. What was measured so far is kept.")
+        ours = "This is a fault in Bonsai; please report it with what is above."
+        _fail(f"{fault_in_plugin(error, installed()) or ours} What was measured so far is kept.")
 
 
 def _fail(message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bonsai_core.settings.common import Settings
 from bonsai_core.settings.groups import heading, is_first
 
 ALIASES = {"method": ("recover",), "runtimes": ("for",)}
+LIMITS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
 WIDEST = 18
 """Of choices that stand beside an option; more of them stand in its help."""
 
@@ -65,7 +66,7 @@ def plugin_options(
             default=None,
             envvar=f"{variables}{prefix.upper()}_{option.upper()}",
             metavar=_metavar(option, field),
-            help=_help(field, _metavar(option, field)),
+            help=_help(field, _metavar(option, field), range_words(field.metadata)),
             panel=f"Options of the {kind} {name}",
         )
         for option, field in item.model_fields.items()
@@ -100,9 +101,20 @@ def choice_words(field: FieldInfo) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _help(field: FieldInfo, metavar: str | None) -> str:
+def range_words(metadata: Iterable[Any]) -> str:
+    """The range of a field, of its metadata, as ``>= 1, <= 6``; "" if it has none."""
+    limits = [limit for each in metadata for limit in getattr(each, "metadata", [each])]  # of a `Field`, those inside
+    return ", ".join(
+        words.format(value)
+        for limit in limits
+        for attribute, words in LIMITS.items()
+        if (value := getattr(limit, attribute, None)) is not None
+    )
+
+
+def _help(field: FieldInfo, metavar: str | None, range_: str = "") -> str:
     default = f"default: {words}" if (words := default_words(field)) else ""
-    notes = [note for note in (choice_words(field) if metavar == "NAME" else "", default) if note]
+    notes = [note for note in (choice_words(field) if metavar == "NAME" else "", range_, default) if note]
     return f"{field.description or ''} [{'; '.join(notes)}]".strip() if notes else field.description or ""
 
 

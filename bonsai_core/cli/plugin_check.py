@@ -11,19 +11,19 @@ from rich.text import Text
 from bonsai_core.cli.live import quiet_libraries
 from bonsai_core.cli.plugin_page import origin
 from bonsai_core.cli.printing import plain
-from bonsai_core.config import PluginChoice
 from bonsai_core.contracts import Exporter, Family, Recipe
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.model.recognition.recognise import small_model
-from bonsai_core.registry.registry import Offer, Registry
+from bonsai_core.registry.registry import Offer
 from bonsai_core.testing import FamilyContract, RecipeContract
 from bonsai_core.testing.check import Outcome, check, contract_of
+from bonsai_core.testing.component import with_defaults
 
 MOST_LINES = 6  # of the message of a law that fails
 
 
-def print_check(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> bool:
+def print_check(offer: Offer, model: str | None, trust_remote_code: bool) -> bool:
     """Print every law as soon as it is known whether it holds.
 
     Args:
@@ -33,9 +33,10 @@ def print_check(offer: Offer, registry: Registry, model: str | None, trust_remot
         Whether all hold.
     """
     console = Console(highlight=False)
-    outcomes = _outcomes(offer, registry, model, trust_remote_code)
+    outcomes = _outcomes(offer, model, trust_remote_code)
     console.print(Text.assemble((f"{offer.kind} ", "bold"), plain(offer.name), " from ", plain(origin(offer))))
     num_laws = num_failed = 0
+    before = None
     for outcome in outcomes:
         num_laws += 1
         if outcome.failure is None:
@@ -43,7 +44,9 @@ def print_check(offer: Offer, registry: Registry, model: str | None, trust_remot
         else:
             num_failed += 1
             console.print(Text.assemble("  ", ("FAILS", "bold red"), "  ", outcome.law))
-            console.print(Padding(_first_lines(outcome.failure), (0, 0, 0, 9)))
+            told = Text("the same") if outcome.failure == before else _first_lines(outcome.failure)
+            console.print(Padding(told, (0, 0, 0, 9)))
+            before = outcome.failure
     console.print(f"{num_failed} of {num_laws} laws fail." if num_failed else f"All {num_laws} laws hold.")
     return not num_failed
 
@@ -54,16 +57,15 @@ def _first_lines(failure: str) -> Text:
     return plain("\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])]), lines=True)
 
 
-def _outcomes(offer: Offer, registry: Registry, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:
+def _outcomes(offer: Offer, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:
     item = offer.item
     if isinstance(item, Recipe):
-        return check(RecipeContract, kind=offer.kind, make=lambda case: item)
+        return check(RecipeContract, __name__, kind=offer.kind, make=lambda case: item)
     if isinstance(item, Family) or issubclass(item, Exporter):
         quiet_libraries()
     if isinstance(item, Family):
         return _family_outcomes(item, model, trust_remote_code)
-    component = registry.create(offer.kind, PluginChoice(name=offer.name))
-    return check(contract_of(item), make=lambda case: component)
+    return check(contract_of(item), item.__module__, make=lambda case: with_defaults(item))
 
 
 def _family_outcomes(family: Family, model: str | None, trust_remote_code: bool) -> Iterator[Outcome]:
@@ -79,4 +81,6 @@ def _family_outcomes(family: Family, model: str | None, trust_remote_code: bool)
             f"{', '.join(family.model_types)}."
         )
     # Some models differ by more than rounding between implementations of attention; all have the eager one.
-    return check(FamilyContract, family=family, attention=("eager",), make_model=lambda case: small_model(config))
+    return check(
+        FamilyContract, __name__, family=family, attention=("eager",), make_model=lambda case: small_model(config)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, get_args, get_origin
 
@@ -14,17 +14,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bonsai_core.cli.options import choice_words, default_words
+from bonsai_core.cli.options import choice_words, default_words, range_words
 from bonsai_core.cli.printing import name, plain
 from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.contracts import Compensator, Component, Estimator, Exporter, Family, Metric, Recipe, Sampler
 from bonsai_core.registry.family_table import family_rows
-from bonsai_core.registry.registry import COMPONENTS, Offer, Registry
+from bonsai_core.registry.registry import COMPONENTS, Offer, Registry, distribution_of
 
 FAMILY_FACTS = ("models", "model types", "units, free", "units, uniform", "note")
 """What follows the name in a row of `family_rows`."""
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-LIMITS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
 TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
@@ -67,7 +66,7 @@ def _facts(offer: Offer, registry: Registry) -> Iterator[tuple[str, str]]:
 
 def origin(offer: Offer) -> str:
     """The distribution that a plugin comes with, its version, and the module of its class."""
-    distribution = offer.source.split(" ")[0]
+    distribution = distribution_of(offer.source)
     try:
         distribution = f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
@@ -164,23 +163,13 @@ def _options(offer: Offer) -> Iterator[RenderableType]:
 
 def takes(field: FieldInfo) -> str:
     """What an option takes, in words: its type and its range."""
-    return choice_words(field) or " ".join([_type_words(field.annotation), _range_words(field.metadata)]).strip()
+    return choice_words(field) or " ".join([_type_words(field.annotation), range_words(field.metadata)]).strip()
 
 
 def _type_words(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
-        return f"{_type_words(get_args(annotation)[0])} {_range_words(annotation.__metadata__)}".strip()
+        return f"{_type_words(get_args(annotation)[0])} {range_words(annotation.__metadata__)}".strip()
     if get_origin(annotation) is tuple:
         return f"several, each a {_type_words(get_args(annotation)[0])}"
     parts = [part for part in get_args(annotation) if part is not type(None)]
     return " or ".join(map(_type_words, parts)) if parts else TYPES.get(annotation, "value")
-
-
-def _range_words(metadata: Iterable[Any]) -> str:
-    limits = [limit for each in metadata for limit in getattr(each, "metadata", [each])]  # of a `Field`, those inside
-    return ", ".join(
-        words.format(value)
-        for limit in limits
-        for attribute, words in LIMITS.items()
-        if (value := getattr(limit, attribute, None)) is not None
-    )

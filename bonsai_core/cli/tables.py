@@ -16,7 +16,7 @@ from bonsai_core.display.durations import duration
 from bonsai_core.display.printable import visible
 from bonsai_core.pages.verdict import Verdict, judge
 from bonsai_core.registry.family_table import HEADER, family_rows
-from bonsai_core.registry.registry import KINDS, Registry
+from bonsai_core.registry.registry import KINDS, Registry, clash_text, distribution_of
 from bonsai_core.rundir.calibration_text import describe_text
 from bonsai_core.settings.quantities import TARGETS
 from bonsai_core.units import UnitTable
@@ -63,12 +63,15 @@ def page_in(directory: Path) -> str:
 
 
 def plugin_view(registry: Registry, kind: str | None) -> RenderableType:
-    """What is installed, by kind; plugins with problems below."""
+    """What is installed, by kind; plugins with problems and names that several offer below."""
     table = text_table("kind", "name", "what it is", "from")
     for each in KINDS if kind is None else (kind,):
         for offer in registry.offers(each):
-            table.add_row(each, plain(offer.name), plain(offer.summary), plain(offer.source.split(" ")[0]))
-    problems = [Text(f"Problem: {visible(problem, lines=True)}", style="yellow") for problem in registry.problems]
+            table.add_row(each, plain(offer.name), plain(offer.summary), plain(distribution_of(offer.source)))
+    clashes = [clash_text(rows) for rows in registry.clashes() if kind in (None, rows[0].kind)]
+    problems = [
+        Text(f"Problem: {visible(problem, lines=True)}", style="yellow") for problem in (*registry.problems, *clashes)
+    ]
     return Group(table, *problems)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.errors import BonsaiError
-from bonsai_core.registry.registry import KINDS, Registry
+from bonsai_core.registry.registry import KINDS, Registry, distribution_of
 
 PREFIX = "BONSAI_"
 
@@ -19,14 +19,14 @@ PREFIX = "BONSAI_"
 def plugins(registry: Registry) -> Iterator[Finding]:
     """What is offered, by distribution, and what is wrong."""
     offers = [offer for kind in KINDS for offer in registry.offers(kind)]
-    for source in dict.fromkeys(_distribution(offer.source) for offer in offers):
-        number = sum(_distribution(offer.source) == source for offer in offers)
-        yield Finding("plugins", source, f"{number} plugins")
+    for source in dict.fromkeys(distribution_of(offer.source) for offer in offers):
+        number = sum(distribution_of(offer.source) == source for offer in offers)
+        yield Finding("plugins", source, f"{number} plugin{'s' * (number > 1)}")
     for problem in registry.problems:
-        advice = f"Update or uninstall {_distribution(problem.source)}; the others work without it."
+        advice = f"Update or uninstall {distribution_of(problem.source)}; the others work without it."
         yield Finding("plugins", problem.source, problem.text, "broken", advice)
     for clash in registry.clashes():
-        owners = " and ".join(sorted(_distribution(offer.source) for offer in clash))
+        owners = " and ".join(sorted(distribution_of(offer.source) for offer in clash))
         found = f"is offered twice, by {owners}, so that it cannot be chosen"
         yield Finding("plugins", f"{clash[0].kind} {clash[0].name}", found, "broken", "Uninstall one of them.")
 
@@ -67,8 +67,3 @@ def _missing(runner: Path) -> list[str]:
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     tops = dict.fromkeys(name.split(".")[0] for name in names)
     return [name for name in tops if name not in sys.stdlib_module_names and find_spec(name) is None]
-
-
-def _distribution(source: str) -> str:
-    """The package of a source, which also names the entry point."""
-    return source.split(" ")[0]

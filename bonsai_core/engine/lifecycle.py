@@ -16,6 +16,7 @@ from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.machine import suited_to_machine
+from bonsai_core.engine.packages import plugin_packages
 from bonsai_core.engine.page import page_of
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
@@ -122,7 +123,7 @@ def run(
         check_disk(path, job.disk_bytes)
         with directory.begin(config, registry.observe) as journal:
             ledger = Ledger(directory, journal, registry.observe, cache)
-            ledger.check_identity(Step("run"), job.identity(), CHECKED)
+            ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
             report = finish(job, ledger)
     del job  # its weights make room
     return _followed_up(RunResult(path, report), plan, config, registry)
@@ -164,7 +165,7 @@ def resume_run(
             refuse_changes("configuration", before, config.decisive())
         job = open_job(config, registry, registry.observe, metric, journal.get("prices"))
         ledger = Ledger(directory, journal, registry.observe, cache)
-        ledger.check_identity(Step("run"), job.identity(), CHECKED)
+        ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
         directory.remove_temporaries()
         report = finish(job, ledger)
     del job  # its weights make room

@@ -121,6 +121,10 @@ class Registry:
         """Offers of one kind and name by several plugins: none of them can be chosen."""
         return [tuple(rows) for _, rows in sorted(self._offers.items()) if len(rows) > 1]
 
+    def plugins(self) -> list[tuple[str, object]]:
+        """Everything registered, observers too, as source and object."""
+        return self._manager.list_name_plugin()
+
     def component_class(self, kind: str, name: str) -> type[Component]:
         """The class registered under a name.
 
@@ -163,8 +167,7 @@ class Registry:
     def _offer(self, kind: str, name: str) -> Offer:
         rows = self._offers.get((kind, name), [])
         if len(rows) > 1:
-            owners = " and ".join(sorted(row.source for row in rows))
-            raise BonsaiError(f"The {kind} {name!r} is offered twice, by {owners}. Uninstall or rename one of them.")
+            raise BonsaiError(clash_text(rows))
         if not rows:
             broken = " ".join(f"[{problem}]" for problem in self.problems)
             hint = f"Plugins with problems: {broken}" if broken else ""
@@ -211,6 +214,17 @@ class Registry:
             else:
                 self._offers.setdefault((kind, item.name), []).append(Offer(kind, item.name, item, source))
         return faults
+
+
+def clash_text(offers: Sequence[Offer]) -> str:
+    """What is wrong with offers of one kind and name, and what to do."""
+    owners = " and ".join(sorted(offer.source for offer in offers))
+    return f"The {offers[0].kind} {offers[0].name!r} is offered twice, by {owners}. Uninstall or rename one of them."
+
+
+def distribution_of(source: str) -> str:
+    """The package of a source, which also names the entry point."""
+    return source.split(" ")[0]
 
 
 def _source(point: EntryPoint) -> str:

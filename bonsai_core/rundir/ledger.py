@@ -105,17 +105,20 @@ class Ledger:
         self.record(step, *self._timed(compute))
         return self.journal[step.key]
 
-    def check_identity(self, step: Step, identity: Payload, checked: Collection[str]) -> None:
+    def check_identity(
+        self, step: Step, identity: Payload, checked: Collection[str], plugins: Collection[str] = ()
+    ) -> None:
         """Refuse to continue with another text, model or setting than the run was started with.
 
         Args:
             identity: recorded by the first process, with the versions of packages; other versions are warned of.
             checked: keys of `identity` that must not have changed.
+            plugins: packages that plugins come from, whose versions are recorded too.
 
         Raises:
             BonsaiError: one has; the message says which.
         """
-        now = versions()
+        now = versions(plugins)
         started = self.once(step, lambda: {**identity, "versions": now})
         for what in checked:
             refuse_changes(what, started.get(what, {}), identity.get(what, {}))

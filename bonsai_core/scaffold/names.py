@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 
 from bonsai_core.errors import BonsaiError, shown
-from bonsai_core.registry.registry import Registry
+from bonsai_core.registry.registry import Registry, distribution_of
 
 PREFIX = "bonsai-"
 PACKAGE_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -80,5 +80,5 @@ def _fault(names: PluginNames, kind: str, registry: Registry) -> str | None:
         return f"{distribution(names.package).name} is installed already"
     if find_spec(names.module) is not None:
         return f"the Python module {names.module} is installed already"
-    owners = [offer.source.split(" ")[0] for offer in registry.offers(kind) if offer.name == names.name]
+    owners = [distribution_of(offer.source) for offer in registry.offers(kind) if offer.name == names.name]
     return f"{owners[0]} offers {'an' if kind[0] in 'aeiou' else 'a'} {kind} {names.name!r} already" if owners else None

@@ -1,18 +1,22 @@
 """The laws of every kind of plugin, as test classes to inherit: what the engine relies on, and nothing else.
 
-Return what is under test from a class whose name begins with ``Test``, and pytest runs all its laws::
+Return what is under test from a class whose name begins with ``Test``, and pytest runs all its laws:
 
-    class TestMyPrior(PriorContract):
-        def make(self) -> Prior:
-            return MyPrior(strength=2.0)
+```python
+class TestMyPrior(PriorContract):
+    def make(self) -> Prior:
+        return MyPrior(strength=2.0)
+```
 
-A test of a slicer has its family and a tiny random model instead::
+A test of a slicer has its family and a tiny random model instead:
 
-    class TestMyFamily(FamilyContract):
-        family = MY_FAMILY
+```python
+class TestMyFamily(FamilyContract):
+    family = MY_FAMILY
 
-        def make_model(self) -> Any:
-            return MyForCausalLM(MyConfig(num_hidden_layers=2, hidden_size=32, ...)).eval()
+    def make_model(self) -> Any:
+        return MyForCausalLM(MyConfig(num_hidden_layers=2, hidden_size=32, ...)).eval()
+```
 """
 
 from bonsai_core.testing.compensator import CompensatorContract as CompensatorContract

@@ -5,7 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from bonsai_core.contracts import (
     ChoiceMetric,
@@ -19,6 +22,7 @@ from bonsai_core.contracts import (
     Tracker,
 )
 from bonsai_core.errors import BonsaiError
+from bonsai_core.settings.schema import describe_faults, where
 from bonsai_core.testing.compensator import CompensatorContract
 from bonsai_core.testing.component import ComponentContract
 from bonsai_core.testing.estimator import EstimatorContract
@@ -66,10 +70,11 @@ def laws_of(contract: type) -> list[str]:
     return list(dict.fromkeys(written))
 
 
-def check(contract: type, **under_test: Any) -> Iterator[Outcome]:
+def check(contract: type, module: str, **under_test: Any) -> Iterator[Outcome]:
     """Run all laws of a contract, one after the other.
 
     Args:
+        module: of the plugin, or any of its package: where to point at when something is raised.
         under_test: what a test would define in a class that inherits the contract, such as `make`.
 
     Raises:
@@ -83,14 +88,28 @@ def check(contract: type, **under_test: Any) -> Iterator[Outcome]:
         try:
             getattr(case, name)()
         except AssertionError as error:
-            yield Outcome(law, str(error) or f"this does not hold: {_line(error)}")
+            yield Outcome(law, str(error) or f"this does not hold: {_line(error, module)}")
         except Exception as error:  # a stranger's code may raise anything, and then the law does not hold
-            yield Outcome(law, f"raised {type(error).__name__}: {error} (at: {_line(error)})")
+            yield Outcome(law, f"{_what(error)} (at {_line(error, module)})")
         else:
             yield Outcome(law, None)
 
 
-def _line(error: Exception) -> str:
-    """The line of source where an exception was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return last.line or f"line {last.lineno} of {last.filename}"
+def _what(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"raised {type(error).__name__}: {error}"
+    row = error.errors()[0]
+    if row["type"] == "frozen_instance":
+        return f"it set self.{where(row)}; components keep no state"
+    return f"{error.title} refuses: {describe_faults(error, lambda row, words: f'{where(row)}: {words}')}"
+
+
+def _line(error: Exception, module: str) -> str:
+    """The innermost line of the plugin that an exception went through, or else of Bonsai."""
+    tops = [
+        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    innermost = {top: place for place, top in enumerate(tops)}
+    place = innermost.get(module.partition(".")[0], innermost["bonsai_core"])  # `check` itself is of Bonsai
+    row = traceback.extract_tb(error.__traceback__)[place]
+    return f"{Path(row.filename).name}:{row.lineno}: {row.line}"

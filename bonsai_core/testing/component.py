@@ -6,13 +6,14 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from bonsai_core.contracts import (
@@ -24,6 +25,10 @@ from bonsai_core.contracts import (
     TextCompensator,
     TextPrior,
 )
+from bonsai_core.settings.schema import describe_faults, where
+
+EXAMPLES = (1, 0.5, 2, 16, True, "text")
+"""Of the values that options take; one of a list of words is one of those."""
 
 C = TypeVar("C", bound=Component)
 
@@ -39,6 +44,14 @@ class ComponentContract(ABC, Generic[C]):
         component = self.make()
         assert component.name == component.name.lower(), "what users type is lower case"
         assert component.summary(), "the first line of the docstring is shown in listings"
+
+    def test_every_option_has_a_default_and_it_is_valid(self) -> None:
+        component = type(self.make())
+        given = {name: field for name, field in component.model_fields.items() if not field.is_required()}
+        try:
+            component(**{name: field.get_default(call_default_factory=True) for name, field in given.items()})
+        except ValidationError as error:
+            raise AssertionError(describe_faults(error, _default_fault)) from None
 
     def test_unknown_options_are_refused(self) -> None:
         try:
@@ -61,6 +74,31 @@ class ComponentContract(ABC, Generic[C]):
         component = self.make()
         written = json.loads(component.model_dump_json())
         assert type(component)(**written) == component, "options must be plain data, equal after JSON"
+
+
+def with_defaults(component: type[C]) -> C:
+    """A component with the options that it has by default, and for those without a default some value that they take.
+
+    Raises:
+        ValidationError: no such value is known.
+    """
+    required = {name: field for name, field in component.model_fields.items() if field.is_required()}
+    return component(**{name: _example(field) for name, field in required.items()})
+
+
+def _default_fault(row: Any, words: str) -> str:
+    if row["type"] == "missing":
+        return f"the option {where(row)} has no default, which it needs: users may choose a plugin by its name alone."
+    return f"the default of {where(row)} is refused: {words}"
+
+
+def _example(field: FieldInfo) -> Any:
+    annotation: Any = Annotated[field.annotation, *field.metadata]
+    taken = TypeAdapter[Any](annotation)
+    for value in (*EXAMPLES, *get_args(field.annotation)):
+        with suppress(ValidationError):
+            return taken.validate_python(value)
+    return None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bonsai_core.contracts import Prior, SiteView, TextPrior, WeightPrior
+from bonsai_core.model.forward.statistics import score_fault
 from bonsai_core.testing.component import ComponentContract, assert_no_global_rng, statistic_of, unchanged
 
 ROUNDING = 1e-5
@@ -25,9 +26,8 @@ class PriorContract(ComponentContract[Prior]):
         for units, channels in ((1, 1), (48, 1), (3, 16)):
             inputs, weight = _example(units, channels)
             score_U = score(self.make(), [inputs], weight)
-            assert score_U.shape == (units,), f"{units} units got scores of shape {score_U.shape}"
-            assert np.isfinite(score_U).all(), f"not finite: {score_U}"
-            assert (score_U >= 0).all(), f"negative: {score_U}"
+            fault = score_fault(torch.from_numpy(score_U), units)
+            assert fault is None, f"scores of {units} units of {channels} channels: {fault}"
 
     def test_splitting_the_batches_changes_nothing(self) -> None:
         inputs, weight = _example()
@@ -63,8 +63,8 @@ class PriorContract(ComponentContract[Prior]):
         }
         for what, values in extremes.items():
             score_U = score(self.make(), [values], weight)
-            assert np.isfinite(score_U).all(), f"not finite for inputs of {what}: {score_U}"
-            assert (score_U >= 0).all(), f"negative for inputs of {what}: {score_U}"
+            fault = score_fault(torch.from_numpy(score_U), len(score_U))
+            assert fault is None, f"for inputs of {what}: {fault}"
 
     def test_what_it_is_given_is_not_changed(self) -> None:
         prior = self.make()
@@ -85,7 +85,9 @@ def score(
     """The prior's scores, computed as the engine does: statistics summed over batches in float64."""
     ids = np.arange(weight.shape[1]) if unit_ids is None else unit_ids
     with torch.inference_mode():
-        return _score(prior, SiteView(weight, ids, SEED), batches).cpu().double().numpy()
+        score_U = _score(prior, SiteView(weight, ids, SEED), batches)
+    assert isinstance(score_U, Tensor), score_fault(score_U, len(ids))
+    return score_U.cpu().double().numpy()
 
 
 def _score(prior: Prior, view: SiteView, batches: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from rich.console import Console
 from bonsai_core.cli.help import Command
 from bonsai_core.cli.settings import installed
 from bonsai_core.errors import BonsaiError, UnknownNameError
-from bonsai_core.registry.registry import KINDS, Offer
+from bonsai_core.registry.registry import KINDS, Offer, clash_text
 
 EXAMPLES = """
 bonsai plugins                           # all of them
@@ -53,7 +53,7 @@ def plugins(what: str | None, check: bool, model: str | None, trust_remote_code:
     if check:
         from bonsai_core.cli.plugin_check import print_check
 
-        kept = [print_check(offer, installed(), model, trust_remote_code) for offer in offers]
+        kept = [print_check(offer, model, trust_remote_code) for offer in offers]
         sys.exit(0 if all(kept) else 1)
     from bonsai_core.cli.plugin_page import plugin_page
 
@@ -63,11 +63,17 @@ def plugins(what: str | None, check: bool, model: str | None, trust_remote_code:
 
 
 def _named(what: str) -> list[Offer]:
-    """The plugins of a name, of all kinds, or the one of KIND/NAME or KIND.NAME."""
+    """The plugins of a name, of all kinds, or the one of KIND/NAME or KIND.NAME.
+
+    Raises:
+        BonsaiError: there is none, or two packages offer it.
+    """
     kind, _, name = what.rpartition("/") if "/" in what else what.rpartition(".")
     kind = kind.removesuffix("s")
     if kind and kind not in KINDS:
         raise UnknownNameError("kind of plugin", kind, KINDS)
+    if clashes := [rows for rows in installed().clashes() if rows[0].name == name and kind in ("", rows[0].kind)]:
+        raise BonsaiError("\n".join(map(clash_text, clashes)))
     everything = [offer for each in KINDS for offer in installed().offers(each) if kind in ("", each)]
     found = [offer for offer in everything if offer.name == name]
     if found:

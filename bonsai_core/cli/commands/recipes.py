@@ -13,7 +13,7 @@ from bonsai_core.cli.recipes import recipe_file, recipe_list
 from bonsai_core.cli.settings import PathName, installed
 from bonsai_core.errors import BonsaiError
 from bonsai_core.registry.recipes import RECIPE_KINDS, kinds_of, offered_recipes
-from bonsai_core.registry.registry import Offer
+from bonsai_core.registry.registry import Offer, distribution_of
 from bonsai_core.rundir.files import write_atomically
 from bonsai_core.settings.recipe_files import SUFFIXES
 
@@ -85,4 +85,4 @@ def _find(name: str, adapt: bool) -> tuple[str, Offer]:
 
 def _file(kind: str, offer: Offer, use: str, with_defaults: bool) -> str:
     recipe = offered_recipes(installed(), kind)[offer.name]
-    return recipe_file(recipe, kind, offer.source.split(" ")[0], use, with_defaults=with_defaults)
+    return recipe_file(recipe, kind, distribution_of(offer.source), use, with_defaults=with_defaults)

@@ -22,7 +22,7 @@ from bonsai_core.contracts import (
     WeightCompensator,
     WeightPrior,
 )
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.model.subject import Subject
 from bonsai_core.units import Site
 
@@ -41,7 +41,7 @@ def site_scores(
         statistic: what the prior reads of the site; None if it needs no text.
 
     Raises:
-        BonsaiError: the prior returned a wrong shape, or negative or non-finite scores.
+        BonsaiError: the prior returned no tensor, a wrong shape, or negative or non-finite scores.
     """
     ids = np.flatnonzero(alive_U[site.units]) + site.first
     view = SiteView(subject.unit_weight(site, alive_U), ids, seed)
@@ -52,13 +52,26 @@ def site_scores(
         else:
             assert isinstance(prior, WeightPrior)  # the registry admits no others
             score_n = prior.score(view)
-    score: NDArray[np.float64] = score_n.cpu().double().numpy()
-    if score.shape != ids.shape or not np.isfinite(score).all() or (score < 0).any():
+    if fault := score_fault(score_n, len(ids)):
         raise BonsaiError(
-            f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; "
-            f"it returned shape {score.shape} in {score.min():.4g} .. {score.max():.4g}."
+            f"The prior {prior.name!r} must score {site.name} with {len(ids)} finite, non-negative numbers; {fault}. "
+            f"See: bonsai plugins --check prior/{prior.name}"
         )
+    score: NDArray[np.float64] = score_n.cpu().double().numpy()
     return score
+
+
+def score_fault(score: object, num_units: int) -> str | None:
+    """What is wrong with what a prior returned for a number of units; None if nothing is."""
+    if not isinstance(score, Tensor):
+        return f"it returned {shown(type(score).__name__)}, which is not a tensor"
+    if score.shape != (num_units,):
+        return f"it returned shape {shown(tuple(score.shape))} instead of ({num_units},)"
+    if bad := int((~score.isfinite()).sum()):
+        return f"{bad} of {num_units} are inf or NaN"
+    if negative := int((score < 0).sum()):
+        return f"{negative} of {num_units} are negative (least {float(score.min()):.4g})"
+    return None
 
 
 def site_repair(

@@ -1,4 +1,4 @@
-"""A prior and an estimator that somebody else wrote."""
+"""Two priors, one of them broken, and an estimator that somebody else wrote."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ class Magnitude(WeightPrior):
         return site.weight.square().sum(dim=(0, 2)).sqrt()
 
 
+class Broken(WeightPrior):
+    """Asks torch for what it does not do."""
+
+    name: ClassVar[str] = "outside-broken"
+
+    def score(self, site: SiteView) -> Tensor:
+        return site.weight.reshape(-1, 7919).sum(dim=0)
+
+
 class Contrast(Estimator):
     """Mean utility with a unit minus that without it, mixed with the prior."""
 
@@ -37,7 +46,7 @@ class Contrast(Estimator):
 
 @hookimpl
 def bonsai_priors() -> list[type[Prior]]:
-    return [Magnitude]
+    return [Magnitude, Broken]
 
 
 @hookimpl
