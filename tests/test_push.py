@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import Listener, StoppedError, Stopper
 from fake_hub import ORGANISATION, TOKEN, USER, FakeHub, fake_hub
 from transformers import AutoModelForCausalLM
 
-from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, push, resume, run
-from bonsai_core.events import RoundFinished, Stage, StageStarted
+from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, hookimpl, push, resume, run
+from bonsai_core.cli.commands.prune import resume as resume_command
+from bonsai_core.events import Event, RoundFinished, Stage, StageStarted, Warned
+from bonsai_core.rundir import RunDirectory
 
 NAME = f"{USER}/small"
 ADAPTATION: dict[str, Any] = {
@@ -150,6 +153,13 @@ class TestBefore:
     def test_to_somebody_else(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "may write to gardener, nursery, not to weeds", "weeds/small")
 
+    def test_by_an_adaptation_that_follows(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("steps: 1\npush_to_hub: weeds/small\n", encoding="utf-8")
+        with pytest.raises(BonsaiError, match="not to weeds"):
+            run(small_run.model_copy(update={"out": tmp_path / "run", "adapt": str(recipe)}))
+        assert not (tmp_path / "run").exists()
+
     def test_without_an_owner(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "name the owner too", name="pruned")
 
@@ -181,7 +191,7 @@ class TestAfterwards:
             run(configured(small_run, tmp_path / "run"))
         assert (tmp_path / "run" / "report.json").is_file()
         hub.refuse = False
-        assert resume(tmp_path / "run").pushed == f"{hub.address}/{NAME}"
+        assert resume(tmp_path / "run", push_to_hub=NAME).pushed == f"{hub.address}/{NAME}"
         assert hub.commits == 1
         assert resume(tmp_path / "run").pushed == f"{hub.address}/{NAME}"
         assert hub.commits == 1, "it was pushed already"
@@ -194,7 +204,7 @@ class TestAfterwards:
         with pytest.raises(StoppedError):
             run(configured(small_run, tmp_path / "run"), registry=registry)
         assert not hub.repositories
-        resume(tmp_path / "run")
+        resume(tmp_path / "run", push_to_hub=NAME)
         assert "model.safetensors" in hub.repositories[NAME]
 
     def test_observers_hear_of_it(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
@@ -203,6 +213,83 @@ class TestAfterwards:
         run(configured(small_run, tmp_path / "run"), registry=registry)
         stages = [event.stage for event in listener.events if isinstance(event, StageStarted)]
         assert stages[-1] == Stage.PUSH
+
+    def test_no_other_process_can_work_on_it_meanwhile(
+        self, small_run: RunConfig, finished: Path, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        locked: list[bool] = []
+
+        class Asking:
+            @hookimpl
+            def bonsai_observe(self, event: Event) -> None:
+                if isinstance(event, StageStarted) and event.stage == Stage.PUSH:
+                    locked.append(RunDirectory(tmp_path / "run").is_locked())
+
+        registry = Registry()
+        registry.register(Asking(), "the question")
+        hub.refuse = True
+        with pytest.raises(BonsaiError):
+            run(configured(small_run, tmp_path / "run"), registry=registry)
+        hub.refuse = False
+        resume(tmp_path / "run", registry=registry, push_to_hub=NAME)
+        (tmp_path / "run" / "pushed.json").unlink()
+        (tmp_path / "run").rename(tmp_path / "pruned")
+        base = {**ADAPTATION, "model": str(finished), "out": tmp_path / "run", "push_to_hub": NAME}
+        adapt(AdaptConfig.model_validate(base), registry=registry)
+        assert locked == [True, True, True]
+        assert not RunDirectory(tmp_path / "run").is_locked()
+
+
+class TestResumed:
+    """A run directory alone does not decide what is pushed."""
+
+    @pytest.fixture
+    def stranger(self, finished: Path, hub: FakeHub, tmp_path: Path) -> Path:
+        """A run that somebody else has told to push to a repository of the user's."""
+        hub.repositories[NAME] = {"README.md": b"mine", "model-00001-of-00002.safetensors": b"mine"}
+        directory = Path(shutil.copytree(finished, tmp_path / "run"))
+        with (directory / "config.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"push_to_hub: {NAME}\n")
+        return directory
+
+    def test_without_a_word_nothing_is_pushed(self, stranger: Path, hub: FakeHub) -> None:
+        registry = Registry()
+        registry.register(listener := Listener(), "the listener")
+        assert resume(stranger, registry=registry).pushed is None
+        assert hub.commits == 0
+        (said,) = [event.text for event in listener.events if isinstance(event, Warned) and "push" in event.text]
+        assert said.endswith(f"bonsai resume {stranger} --push-to-hub {NAME}")
+        assert resume(stranger, registry=registry, push_to_hub=NAME).pushed == f"{hub.address}/{NAME}"
+        assert hub.commits == 1
+
+    def test_another_name_than_the_runs_is_refused(self, stranger: Path, hub: FakeHub) -> None:
+        with pytest.raises(BonsaiError, match=rf"it pushes to {NAME}.*bonsai push {stranger} {USER}/other"):
+            resume(stranger, push_to_hub=f"{USER}/other")
+        assert hub.commits == 0
+
+    def test_a_push_that_was_never_asked_for_is_refused(self, finished: Path, hub: FakeHub) -> None:
+        with pytest.raises(BonsaiError, match="it pushes nothing"):
+            resume(finished, push_to_hub=NAME)
+        assert hub.commits == 0
+
+    def test_nor_by_an_adaptation_in_it(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("".join(f"{name}: {value}\n" for name, value in ADAPTATION.items()), encoding="utf-8")
+        config = small_run.model_copy(update={"out": tmp_path / "run", "latency": False, "adapt": str(recipe)})
+        run(config)
+        adapted = tmp_path / "run" / "adapted"
+        for file in (recipe, adapted / "adapt.yaml"):
+            file.write_text(f"{file.read_text(encoding='utf-8')}push_to_hub: {NAME}\n", encoding="utf-8")
+        resume(tmp_path / "run")
+        resume(adapted)
+        assert hub.commits == 0
+        resume(adapted, push_to_hub=NAME)
+        assert hub.commits == 1
+
+    def test_the_command_has_the_option(self, stranger: Path, hub: FakeHub) -> None:
+        done = CliRunner().invoke(resume_command, [str(stranger), "--push-to-hub", NAME])
+        assert done.exit_code == 0, done.output
+        assert hub.commits == 1
 
 
 class TestContents:

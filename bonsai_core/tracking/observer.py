@@ -17,6 +17,19 @@ from bonsai_core.registry.registry import Registry
 from bonsai_core.tracking.values import plain_settings, point_of, summary_of
 
 
+def ready_tracker(choice: PluginChoice | None, registry: Registry) -> Tracker | None:
+    """The chosen tracker; None if none is.
+
+    Raises:
+        BonsaiError: there is no such tracker, an option of it is wrong, or its package is missing.
+    """
+    if choice is None:
+        return None
+    tracker = cast(Tracker, registry.create("tracker", choice))
+    tracker.check_ready()
+    return tracker
+
+
 @contextmanager
 def tracked(choice: PluginChoice | None, settings: Mapping[str, Any], registry: Registry) -> Iterator[None]:
     """While open, what happens in a run goes to the chosen tracker, if one is.
@@ -27,14 +40,13 @@ def tracked(choice: PluginChoice | None, settings: Mapping[str, Any], registry: 
     Raises:
         BonsaiError: there is no such tracker, an option of it is wrong, or its package is missing.
     """
-    if choice is None:
+    tracker = ready_tracker(choice, registry)
+    if tracker is None:
         yield
         return
-    tracker = cast(Tracker, registry.create("tracker", choice))
-    tracker.check_ready()
     observer = _Tracking(tracker, settings, registry.observe)
     try:
-        with registry.observed_by(observer, f"the tracker {choice.name}"):
+        with registry.observed_by(observer, f"the tracker {tracker.name}"):
             yield
     finally:
         observer.close({})  # of a run that did not finish

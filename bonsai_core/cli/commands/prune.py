@@ -73,10 +73,25 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
 @click.command()
 @click.argument("run", type=PathName())
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Push at the end, to the name that it was started with.")
+@click.option("--tracker", metavar="NAME", help="Go on with the tracker that it was started with.")
 @progress_options
-def resume(run: Path, trust_remote_code: bool, mode: Mode | None) -> None:
-    """Continue a RUN, or an adaptation, that was interrupted."""
-    run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()), mode)
+def resume(run: Path, trust_remote_code: bool, push_to_hub: str | None, tracker: str | None, mode: Mode | None) -> None:
+    """Continue a RUN, or an adaptation, that was interrupted.
+
+    Without --push-to-hub and --tracker nothing is sent anywhere, whatever the RUN was started with.
+    """
+
+    def job() -> bonsai_core.RunResult | bonsai_core.AdaptResult:
+        return bonsai_core.resume(
+            run,
+            trust_remote_code=trust_remote_code,
+            push_to_hub=push_to_hub,
+            tracker=tracker,
+            registry=installed(),
+        )
+
+    run_live(job, mode)
 
 
 def _show_dry_run(configuration: RunConfig) -> None:
