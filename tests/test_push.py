@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Listener, StoppedError, Stopper
 from fake_hub import ORGANISATION, TOKEN, USER, FakeHub, fake_hub
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, hookimpl, push, resume, run
@@ -311,6 +313,47 @@ class TestContents:
         with pytest.raises(BonsaiError, match=r"chat_template.jinja has .* in it, and was not published"):
             push(str(copy), NAME)
         assert not hub.repositories
+
+    def test_large_files_are_searched_whole_and_of_weights_the_header(self, copy: Path, hub: FakeHub) -> None:
+        large = copy / "model" / "merges.txt"
+        with large.open("wb") as file:
+            file.truncate(30_000_000)
+            file.seek(0, os.SEEK_END)
+            file.write(TOKEN.encode())
+        with pytest.raises(BonsaiError, match=r"merges\.txt has the access token"):
+            push(str(copy), NAME)
+        large.write_bytes(b"")
+        weights = copy / "model" / "model.safetensors"
+        save_file(load_file(weights), weights, metadata={"format": "pt", "from": TOKEN})
+        with pytest.raises(BonsaiError, match=r"model\.safetensors has the access token"):
+            push(str(copy), NAME)
+        assert not hub.repositories
+
+    @pytest.mark.parametrize(
+        ("home", "text", "refused"),
+        [
+            (r"C:\Users\ann", r"C:\Users\ann\models", True),
+            (r"C:\Users\ann", json.dumps(r"C:\Users\ann\models"), True),
+            (r"C:\Users\ann", "C:/Users/ann/models", True),
+            (r"C:\Users\ann", r"C:\Users\anne\models", False),
+            ("/home/zoë", json.dumps("/home/zoë/models"), True),
+            ("/root", "'/root/models'", True),
+            ("/root", '{"/root/": 7, "a/root/b": 8}', False),
+            ("/", "/anything", False),
+        ],
+    )
+    def test_homes_are_found_as_any_system_writes_them(
+        self, copy: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, home: str, text: str, refused: bool
+    ) -> None:
+        monkeypatch.setattr(Path, "home", lambda: Path(home))
+        (copy / "model" / "notes.txt").write_text(text, encoding="utf-8")
+        with pytest.raises(BonsaiError, match="home directory") if refused else nullcontext():
+            push(str(copy), NAME)
+
+    def test_damaged_json_is_refused(self, copy: Path, hub: FakeHub) -> None:
+        (copy / "model" / "generation_config.json").write_text("{", encoding="utf-8")
+        with pytest.raises(BonsaiError, match=r"generation_config\.json"):
+            push(str(copy), NAME)
 
     def test_hidden_files_stay_here_and_links_are_refused(self, copy: Path, hub: FakeHub, tmp_path: Path) -> None:
         (copy / "model" / ".env").write_text("mine alone")

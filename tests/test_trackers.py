@@ -126,6 +126,8 @@ def test_a_run_is_recorded_from_its_settings_to_its_report(
     assert page.settings["sparsity"] == 0.3
     assert page.settings["units"] == "attention,mlp,experts"
     assert not {"tracker", "out", "push_to_hub"} & page.settings.keys()
+    assert page.settings["model"] == Path(small_run.model).name, "trackers may be public: they get no folders"
+    assert not [value for value in page.settings.values() if "/" in str(value)]
     assert page.steps("round") == [1, 2]
     assert page.steps("submodel") == list(range(2 * small_run.submodels))
     last = [values for group, values, _ in page.points if group == "round"][-1]
@@ -201,7 +203,7 @@ class TestResumed:
         assert pages
 
     def test_another_than_the_runs_is_refused(self, stranger: Path, plugins: Registry) -> None:
-        with pytest.raises(BonsaiError, match="--tracker mlflow is not what .* it has the tracker paper"):
+        with pytest.raises(BonsaiError, match=r"--tracker mlflow is not what .* it has the tracker paper"):
             resume(stranger, registry=plugins, tracker="mlflow")
 
     def test_so_it_is_for_an_adaptation(

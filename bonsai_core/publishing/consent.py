@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +9,10 @@ from typing import TypeVar
 
 from bonsai_core.config import PluginChoice, RecordedSettings
 from bonsai_core.errors import BonsaiError, shortened
+from bonsai_core.publishing.names import without_credentials
 from bonsai_core.publishing.push import already_pushed
 
 Recorded = TypeVar("Recorded", bound=RecordedSettings)
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
-
-
-def without_credentials(text: str) -> str:
-    """Text in which addresses have no user name and no password."""
-    return _CREDENTIALS.sub("//...@", text)
 
 
 def consented(

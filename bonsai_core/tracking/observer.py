@@ -13,6 +13,7 @@ from bonsai_core.contracts import TrackedRun, Tracker
 from bonsai_core.errors import shortened
 from bonsai_core.events import AdaptationFinished, AdaptationStarted, Event, RunFinished, RunStarted, Warned
 from bonsai_core.hookspecs import hookimpl
+from bonsai_core.publishing.names import published_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.tracking.values import plain_settings, point_of, summary_of
 
@@ -80,7 +81,8 @@ class _Tracking:
 
     def _open(self, directory: Path) -> None:
         def opened() -> None:
-            self._record = self._tracker.open(_name(directory), directory, plain_settings(self._settings))
+            settings = published_settings(self._settings)
+            self._record = self._tracker.open(_name(directory), directory, plain_settings(settings))
 
         self._attempt(opened)
 
