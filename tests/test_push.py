@@ -54,6 +54,13 @@ def configured(small_run: RunConfig, out: Path, **settings: Any) -> RunConfig:
     return small_run.model_copy(update={"out": out, "latency": False, "push_to_hub": NAME, **settings})
 
 
+def told_to_push(config: Path) -> None:
+    """Change the stored settings of a run, which pushes nothing."""
+    text = config.read_text(encoding="utf-8")
+    assert "push_to_hub: null\n" in text
+    config.write_text(text.replace("push_to_hub: null\n", f"push_to_hub: {NAME}\n"), encoding="utf-8")
+
+
 def private_words(small_run: RunConfig, *paths: Path) -> list[bytes]:
     """What must not be published: folders, and the access token."""
     folders = {Path(small_run.model).parent, Path(small_run.dataset).parent, Path.home(), Path.cwd(), *paths}
@@ -250,8 +257,7 @@ class TestResumed:
         """A run that somebody else has told to push to a repository of the user's."""
         hub.repositories[NAME] = {"README.md": b"mine", "model-00001-of-00002.safetensors": b"mine"}
         directory = Path(shutil.copytree(finished, tmp_path / "run"))
-        with (directory / "config.yaml").open("a", encoding="utf-8") as file:
-            file.write(f"push_to_hub: {NAME}\n")
+        told_to_push(directory / "config.yaml")
         return directory
 
     def test_without_a_word_nothing_is_pushed(self, stranger: Path, hub: FakeHub) -> None:
@@ -280,8 +286,8 @@ class TestResumed:
         config = small_run.model_copy(update={"out": tmp_path / "run", "latency": False, "adapt": str(recipe)})
         run(config)
         adapted = tmp_path / "run" / "adapted"
-        for file in (recipe, adapted / "adapt.yaml"):
-            file.write_text(f"{file.read_text(encoding='utf-8')}push_to_hub: {NAME}\n", encoding="utf-8")
+        recipe.write_text(f"{recipe.read_text(encoding='utf-8')}push_to_hub: {NAME}\n", encoding="utf-8")
+        told_to_push(adapted / "adapt.yaml")
         resume(tmp_path / "run")
         resume(adapted)
         assert hub.commits == 0

@@ -185,8 +185,10 @@ class TestResumed:
     def stranger(self, finished: Path, tmp_path: Path) -> Path:
         """A run that somebody else has given a tracker with an address."""
         directory = Path(shutil.copytree(finished, tmp_path / "run"))
-        with (directory / "config.yaml").open("a", encoding="utf-8") as file:
-            file.write("tracker: {name: paper, breaks: 'https://ann:hunter2@example.org/x'}\n")
+        config = directory / "config.yaml"
+        text, tracker = config.read_text(encoding="utf-8"), "{name: paper, breaks: 'https://ann:hunter2@example.org/x'}"
+        assert "tracker: null\n" in text
+        config.write_text(text.replace("tracker: null\n", f"tracker: {tracker}\n"), encoding="utf-8")
         return directory
 
     def test_without_a_word_it_gets_nothing(self, stranger: Path, plugins: Registry, pages: list[Page]) -> None:
