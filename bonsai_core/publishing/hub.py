@@ -100,28 +100,41 @@ def _refuse_secrets(contents: Mapping[str, Path | bytes]) -> None:
     """Search everything but the numbers of weights, however large it is."""
     from huggingface_hub import get_token
 
-    token, home = get_token(), _path_pattern(str(Path.home()))
-    secrets = {
-        "the access token": re.compile(re.escape(token.encode())) if token else None,
-        "the path of a home directory": home,
-    }
+    token, home = (get_token() or "").encode(), str(Path.home())
     for file, content in contents.items():
         with _searchable(content) as text:
-            for what, pattern in secrets.items():
-                if pattern is not None and pattern.search(text):
-                    raise BonsaiError(f"{file} has {what} in it, and was not published. Remove it from the file.")
+            if token and text.find(token) >= 0:
+                what = "the access token"
+            elif _has_path_in(home, text):
+                what = "the path of a home directory"
+            else:
+                continue
+        raise BonsaiError(f"{file} has {what} in it, and was not published. Remove it from the file.")
 
 
-def _path_pattern(folder: str) -> re.Pattern[bytes] | None:
-    """What finds paths in a folder, with slashes of either kind, plain or as in JSON; None for the root."""
+def _has_path_in(folder: str, text: bytes | mmap.mmap) -> bool:
+    """Whether a path in a folder is named, with slashes of either kind, plain or as in JSON; never one in the root."""
     parts = [part for part in re.split(r"[/\\]", folder) if part]
     if not parts:
-        return None
-    names = [b"(?:%s|%s)" % (re.escape(part.encode()), re.escape(json.dumps(part)[1:-1].encode())) for part in parts]
+        return False
+    names = [rb"(?:%s)" % b"|".join(re.escape(way) for way in _written(part)) for part in parts]
     slash = rb"[/\\]+"
     path = (b"" if ":" in parts[0] else slash) + slash.join(names) + slash
-    # A word like /root/ also stands in vocabularies, and within the paths of others.
-    return re.compile(rb"(?<![\w.-])" + path + rb"\w" if len(parts) == 1 else path)
+    if len(parts) == 1:  # a word like /root/ also stands in vocabularies, and within the paths of others
+        path = rb"(?<![\w./\\-])" + path + rb"\w"
+    before = 8 * len(folder)  # as long as it may be where it is written as in JSON
+    for last in _written(parts[-1]):  # plain words are found much faster than patterns
+        at = text.find(last)
+        while at >= 0:
+            if re.search(path, text[max(0, at - before) : at + len(last) + 8]):
+                return True
+            at = text.find(last, at + 1)
+    return False
+
+
+def _written(name: str) -> set[bytes]:
+    """A part of a path, plain and as in JSON."""
+    return {name.encode(), json.dumps(name)[1:-1].encode()}
 
 
 @contextmanager
