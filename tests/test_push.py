@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, hookimpl, push, resume, run
 from bonsai_core.cli.commands.prune import resume as resume_command
+from bonsai_core.cli.commands.prune import run as run_command
+from bonsai_core.cli.settings import installed
 from bonsai_core.events import Event, RoundFinished, Stage, StageStarted, Warned
 from bonsai_core.rundir import RunDirectory
 
@@ -292,6 +295,25 @@ class TestResumed:
         resume(adapted)
         assert hub.commits == 0
         resume(adapted, push_to_hub=NAME)
+        assert hub.commits == 1
+
+    def test_the_command_that_goes_on_after_ctrl_c_loses_nothing(
+        self, small_run: RunConfig, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        class CtrlC:
+            @hookimpl
+            def bonsai_observe(self, event: Event) -> None:
+                if isinstance(event, RoundFinished):
+                    raise KeyboardInterrupt
+
+        recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+        recipe.write_text(configured(small_run, out).to_yaml(), encoding="utf-8")
+        with installed().observed_by(CtrlC(), "Ctrl-C"):
+            stopped = CliRunner().invoke(run_command, ["--config", str(recipe), "--out", str(out)])
+        assert f"Continue with: bonsai resume {out} --push-to-hub {NAME}\n" in stopped.output
+        words = shlex.split(stopped.output.partition("Continue with: bonsai resume ")[2].splitlines()[0])
+        done = CliRunner().invoke(resume_command, words)
+        assert done.exit_code == 0, done.output
         assert hub.commits == 1
 
     def test_the_command_has_the_option(self, stranger: Path, hub: FakeHub) -> None:

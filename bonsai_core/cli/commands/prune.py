@@ -14,7 +14,7 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, warn
 from bonsai_core.cli.progress import Mode
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
-from bonsai_core.config import RunConfig
+from bonsai_core.config import RecordedSettings, RunConfig
 from bonsai_core.display.durations import duration
 from bonsai_core.events import Event, Warned
 
@@ -53,7 +53,7 @@ def run(config: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> 
     if dry_run:
         _show_dry_run(configuration)
     else:
-        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode)
+        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode, **_told(configuration))
 
 
 @click.command(cls=SettingsCommand, schema=AdaptConfig, examples=ADAPT_EXAMPLES)
@@ -67,7 +67,7 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
     recipe, then BONSAI_ADAPT_* variables, then options.
     """
     configuration = adapt_settings(values, config)
-    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode)
+    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, **_told(configuration))
 
 
 @click.command()
@@ -91,7 +91,13 @@ def resume(run: Path, trust_remote_code: bool, push_to_hub: str | None, tracker:
             registry=installed(),
         )
 
-    run_live(job, mode)
+    run_live(job, mode, push_to_hub=push_to_hub, tracker=tracker)
+
+
+def _told(configuration: RecordedSettings) -> dict[str, str | None]:
+    """What is published, as options of `bonsai resume`."""
+    tracker = configuration.tracker
+    return {"push_to_hub": configuration.push_to_hub, "tracker": None if tracker is None else tracker.name}
 
 
 def _show_dry_run(configuration: RunConfig) -> None:
