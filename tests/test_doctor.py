@@ -141,6 +141,28 @@ def test_runtimes_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, registry:
     assert ("BONSAI_LLAMA_CPP", str(tmp_path / "gone")) in {(each.name, each.found) for each in environment()}
 
 
+def test_variables_that_may_hold_secrets_are_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "BONSAI_TRACKER": "mlflow",
+        "BONSAI_TRACKER_URI": "https://example.org/hunter2",
+        "BONSAI_ADAPT_TRACKER_URI": "https://ann:hunter2@example.org",
+        "BONSAI_DATASET": "https://ann:hunt@er2@example.org/text.txt",
+        "BONSAI_ADAPT_TOKENS": "2000",
+        "BONSAI_SOMETHING": "hunter2",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = {each.name: each.found for each in environment()}
+    assert {name: found[name] for name in given} == {
+        "BONSAI_TRACKER": "mlflow",
+        "BONSAI_TRACKER_URI": "is set",
+        "BONSAI_ADAPT_TRACKER_URI": "is set",
+        "BONSAI_DATASET": "https://...@example.org/text.txt",
+        "BONSAI_ADAPT_TOKENS": "2000",
+        "BONSAI_SOMETHING": "is set",
+    }
+
+
 def test_gpus_come_with_their_memory_or_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     def of_gpu(index: int) -> tuple[int, int]:
         if index == 1:

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,11 +15,13 @@ from conftest import Pico, saved
 from huggingface_hub import ModelCard
 from transformers import PreTrainedTokenizerFast
 
-from bonsai_core import AdaptConfig, Registry, RunConfig, adapt, export, resume, run
+from bonsai_core import AdaptConfig, Checkpoint, Exporter, Registry, RunConfig, adapt, export, resume, run
 from bonsai_core.checkpoint.licence import stated_licence
 from bonsai_core.publishing.card import Loading, render_card
 from bonsai_core.publishing.facts import Facts, Origin, facts_of
+from bonsai_core.publishing.loading import commands_for
 from bonsai_core.publishing.names import hub_datasets, hub_model, public_name, public_text, published
+from bonsai_core.runtimes.checkpoint import open_checkpoint
 
 PARENT_CARD = """---
 license: other
@@ -224,16 +226,33 @@ def test_a_path_is_published_as_its_last_part(name: str, public: str) -> None:
 def test_settings_are_published_without_paths() -> None:
     settings = {
         "dataset": "/a/x.txt:1,/b c/y.txt:3",
-        "prior": {"name": "mine", "file": "/srv/ann/scores.npz"},
+        "prior": {"name": "mine", "file": "/srv/ann/scores.npz", "more": ["clients/acme.npz", r"clients\acme.npz"]},
+        "metric": {"name": "mine", "questions": "clients/acme/"},
+        "model": "owner/name",
         "seed": 1,
     }
     cleaned = published({"config": settings, "bits": "/9j/4AAQ", "kept_units": {"layers.0.mlp": [1, 2]}})
     assert cleaned["config"]["dataset"] == "x.txt:1,y.txt:3"
-    assert cleaned["config"]["prior"] == {"name": "mine", "file": "scores.npz"}
+    assert cleaned["config"]["prior"] == {"name": "mine", "file": "scores.npz", "more": ["acme.npz", "acme.npz"]}
+    assert "clients" not in json.dumps(cleaned), "whether a path is absolute or not"
+    assert cleaned["config"]["model"] == "owner/name"
     assert cleaned["bits"] == "/9j/4AAQ", "data is not a path"
     assert cleaned["kept_units"] == {"layers.0.mlp": [1, 2]}
     assert public_text("owner/name[en]:train#text") == "owner/name[en]:train#text"
     assert hub_datasets("owner/name[en]:train#text") == ["owner/name"]
+
+
+def test_commands_name_a_model_of_the_hub_as_the_hub_does(finished: Path, registry: Registry) -> None:
+    class OnWindows:
+        def __init__(self, quote: str) -> None:
+            self.quote = quote
+
+        def commands(self, checkpoint: Checkpoint, out: Path) -> list[str]:
+            return [f"serve {self.quote}{PureWindowsPath(out)}{self.quote}"]
+
+    checkpoint = open_checkpoint(str(finished), registry, lambda text: None)
+    for quote in ("", "'"):
+        assert commands_for(cast(Exporter, OnWindows(quote)), checkpoint, "ann/small") == ["serve ann/small"]
 
 
 @pytest.mark.parametrize(

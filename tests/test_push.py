@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import Listener, StoppedError, Stopper
 from fake_hub import ORGANISATION, TOKEN, USER, FakeHub, fake_hub
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, push, resume, run
-from bonsai_core.events import RoundFinished, Stage, StageStarted
+from bonsai_core import AdaptConfig, BonsaiError, Registry, RunConfig, adapt, export, hookimpl, push, resume, run
+from bonsai_core.cli.commands.prune import resume as resume_command
+from bonsai_core.cli.commands.prune import run as run_command
+from bonsai_core.cli.settings import installed
+from bonsai_core.events import Event, RoundFinished, Stage, StageStarted, Warned
+from bonsai_core.rundir import RunDirectory
 
 NAME = f"{USER}/small"
 ADAPTATION: dict[str, Any] = {
@@ -47,6 +55,13 @@ def finished(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def configured(small_run: RunConfig, out: Path, **settings: Any) -> RunConfig:
     return small_run.model_copy(update={"out": out, "latency": False, "push_to_hub": NAME, **settings})
+
+
+def told_to_push(config: Path) -> None:
+    """Change the stored settings of a run, which pushes nothing."""
+    text = config.read_text(encoding="utf-8")
+    assert "push_to_hub: null\n" in text
+    config.write_text(text.replace("push_to_hub: null\n", f"push_to_hub: {NAME}\n"), encoding="utf-8")
 
 
 def private_words(small_run: RunConfig, *paths: Path) -> list[bytes]:
@@ -150,6 +165,13 @@ class TestBefore:
     def test_to_somebody_else(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "may write to gardener, nursery, not to weeds", "weeds/small")
 
+    def test_by_an_adaptation_that_follows(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("steps: 1\npush_to_hub: weeds/small\n", encoding="utf-8")
+        with pytest.raises(BonsaiError, match="not to weeds"):
+            run(small_run.model_copy(update={"out": tmp_path / "run", "adapt": str(recipe)}))
+        assert not (tmp_path / "run").exists()
+
     def test_without_an_owner(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
         self.refused(small_run, tmp_path / "run", "name the owner too", name="pruned")
 
@@ -181,7 +203,7 @@ class TestAfterwards:
             run(configured(small_run, tmp_path / "run"))
         assert (tmp_path / "run" / "report.json").is_file()
         hub.refuse = False
-        assert resume(tmp_path / "run").pushed == f"{hub.address}/{NAME}"
+        assert resume(tmp_path / "run", push_to_hub=NAME).pushed == f"{hub.address}/{NAME}"
         assert hub.commits == 1
         assert resume(tmp_path / "run").pushed == f"{hub.address}/{NAME}"
         assert hub.commits == 1, "it was pushed already"
@@ -194,7 +216,7 @@ class TestAfterwards:
         with pytest.raises(StoppedError):
             run(configured(small_run, tmp_path / "run"), registry=registry)
         assert not hub.repositories
-        resume(tmp_path / "run")
+        resume(tmp_path / "run", push_to_hub=NAME)
         assert "model.safetensors" in hub.repositories[NAME]
 
     def test_observers_hear_of_it(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
@@ -203,6 +225,101 @@ class TestAfterwards:
         run(configured(small_run, tmp_path / "run"), registry=registry)
         stages = [event.stage for event in listener.events if isinstance(event, StageStarted)]
         assert stages[-1] == Stage.PUSH
+
+    def test_no_other_process_can_work_on_it_meanwhile(
+        self, small_run: RunConfig, finished: Path, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        locked: list[bool] = []
+
+        class Asking:
+            @hookimpl
+            def bonsai_observe(self, event: Event) -> None:
+                if isinstance(event, StageStarted) and event.stage == Stage.PUSH:
+                    locked.append(bool(RunDirectory(tmp_path / "run").is_locked()))
+
+        registry = Registry()
+        registry.register(Asking(), "the question")
+        hub.refuse = True
+        with pytest.raises(BonsaiError):
+            run(configured(small_run, tmp_path / "run"), registry=registry)
+        hub.refuse = False
+        resume(tmp_path / "run", registry=registry, push_to_hub=NAME)
+        (tmp_path / "run" / "pushed.json").unlink()
+        (tmp_path / "run").rename(tmp_path / "pruned")
+        base = {**ADAPTATION, "model": str(finished), "out": tmp_path / "run", "push_to_hub": NAME}
+        adapt(AdaptConfig.model_validate(base), registry=registry)
+        assert locked == [True, True, True]
+        assert not RunDirectory(tmp_path / "run").is_locked()
+
+
+class TestResumed:
+    """A run directory alone does not decide what is pushed."""
+
+    @pytest.fixture
+    def stranger(self, finished: Path, hub: FakeHub, tmp_path: Path) -> Path:
+        """A run that somebody else has told to push to a repository of the user's."""
+        hub.repositories[NAME] = {"README.md": b"mine", "model-00001-of-00002.safetensors": b"mine"}
+        directory = Path(shutil.copytree(finished, tmp_path / "run"))
+        told_to_push(directory / "config.yaml")
+        return directory
+
+    def test_without_a_word_nothing_is_pushed(self, stranger: Path, hub: FakeHub) -> None:
+        registry = Registry()
+        registry.register(listener := Listener(), "the listener")
+        assert resume(stranger, registry=registry).pushed is None
+        assert hub.commits == 0
+        (said,) = [event.text for event in listener.events if isinstance(event, Warned) and "push" in event.text]
+        assert said.endswith(f"bonsai resume {stranger} --push-to-hub {NAME}")
+        assert resume(stranger, registry=registry, push_to_hub=NAME).pushed == f"{hub.address}/{NAME}"
+        assert hub.commits == 1
+
+    def test_another_name_than_the_runs_is_refused(self, stranger: Path, hub: FakeHub) -> None:
+        with pytest.raises(BonsaiError, match=rf"it pushes to {NAME}.*bonsai push {stranger} {USER}/other"):
+            resume(stranger, push_to_hub=f"{USER}/other")
+        assert hub.commits == 0
+
+    def test_a_push_that_was_never_asked_for_is_refused(self, finished: Path, hub: FakeHub) -> None:
+        with pytest.raises(BonsaiError, match="it pushes nothing"):
+            resume(finished, push_to_hub=NAME)
+        assert hub.commits == 0
+
+    def test_nor_by_an_adaptation_in_it(self, small_run: RunConfig, hub: FakeHub, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("".join(f"{name}: {value}\n" for name, value in ADAPTATION.items()), encoding="utf-8")
+        config = small_run.model_copy(update={"out": tmp_path / "run", "latency": False, "adapt": str(recipe)})
+        run(config)
+        adapted = tmp_path / "run" / "adapted"
+        recipe.write_text(f"{recipe.read_text(encoding='utf-8')}push_to_hub: {NAME}\n", encoding="utf-8")
+        told_to_push(adapted / "adapt.yaml")
+        resume(tmp_path / "run")
+        resume(adapted)
+        assert hub.commits == 0
+        resume(adapted, push_to_hub=NAME)
+        assert hub.commits == 1
+
+    def test_the_command_that_goes_on_after_ctrl_c_loses_nothing(
+        self, small_run: RunConfig, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        class CtrlC:
+            @hookimpl
+            def bonsai_observe(self, event: Event) -> None:
+                if isinstance(event, RoundFinished):
+                    raise KeyboardInterrupt
+
+        recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+        recipe.write_text(configured(small_run, out).to_yaml(), encoding="utf-8")
+        with installed().observed_by(CtrlC(), "Ctrl-C"):
+            stopped = CliRunner().invoke(run_command, ["--config", str(recipe), "--out", str(out)])
+        assert f"Continue with: bonsai resume {out} --push-to-hub {NAME}\n" in stopped.output
+        words = shlex.split(stopped.output.partition("Continue with: bonsai resume ")[2].splitlines()[0])
+        done = CliRunner().invoke(resume_command, words)
+        assert done.exit_code == 0, done.output
+        assert hub.commits == 1
+
+    def test_the_command_has_the_option(self, stranger: Path, hub: FakeHub) -> None:
+        done = CliRunner().invoke(resume_command, [str(stranger), "--push-to-hub", NAME])
+        assert done.exit_code == 0, done.output
+        assert hub.commits == 1
 
 
 class TestContents:
@@ -224,6 +341,47 @@ class TestContents:
         with pytest.raises(BonsaiError, match=r"chat_template.jinja has .* in it, and was not published"):
             push(str(copy), NAME)
         assert not hub.repositories
+
+    def test_large_files_are_searched_whole_and_of_weights_the_header(self, copy: Path, hub: FakeHub) -> None:
+        large = copy / "model" / "merges.txt"
+        with large.open("wb") as file:
+            file.truncate(30_000_000)
+            file.seek(0, os.SEEK_END)
+            file.write(TOKEN.encode())
+        with pytest.raises(BonsaiError, match=r"merges\.txt has the access token"):
+            push(str(copy), NAME)
+        large.write_bytes(b"")
+        weights = copy / "model" / "model.safetensors"
+        save_file(load_file(weights), weights, metadata={"format": "pt", "from": TOKEN})
+        with pytest.raises(BonsaiError, match=r"model\.safetensors has the access token"):
+            push(str(copy), NAME)
+        assert not hub.repositories
+
+    @pytest.mark.parametrize(
+        ("home", "text", "refused"),
+        [
+            (r"C:\Users\ann", r"C:\Users\ann\models", True),
+            (r"C:\Users\ann", json.dumps(r"C:\Users\ann\models"), True),
+            (r"C:\Users\ann", "C:/Users/ann/models", True),
+            (r"C:\Users\ann", r"C:\Users\anne\models", False),
+            ("/home/zoë", json.dumps("/home/zoë/models"), True),
+            ("/root", "'/root/models'", True),
+            ("/root", '{"/root/": 7, "a/root/b": 8}', False),
+            ("/", "/anything", False),
+        ],
+    )
+    def test_homes_are_found_as_any_system_writes_them(
+        self, copy: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, home: str, text: str, refused: bool
+    ) -> None:
+        monkeypatch.setattr(Path, "home", lambda: Path(home))
+        (copy / "model" / "notes.txt").write_text(text, encoding="utf-8")
+        with pytest.raises(BonsaiError, match="home directory") if refused else nullcontext():
+            push(str(copy), NAME)
+
+    def test_damaged_json_is_refused(self, copy: Path, hub: FakeHub) -> None:
+        (copy / "model" / "generation_config.json").write_text("{", encoding="utf-8")
+        with pytest.raises(BonsaiError, match=r"generation_config\.json"):
+            push(str(copy), NAME)
 
     def test_hidden_files_stay_here_and_links_are_refused(self, copy: Path, hub: FakeHub, tmp_path: Path) -> None:
         (copy / "model" / ".env").write_text("mine alone")

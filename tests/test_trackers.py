@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,6 +90,12 @@ class _Warnings:
             self.texts.append(event.text)
 
 
+@pytest.fixture(scope="module")
+def finished(small_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a tracker."""
+    return run(configured(small_run, tmp_path_factory.mktemp("runs") / "finished", None)).directory
+
+
 @pytest.fixture
 def pages() -> list[Page]:
     Paper.pages.clear()
@@ -119,6 +126,8 @@ def test_a_run_is_recorded_from_its_settings_to_its_report(
     assert page.settings["sparsity"] == 0.3
     assert page.settings["units"] == "attention,mlp,experts"
     assert not {"tracker", "out", "push_to_hub"} & page.settings.keys()
+    assert page.settings["model"] == Path(small_run.model).name, "trackers may be public: they get no folders"
+    assert not [value for value in page.settings.values() if "/" in str(value)]
     assert page.steps("round") == [1, 2]
     assert page.steps("submodel") == list(range(2 * small_run.submodels))
     last = [values for group, values, _ in page.points if group == "round"][-1]
@@ -163,10 +172,57 @@ def test_a_run_that_stops_is_closed_and_goes_on_with_what_is_new(
     with plugins.observed_by(stopper, "the stopper"), pytest.raises(StoppedError):
         run(configured(small_run, tmp_path / "run", "paper"), registry=plugins)
     assert pages[0].summary == {}
-    resume(tmp_path / "run", registry=plugins)
+    resume(tmp_path / "run", registry=plugins, tracker="paper")
     assert pages[1].directory == pages[0].directory
     assert pages[1].steps("submodel") == list(range(small_run.submodels, 2 * small_run.submodels))
     assert pages[1].summary
+
+
+class TestResumed:
+    """A run directory alone does not decide where values are sent."""
+
+    @pytest.fixture
+    def stranger(self, finished: Path, tmp_path: Path) -> Path:
+        """A run that somebody else has given a tracker with an address."""
+        directory = Path(shutil.copytree(finished, tmp_path / "run"))
+        config = directory / "config.yaml"
+        text, tracker = config.read_text(encoding="utf-8"), "{name: paper, breaks: 'https://ann:hunter2@example.org/x'}"
+        assert "tracker: null\n" in text
+        config.write_text(text.replace("tracker: null\n", f"tracker: {tracker}\n"), encoding="utf-8")
+        return directory
+
+    def test_without_a_word_it_gets_nothing(self, stranger: Path, plugins: Registry, pages: list[Page]) -> None:
+        plugins.register(warnings := _Warnings(), "the warnings")
+        resume(stranger, registry=plugins)
+        assert not pages
+        (said,) = [text for text in warnings.texts if "tracker" in text]
+        assert f"bonsai resume {stranger} --tracker paper" in said
+        assert "example.org" in said, "users see where values would go"
+        assert "hunter2" not in said
+
+    def test_by_name_it_goes_on(self, stranger: Path, plugins: Registry, pages: list[Page]) -> None:
+        resume(stranger, registry=plugins, tracker="paper")
+        assert pages
+
+    def test_another_than_the_runs_is_refused(self, stranger: Path, plugins: Registry) -> None:
+        with pytest.raises(BonsaiError, match=r"--tracker mlflow is not what .* it has the tracker paper"):
+            resume(stranger, registry=plugins, tracker="mlflow")
+
+    def test_so_it_is_for_an_adaptation(
+        self, small_run: RunConfig, plugins: Registry, pages: list[Page], tmp_path: Path
+    ) -> None:
+        settings = {"steps": 1, "batch_size": 1, "sequence_length": 16, "evaluations": 1, "teacher": "none"}
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(json.dumps({**settings, "tracker": "paper"}), encoding="utf-8")
+        config = configured(small_run, tmp_path / "run", None).model_copy(update={"adapt": str(recipe)})
+        run(config, registry=plugins)
+        pages.clear()
+        for directory in (tmp_path / "run", tmp_path / "run" / "adapted"):
+            resume(directory, registry=plugins)
+            assert not pages
+            resume(directory, registry=plugins, tracker="paper")
+            assert [page.name for page in pages] == ["run-adapted"]
+            pages.clear()
 
 
 @pytest.mark.parametrize("breaks", ["open", "log", "close"])
@@ -215,6 +271,14 @@ class TestRefused:
         monkeypatch.setattr(Paper, "package", "no_such_package")
         match = "needs the package no_such_package, which is not installed: pip install 'json'"
         self.refused(small_run, plugins, tmp_path / "run", "paper", match)
+
+    def test_of_an_adaptation_that_follows(self, small_run: RunConfig, plugins: Registry, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("steps: 1\ntracker: papr\n", encoding="utf-8")
+        config = configured(small_run, tmp_path / "run", None).model_copy(update={"adapt": str(recipe)})
+        with pytest.raises(BonsaiError, match="no tracker 'papr'"):
+            run(config, registry=plugins)
+        assert not (tmp_path / "run").exists()
 
     def test_of_an_adaptation(self, small_run: RunConfig, plugins: Registry, tmp_path: Path) -> None:
         with pytest.raises(BonsaiError, match="no tracker 'none'"):

@@ -17,6 +17,7 @@ from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.pages.quick import QuickLook, compare_adaptations, look_at_adaptation
 from bonsai_core.pages.write import write_page
+from bonsai_core.publishing.consent import consented, refuse_unstored
 from bonsai_core.publishing.loading import write_card
 from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
@@ -81,30 +82,55 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
         check_room(path, job)
         with directory.begin(config, registry.observe) as journal:
             report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return _published(directory, report, config, registry)
+            return _published(directory, report, config, registry)
 
 
 def resume_adaptation(
-    path: Path | str, *, trust_remote_code: bool = False, registry: Registry | None = None
+    path: Path | str,
+    *,
+    trust_remote_code: bool = False,
+    push_to_hub: str | None = None,
+    tracker: str | None = None,
+    registry: Registry | None = None,
 ) -> AdaptResult:
     """Continue an adaptation that was interrupted; a finished one is returned as it is.
 
     Args:
         trust_remote_code: allow modeling code that comes with the model, if the adaptation was started with it.
+        push_to_hub: the name on the hub that it was started with, if it is to be pushed there; None: it is not pushed.
+        tracker: the name of the tracker that it was started with, if that is to go on; None: nothing is sent.
+            What is left out is said as a warning, with the option that turns it on.
 
     Raises:
         BonsaiError: there is none, its configuration, text or model changed, or another process has it.
     """
     registry = registry or Registry()
     directory = AdaptDirectory.open(Path(path))
-    config = directory.config()
-    refuse_code(path, wanted=config.trust_remote_code, trusted=trust_remote_code)
+    stored = directory.config()
+    refuse_code(path, wanted=stored.trust_remote_code, trusted=trust_remote_code)
+    refuse_unstored(directory.path, stored, push_to_hub=push_to_hub, tracker=tracker)
+    config = consented(
+        stored,
+        directory.path,
+        push_to_hub=push_to_hub,
+        tracker=tracker,
+        warn=lambda text: registry.observe(Warned(text)),
+    )
+    return continue_adaptation(directory, config, registry)
+
+
+def continue_adaptation(directory: AdaptDirectory, config: AdaptConfig, registry: Registry) -> AdaptResult:
+    """The same with settings that the present user has agreed to.
+
+    Raises:
+        BonsaiError: its configuration, text or model changed, or another process has it.
+    """
     check_push(config, directory.path)
     with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
         job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
         directory.remove_temporaries()
         report = finish(job, directory, Ledger(directory, journal, registry.observe))
-    return _published(directory, report, config, registry)
+        return _published(directory, report, config, registry)
 
 
 def _published(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,8 +29,14 @@ def progress_options(command: Command) -> Command:
     return quiet(json_lines(command))
 
 
-def run_live(job: Callable[[], Any], mode: Mode | None) -> None:
-    """Run with progress, then show the report; on Ctrl-C say how to continue."""
+def run_live(
+    job: Callable[[], Any], mode: Mode | None, *, push_to_hub: str | None = None, tracker: str | None = None
+) -> None:
+    """Run with progress, then show the report; on Ctrl-C say how to continue.
+
+    Args:
+        push_to_hub, tracker: what the job was told to publish, which a resume has to be told again.
+    """
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
@@ -41,7 +48,9 @@ def run_live(job: Callable[[], Any], mode: Mode | None) -> None:
             result = job()
     except KeyboardInterrupt:
         if observer.directory is not None:
-            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}"
+            told = {"push-to-hub": push_to_hub, "tracker": tracker}
+            options = "".join(f" --{name} {shlex.quote(value)}" for name, value in told.items() if value is not None)
+            message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}{options}"
             console.print(plain(message), soft_wrap=True)
         raise
     last = getattr(result, "adapted", None) or result

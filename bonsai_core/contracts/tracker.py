@@ -68,5 +68,6 @@ class Tracker(Component):
         Args:
             name: of the run, for people.
             directory: of the run; a tracker may write a file or a folder there, under its own name.
-            settings: what decides the result, by name; those of plugins as ``prior.damping``.
+            settings: what decides the result, by name; those of plugins as ``prior.damping``. Of paths, only the
+                last part.
         """

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.config import RunConfig
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.errors import BonsaiError
+from bonsai_core.publishing.names import without_credentials
 from bonsai_core.registry.registry import KINDS, Registry, distribution_of
 
 PREFIX = "BONSAI_"
+SHOWN = {
+    *(f"{PREFIX}{name.upper()}" for name in (*RunConfig.model_fields, "config", "cache")),
+    *(f"{PREFIX}ADAPT_{name.upper()}" for name in (*AdaptConfig.model_fields, "config")),
+}
+"""Variables whose values are shown: those of settings. Of others, only paths are."""
 
 
 def plugins(registry: Registry) -> Iterator[Finding]:
@@ -54,10 +62,14 @@ def runtimes(registry: Registry) -> Iterator[Finding]:
 
 
 def environment() -> Iterator[Finding]:
-    """Variables that set something without being asked on the command line."""
+    """Variables that set something without being asked on the command line.
+
+    Values that may be secret are not shown: those of options of plugins, such as the address of a tracker.
+    """
     for name, value in sorted(os.environ.items()):
         if name.startswith(PREFIX):
-            yield Finding("environment", name, value, "note")
+            shown = name in SHOWN or Path(value).is_absolute()
+            yield Finding("environment", name, without_credentials(value) if shown else "is set", "note")
 
 
 def _missing(runner: Path) -> list[str]:

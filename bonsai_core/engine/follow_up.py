@@ -7,14 +7,16 @@ from pathlib import Path
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.curriculum import Curriculum, plan_curriculum
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
-from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, resume_adaptation
+from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, continue_adaptation
 from bonsai_core.config import RunConfig
 from bonsai_core.model.loading.lookup import find_source, model_config
+from bonsai_core.publishing.push import check_push
 from bonsai_core.registry.recipes import recipe_settings
 from bonsai_core.registry.registry import Registry
-from bonsai_core.rundir import RunDirectory, refuse_changes
+from bonsai_core.rundir import RunDirectory, refuse_changes, refuse_code
 from bonsai_core.settings.common import CommonSettings
 from bonsai_core.sources import with_absolute_paths
+from bonsai_core.tracking.observer import ready_tracker
 
 
 def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> AdaptConfig | None:
@@ -30,6 +32,19 @@ def planned_adaptation(config: RunConfig, registry: Registry, path: Path) -> Ada
     return AdaptConfig.from_mapping(
         {**settings, "model": str(path), "out": RunDirectory(path).adapted_path}, config.adapt
     )
+
+
+def check_publishing(plan: AdaptConfig, registry: Registry, path: Path | None = None) -> None:
+    """Check, before the run, that the adaptation after it can be pushed and tracked, where it is to be.
+
+    Args:
+        path: the directory of the adaptation, if some of the work is done already.
+
+    Raises:
+        BonsaiError: it cannot be.
+    """
+    check_push(plan, path)
+    ready_tracker(plan.tracker, registry)
 
 
 def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Curriculum:
@@ -54,5 +69,8 @@ def follow_up(plan: AdaptConfig, registry: Registry) -> AdaptResult:
     if is_adaptation(plan.out):
         there = AdaptDirectory.open(plan.out)
         refuse_changes("adaptation", there.config().decisive(), with_absolute_paths(plan).decisive())
-        return resume_adaptation(plan.out, trust_remote_code=plan.trust_remote_code, registry=registry)
+        stored = there.config()
+        refuse_code(plan.out, wanted=stored.trust_remote_code, trusted=plan.trust_remote_code)
+        agreed = {name: getattr(plan, name) for name in ("tracker", "push_to_hub", "private")}
+        return continue_adaptation(there, stored.model_copy(update=agreed), registry)
     return adapt(plan, registry=registry)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import adapted_report
 from bonsai_core.adaptation.lifecycle import AdaptResult
-from bonsai_core.config import RunConfig
+from bonsai_core.config import PluginChoice, RunConfig
 from bonsai_core.engine.exports import export_for_runtimes, suited_to_runtimes
 from bonsai_core.engine.finish import finish
-from bonsai_core.engine.follow_up import check_ahead, follow_up, planned_adaptation
+from bonsai_core.engine.follow_up import check_ahead, check_publishing, follow_up, planned_adaptation
 from bonsai_core.engine.function_metric import ModelFunction, choice_of
 from bonsai_core.engine.machine import suited_to_machine
 from bonsai_core.engine.packages import plugin_packages
 from bonsai_core.engine.page import page_of
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
+from bonsai_core.events import Warned
 from bonsai_core.pages.comparison import Entry
 from bonsai_core.pages.quick import QuickLook, compare_runs, look_at_run
 from bonsai_core.pages.write import write_page
+from bonsai_core.publishing.consent import consented, refuse_unstored
 from bonsai_core.publishing.loading import write_card
 from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
@@ -117,22 +121,26 @@ def run(
     directory.refuse_occupied()
     plan = planned_adaptation(config, registry, path)
     if plan:
+        check_publishing(plan, registry)
         check_ahead(plan, config, registry)
-    with tracked(config.tracker, config.decisive(), registry):
-        job = open_job(config, registry, registry.observe, metric)
-        check_disk(path, job.disk_bytes)
-        with directory.begin(config, registry.observe) as journal:
+    with ExitStack() as holding:  # the directory, until all is written and pushed
+        with tracked(config.tracker, config.decisive(), registry):
+            job = open_job(config, registry, registry.observe, metric)
+            check_disk(path, job.disk_bytes)
+            journal = holding.enter_context(directory.begin(config, registry.observe))
             ledger = Ledger(directory, journal, registry.observe, cache)
             ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
             report = finish(job, ledger)
-    del job  # its weights make room
-    return _followed_up(RunResult(path, report), plan, config, registry)
+        del job  # its weights make room
+        return _followed_up(RunResult(path, report), plan, config, registry)
 
 
 def resume_run(
     path: Path | str,
     *,
     trust_remote_code: bool = False,
+    push_to_hub: str | None = None,
+    tracker: str | PluginChoice | None = None,
     registry: Registry | None = None,
     metric: ModelFunction | None = None,
     cache: MeasurementCache | None = None,
@@ -142,6 +150,10 @@ def resume_run(
     Args:
         path: the run directory.
         trust_remote_code: allow modeling code that comes with the model, where the run was started so.
+        push_to_hub: the name on the hub that it was started with, if it is to be pushed there; None: it is not pushed.
+        tracker: the name of the tracker that it was started with, if that is to go on; a choice with options is used
+            in its place; None: nothing is sent. What is left out is said as a warning, with the option that turns it
+            on.
         registry, metric, cache: as for `run`; a run that was started with a function as metric needs it again.
 
     Raises:
@@ -150,26 +162,44 @@ def resume_run(
     registry = registry or Registry()
     directory = RunDirectory.open(Path(path))
     config = directory.config()
+    if isinstance(tracker, PluginChoice):
+        config, tracker = config.model_copy(update={"tracker": tracker}), tracker.name
     plan = planned_adaptation(config, registry, directory.path)
+    refuse_unstored(directory.path, config, *([plan] if plan else []), push_to_hub=push_to_hub, tracker=tracker)
     wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)
     refuse_code(path, wanted=wanted, trusted=trust_remote_code)
-    check_push(config, directory.path if plan is None else directory.adapted_path)
+    last = directory.path if plan is None else directory.adapted_path
+    agree = partial(
+        consented,
+        path=directory.path,
+        push_to_hub=push_to_hub,
+        tracker=tracker,
+        warn=lambda text: registry.observe(Warned(text)),
+        pushes_from=last,
+    )
+    config = agree(config)
+    plan = planned_adaptation(config, registry, directory.path)  # again: it has the run's tracker, if that may go on
+    if plan is not None:
+        plan = agree(plan)
+        check_publishing(plan, registry, last)
+    check_push(config, last)
     if metric is not None and choice_of(metric) != config.metric:
         raise BonsaiError(
             f"{path} measures sub-models by {config.metric.name!r}, not by {choice_of(metric).name!r}. Resume it with "
             f"what it was started with, or start a new run."
         )
-    with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
-        if "run" in journal:
-            before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # with newer settings
-            refuse_changes("configuration", before, config.decisive())
-        job = open_job(config, registry, registry.observe, metric, journal.get("prices"))
-        ledger = Ledger(directory, journal, registry.observe, cache)
-        ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
-        directory.remove_temporaries()
-        report = finish(job, ledger)
-    del job  # its weights make room
-    return _followed_up(RunResult(directory.path, report), plan, config, registry)
+    with directory.reopen(registry.observe) as journal:  # until all is written and pushed
+        with tracked(config.tracker, config.decisive(), registry):
+            if "run" in journal:
+                before = RunConfig.from_mapping(journal["run"]["config"], "the journal").decisive()  # + newer settings
+                refuse_changes("configuration", before, config.decisive())
+            job = open_job(config, registry, registry.observe, metric, journal.get("prices"))
+            ledger = Ledger(directory, journal, registry.observe, cache)
+            ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
+            directory.remove_temporaries()
+            report = finish(job, ledger)
+        del job  # its weights make room
+        return _followed_up(RunResult(directory.path, report), plan, config, registry)
 
 
 def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig, registry: Registry) -> RunResult:

@@ -17,6 +17,8 @@ def resume(
     path: Path | str,
     *,
     trust_remote_code: bool = False,
+    push_to_hub: str | None = None,
+    tracker: str | None = None,
     registry: Registry | None = None,
     metric: ModelFunction | None = None,
     cache: MeasurementCache | None = None,
@@ -26,6 +28,9 @@ def resume(
     Args:
         path: its directory.
         trust_remote_code: allow modeling code that comes with the model, where it was started so.
+        push_to_hub: the name on the hub that it was started with, if it is to be pushed there; None: it is not pushed.
+        tracker: the name of the tracker that it was started with, if that is to go on; None: nothing is sent.
+            What is left out is said as a warning, with the option that turns it on.
         registry: as for `run` and `adapt`.
         metric: of a run that was started with a function as metric, the same function.
         cache: of a run, as for `run`.
@@ -36,8 +41,16 @@ def resume(
     path = Path(path)
     if not is_adaptation(path):
         return lifecycle.resume_run(
-            path, trust_remote_code=trust_remote_code, registry=registry, metric=metric, cache=cache
+            path,
+            trust_remote_code=trust_remote_code,
+            push_to_hub=push_to_hub,
+            tracker=tracker,
+            registry=registry,
+            metric=metric,
+            cache=cache,
         )
     if metric is not None:
         raise BonsaiError(f"{path} is an adaptation, which measures no sub-models: resume it without a metric.")
-    return resume_adaptation(path, trust_remote_code=trust_remote_code, registry=registry)
+    return resume_adaptation(
+        path, trust_remote_code=trust_remote_code, push_to_hub=push_to_hub, tracker=tracker, registry=registry
+    )

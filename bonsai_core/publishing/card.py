@@ -13,7 +13,7 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.config import RunConfig
 from bonsai_core.display.printable import visible
 from bonsai_core.publishing.facts import Facts, Origin
-from bonsai_core.publishing.names import hub_datasets, hub_model, published
+from bonsai_core.publishing.names import hub_datasets, hub_model, published_settings
 from bonsai_core.publishing.results import Results, code
 from bonsai_core.settings.common import Settings
 
@@ -91,7 +91,7 @@ def _recipe(settings: Mapping[str, Any], schema: type[Settings]) -> str:
     """The settings that differ from the defaults, as a recipe without paths."""
     defaults = schema.defaults()
     differ = {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
-    return yaml.safe_dump(published(differ, in_settings=True), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(published_settings(differ), sort_keys=False, allow_unicode=True)
 
 
 def _block(text: str) -> str:

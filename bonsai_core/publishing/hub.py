@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +15,10 @@ from bonsai_core.publishing.names import published
 
 PATHLESS = ("tokenizer.json", "vocab.json")
 """JSON files without settings, some of them large."""
-SCANNED_BYTES = 20_000_000
-"""Files up to this size are searched for what must not be published."""
 MORE = "For more information check: "
 """How a line begins that explains a status of HTTP, which helps nobody here."""
-STALE = (".safetensors", ".safetensors.index.json")
+SAFETENSORS = ".safetensors"
+STALE = (SAFETENSORS, f"{SAFETENSORS}.index.json")
 """Ends of names of files that would be loaded in place of those that are pushed."""
 
 
@@ -87,23 +88,67 @@ def _publishable(path: Path) -> Path | bytes:
     """A file; or its contents, without paths, where settings are in it."""
     if path.suffix != ".json" or path.name in PATHLESS or path.name.endswith(STALE):
         return path
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BonsaiError(f"{path} is not JSON, and was not published: {shortened(str(error))}") from None
     cleaned = published(values)
     return path if cleaned == values else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _refuse_secrets(contents: Mapping[str, Path | bytes]) -> None:
+    """Search everything but the numbers of weights, however large it is."""
     from huggingface_hub import get_token
 
-    secrets = {"the access token": get_token() or "", "the path of a home directory": f"{Path.home()}/"}
+    token, home = (get_token() or "").encode(), str(Path.home())
     for file, content in contents.items():
-        if isinstance(content, Path):
-            if content.stat().st_size > SCANNED_BYTES or file.endswith(STALE):
+        with _searchable(content) as text:
+            if token and text.find(token) >= 0:
+                what = "the access token"
+            elif _has_path_in(home, text):
+                what = "the path of a home directory"
+            else:
                 continue
-            content = content.read_bytes()
-        for what, secret in secrets.items():
-            if len(secret) > len("/x/") and secret.encode() in content:
-                raise BonsaiError(f"{file} has {what} in it, and was not published. Remove it from the file.")
+        raise BonsaiError(f"{file} has {what} in it, and was not published. Remove it from the file.")
+
+
+def _has_path_in(folder: str, text: bytes | mmap.mmap) -> bool:
+    """Whether a path in a folder is named, with slashes of either kind, plain or as in JSON; never one in the root."""
+    parts = [part for part in re.split(r"[/\\]", folder) if part]
+    if not parts:
+        return False
+    names = [rb"(?:%s)" % b"|".join(re.escape(way) for way in _written(part)) for part in parts]
+    slash = rb"[/\\]+"
+    path = (b"" if ":" in parts[0] else slash) + slash.join(names) + slash
+    if len(parts) == 1:  # a word like /root/ also stands in vocabularies, and within the paths of others
+        path = rb"(?<![\w./\\-])" + path + rb"\w"
+    before = 8 * len(folder)  # as long as it may be where it is written as in JSON
+    for last in _written(parts[-1]):  # plain words are found much faster than patterns
+        at = text.find(last)
+        while at >= 0:
+            if re.search(path, text[max(0, at - before) : at + len(last) + 8]):
+                return True
+            at = text.find(last, at + 1)
+    return False
+
+
+def _written(name: str) -> set[bytes]:
+    """A part of a path, plain and as in JSON."""
+    return {name.encode(), json.dumps(name)[1:-1].encode()}
+
+
+@contextmanager
+def _searchable(content: Path | bytes) -> Iterator[bytes | mmap.mmap]:
+    """The contents of a file, which are not read into memory; of safetensors, the header."""
+    if isinstance(content, bytes) or not content.stat().st_size:
+        yield content if isinstance(content, bytes) else b""
+        return
+    size = content.stat().st_size
+    with content.open("rb") as file:
+        if content.suffix == SAFETENSORS:
+            size = min(size, 8 + int.from_bytes(file.read(8), "little"))
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
 
 
 @contextmanager

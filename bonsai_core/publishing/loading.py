@@ -33,11 +33,15 @@ def _ways(checkpoint: Checkpoint, registry: Registry, name: str) -> Iterator[Loa
 
 
 def commands_for(exporter: Exporter, checkpoint: Checkpoint, name: str) -> list[str]:
-    """What an exporter says that users type, with a name that is not a place on this machine."""
+    """What an exporter says that users type, with a name that is not a place on this machine, nor a path of Windows."""
     places = {str(Path(name).absolute()), str(Path(name).resolve())}
     commands = exporter.commands(checkpoint, Path(name))
     for place in places:
         commands = [command.replace(place, f"./{name}") for command in commands]
+    windows = name.replace("/", "\\")
+    if windows != name:
+        for written in (f"'{windows}'", windows):  # quoted for its backslash
+            commands = [command.replace(written, name) for command in commands]
     return commands
 
 

@@ -32,6 +32,8 @@ KEYS = {
 SETTINGS = "config"
 """Below this key are settings, in which any text may be a path: those of plugins too."""
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/")
+_CREDENTIALS = re.compile(r"//[^/\s]+@")
+_SLASH = re.compile(r"[/\\]")
 _LOCAL = re.compile(r"[~/.\\]|[A-Za-z]:[/\\]|file:")
 
 
@@ -58,6 +60,11 @@ def public_text(asked: str) -> str:
     return ",".join(f"{public_name(name)}:{share:g}" for name, share in named)
 
 
+def without_credentials(text: str) -> str:
+    """Text in which addresses have no user name and no password."""
+    return _CREDENTIALS.sub("//...@", text)
+
+
 def hub_model(name: str) -> str | None:
     """The hub id of a model; None if it is not one from the hub, or not known to be."""
     found = NAMED.get(name, public_name(name))
@@ -74,13 +81,41 @@ def hub_datasets(asked: str) -> list[str]:
     return [name for name in found if "/" in name and is_hub_name(name)]
 
 
-def published(value: Any, key: str = "", *, in_settings: bool = False) -> Any:
+def published(value: Any, key: str = "") -> Any:
     """Plain data of a JSON file as it may be published."""
     if isinstance(value, Mapping):
-        below = in_settings or key == SETTINGS
-        return {name: published(item, str(name), in_settings=below) for name, item in value.items()}
+        return {
+            name: published_settings(item) if name == SETTINGS else published(item, str(name))
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [published(item, key, in_settings=in_settings) for item in value]
-    if isinstance(value, str) and key in TEXTS:
-        return public_text(value)
-    return public_name(value) if isinstance(value, str) and (in_settings or key in KEYS) else value
+        return [published(item, key) for item in value]
+    return _published_name(value, key) if isinstance(value, str) and key in {*TEXTS, *KEYS} else value
+
+
+def published_settings(value: Any, key: str = "") -> Any:
+    """Settings of a run or an adaptation, or one of them, as they may be published."""
+    if isinstance(value, Mapping):
+        return {
+            name: _published_option(item) if key else published_settings(item, str(name))
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [published_settings(item, key) for item in value]
+    return _published_name(value, key) if isinstance(value, str) else value
+
+
+def _published_option(value: Any) -> Any:
+    """An option of a plugin: nobody knows whether ``data/acme`` is a folder here or somebody's on the hub."""
+    if isinstance(value, Mapping):
+        return {name: _published_option(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_published_option(item) for item in value]
+    if not isinstance(value, str) or not _SLASH.search(value):
+        return value
+    found = public_name(value)
+    return found if found != value else _SLASH.split(value)[-1] or "local"
+
+
+def _published_name(name: str, key: str) -> str:
+    return public_text(name) if key in TEXTS else public_name(name)

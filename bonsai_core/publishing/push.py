@@ -156,9 +156,14 @@ def check_push(config: RecordedSettings, run: Path | None = None) -> None:
         BonsaiError: it cannot be; see `check_hub`.
     """
     name = config.push_to_hub
-    before = None if run is None else _recorded(run)
-    if name is not None and (before is None or before.name != name):
+    if name is not None and (run is None or not already_pushed(run, name)):
         check_hub(name)
+
+
+def already_pushed(run: Path, name: str) -> bool:
+    """Whether an earlier process has pushed the checkpoint of a run or an adaptation to `name`."""
+    before = _recorded(run)
+    return before is not None and before.name == name
 
 
 def _recorded(run: Path) -> _Pushed | None:

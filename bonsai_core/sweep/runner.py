@@ -108,8 +108,10 @@ def _computed(run_: SweepRun, directory: Path, registry: Registry, cache: Measur
     path = directory / run_.name
     try:
         if RunDirectory(path).config_path.is_file():
-            # The settings are those of the sweep's file, see `_refuse_other_settings`; so is the trust.
-            result = resume_run(path, trust_remote_code=True, registry=registry, cache=cache)
+            # The settings are those of the sweep's file, see `_refuse_other_settings`; so are trust and tracker.
+            result = resume_run(
+                path, trust_remote_code=True, tracker=run_.config.tracker, registry=registry, cache=cache
+            )
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)

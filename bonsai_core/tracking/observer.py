@@ -13,8 +13,22 @@ from bonsai_core.contracts import TrackedRun, Tracker
 from bonsai_core.errors import shortened
 from bonsai_core.events import AdaptationFinished, AdaptationStarted, Event, RunFinished, RunStarted, Warned
 from bonsai_core.hookspecs import hookimpl
+from bonsai_core.publishing.names import published_settings
 from bonsai_core.registry.registry import Registry
 from bonsai_core.tracking.values import plain_settings, point_of, summary_of
+
+
+def ready_tracker(choice: PluginChoice | None, registry: Registry) -> Tracker | None:
+    """The chosen tracker; None if none is.
+
+    Raises:
+        BonsaiError: there is no such tracker, an option of it is wrong, or its package is missing.
+    """
+    if choice is None:
+        return None
+    tracker = cast(Tracker, registry.create("tracker", choice))
+    tracker.check_ready()
+    return tracker
 
 
 @contextmanager
@@ -27,14 +41,13 @@ def tracked(choice: PluginChoice | None, settings: Mapping[str, Any], registry: 
     Raises:
         BonsaiError: there is no such tracker, an option of it is wrong, or its package is missing.
     """
-    if choice is None:
+    tracker = ready_tracker(choice, registry)
+    if tracker is None:
         yield
         return
-    tracker = cast(Tracker, registry.create("tracker", choice))
-    tracker.check_ready()
     observer = _Tracking(tracker, settings, registry.observe)
     try:
-        with registry.observed_by(observer, f"the tracker {choice.name}"):
+        with registry.observed_by(observer, f"the tracker {tracker.name}"):
             yield
     finally:
         observer.close({})  # of a run that did not finish
@@ -68,7 +81,8 @@ class _Tracking:
 
     def _open(self, directory: Path) -> None:
         def opened() -> None:
-            self._record = self._tracker.open(_name(directory), directory, plain_settings(self._settings))
+            settings = published_settings(self._settings)
+            self._record = self._tracker.open(_name(directory), directory, plain_settings(settings))
 
         self._attempt(opened)
 

@@ -15,7 +15,7 @@ from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, wa
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.progress import Mode
 from bonsai_core.cli.settings import PathName, SettingsCommand, adapt_settings, complete_recipes, installed, settings
-from bonsai_core.config import RunConfig
+from bonsai_core.config import RecordedSettings, RunConfig
 from bonsai_core.display.durations import duration
 from bonsai_core.events import Event, Warned
 
@@ -54,7 +54,7 @@ def run(config: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> 
     if dry_run:
         _show_dry_run(configuration)
     else:
-        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode)
+        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode, **_told(configuration))
 
 
 @click.command(cls=SettingsCommand, schema=AdaptConfig, examples=ADAPT_EXAMPLES)
@@ -68,18 +68,40 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
     recipe, then BONSAI_ADAPT_* variables, then options.
     """
     configuration = adapt_settings(values, config)
-    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode)
+    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, **_told(configuration))
 
 
 @click.command()
 @click.argument("run", type=PathName())
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Push at the end, to the name that it was started with.")
+@click.option("--tracker", metavar="NAME", help="Go on with the tracker that it was started with.")
 @progress_options
-def resume(run: Path, trust_remote_code: bool, mode: Mode | None) -> None:
-    """Continue a RUN, or an adaptation, that was interrupted."""
+def resume(run: Path, trust_remote_code: bool, push_to_hub: str | None, tracker: str | None, mode: Mode | None) -> None:
+    """Continue a RUN, or an adaptation, that was interrupted.
+
+    Without --push-to-hub and --tracker nothing is sent anywhere, whatever the RUN was started with.
+    """
+
     if mode is None:
         Console().print(plain(f"Continuing {run}."), soft_wrap=True)
-    run_live(lambda: bonsai_core.resume(run, trust_remote_code=trust_remote_code, registry=installed()), mode)
+
+    def job() -> bonsai_core.RunResult | bonsai_core.AdaptResult:
+        return bonsai_core.resume(
+            run,
+            trust_remote_code=trust_remote_code,
+            push_to_hub=push_to_hub,
+            tracker=tracker,
+            registry=installed(),
+        )
+
+    run_live(job, mode, push_to_hub=push_to_hub, tracker=tracker)
+
+
+def _told(configuration: RecordedSettings) -> dict[str, str | None]:
+    """What is published, as options of `bonsai resume`."""
+    tracker = configuration.tracker
+    return {"push_to_hub": configuration.push_to_hub, "tracker": None if tracker is None else tracker.name}
 
 
 def _show_dry_run(configuration: RunConfig) -> None:
