@@ -103,7 +103,7 @@ def unit_view(table: UnitTable) -> RenderableType:
 def _before_and_after(report: Mapping[str, Any]) -> Table:
     table = number_table("", "dense", "pruned", "change")
     ppl = report["perplexity"]
-    what = f"perplexity ({ppl['text']['name']}, {ppl['windows']} x {ppl['sequence_length']:,} tokens)"
+    what = f"perplexity ({ppl['text']['name']}, {ppl['windows']} x {ppl['sequence_length']:,})"
     _row(table, what, ppl["dense"], ppl["pruned"], "{:.2f}")
     _row(table, "parameters", report["parameters"]["dense"], report["parameters"]["pruned"], "{:,}")
     weights = report["weight_bytes"]
@@ -112,8 +112,8 @@ def _before_and_after(report: Mapping[str, Any]) -> Table:
     if "dense_s" in latency:
         _latency(table, latency)
     sparsity = report["sparsity"]
-    table.add_row("sparsity of the decoder layers", "", f"{sparsity['decoder']:.2%}", "")
-    table.add_row("sparsity of the whole model", "", f"{sparsity['whole_model']:.2%}", "")
+    table.add_row("sparsity of decoder layers", "", f"{sparsity['decoder']:.2%}", "")
+    table.add_row("sparsity of whole model", "", f"{sparsity['whole_model']:.2%}", "")
     return table
 
 
