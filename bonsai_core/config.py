@@ -65,7 +65,7 @@ class RecordedSettings(CommonSettings):
         json_schema_extra=RESULT,
     )
     private: bool = Field(
-        False, description="With --push-to-hub: only you see it, if it is made.", json_schema_extra=RESULT
+        False, description="With --push-to-hub: make the repository private.", json_schema_extra=RESULT
     )
 
 

@@ -55,7 +55,7 @@ def spread(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., 
 
 
 def test_memory_of_a_gpu_that_is_not_there_is_refused(pico_directory: Path) -> None:
-    with pytest.raises(BonsaiError, match=r"--max-memory '99=1GiB' names GPU 99, and there are \d+ GPUs here"):
+    with pytest.raises(BonsaiError, match=r"--max-memory '99=1GiB' names GPU 99; the number of GPUs here is \d"):
         load_model(str(pico_directory), device="cpu", device_map="auto", max_memory="99=1GiB")
 
 

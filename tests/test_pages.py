@@ -481,7 +481,7 @@ def test_several_runs_are_compared(finished: Path, directory: Path, tmp_path: Pa
     assert max(map(len, said.splitlines())) <= 80
     assert shown("report", finished, directory, "--html", "--out", tmp_path / "both.html").split()[0] == "page"
     page = (tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "finished lost least" in page
+    assert "finished lost the least" in page
     assert "different texts or windows" in page
     Outline(page)
     assert json.loads(shown("report", finished, directory, "--json")) == [report_of(finished), report]

@@ -1,4 +1,4 @@
-"""Bars of what goes on, with words beside and beneath them, and durations as people say them."""
+"""A progress bar with a text beside it and lines beneath it."""
 
 from __future__ import annotations
 

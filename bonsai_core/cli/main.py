@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         (
             "Examples:",
             "bonsai run --sparsity 0.3                   # prune the demo model",
-            "bonsai report runs/NAME                     # what became of it",
+            "bonsai report runs/NAME                     # its report",
             "bonsai export runs/NAME --format gguf       # for llama.cpp",
             "bonsai run --help-all                       # every setting",
         )

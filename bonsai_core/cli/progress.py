@@ -1,4 +1,4 @@
-"""Progress as people and programs want it: live in a terminal, a line per stage in a log, JSON, or nothing."""
+"""Progress for people and programs: live in a terminal, a line per stage in a log, JSON, or nothing."""
 
 from __future__ import annotations
 

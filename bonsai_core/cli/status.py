@@ -82,7 +82,7 @@ def milestone(event: Event, status: Status) -> str | None:
 
 
 def round_result(event: RoundFinished) -> str:
-    """How much has left after a round, and how the model measures."""
+    """The sparsity after a round, and how the model measures."""
     return result_line(event.sparsity, event.held_out_kl, event.guard_kl, event.perplexity)
 
 

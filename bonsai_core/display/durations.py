@@ -1,4 +1,4 @@
-"""Times as people say them."""
+"""Times, for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run, with what became of it afterwards."""
+"""The page of a run, with the adaptation that followed and the runtimes that take the result."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bonsai_core.pages import figures
 from bonsai_core.pages.costs import costs
+from bonsai_core.pages.provenance import measured_with
 from bonsai_core.pages.render import Plot, Table, drawn, render
 from bonsai_core.pages.settings import command_of, settings_of
 from bonsai_core.pages.tiles import Tile
@@ -109,12 +110,7 @@ def _provenance(path: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("Adaptation", str(path)), ("Teacher", str(report.get("teacher") or "none"))]
     text = report.get("text")
     facts += [("Text", str(text["name"]))] if isinstance(text, Mapping) and "name" in text else []
-    windows = f"{evaluation['windows']:,} windows of {evaluation['sequence_length']:,} tokens"
-    facts.append(("Perplexity on", f"{evaluation['name']}, {windows}"))
-    versions = report.get("versions")
-    if isinstance(versions, Mapping):
-        facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    return facts
+    return facts + measured_with(report, evaluation["name"], evaluation)
 
 
 def _config(report: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -76,7 +76,9 @@ def summary(entries: Sequence[Entry]) -> str:
     if not finite:
         return "None of them has a finite perplexity."
     loss, best = min(finite, key=lambda pair: pair[0])
-    words = [f"{names[str(best.path)]} lost least: x {loss:.2f} of the dense model's perplexity, {grade_of(loss)[1]}."]
+    words = [
+        f"{names[str(best.path)]} lost the least: x {loss:.2f} of the dense model's perplexity, {grade_of(loss)[1]}."
+    ]
     phase = _phase(entries)
     if phase is not None:
         timed = [(speedups(entry.report["latency"])[phase]["median"], entry) for entry in entries]

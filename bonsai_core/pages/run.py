@@ -10,6 +10,7 @@ from bonsai_core.config import RunConfig
 from bonsai_core.pages import figures, heat
 from bonsai_core.pages.arrays import Predictions, SiteRanks, predictions, site_ranks
 from bonsai_core.pages.costs import costs
+from bonsai_core.pages.provenance import measured_with
 from bonsai_core.pages.render import Plot, Table, drawn, render
 from bonsai_core.pages.settings import command_of, settings_of
 from bonsai_core.pages.tiles import tiles
@@ -159,12 +160,7 @@ def _provenance(path: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     calibration, guard = report.get("calibration"), report.get("guard")
     facts += [("Calibration", describe_text(calibration) or str(calibration["name"]))] if calibration else []
     facts += [("Guard", str(guard["name"]))] if isinstance(guard, Mapping) and "name" in guard else []
-    windows = f"{perplexity['windows']:,} windows of {perplexity['sequence_length']:,} tokens"
-    facts.append(("Perplexity on", f"{perplexity['text']['name']}, {windows}"))
-    versions = report.get("versions")
-    if isinstance(versions, Mapping):
-        facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    return facts
+    return facts + measured_with(report, perplexity["text"]["name"], perplexity)
 
 
 def _or_dash(value: float | None, digits: int) -> str:

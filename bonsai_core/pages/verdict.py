@@ -28,7 +28,7 @@ class Verdict:
     """What a run came to.
 
     Attributes:
-        title: the model and what has left it.
+        title: the model and how much smaller it is.
         grade: ``good``, ``fair``, ``poor`` or ``broken``, by what is left of the quality.
         words: the grade in words.
         summary: what it saves and what it lost, a sentence each.

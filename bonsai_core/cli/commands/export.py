@@ -31,7 +31,7 @@ bonsai export runs/mine --format gguf --help       # with the options of gguf
     "--python", metavar="PATH", help="With --verify: the interpreter of the environment that has the runtime."
 )
 @click.option("--push-to-hub", metavar="NAME", help="Push it to the Hugging Face hub, as OWNER/NAME.")
-@click.option("--private", is_flag=True, help="With --push-to-hub: only you see it, if it is made.")
+@click.option("--private", is_flag=True, help="With --push-to-hub: make the repository private.")
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 def export(
     model: str,

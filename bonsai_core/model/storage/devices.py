@@ -111,8 +111,8 @@ def _limits(max_memory: str) -> dict[int | str, str]:
     missing = [str(device) for device in limits if isinstance(device, int) and device >= there]
     if missing:
         raise BonsaiError(
-            f"--max-memory {shown(max_memory)} names GPU {', '.join(missing)}, and there are {there} GPUs here. Leave "
-            f"it out, as in --max-memory cpu=20GiB."
+            f"--max-memory {shown(max_memory)} names GPU {', '.join(missing)}; the number of GPUs here is {there}. "
+            f"Leave it out, as in --max-memory cpu=20GiB."
         )
     return limits
 
