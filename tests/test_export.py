@@ -354,13 +354,13 @@ def test_what_an_export_needs_first_is_said_where_it_is_offered(
     narrow = small_run.model_copy(update={"out": tmp_path / "run", "runtimes": ("narrow",), "page": True})
     run = bonsai_core.run(narrow, registry=with_narrow).directory
     monkeypatch.setattr(Narrow, "check_ready", missing)
-    assert "needs first" not in said(run, with_narrow), "it has been exported already"
+    assert "Get <narrow>" not in said(run, with_narrow), "it has been exported already"
     (run / "model-narrow.txt").unlink()
     assert said(run, with_narrow).lstrip().startswith("needs first: Get <narrow> with: pip install narrow.\n")
     page = page_of(RunDirectory(run), RunDirectory(run).read_report(), with_narrow)
     assert "needs first: Get &lt;narrow&gt; with: pip install narrow." in page
     monkeypatch.undo()
-    assert "needs first" not in said(run, with_narrow)
+    assert "Get <narrow>" not in said(run, with_narrow)
 
 
 def missing(exporter: Exporter) -> None:
