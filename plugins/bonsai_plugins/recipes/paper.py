@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "round_to": 1,
     "resample": "fresh",
 }
+TO_HALF = {**SETTINGS, "dataset": "wikitext2", "sparsity": 0.5, "adapt": "paper"}
 
 PAPER = Recipe(
     name="paper",
@@ -48,13 +49,7 @@ LLAMA2 = Recipe(
     name="paper-llama2",
     group=GROUP,
     summary="LLaMA-2-7B to 50 % on WikiText-2, then the paper's adaptation.",
-    settings={
-        **SETTINGS,
-        "model": "meta-llama/Llama-2-7b-hf",
-        "dataset": "wikitext2",
-        "sparsity": 0.5,
-        "adapt": "paper",
-    },
+    settings={"model": "meta-llama/Llama-2-7b-hf", **TO_HALF},
     cost=A_GPU,
     source=PUBLISHED,
 )
@@ -62,13 +57,7 @@ LLAMA3 = Recipe(
     name="paper-llama3",
     group=GROUP,
     summary="LLaMA-3-8B to 50 % on WikiText-2, then the paper's adaptation.",
-    settings={
-        **SETTINGS,
-        "model": "meta-llama/Meta-Llama-3-8B",
-        "dataset": "wikitext2",
-        "sparsity": 0.5,
-        "adapt": "paper",
-    },
+    settings={"model": "meta-llama/Meta-Llama-3-8B", **TO_HALF},
     cost=A_GPU,
     source=NOT_PUBLISHED,
 )
@@ -76,13 +65,7 @@ MISTRAL = Recipe(
     name="paper-mistral",
     group=GROUP,
     summary="Mistral-7B to 50 % on WikiText-2, then the paper's adaptation.",
-    settings={
-        **SETTINGS,
-        "model": "mistralai/Mistral-7B-v0.1",
-        "dataset": "wikitext2",
-        "sparsity": 0.5,
-        "adapt": "paper",
-    },
+    settings={"model": "mistralai/Mistral-7B-v0.1", **TO_HALF},
     cost=A_GPU,
     source=NOT_PUBLISHED,
 )
