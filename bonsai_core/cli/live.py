@@ -61,30 +61,24 @@ def run_live(
         words = "; ".join(f"{name} {path}" for name, path in files.items())
         Console().print(plain(words), soft_wrap=True)
     else:
-        _show_result(console, result)
+        _show_result(console, result, last)
 
 
-def _show_result(console: Console, result: Any) -> None:
+def _show_result(console: Console, result: Any, last: Any) -> None:
+    """The reports of a run and of the adaptation that followed, or of either alone, and what is true of the last."""
     from bonsai_core.adaptation.directory import is_adaptation
     from bonsai_core.cli.adaptation import adapt_view
     from bonsai_core.cli.tables import report_view
 
-    if is_adaptation(result.directory):
-        console.print(adapt_view(result.report, result.directory))
-        show_runtimes(result.directory)
-        _show_pushed(console, result.pushed)
-        return
-    console.print(report_view(result.report, result.directory))
-    if result.adapted is not None:
+    if not is_adaptation(result.directory):
+        console.print(report_view(result.report, result.directory))
+    if last is not result:
         console.print("")
-        console.print(adapt_view(result.adapted.report, result.adapted.directory))
-    show_runtimes((result.adapted or result).directory)
-    _show_pushed(console, result.pushed)
-
-
-def _show_pushed(console: Console, url: str | None) -> None:
-    if url is not None:
-        console.print(plain(f"pushed to {url}"), soft_wrap=True)
+    if is_adaptation(last.directory):
+        console.print(adapt_view(last.report, last.directory))
+    show_runtimes(last.directory)
+    if result.pushed is not None:
+        console.print(plain(f"pushed to {result.pushed}"), soft_wrap=True)
 
 
 def show_runtimes(run: Path) -> None:
