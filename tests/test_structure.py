@@ -38,7 +38,7 @@ LAYERS = [
     {"rundir"},
     {"pages"},
     {"upstream"},
-    {"checkpoint", "sources"},
+    {"checkpoint", "sources", "executors"},
     {"model"},
     {"adaptation", "evaluation", "publishing", "runtimes", "tracking"},
     {"engine", "testing"},

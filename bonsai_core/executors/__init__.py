@@ -1,0 +1,1 @@
+"""Where work is spread: over the devices of this machine, or over a Ray cluster."""

@@ -1,0 +1,76 @@
+"""A connection to Ray: to a cluster that the user names, or to a private one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bonsai_core.errors import BonsaiError, shown
+
+AUTO = "auto"
+CONNECT_S = 10.0
+"""A head node that does not accept a connection in this time is not there; Ray itself would try for minutes."""
+MISSING = "Ray is not installed, which --executor ray needs: pip install 'bonsai-prune[ray]'."
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected while the context lasts; where this process is connected already, as it is.
+
+    Args:
+        address: ``auto`` for the cluster of this machine, or HOST:PORT of its head node; None for a private one that
+            has this machine's CPUs and GPUs, no dashboard, and ends with the context.
+
+    Raises:
+        BonsaiError: Ray is not installed, or there is no such cluster.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    if address not in (None, AUTO):
+        _check_address(address)
+    settings: dict[str, Any] = {"address": address}
+    if address is None:
+        settings = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        raise BonsaiError(
+            f"No Ray cluster at {shown(address or 'this machine')} ({str(error).splitlines()[0]}). Start one with "
+            f"`ray start --head`, name its HOST:PORT with --ray-address, or leave the option out for a private one."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    """The module, told to send nothing about its use and to ask for a token even on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        import ray
+    except ImportError:
+        raise BonsaiError(MISSING) from None
+    return ray
+
+
+def _check_address(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit() and "/" not in host):
+        raise BonsaiError(
+            f"--ray-address {shown(address)}: write auto, or HOST:PORT of the head node, as in node7:6379."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise BonsaiError(
+            f"Nothing answers at --ray-address {address} ({getattr(error, 'strerror', None) or error}). It is the "
+            f"address that `ray start --head` prints; its port is 6379 unless --port says otherwise."
+        ) from None
