@@ -75,7 +75,7 @@ class RunConfig(LoadingSettings, RecordedSettings):
     TEXTS = ("dataset", "eval_dataset", "metric_dataset", "guard_dataset")
     PATHS = ("model", *TEXTS)
     RECIPES = ("adapt",)
-    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {"page"}
+    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {"page", "executor", "ray_address", "workers"}
 
     model: Usable[str] = Field(
         "demo",
@@ -239,6 +239,24 @@ class RunConfig(LoadingSettings, RecordedSettings):
         "states; left out: 65536.",
         json_schema_extra=MACHINE,
     )
+    executor: Literal["local", "ray"] = Field(
+        "local",
+        description="What measures the sub-models: local: this machine, all GPUs that --device allows; ray: the "
+        "workers of a Ray cluster.",
+        json_schema_extra=MACHINE,
+    )
+    ray_address: str | None = Field(
+        None,
+        description="With --executor ray: auto, or HOST:PORT of a cluster's head node. Left out: a private cluster on "
+        "this machine, for the time of the run.",
+        json_schema_extra=MACHINE,
+    )
+    workers: Positive | None = Field(
+        None,
+        description="Processes that measure sub-models, each with the whole model. Left out: one for each GPU; with "
+        "--executor ray as many as the cluster has room for.",
+        json_schema_extra=MACHINE,
+    )
     eval_rounds: bool = Field(
         False, description="Perplexity after every round, not only at the end.", json_schema_extra=RESULT
     )
@@ -325,6 +343,8 @@ class RunConfig(LoadingSettings, RecordedSettings):
         for kind, other in ((kind, facts.replaces) for kind, facts in KINDS_OF_SITE.items()):
             if kind in self.units and other in self.units:
                 raise ValueError(f"units {other} or {kind}, not both: they are the same parameters in two ways")
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError("ray_address is that of a Ray cluster: set executor ray, too")
         if self.max_memory is not None and self.device_map != "auto":
             raise ValueError("max_memory limits what device_map auto may use; it is none here")
         if len(set(self.units)) < len(self.units):

@@ -38,6 +38,7 @@ from bonsai_core import (
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.setup import open_job
+from bonsai_core.engine.workers import Workers
 from bonsai_core.events import Event, StageStarted, Warned
 from bonsai_core.model.loading.parent import load_unit_table
 from bonsai_core.rundir import RunDirectory
@@ -471,8 +472,9 @@ def test_memory_of_repairs_does_not_grow_with_sub_models_times_patterns(
     directory = RunDirectory(tmp_path / "run")
     with directory.begin(job.config, print) as journal:
         ledger = Ledger(directory, journal, print)
-        statistics = RoundStatistics(job, job.calibration.prior_RNT[0], alive_U)
-        with Repairs.of_submodels(job, statistics, ledger) as repairs:
+        workers = Workers(job, ledger)
+        statistics = RoundStatistics(job, job.calibration.prior_RNT[0], alive_U, workers)
+        with Repairs.of_submodels(job, statistics, workers, ledger) as repairs:
             keep_MU = np.random.default_rng(0).random((1000, len(alive_U))) < 0.9
             tracemalloc.start()
             try:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from bonsai_core.checkpoint import ParentFiles
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.calibration import Calibration
+from bonsai_core.engine.function_metric import FunctionMetric
+from bonsai_core.engine.machine import other_devices
 from bonsai_core.engine.methods import Methods, runs_in_lockstep
 from bonsai_core.engine.plan import Plan, TokenBudget, make_plan, search_tokens
+from bonsai_core.engine.submodels import Bench
 from bonsai_core.model.forward.latency import total_bytes
 from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
@@ -77,6 +80,11 @@ class Job:
     def table(self) -> UnitTable:
         """The dense model's units."""
         return self.subject.table
+
+    @cached_property
+    def bench(self) -> Bench:
+        """What sub-models are measured with in this process."""
+        return Bench(self.methods.metric, self.tokenizer, self.passes, self.lockstep)
 
     @cached_property
     def plan(self) -> Plan:
@@ -153,18 +161,33 @@ class Job:
         }
 
     def submodels_at_once(self, data: CalibrationData) -> int:
-        """Sub-models that go through the layers together when measured on this, and into the ledger as a whole.
-
-        Chunks of windows never straddle two batches, so that the size of batches changes no number.
-        """
+        """Sub-models that go through the layers together when measured on this, and into the ledger as a whole."""
         if not runs_in_lockstep(self.methods.metric):
             return 1
-        whole = 1
-        if len(data.windows_NT):
-            windows, length = data.windows_NT.shape
-            in_chunk = self.lockstep.windows_in_chunk(length)
-            whole = in_chunk // math.gcd(in_chunk, windows)
+        whole = self.whole_batch(data)
         return max(1, self.lockstep.batch_tokens // data.num_tokens // whole) * whole
+
+    def whole_batch(self, data: CalibrationData) -> int:
+        """What the number of sub-models in a batch is a multiple of.
+
+        Chunks of windows never straddle two batches then, so that the size of batches changes no number.
+        """
+        if not runs_in_lockstep(self.methods.metric) or not len(data.windows_NT):
+            return 1
+        windows, length = data.windows_NT.shape
+        in_chunk = self.lockstep.windows_in_chunk(length)
+        return in_chunk // math.gcd(in_chunk, windows)
+
+    @cached_property
+    def spreads(self) -> bool:
+        """Whether other processes measure sub-models."""
+        return self.methods.needs_submodels and (self.config.executor == "ray" or bool(self.other_devices))
+
+    @cached_property
+    def other_devices(self) -> list[str]:
+        """The devices of this machine, besides the subject's, that are used: one process each."""
+        is_function = isinstance(self.methods.metric, FunctionMetric)
+        return [] if is_function else other_devices(self.config)
 
     @cached_property
     def keeps_moments(self) -> bool:
@@ -174,8 +197,8 @@ class Job:
 
     @cached_property
     def stores_repairs(self) -> bool:
-        """Whether the repairs of all rounds fit into the disk space that a run may use beside its checkpoint."""
-        return len(self.plan.targets) * self._repair_bytes <= SCRATCH_BYTES
+        """Whether the repairs of all rounds are stored: if other processes need them, else if they fit beside."""
+        return self.spreads or len(self.plan.targets) * self._repair_bytes <= SCRATCH_BYTES
 
     @property
     def disk_bytes(self) -> int:

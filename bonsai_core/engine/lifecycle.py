@@ -31,7 +31,7 @@ from bonsai_core.publishing.loading import write_card
 from bonsai_core.publishing.push import check_push, push_once
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory, check_disk, free_path, refuse_changes, refuse_code
-from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir.ledger import IDENTITY, Ledger
 from bonsai_core.rundir.measurement_cache import MeasurementCache
 from bonsai_core.runtimes.export import Exported
 from bonsai_core.tracking.observer import tracked
@@ -129,7 +129,7 @@ def run(
             check_disk(path, job.disk_bytes)
             journal = holding.enter_context(directory.begin(config, registry.observe))
             ledger = Ledger(directory, journal, registry.observe, cache)
-            ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
+            ledger.check_identity(IDENTITY, job.identity(), CHECKED, plugin_packages(job, registry))
             report = finish(job, ledger)
         del job  # its weights make room
         return _followed_up(RunResult(path, report), plan, config, registry)
@@ -195,7 +195,7 @@ def resume_run(
                 refuse_changes("configuration", before, config.decisive())
             job = open_job(config, registry, registry.observe, metric, journal.get("prices"))
             ledger = Ledger(directory, journal, registry.observe, cache)
-            ledger.check_identity(Step("run"), job.identity(), CHECKED, plugin_packages(job, registry))
+            ledger.check_identity(IDENTITY, job.identity(), CHECKED, plugin_packages(job, registry))
             directory.remove_temporaries()
             report = finish(job, ledger)
         del job  # its weights make room

@@ -6,7 +6,10 @@ from collections import defaultdict
 from statistics import median_low
 from typing import Any
 
+import torch
+
 from bonsai_core.config import RunConfig
+from bonsai_core.errors import BonsaiError
 from bonsai_core.model.storage.devices import find_device
 from bonsai_core.selection.limits import Limit, multiples, suited_multiples
 from bonsai_core.sources import with_absolute_paths
@@ -33,6 +36,26 @@ def suited_to_machine(config: RunConfig) -> RunConfig:
     if config.model == "demo" and config.dtype == "auto" and config.load_in == "full" and multiplies_bfloat16(device):
         filled_in["dtype"] = "bfloat16"
     return with_absolute_paths(config).model_copy(update=filled_in)
+
+
+def other_devices(config: RunConfig) -> list[str]:
+    """Devices of this machine, besides the first, that sub-models are measured on: one process each.
+
+    Raises:
+        BonsaiError: there are not as many as are wanted.
+    """
+    if config.executor != "local" or config.weights_elsewhere:
+        return []
+    device = find_device(config.device)
+    if device.type == "cpu":
+        return ["cpu"] * ((config.workers or 1) - 1)
+    here = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
+    if (config.workers or 1) > here:
+        raise BonsaiError(
+            f"--workers {config.workers} needs as many GPUs, and --device {config.device} has {here}. Give fewer, or "
+            f"--executor ray with a cluster that has more."
+        )
+    return [f"cuda:{index}" for index in range(1, config.workers or here)]
 
 
 def multiples_in(config: RunConfig, table: UnitTable) -> Limit[int]:

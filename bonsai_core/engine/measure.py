@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,23 @@ from bonsai_core.engine.estimate import Measured, evidence
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.rounds import Round, Stream
-from bonsai_core.engine.submodels import measure_submodels
+from bonsai_core.engine.workers import Workers
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Stage, SubmodelMeasured
 from bonsai_core.rundir.journal import Payload
-from bonsai_core.rundir.ledger import Ledger
+from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.measurement_cache import Arrays, code_of
 from bonsai_core.selection.whole_drops import WholeDrops
 
 
 def measure(
-    job: Job, round: Round, request: SampleRequest, drops: WholeDrops, repairs: Repairs, ledger: Ledger
+    job: Job,
+    round: Round,
+    request: SampleRequest,
+    drops: WholeDrops,
+    repairs: Repairs,
+    workers: Workers,
+    ledger: Ledger,
 ) -> Measured:
     """Draw and measure the sub-models of a round, all at once or as a sequential sampler asks for them.
 
@@ -38,7 +45,7 @@ def measure(
     methods, num_tokens = job.methods, round.measuring.data.num_tokens
     sampled, total = request.num_submodels, request.num_submodels + drops.num_submodels
     ledger.begin(Stage.MEASURE, f"{total} sub-models by {methods.metric.name}", round.number)
-    cache_key = _cache_key(job, round, request) if ledger.has_cache else None
+    cache_key = _cache_key(job, round, request) if ledger.has_cache and not job.spreads else None
     keep_MU = np.zeros((0, len(request.table)), dtype=bool)
     group_M, value_M = np.zeros(0, dtype=np.int64), np.zeros(0)
     dropped_U = np.zeros(len(request.table), dtype=bool)
@@ -55,13 +62,14 @@ def measure(
         drawn_MU = draw.keep_MU
         if len(keep_MU) == 0:  # decided once per round, so that all draws are comparable
             repaired = repairs.affordable(drawn_MU)
-        for first in range(0, len(drawn_MU), batch := job.submodels_at_once(round.measuring.data)):
-            part = slice(first, first + batch)
-            start = len(keep_MU) + first
-            values = _values(job, round, start, drawn_MU, part, repairs if repaired else None, cache_key, ledger)
-            for index, value in enumerate(values, start=start):
-                ledger.notify(SubmodelMeasured(round.number, index, total, methods.metric.name, value))
-                value_M = np.append(value_M, np.nan if value is None else value)
+        drawn_M = np.full(len(drawn_MU), np.nan)
+        steps = _batches(round, len(keep_MU), len(drawn_MU), workers, ledger)
+        found = _values(job, round, steps, drawn_MU, repairs if repaired else None, cache_key, workers, ledger)
+        for part, values in found:
+            for index, value in enumerate(values, start=part.start):
+                ledger.notify(SubmodelMeasured(round.number, len(keep_MU) + index, total, methods.metric.name, value))
+                drawn_M[index] = np.nan if value is None else value
+        value_M = np.append(value_M, drawn_M)
         keep_MU = np.concatenate([keep_MU, drawn_MU])
         group_M = np.append(group_M, draw.group_M + (group_M.max() + 1 if len(group_M) else 0))
         if len(keep_MU) < sampled:
@@ -84,38 +92,74 @@ def _draw(job: Job, round: Round, request: SampleRequest, num_drawn: int) -> Dra
     return draw
 
 
+Batch = tuple[slice, Step]
+"""Some of the sub-models drawn, and the step that measures them."""
+
+
+def _batches(round: Round, drawn_before: int, number: int, workers: Workers, ledger: Ledger) -> list[Batch]:
+    """A draw of a number of sub-models in batches: those measured already as they were, the others as suits who works.
+
+    Args:
+        drawn_before: sub-models of the round that were drawn before.
+    """
+    sample, batches, first = round.measuring, list[Batch](), 0
+
+    def step_at(first: int, tokens: int = 0) -> Step:
+        return round.step(f"submodels-{drawn_before + first}", tokens)
+
+    while first < number:
+        if step_at(first) in ledger:
+            end = first + len(ledger.journal[step_at(first).key]["values"])
+        else:
+            most = min(number, first + workers.submodels_at_once(sample, number))
+            end = next((end for end in range(first + 1, most) if step_at(end) in ledger), most)
+        batches.append((slice(first, end), step_at(first, (end - first) * sample.data.num_tokens)))
+        first = end
+    return batches
+
+
 def _values(
     job: Job,
     round: Round,
-    start: int,
+    batches: Sequence[Batch],
     drawn_MU: NDArray[np.bool_],
-    part: slice,
     repairs: Repairs | None,
     cache_key: Mapping[str, Any] | None,
+    workers: Workers,
     ledger: Ledger,
-) -> list[float | None]:
-    """The metric's values of a part of the sub-models drawn, all in one step; None for one that is not finite.
+) -> Iterator[tuple[slice, list[float | None]]]:
+    """The metric's values of batches of sub-models, as they come in; None for one that is not finite.
 
     Args:
-        start: number of the first one in the round.
         repairs: what repairs them; None if they are measured as they are.
     """
-    keep_MU = drawn_MU[part]
-    step = round.step(f"submodels-{start}", len(keep_MU) * round.measuring.data.num_tokens)
+    part_of, missing = {step: part for part, step in batches}, list[Batch]()
+    for part, step in batches:
+        if step in ledger:
+            yield part, ledger.once(step, dict)["values"]
+        else:
+            missing.append((part, step))
 
-    def compute() -> Arrays:
-        if repairs is not None:
-            repairs.prepare(drawn_MU)
-        values = measure_submodels(job, round.measuring, keep_MU, repairs)
-        return {"values": np.array(values, dtype=np.float64)}
+    def measured(parts: Sequence[slice]) -> Iterator[tuple[int, list[float | None]]]:
+        source = None if repairs is None else repairs.of(drawn_MU)
+        return workers.values(round.measuring, [drawn_MU[part] for part in parts], source)
 
-    def measured() -> Payload:
-        key = {**cache_key, "keep": keep_MU, "repaired": repairs is not None} if cache_key else None
-        value_M = ledger.cached(key, step.tokens, compute)["values"]
-        return {"values": [float(value) if np.isfinite(value) else None for value in value_M]}
+    def computed() -> Iterator[tuple[Step, Payload]]:
+        if job.spreads:
+            for number, values in measured([part for part, _ in missing]) if missing else ():
+                yield missing[number][1], {"values": values}
+            return
+        for part, step in missing:
+            key = {**cache_key, "keep": drawn_MU[part], "repaired": repairs is not None} if cache_key else None
+            value_M = ledger.cached(key, step.tokens, partial(_as_array, partial(measured, [part])))["values"]
+            yield step, {"values": [float(value) if np.isfinite(value) else None for value in value_M]}
 
-    values: list[float | None] = ledger.once(step, measured)["values"]
-    return values
+    for step, payload in ledger.each(computed()):
+        yield part_of[step], payload["values"]
+
+
+def _as_array(measured: Callable[[], Iterator[tuple[int, list[float | None]]]]) -> Arrays:
+    return {"values": np.array([value for _, values in measured() for value in values], dtype=np.float64)}
 
 
 def _cache_key(job: Job, round: Round, request: SampleRequest) -> Mapping[str, Any] | None:

@@ -76,6 +76,8 @@ def choose_methods(config: RunConfig, registry: Registry, function: ModelFunctio
             f"cannot load. Pass it from Python: bonsai_core.run(config, metric=function) or "
             f"resume(run, metric=function)."
         )
+    if function is not None and config.executor == "ray":
+        raise BonsaiError("A Python function measures in this process: leave executor ray out, or make it a plugin.")
     metric = FunctionMetric(function=function) if function else cast(Metric, registry.create("metric", config.metric))
     methods = Methods(
         cast(Prior, registry.create("prior", config.prior)),

@@ -59,4 +59,4 @@ def dense_side(job: Job, windows_NT: NDArray[np.int64], ledger: Ledger) -> Dense
 
     cache_key = {**job.cache_key, "dense side": windows_NT} if ledger.has_cache else None
     arrays = ledger.cached(cache_key, windows_NT.size, compute)
-    return DenseSide(**{name: torch.from_numpy(array).to(job.subject.device) for name, array in arrays.items()})
+    return DenseSide(**{name: torch.from_numpy(array) for name, array in arrays.items()}).to(job.subject.device)

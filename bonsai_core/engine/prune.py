@@ -31,8 +31,9 @@ from bonsai_core.engine.repairs import Repairs
 from bonsai_core.engine.round_statistics import RoundStatistics
 from bonsai_core.engine.rounds import Round, plan_rounds, sample_request
 from bonsai_core.engine.score import score
-from bonsai_core.engine.search import refine
+from bonsai_core.engine.search import refine, utilities_of
 from bonsai_core.engine.settle import settle
+from bonsai_core.engine.workers import Workers
 from bonsai_core.events import Stage
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
@@ -50,26 +51,28 @@ def prune(job: Job, ledger: Ledger) -> NDArray[np.bool_]:
     """
     keep_U = job.table.keep_all()
     rounds = plan_rounds(job, ledger)
-    statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U)
-    for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
-        alive_U = keep_U
-        with Repairs.of_submodels(job, statistics, ledger) as repairs:
-            decide = partial(next_keep, job, round, repairs, ledger)
-            # A resumed run reads what a finished round decided from its directory.
-            selection, keep_U = ledger.once_with_array(
-                round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
-            )
-        statistics = RoundStatistics(job, following.prior_NT, keep_U)
-        settle(job, round, selection, alive_U, statistics, ledger)
+    with Workers.of(job, ledger) as workers:
+        statistics = RoundStatistics(job, rounds[0].prior_NT, keep_U, workers)
+        for round, following in zip(rounds, (*rounds[1:], rounds[-1]), strict=True):
+            alive_U = keep_U
+            with Repairs.of_submodels(job, statistics, workers, ledger) as repairs:
+                decide = partial(next_keep, job, round, repairs, workers, ledger)
+                # A resumed run reads what a finished round decided from its directory.
+                selection, keep_U = ledger.once_with_array(
+                    round.selection(job), decide, name="keep_U", kind=np.bool_, length=len(alive_U)
+                )
+            statistics = RoundStatistics(job, following.prior_NT, keep_U, workers)
+            settle(job, round, selection, alive_U, statistics, workers, ledger)
     return keep_U
 
 
-def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple[Payload, Arrays]:
+def next_keep(job: Job, round: Round, repairs: Repairs, workers: Workers, ledger: Ledger) -> tuple[Payload, Arrays]:
     """What a round decides: numbers for the journal, and arrays.
 
     These are `importance_U` and `keep_U`, and `predicted_M` and `utility_M` where there are predictions.
     """
     methods, alive_U = job.methods, repairs.statistics.alive_U
+    workers.recruit()
     prior_U = score(job, round, repairs.statistics, ledger)
     # If --units has sublayer or layer, some sub-models lose these; the others are the sampler's.
     request, drops = WholeDrops.of(sample_request(job, round, alive_U, prior_U), job.rules, (round.seed, round.number))
@@ -79,7 +82,7 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
         ledger.skip(job.plan.submodel_tokens)
         fitted = Estimate.nothing(request)
     else:
-        measured = measure(job, round, request, drops, repairs, ledger)
+        measured = measure(job, round, request, drops, repairs, workers, ledger)
         fitted = estimate(methods.estimator, request, measured, ledger.warn)
     ledger.begin(Stage.SELECT, "selection", round.number)
     whole_W = drops.importance(fitted.importance_U)
@@ -90,7 +93,8 @@ def next_keep(job: Job, round: Round, repairs: Repairs, ledger: Ledger) -> tuple
     answers, details = select_both_ways(problem), dict(fitted.details)
     keep_U = answers[-1]
     if round.search is not None and request.drop_fraction > 0:
-        keep_U, numbers = refine(job, round, request, drops, fitted.unit_importance_U, answers, repairs, ledger)
+        utilities = partial(utilities_of, job, round, repairs, workers, ledger)
+        keep_U, numbers = refine(job, round, request, drops, fitted.unit_importance_U, answers, utilities, ledger)
         details |= numbers
     summary = {
         "kendall_tau": fitted.kendall_tau,

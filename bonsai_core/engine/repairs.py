@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Repair
 from bonsai_core.engine.job import PATTERNS_PER_SITE, Job
-from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.round_statistics import RoundStatistics, Totals
+from bonsai_core.engine.stored_repairs import RepairStore, StoredRepairs, loses, repair_name
+from bonsai_core.engine.submodels import RepairSource
+from bonsai_core.engine.workers import Workers
 from bonsai_core.model.forward.statistics import site_repair
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.model.subject import RepairOf
@@ -25,24 +26,24 @@ class Repairs:
 
     Args:
         statistics: of the model as the round finds it.
-        prepared: where repairs are stored for metrics that run the model themselves, one sub-model after the other.
+        store: where repairs are stored that are not used where they are computed; None if all are.
 
     Attributes:
         statistics: as above.
     """
 
-    def __init__(self, job: Job, statistics: RoundStatistics, prepared: TensorFiles) -> None:
+    def __init__(self, job: Job, statistics: RoundStatistics, store: RepairStore | None) -> None:
         self._job = job
         self.statistics = statistics
-        self._prepared = prepared
+        self._store = store
 
     @classmethod
     @contextmanager
-    def of_submodels(cls, job: Job, statistics: RoundStatistics, ledger: Ledger) -> Iterator[Repairs]:
+    def of_submodels(cls, job: Job, statistics: RoundStatistics, workers: Workers, ledger: Ledger) -> Iterator[Repairs]:
         """Those of a round's sub-models, whose files and statistics leave with it."""
         scratch = TensorFiles(ledger.directory.scratch_path, ledger.directory.writing)
         try:
-            yield cls(job, statistics, scratch)
+            yield cls(job, statistics, workers.repair_store(scratch))
         finally:
             statistics.forget()
             scratch.remove()
@@ -58,42 +59,41 @@ class Repairs:
             return compensator.repairs
         return sum(len(self._different(keep_MU, site)) for site in sites) <= PATTERNS_PER_SITE * len(sites)
 
+    def of(self, keep_MU: NDArray[np.bool_]) -> RepairSource:
+        """What repairs some sub-models, bool [M, U]; stored before, where that is needed."""
+        if self._store is None:
+            return self
+        self._prepare(keep_MU, self._store)
+        return StoredRepairs(self._job.subject, self.statistics.alive_U, self._store)
+
     def sweep(self) -> Callable[[int], RepairOf]:
         """Repairs of sites, asked for at every layer of a sweep; a site that loses nothing gets none."""
         statistics_of = self.statistics.sweep(self._job.methods.compensator, again=True)
 
         def of_layer(number: int) -> RepairOf:
             totals = statistics_of(number)
-            return lambda site, keep_U: self._of(site, keep_U, totals) if self._loses(site, keep_U) else None
+            return lambda site, keep_U: (
+                self._of(site, keep_U, totals) if loses(site, self.statistics.alive_U, keep_U) else None
+            )
 
         return of_layer
 
-    def prepare(self, keep_MU: NDArray[np.bool_]) -> None:
-        """Store the repairs of some sub-models for `applied`, if the metric needs that; those stored already stay."""
-        if runs_in_lockstep(self._job.methods.metric):
-            return
+    def _prepare(self, keep_MU: NDArray[np.bool_], store: RepairStore) -> None:
+        """Store the repairs of some sub-models; those stored already stay."""
         sites = self._sites()
         patterns = [(site, keep_U) for site in sites for keep_U in self._different(keep_MU, site)]
-        if all(_name(site, keep_U) in self._prepared for site, keep_U in patterns):
+        if all(repair_name(site, keep_U) in store for site, keep_U in patterns):
             return
         statistics_of = self.statistics.sweep(self._job.methods.compensator, again=True)
 
         def prepare_layer(number: int) -> None:
             totals = statistics_of(number)
             for site, keep_U in patterns:
-                if site.layer == number and _name(site, keep_U) not in self._prepared:
-                    self._prepared.save_repair(_name(site, keep_U), self._of(site, keep_U, totals))
+                name = repair_name(site, keep_U)
+                if site.layer == number and name not in store:
+                    store.save_repair(name, self._of(site, keep_U, totals))
 
         self._job.lockstep.sweep(prepare_layer)
-
-    def applied(self, keep_U: NDArray[np.bool_]) -> AbstractContextManager[None]:
-        """The whole model as one of the sub-models that were prepared."""
-
-        def loaded(site: Site, keep_U: NDArray[np.bool_]) -> Repair | None:
-            name, home = _name(site, keep_U), self._job.subject.home
-            return self._prepared.load_repair(name, home) if self._loses(site, keep_U) else None
-
-        return self._job.subject.masked(keep_U, loaded)
 
     def _of(self, site: Site, keep_U: NDArray[np.bool_], totals: Totals) -> Repair:
         subject, compensator, alive_U = self._job.subject, self._job.methods.compensator, self.statistics.alive_U
@@ -104,18 +104,10 @@ class Repairs:
         """Those that can be repaired."""
         return [site for site in self._job.subject.sites_present() if site.has_output]
 
-    def _loses(self, site: Site, keep_U: NDArray[np.bool_]) -> bool:
-        """Whether a site that can be repaired loses units."""
-        lost = self.statistics.alive_U[site.units] & ~keep_U[site.units]
-        return site.has_output and bool(lost.any())
-
     def _different(self, keep_MU: NDArray[np.bool_], site: Site) -> list[NDArray[np.bool_]]:
         """One keep vector for each way in which a site loses units while its layer stays."""
         rows_M = np.flatnonzero([self._job.subject.table.layer_stays(site.layer, keep_U) for keep_U in keep_MU])
         packed_M = np.packbits(keep_MU[rows_M, site.units], axis=1)
         firsts = rows_M[np.unique(packed_M, axis=0, return_index=True)[1]]
-        return [keep_MU[first] for first in firsts if self._loses(site, keep_MU[first])]
-
-
-def _name(site: Site, keep_U: NDArray[np.bool_]) -> str:
-    return f"{site.name}-{hashlib.sha256(np.packbits(keep_U[site.units]).tobytes()).hexdigest()[:16]}"
+        alive_U = self.statistics.alive_U
+        return [keep_MU[first] for first in firsts if loses(site, alive_U, keep_MU[first])]

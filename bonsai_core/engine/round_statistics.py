@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bonsai_core.contracts import Statistic
+from bonsai_core.engine.blocks import read_layer
 from bonsai_core.engine.job import Job
-from bonsai_core.model.forward.lanes import LayerLanes
-from bonsai_core.model.forward.layer_totals import MOMENTS, LayerTotals, Reader, statistic_of
+from bonsai_core.engine.workers import Workers
+from bonsai_core.model.forward.layer_totals import MOMENTS, Reader, statistic_of
 from bonsai_core.model.forward.lockstep import Stream
 
 Totals = Mapping[str, Statistic]
@@ -30,10 +29,11 @@ class RoundStatistics:
         alive_U: the units alive, bool [U].
     """
 
-    def __init__(self, job: Job, windows_NT: NDArray[np.int64], alive_U: NDArray[np.bool_]) -> None:
+    def __init__(self, job: Job, windows_NT: NDArray[np.int64], alive_U: NDArray[np.bool_], workers: Workers) -> None:
         self.alive_U = alive_U
         self.windows_NT = windows_NT
         self._job = job
+        self._workers = workers
         self._kept: dict[str, dict[int, Totals]] = {}
 
     def sweep(self, reader: Reader, *, again: bool = False) -> Callable[[int], Totals]:
@@ -47,8 +47,10 @@ class RoundStatistics:
             return lambda number: {}
         if self.has(reader):
             return lambda number: self._kept[name][number]
-        stream = self._job.lockstep.stream(self.windows_NT, counted=not again)
         needed = self._needed_again()
+        if all(map(self._fits, (reader, *needed))) and self._spread([reader, *needed], counted=not again):
+            return lambda number: self._kept[name][number]
+        stream = self._job.lockstep.stream(self.windows_NT, counted=not again)
         return lambda number: self._pass(number, stream, [reader, *needed], needed)[name]
 
     def has(self, reader: Reader) -> bool:
@@ -70,22 +72,24 @@ class RoundStatistics:
 
     def _pass(self, number: int, stream: Stream, readers: list[Reader], kept: list[Reader]) -> Mapping[str, Totals]:
         """Put the text through a layer; what plugins read there, by the names of the statistics."""
-        job, wanted = self._job, {statistic_of(reader) or "": reader for reader in readers}
-        totals = {name: LayerTotals(job.subject, number, reader, self.alive_U) for name, reader in wanted.items()}
-
-        def add(before: Tensor, after: Tensor) -> None:
-            for total in totals.values():
-                total.add(before, after)
-
-        with ExitStack() as stack:
-            for total in totals.values():
-                stack.enter_context(total.reading())
-            lanes = LayerLanes.of(job.subject, number, self.alive_U[None], None)
-            job.lockstep.advance(number, stream, lanes, add)
+        wanted = {statistic_of(reader) or "": reader for reader in readers}
+        totals = read_layer(self._job.lockstep, number, stream, wanted, self.alive_U)
         results = {name: total.result() for name, total in totals.items()}
         for name in map(statistic_of, kept):
             self._kept.setdefault(name or "", {})[number] = results[name or ""]
         return results
+
+    def _spread(self, readers: list[Reader], *, counted: bool) -> bool:
+        """Have all workers sum what plugins read, which is kept; False where this process does so alone."""
+        methods = self._job.methods
+        roles: dict[str, Reader] = {"prior": methods.prior, "compensator": methods.compensator}
+        wanted = {statistic_of(reader): role for role, reader in roles.items() if reader in readers}
+        totals = self._workers.totals(
+            self.windows_NT, self.alive_U, {role: roles[role] for role in wanted.values()}, counted=counted
+        )
+        for name, role in wanted.items() if totals is not None else ():
+            self._kept[name or ""] = {number: total.result() for number, total in (totals or {})[role].items()}
+        return totals is not None
 
     def _needed_again(self) -> list[Reader]:
         """Plugins besides the prior whose statistics the round needs."""

@@ -12,8 +12,7 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.perplexities import dense_side
 from bonsai_core.events import Stage
-from bonsai_core.model.forward.predictions import DenseSide
-from bonsai_core.model.forward.probe import CalibrationData
+from bonsai_core.model.forward.probe import CalibrationData, MeasuringData
 from bonsai_core.rundir.ledger import Ledger, Step
 
 
@@ -23,23 +22,6 @@ class Stream(IntEnum):
     PRIOR = 0
     SAMPLER = 1
     SEARCH = 2
-
-
-@dataclass(frozen=True)
-class MeasuringData:
-    """What sub-models are measured on.
-
-    Attributes:
-        data: windows or questions.
-        dense: the dense model's side of the windows; None where sub-models are not compared with it.
-    """
-
-    data: CalibrationData
-    dense: DenseSide | None
-
-    def first(self, num_windows: int) -> MeasuringData:
-        """Only the first windows."""
-        return MeasuringData(CalibrationData(self.data.windows_NT[:num_windows]), self.dense)
 
 
 @dataclass(frozen=True)

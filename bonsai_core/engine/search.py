@@ -6,7 +6,6 @@ All are measured as the round would leave the model, on data of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,10 @@ from bonsai_core.contracts import SampleRequest
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.plan import FINALISTS, FIRST_HEAT, OFFSPRING, answers_measured
 from bonsai_core.engine.repairs import Repairs
-from bonsai_core.engine.rounds import MeasuringData, Round, Stream
-from bonsai_core.engine.submodels import measure_submodels
+from bonsai_core.engine.rounds import Round, Stream
+from bonsai_core.engine.workers import Workers
 from bonsai_core.events import Stage
+from bonsai_core.model.forward.probe import MeasuringData
 from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger
 from bonsai_core.selection.problem import SelectionProblem
@@ -27,6 +27,7 @@ from bonsai_core.selection.whole_drops import WholeDrops
 MOST_SWAPS = 3
 
 Numbers = Mapping[str, float | None]
+Utilities = Callable[[str, Sequence[NDArray[np.bool_]], MeasuringData], list[float]]
 
 
 def refine(
@@ -36,7 +37,7 @@ def refine(
     drops: WholeDrops,
     importance_U: NDArray[np.float64],
     answers: Sequence[NDArray[np.bool_]],
-    repairs: Repairs,
+    utilities: Utilities,
     ledger: Ledger,
 ) -> tuple[NDArray[np.bool_], Numbers]:
     """The answer that measures best, and what a search makes of it.
@@ -48,6 +49,7 @@ def refine(
         drops: the round's wholes; those that the answer dropped stay dropped in the search.
         importance_U: the regression's, float64 [U].
         answers: its selections, bool [U]; the narrower one first, if there are two.
+        utilities: see `utilities_of`.
 
     Returns:
         The best keep vector found, and numbers for the report.
@@ -57,7 +59,6 @@ def refine(
     ledger.skip((answers_measured(job.config) - measured) * round.search.data.num_tokens)
     if not measured:
         return answers[0], {}
-    utilities = partial(_utilities, job, round, repairs, ledger)
     if len(answers) > 1:
         ledger.begin(Stage.SEARCH, "the answers with and without wholes", round.number)
     reached = utilities("start", answers, round.search)
@@ -81,7 +82,7 @@ def _search(
     swaps: Swaps,
     best_U: NDArray[np.bool_],
     best: float,
-    utilities: Callable[[str, Sequence[NDArray[np.bool_]], MeasuringData], list[float]],
+    utilities: Utilities,
     ledger: Ledger,
 ) -> tuple[NDArray[np.bool_], Numbers]:
     """Evolution by swaps of budget between sites, in tournaments over more and more text.
@@ -115,10 +116,11 @@ def _finite(utility: float) -> float | None:
     return None if np.isinf(utility) else utility
 
 
-def _utilities(
+def utilities_of(
     job: Job,
     round: Round,
     repairs: Repairs,
+    workers: Workers,
     ledger: Ledger,
     name: str,
     keeps: Sequence[NDArray[np.bool_]],
@@ -126,14 +128,14 @@ def _utilities(
 ) -> list[float]:
     """Of the model as the round would leave it with these keep vectors; -inf where one is not finite."""
     keep_MU = np.stack(keeps)
-    metric, repair = job.methods.metric, repairs if job.methods.compensator.repairs else None
+    metric = job.methods.metric
 
     def measure() -> Payload:
-        if repair is not None:
-            repair.prepare(keep_MU)
-        batch = job.submodels_at_once(sample.data)
+        source = repairs.of(keep_MU) if job.methods.compensator.repairs else None
+        batch = workers.submodels_at_once(sample, len(keep_MU))
         parts = [keep_MU[first : first + batch] for first in range(0, len(keep_MU), batch)]
-        return {"values": [value for part_MU in parts for value in measure_submodels(job, sample, part_MU, repair)]}
+        values = dict(workers.values(sample, parts, source))
+        return {"values": [value for number in range(len(parts)) for value in values[number]]}
 
     step = round.step(f"search-{name}", len(keep_MU) * sample.data.num_tokens)
     values = ledger.once(step, measure)["values"]

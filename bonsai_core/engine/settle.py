@@ -15,10 +15,13 @@ from bonsai_core.engine.job import Job
 from bonsai_core.engine.layer_repairs import LayerRepairs
 from bonsai_core.engine.perplexities import perplexity
 from bonsai_core.engine.round_statistics import RoundStatistics
-from bonsai_core.engine.rounds import MeasuringData, Round
+from bonsai_core.engine.rounds import Round
+from bonsai_core.engine.stored_repairs import apply_repairs
+from bonsai_core.engine.workers import Workers
 from bonsai_core.events import RoundFinished, Stage
 from bonsai_core.model.forward.lanes import LayerLanes
 from bonsai_core.model.forward.lockstep import Stream
+from bonsai_core.model.forward.probe import MeasuringData
 from bonsai_core.model.forward.unrepaired import UnrepairedLayers
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.rundir.divergence import describe_narrowness
@@ -31,7 +34,13 @@ NOT_STORED = ""
 
 
 def settle(
-    job: Job, round: Round, selection: Payload, alive_U: NDArray[np.bool_], after: RoundStatistics, ledger: Ledger
+    job: Job,
+    round: Round,
+    selection: Payload,
+    alive_U: NDArray[np.bool_],
+    after: RoundStatistics,
+    workers: Workers,
+    ledger: Ledger,
 ) -> None:
     """Repair and slice the model as the round decided. Nothing else slices it.
 
@@ -39,6 +48,7 @@ def settle(
         selection: numbers of what the round decided, for observers.
         alive_U: the units alive at its start, bool [U].
         after: of the model as the round leaves it; filled in where the next round's text goes through it anyway.
+        workers: who do the same to theirs.
     """
     keep_U, subject = after.alive_U, job.subject
     wanted = round.compared()
@@ -48,6 +58,7 @@ def settle(
         divergence = _repair(job, round, alive_U, after, compared, ledger)
     if job.slices_between_rounds:
         subject.slice(keep_U)
+    workers.settle(keep_U, _files(round, ledger))
     kl: Payload = {}
     if wanted:
         kl = ledger.once(round.divergence(job), lambda: divergence or _walk(job, keep_U, compared))
@@ -80,8 +91,7 @@ def _repair(
     Returns:
         The divergence, where the repair was computed now: its text went through the layers with that of the repair.
     """
-    directory, subject, step, keep_U = ledger.directory, job.subject, round.repair(job), after.alive_U
-    files = TensorFiles(directory.tensor_path(round.number, "repair"), directory.writing)
+    subject, step, keep_U, files = job.subject, round.repair(job), after.alive_U, _files(round, ledger)
     computed: Payload | None = None
     divergence: Payload | None = None
 
@@ -100,13 +110,15 @@ def _repair(
 
     recorded = ledger.once(step, compute, holds=is_intact)
     if computed is None:
-        for site in subject.sites_present():
-            if site.name in files:
-                repair = files.load_repair(site.name, subject.home)
-                subject.repair(site, keep_U, repair, of_dense=job.repairs_dense)
-    elif computed["sha256"] != recorded["sha256"]:
+        apply_repairs(subject, files, keep_U, of_dense=job.repairs_dense)
+    elif recorded["sha256"] not in (NOT_STORED, computed["sha256"]):
         ledger.warn(f"The repair of round {round.number} was computed again and rounds differently.")
     return divergence
+
+
+def _files(round: Round, ledger: Ledger) -> TensorFiles:
+    """Where the repairs of a round are stored, by site."""
+    return TensorFiles(ledger.directory.tensor_path(round.number, "repair"), ledger.directory.writing)
 
 
 @contextmanager

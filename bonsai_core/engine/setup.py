@@ -82,18 +82,7 @@ def open_job(
     if config.target_latency is not None:
         longest = max(longest, timed_pass(config).longest)
     check_positions(parent.config, parent.family, longest, warn)
-    if config.weights_elsewhere:
-        table = table_of(parent, config)
-        if config.load_in != "full":
-            _warn_of_experts(table, config.load_in, warn)
-        model = load_parent(parent, config, warn)
-        files = WeightFiles(weights_directory(parent.source), model)
-        subject = Subject(model, parent.family, table=table, storage=Elsewhere(model, parent.family, files))
-        dense_bytes = files.num_bytes()
-    else:
-        model = load_parent(parent, config, warn)
-        subject = Subject(model, parent.family, units=config.units)
-        dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    subject, dense_bytes = open_subject(parent, config, warn)
     rules = make_rules(config, subject.table, parent)
     for kind in rules.stuck(subject.table):
         warn(f"No unit of the kind {kind} can leave with {rules.describe()}.")
@@ -118,12 +107,31 @@ def open_job(
         budget,
         prices,
         dense_bytes,
-        Passes(model, chunks),
+        Passes(subject.model, chunks),
         Lockstep(subject, chunks, config.batch_tokens),
         # Smaller matrices are faster everywhere but on CUDA with unaligned widths.
         slices_between_rounds=subject.in_place
         and (subject.device.type != "cuda" or rules.multiple("mlp") % ALIGNED_WIDTH == 0),
     )
+
+
+def open_subject(parent: Parent, config: RunConfig, warn: Callable[[str], None]) -> tuple[Subject, int]:
+    """The model under pruning, and the memory of its dense weights in the type they were loaded in.
+
+    Raises:
+        BonsaiError: it cannot be loaded.
+    """
+    if not config.weights_elsewhere:
+        model = load_parent(parent, config, warn)
+        subject = Subject(model, parent.family, units=config.units)
+        return subject, sum(p.numel() * p.element_size() for p in model.parameters())
+    table = table_of(parent, config)
+    if config.load_in != "full":
+        _warn_of_experts(table, config.load_in, warn)
+    model = load_parent(parent, config, warn)
+    files = WeightFiles(weights_directory(parent.source), model)
+    subject = Subject(model, parent.family, table=table, storage=Elsewhere(model, parent.family, files))
+    return subject, files.num_bytes()
 
 
 def _warn_of_experts(table: UnitTable, load_in: str, warn: Callable[[str], None]) -> None:

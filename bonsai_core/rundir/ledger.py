@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,6 +39,10 @@ class Step:
     def key(self) -> str:
         """Its key in the journal."""
         return f"round-{self.round}/{self.name}" if self.round else self.name
+
+
+IDENTITY = Step("run")
+"""What a run was started with."""
 
 
 class Ledger:
@@ -104,6 +108,19 @@ class Ledger:
             return journaled
         self.record(step, *self._timed(compute))
         return self.journal[step.key]
+
+    def each(self, computed: Iterator[tuple[Step, Payload]]) -> Iterator[tuple[Step, Payload]]:
+        """Journal the payloads of steps as they are computed, in whatever order.
+
+        Raises:
+            BonsaiError: the journal cannot be written.
+        """
+        while True:
+            following, elapsed_s = self._timed(lambda: next(computed, None))
+            if following is None:
+                return
+            self.record(*following, elapsed_s)
+            yield following
 
     def check_identity(
         self, step: Step, identity: Payload, checked: Collection[str], plugins: Collection[str] = ()

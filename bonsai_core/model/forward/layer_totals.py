@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -42,15 +42,31 @@ def statistic_of(reader: Reader) -> str | None:
     return f"{type(reader).__module__}.{type(reader).__qualname__}({reader!r})" if reads else None
 
 
+class Partial(NamedTuple):
+    """What a block of windows adds to a layer's totals.
+
+    Attributes:
+        totals: by the name of the site; of a layer prior by that of the layer's first one.
+        num_tokens: of the block.
+    """
+
+    totals: Mapping[str, Tensor]
+    num_tokens: int
+
+
 @final
 class LayerTotals:
     """What a prior or a compensator gets of one layer's sites, while chunks of text go through the layer.
+
+    Blocks of windows are summed first, and then added in order. So a block may be summed elsewhere (`partial`) and
+    added here (`include`), with the same result.
 
     Args:
         number: the layer's.
         reader: it must read text.
         alive_U: the units alive, bool [U]; others, where slicing waits, are left out.
         of: the sites that it is about; None for all of the layer.
+        block: windows of a block; None for all of them.
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class LayerTotals:
         reader: Reader,
         alive_U: NDArray[np.bool_],
         of: Collection[Site] | None = None,
+        block: int | None = None,
     ) -> None:
         self._subject = subject
         self._alive_U = alive_U
@@ -70,6 +87,9 @@ class LayerTotals:
         self._summed = self._sites[:1] if self._of_layer else self._sites
         self._sum = _sum_for(reader)
         self._inputs: dict[str, Tensor] = {}  # overwritten, not added to, when a chunk is repeated after an error
+        self._block = block
+        self._in_block = 0  # windows
+        self._of_block: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}
         self._num_tokens = 0
 
@@ -90,7 +110,20 @@ class LayerTotals:
         self._num_tokens += before[..., 0].numel()
         for site in self._summed:
             inputs = None if self._of_layer else self._inputs.pop(site.name)
-            self._totals[site.name] = self._sum.added(self._totals.get(site.name), site, inputs, before, after)
+            self._of_block[site.name] = self._sum.added(self._of_block.get(site.name), site, inputs, before, after)
+        self._in_block += len(before)
+        if self._block is not None and self._in_block >= self._block:
+            self._end_block()
+
+    def partial(self) -> Partial:
+        """What has been added so far, on the CPU."""
+        self._end_block()
+        return Partial({name: total.cpu() for name, total in self._totals.items()}, self._num_tokens)
+
+    def include(self, partial: Partial) -> None:
+        """Add what was summed elsewhere, of the next block."""
+        self._num_tokens += partial.num_tokens
+        self._add({name: total.to(self._subject.device) for name, total in partial.totals.items()})
 
     def result(self) -> Mapping[str, Statistic]:
         """What the reader receives, by site name.
@@ -98,7 +131,19 @@ class LayerTotals:
         Raises:
             BonsaiError: a site reads numbers that are not finite.
         """
+        self._end_block()
         return {site.name: Statistic(self._finished(site), self._num_tokens) for site in self._sites}
+
+    def _end_block(self) -> None:
+        self._add(self._of_block)
+        self._of_block, self._in_block = {}, 0
+
+    def _add(self, totals: Mapping[str, Tensor]) -> None:
+        for name, total in totals.items():
+            if name in self._totals:
+                self._totals[name] += total
+            else:
+                self._totals[name] = total
 
     def _finished(self, site: Site) -> Tensor:
         total = self._totals[self._summed[0].name if self._of_layer else site.name].to(self._subject.device)

@@ -41,6 +41,10 @@ class DenseSide(NamedTuple):
     vector: Tensor
     constant: Tensor
 
+    def to(self, device: torch.device) -> DenseSide:
+        """The same on a device."""
+        return DenseSide(*(tensor.to(device) for tensor in self))
+
     def compare(self, head: Head, hidden: Tensor, logits: Tensor, first: int) -> DenseTokens:
         """Compare a sub-model's hidden states and logits with it, at the tokens from `first` on."""
         rows = slice(first, first + len(hidden))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bonsai_core.contracts import Answers
@@ -41,6 +42,27 @@ class CalibrationData:
     def num_tokens(self) -> int:
         """Tokens that one measurement puts through the model, padding aside."""
         return sum(ids.size for ids in self.token_ids())
+
+
+@dataclass(frozen=True)
+class MeasuringData:
+    """What sub-models are measured on.
+
+    Attributes:
+        data: windows or questions.
+        dense: the dense model's side of the windows; None where sub-models are not compared with it.
+    """
+
+    data: CalibrationData
+    dense: DenseSide | None
+
+    def first(self, num_windows: int) -> MeasuringData:
+        """Only the first windows."""
+        return MeasuringData(CalibrationData(self.data.windows_NT[:num_windows]), self.dense)
+
+    def to(self, device: torch.device) -> MeasuringData:
+        """With the dense model's side on a device."""
+        return MeasuringData(self.data, None if self.dense is None else self.dense.to(device))
 
 
 @dataclass
