@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bonsai_core.doctor.cluster import cluster
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.hub import hub
 from bonsai_core.doctor.machine import devices, disks, memory
@@ -13,12 +14,15 @@ from bonsai_core.doctor.trial import trials
 from bonsai_core.registry.registry import Registry
 
 
-def examine(registry: Callable[[], Registry], *, online: bool = False) -> Iterator[Finding]:
+def examine(
+    registry: Callable[[], Registry], *, online: bool = False, ray_address: str | None = None
+) -> Iterator[Finding]:
     """All findings; without torch and transformers, just that they are not there.
 
     Args:
         registry: loads the installed plugins.
         online: whether a network may be used, to see whether the hub answers.
+        ray_address: of a Ray cluster to ask, ``auto`` or HOST:PORT; None for none.
     """
     yield from packages()
     faults = list(import_faults())
@@ -34,4 +38,5 @@ def examine(registry: Callable[[], Registry], *, online: bool = False) -> Iterat
     yield from extras()
     yield from runtimes(found)
     yield from hub() if online else ()
+    yield from cluster(ray_address)
     yield from trials(found)

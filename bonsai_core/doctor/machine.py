@@ -44,12 +44,12 @@ def devices() -> Iterator[Finding]:
             reason = shortened(str(error))
             yield Finding("devices", f"cuda:{index}", f"{name} cannot be used: {reason}", "broken", DRIVER)
         else:
-            yield Finding("devices", f"cuda:{index}", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
+            yield Finding("devices", f"cuda:{index}", f"{name}, {gigabytes(free)} of {gigabytes(total)} free")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         found = f"nvidia-smi is here, but torch {torch.__version__} sees no GPU"
         yield Finding("devices", "CUDA", found, "note", DRIVER)
     if torch.backends.mps.is_available():
-        yield Finding("devices", "mps", f"{_gigabytes(torch.mps.recommended_max_memory())} recommended at most")
+        yield Finding("devices", "mps", f"{gigabytes(torch.mps.recommended_max_memory())} recommended at most")
 
 
 def memory(cgroup: Path = CGROUP) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def memory(cgroup: Path = CGROUP) -> Iterator[Finding]:
         free, total, where = min(free, limit - (_number(cgroup / "memory.current") or 0)), limit, " of this container"
     few = free < LITTLE_MEMORY
     advice = "Close other programs, or prune a model that is larger than memory with --device-map auto." if few else ""
-    found = f"{_gigabytes(max(0, free))} of {_gigabytes(total)} free{where}"
+    found = f"{gigabytes(max(0, free))} of {gigabytes(total)} free{where}"
     yield Finding("memory and disks", "memory", found, "note" if few else "ok", advice)
 
 
@@ -84,7 +84,7 @@ def disks() -> Iterator[Finding]:
         free = shutil.disk_usage(there).free
         writable = os.access(there, os.W_OK)
         grade: Grade = "ok" if writable and free >= LITTLE_DISK else "note"
-        found = f"{_gigabytes(free)} free{'' if writable else ', cannot be written'}: {path}"
+        found = f"{gigabytes(free)} free{'' if writable else ', cannot be written'}: {path}"
         yield Finding("memory and disks", name, found, grade, "" if grade == "ok" else advice)
 
 
@@ -96,5 +96,5 @@ def _number(file: Path) -> int | None:
         return None
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB"

@@ -14,6 +14,10 @@ from bonsai_core.errors import BonsaiError, shown
 AUTO = "auto"
 CONNECT_S = 10.0
 """A head node that does not accept a connection in this time is not there; Ray itself would try for minutes."""
+TOKEN = (
+    "A cluster that asks for a token wants that of its head node: in RAY_AUTH_TOKEN, or in ~/.ray/auth_token. "
+    "`ray get-auth-token` prints it there."
+)
 MISSING = "Ray is not installed, which --executor ray needs: pip install 'bonsai-prune[ray]'."
 
 
@@ -23,12 +27,12 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
 
     Args:
         address: ``auto`` for the cluster of this machine, or HOST:PORT of its head node; None for a private one that
-            has this machine's CPUs and GPUs, no dashboard, and ends with the context.
+            has this machine's CPUs and GPUs, listens on loopback alone, has no dashboard, and ends with the context.
 
     Raises:
-        BonsaiError: Ray is not installed, or there is no such cluster.
+        BonsaiError: Ray is not installed, there is no such cluster, or it does not accept our token.
     """
-    ray = _ray()
+    ray = _ray(private=address is None)
     if ray.is_initialized():
         yield ray
         return
@@ -36,13 +40,16 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         _check_address(address)
     settings: dict[str, Any] = {"address": address}
     if address is None:
-        settings = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        settings = {"address": "local", "include_dashboard": False}
     try:
         ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise BonsaiError(f"There is no token for the Ray cluster at {shown(address)}. {TOKEN}") from error
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise BonsaiError(
             f"No Ray cluster at {shown(address or 'this machine')} ({str(error).splitlines()[0]}). Start one with "
-            f"`ray start --head`, name its HOST:PORT with --ray-address, or leave the option out for a private one."
+            f"`ray start --head`, name its HOST:PORT with --ray-address, or leave the option out for a private one. "
+            f"{TOKEN}"
         ) from error
     try:
         yield ray
@@ -50,9 +57,16 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _ray() -> Any:
-    """The module, told to send nothing about its use. By itself it asks for a token, even on this machine."""
+def _ray(*, private: bool) -> Any:
+    """The module, told to send nothing about its use. A cluster that it starts asks for a token by itself.
+
+    Args:
+        private: whether this machine alone is to be listened to, as Ray does by itself on macOS and Windows. It holds
+            only if the process has not imported Ray before.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if private:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
