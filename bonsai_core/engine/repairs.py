@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,18 @@ class Repairs:
 
     Args:
         statistics: of the model as the round finds it.
-        store: where repairs are stored that are not used where they are computed; None if all are.
+        workers: who measures the sub-models.
+        scratch: for repairs that are not used where they are computed.
 
     Attributes:
         statistics: as above.
     """
 
-    def __init__(self, job: Job, statistics: RoundStatistics, store: RepairStore | None) -> None:
+    def __init__(self, job: Job, statistics: RoundStatistics, workers: Workers, scratch: TensorFiles) -> None:
         self._job = job
         self.statistics = statistics
-        self._store = store
+        self._workers = workers
+        self._scratch = scratch
 
     @classmethod
     @contextmanager
@@ -43,7 +46,7 @@ class Repairs:
         """Those of a round's sub-models, whose files and statistics leave with it."""
         scratch = TensorFiles(ledger.directory.scratch_path, ledger.directory.writing)
         try:
-            yield cls(job, statistics, workers.repair_store(scratch))
+            yield cls(job, statistics, workers, scratch)
         finally:
             statistics.forget()
             scratch.remove()
@@ -65,6 +68,10 @@ class Repairs:
             return self
         self._prepare(keep_MU, self._store)
         return StoredRepairs(self._job.subject, self.statistics.alive_U, self._store)
+
+    @cached_property
+    def _store(self) -> RepairStore | None:
+        return self._workers.repair_store(self._scratch)
 
     def sweep(self) -> Callable[[int], RepairOf]:
         """Repairs of sites, asked for at every layer of a sweep; a site that loses nothing gets none."""

@@ -67,9 +67,7 @@ class Workers:
         """
         job = self._job
         if job.spreads and job.config.executor == "ray":
-            from bonsai_core.executors.ray_crew import RayRepairs
-
-            return RayRepairs()
+            return self._object_store()
         return scratch if job.spreads or not runs_in_lockstep(job.methods.metric) else None
 
     def settle(self, keep_U: NDArray[np.bool_], repairs: TensorFiles) -> None:
@@ -203,18 +201,19 @@ class Workers:
         for keep_U, files in self._settled[len(self._to_send) :]:
             store: RepairStore | None = files
             if files is not None and self._job.config.executor == "ray":
-                store = self._in_object_store(files)
+                store = self._object_store()
+                for site in self._job.table:
+                    if site.name in files:
+                        store.save_repair(site.name, files.load_repair(site.name, torch.device("cpu")))
             self._to_send = (*self._to_send, Settled(keep_U, store))
         return self._to_send
 
-    def _in_object_store(self, files: RepairStore) -> RepairStore:
+    def _object_store(self) -> RepairStore:
+        """Room for repairs in the cluster, which this process has to be connected with before it imports Ray."""
+        self._crew()
         from bonsai_core.executors.ray_crew import RayRepairs
 
-        repairs, subject = RayRepairs(), self._job.subject
-        for site in subject.table:
-            if site.name in files:
-                repairs.save_repair(site.name, files.load_repair(site.name, subject.home))
-        return repairs
+        return RayRepairs()
 
     def _on_its_way(self, sample: MeasuringData) -> Any:
         """What sub-models are measured on, as the others receive it."""

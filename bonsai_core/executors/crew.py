@@ -18,7 +18,7 @@ MOST_DEATHS = 3
 """Workers that may die of one call, or before they are ready."""
 SLOW = 2.0
 """A call that takes this many times as long as the longest so far is made again, by a worker that has none."""
-LONELY_S = 20.0
+LONELY_S = 60.0
 """After this time without a worker the user is told why."""
 Call = tuple[object, ...]
 """The name of a worker's method, and its arguments."""

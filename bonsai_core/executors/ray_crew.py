@@ -87,10 +87,14 @@ class RayCrew(Crew):
         return cause if isinstance(cause, Exception) else error
 
     def _why_alone(self) -> str:
-        needs = " and ".join(f"{number} {what}" for what, number in self._needs.items() if number)
+        needs = {what: number for what, number in self._needs.items() if number}
+        each = " and ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in needs.items())
         total, free = ray.cluster_resources(), ray.available_resources()
-        has = ", ".join(f"{free.get(what, 0):g} of {total.get(what, 0):g} {what}s free" for what in self._needs)
-        return f"No worker yet: each needs {needs} on one node, and the cluster has {has}. Waiting for one to join."
+        left = " and ".join(f"{free.get(what, 0):g} of {total.get(what, 0):g} {what}s" for what in needs)
+        return (
+            f"No worker is ready yet: they still load the model, or wait for room. Each takes {each} of one node; free "
+            f"in the cluster are {left}. This process waits."
+        )
 
 
 @final
