@@ -23,6 +23,7 @@ from bonsai_core.settings.types import (
 )
 from bonsai_core.units import KINDS_OF_SITE, UnitKind
 
+Executor = Literal["local", "ray"]
 BUDGETS = ("sparsity", *TARGETS)
 """Settings of which a run has one."""
 
@@ -239,7 +240,7 @@ class RunConfig(LoadingSettings, RecordedSettings):
         "states; left out: 65536.",
         json_schema_extra=MACHINE,
     )
-    executor: Literal["local", "ray"] = Field(
+    executor: Executor = Field(
         "local",
         description="What measures the sub-models: local: this machine, all GPUs that --device allows; ray: the "
         "workers of a Ray cluster.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,13 +29,11 @@ def progress_options(command: Command) -> Command:
     return quiet(json_lines(command))
 
 
-def run_live(
-    job: Callable[[], Any], mode: Mode | None, *, push_to_hub: str | None = None, tracker: str | None = None
-) -> None:
+def run_live(job: Callable[[], Any], mode: Mode | None, told: Mapping[str, object]) -> None:
     """Run with progress, then show the report; on Ctrl-C say how to continue.
 
     Args:
-        push_to_hub, tracker: what the job was told to publish, which a resume has to be told again.
+        told: options that a resume has to be told again, by name; None for those that were not given.
     """
     from bonsai_core.model.storage.memory import return_large_blocks
 
@@ -48,8 +46,8 @@ def run_live(
             result = job()
     except KeyboardInterrupt:
         if observer.directory is not None:
-            told = {"push-to-hub": push_to_hub, "tracker": tracker}
-            options = "".join(f" --{name} {shlex.quote(value)}" for name, value in told.items() if value is not None)
+            given = {name: str(value) for name, value in told.items() if value is not None}
+            options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items())
             message = f"Interrupted. {observer.safe} Continue with: bonsai resume {observer.directory}{options}"
             console.print(plain(message), soft_wrap=True)
         raise

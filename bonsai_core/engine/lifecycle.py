@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import adapted_report
 from bonsai_core.adaptation.lifecycle import AdaptResult
-from bonsai_core.config import PluginChoice, RunConfig
+from bonsai_core.config import Executor, PluginChoice, RunConfig
 from bonsai_core.engine.exports import export_for_runtimes, suited_to_runtimes
 from bonsai_core.engine.finish import finish
 from bonsai_core.engine.follow_up import check_ahead, check_publishing, follow_up, planned_adaptation
@@ -141,6 +142,9 @@ def resume_run(
     trust_remote_code: bool = False,
     push_to_hub: str | None = None,
     tracker: str | PluginChoice | None = None,
+    executor: Executor | None = None,
+    ray_address: str | None = None,
+    workers: int | None = None,
     registry: Registry | None = None,
     metric: ModelFunction | None = None,
     cache: MeasurementCache | None = None,
@@ -154,6 +158,7 @@ def resume_run(
         tracker: the name of the tracker that it was started with, if that is to go on; a choice with options is used
             in its place; None: nothing is sent. What is left out is said as a warning, with the option that turns it
             on.
+        executor, ray_address, workers: what measures the sub-models that are left; None: this machine.
         registry, metric, cache: as for `run`; a run that was started with a function as metric needs it again.
 
     Raises:
@@ -164,6 +169,7 @@ def resume_run(
     config = directory.config()
     if isinstance(tracker, PluginChoice):
         config, tracker = config.model_copy(update={"tracker": tracker}), tracker.name
+    config = _measured_again_by(config, path, executor, ray_address, workers, registry)
     plan = planned_adaptation(config, registry, directory.path)
     refuse_unstored(directory.path, config, *([plan] if plan else []), push_to_hub=push_to_hub, tracker=tracker)
     wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)
@@ -200,6 +206,35 @@ def resume_run(
             report = finish(job, ledger)
         del job  # its weights make room
         return _followed_up(RunResult(directory.path, report), plan, config, registry)
+
+
+def _measured_again_by(
+    config: RunConfig,
+    path: Path | str,
+    executor: Executor | None,
+    ray_address: str | None,
+    workers: int | None,
+    registry: Registry,
+) -> RunConfig:
+    """The settings with what measures sub-models now: a file alone does not decide which hosts are asked.
+
+    Raises:
+        BonsaiError: these do not fit together.
+    """
+    given = {"executor": executor, "ray_address": ray_address, "workers": workers}
+    if executor is None and ray_address is None and config.executor != "local":
+        address = "" if config.ray_address is None else f" --ray-address {shlex.quote(config.ray_address)}"
+        registry.observe(
+            Warned(
+                f"{path} was started with --executor {config.executor}{address}, which is left out: this machine "
+                f"measures alone. If you want it: bonsai resume {shlex.quote(str(path))} --executor {config.executor}"
+                f"{address}"
+            )
+        )
+        given["executor"] = "local"
+    elif given == dict.fromkeys(given):
+        return config
+    return RunConfig.from_mapping({**config.model_dump(mode="json"), **given}, "the options")
 
 
 def _followed_up(result: RunResult, plan: AdaptConfig | None, config: RunConfig, registry: Registry) -> RunResult:

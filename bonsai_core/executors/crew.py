@@ -16,8 +16,8 @@ POLL_S = 1.0
 """How often is looked for workers that have joined or left."""
 MOST_DEATHS = 3
 """Workers that may die of one call, or before they are ready."""
-SLOW = 2.0
-"""A call that takes this many times as long as the longest so far is made again, by a worker that has none."""
+SLOW, SLOW_S = 2.0, 5.0
+"""A call that takes this many times as long as the longest so far, and longer, is made by another worker too."""
 LONELY_S = 60.0
 """After this time without a worker the user is told why."""
 Call = tuple[object, ...]
@@ -84,6 +84,7 @@ class Crew(ABC):
         self._asked: dict[Future[Any], _Asked] = {}
         self._refusals: list[str] = []
         self._stillborn = 0
+        self._died_of = ""
         self._ready_since = time.monotonic()
 
     @abstractmethod
@@ -169,7 +170,7 @@ class Crew(ABC):
         own = [asked for asked in self._asked.values() if asked.turn is turn and asked.number in turn.missing]
         copies = Counter(asked.number for asked in own)
         for asked in own:
-            if turn.longest_s and copies[asked.number] == 1 and asked.elapsed_s > SLOW * turn.longest_s:
+            if turn.longest_s and copies[asked.number] == 1 and asked.elapsed_s > max(SLOW_S, SLOW * turn.longest_s):
                 return asked.number
         return None
 
@@ -210,15 +211,17 @@ class Crew(ABC):
         why = str(error).strip().splitlines()[0]
         if asked.turn is None:
             self._stillborn += 1
+            self._died_of = why
             self._warn(f"A worker died before it was ready ({why}).")
-        elif asked.turn is turn and asked.number is not None and asked.number in turn.missing:
+            return
+        self._warn(f"A worker died ({why}). If it had a batch, another one gets that.")
+        if asked.turn is turn and asked.number is not None and asked.number in turn.missing:
             turn.deaths[asked.number] += 1
             if turn.deaths[asked.number] >= MOST_DEATHS:
                 raise BonsaiError(
                     f"{MOST_DEATHS} workers died of the same batch ({why}). If memory is short, give a smaller "
                     f"--batch-tokens or --batch-size; then resume the run."
                 )
-            self._warn(f"A worker died ({why}). Another one gets its batch.")
             turn.waiting.appendleft(asked.number)
 
     def _check_company(self) -> None:
@@ -231,7 +234,7 @@ class Crew(ABC):
             raise BonsaiError(f"No worker can take part. {self._refusals[-1]}")
         if self._stillborn >= MOST_DEATHS and not self._size:
             raise BonsaiError(
-                f"{MOST_DEATHS} workers died before they were ready. Their logs say why; a common reason is that the "
+                f"{MOST_DEATHS} workers died before they were ready ({self._died_of}). A common reason is that the "
                 f"model does not fit into memory once for each worker: give fewer --workers."
             )
         if time.monotonic() - self._ready_since > LONELY_S:

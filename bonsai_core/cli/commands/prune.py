@@ -54,7 +54,7 @@ def run(config: str | None, dry_run: bool, mode: Mode | None, **values: Any) -> 
     if dry_run:
         _show_dry_run(configuration)
     else:
-        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode, **_told(configuration))
+        run_live(lambda: bonsai_core.run(configuration, registry=installed()), mode, _told(configuration))
 
 
 @click.command(cls=SettingsCommand, schema=AdaptConfig, examples=ADAPT_EXAMPLES)
@@ -68,7 +68,7 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
     recipe, then BONSAI_ADAPT_* variables, then options.
     """
     configuration = adapt_settings(values, config)
-    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, **_told(configuration))
+    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, _told(configuration))
 
 
 @click.command()
@@ -76,32 +76,38 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Allow modeling code that comes with the model.")
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Push at the end, to the name that it was started with.")
 @click.option("--tracker", metavar="NAME", help="Go on with the tracker that it was started with.")
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), help="What measures the sub-models of a run that are left."
+)
+@click.option("--ray-address", metavar="ADDRESS", help="With --executor ray: auto, or HOST:PORT of a cluster.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that measure sub-models.")
 @progress_options
-def resume(run: Path, trust_remote_code: bool, push_to_hub: str | None, tracker: str | None, mode: Mode | None) -> None:
+def resume(run: Path, mode: Mode | None, **again: Any) -> None:
     """Continue a RUN, or an adaptation, that was interrupted.
 
-    Without --push-to-hub and --tracker nothing is sent anywhere, whatever the RUN was started with.
+    Without --push-to-hub, --tracker and --executor nothing is sent anywhere, whatever the RUN was started with.
     """
 
     if mode is None:
         Console().print(plain(f"Continuing {run}."), soft_wrap=True)
 
     def job() -> bonsai_core.RunResult | bonsai_core.AdaptResult:
-        return bonsai_core.resume(
-            run,
-            trust_remote_code=trust_remote_code,
-            push_to_hub=push_to_hub,
-            tracker=tracker,
-            registry=installed(),
-        )
+        return bonsai_core.resume(run, registry=installed(), **again)
 
-    run_live(job, mode, push_to_hub=push_to_hub, tracker=tracker)
+    run_live(job, mode, {name.replace("_", "-"): value for name, value in again.items() if value is not False})
 
 
-def _told(configuration: RecordedSettings) -> dict[str, str | None]:
-    """What is published, as options of `bonsai resume`."""
+def _told(configuration: RecordedSettings) -> dict[str, object]:
+    """What is sent elsewhere, as options of `bonsai resume`."""
     tracker = configuration.tracker
-    return {"push_to_hub": configuration.push_to_hub, "tracker": None if tracker is None else tracker.name}
+    told: dict[str, object] = {
+        "push-to-hub": configuration.push_to_hub,
+        "tracker": None if tracker is None else tracker.name,
+    }
+    if isinstance(configuration, RunConfig) and configuration.executor != "local":
+        told |= {"executor": configuration.executor, "ray-address": configuration.ray_address}
+        told["workers"] = configuration.workers
+    return told
 
 
 def _show_dry_run(configuration: RunConfig) -> None:
