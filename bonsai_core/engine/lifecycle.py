@@ -24,6 +24,7 @@ from bonsai_core.engine.page import page_of
 from bonsai_core.engine.setup import open_job
 from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Warned
+from bonsai_core.executors.ray_cluster import check_ray
 from bonsai_core.pages.comparison import Entry
 from bonsai_core.pages.quick import QuickLook, compare_runs, look_at_run
 from bonsai_core.pages.write import write_page
@@ -114,6 +115,8 @@ def run(
     """
     registry = registry or Registry()
     check_push(config)
+    if config.executor == "ray":
+        check_ray(config.ray_address)
     config = suited_to_runtimes(suited_to_machine(config), registry)
     if metric is not None:
         config = config.model_copy(update={"metric": choice_of(metric)})
@@ -170,6 +173,8 @@ def resume_run(
     if isinstance(tracker, PluginChoice):
         config, tracker = config.model_copy(update={"tracker": tracker}), tracker.name
     config = _measured_again_by(config, path, executor, ray_address, workers, registry)
+    if config.executor == "ray":
+        check_ray(config.ray_address)
     plan = planned_adaptation(config, registry, directory.path)
     refuse_unstored(directory.path, config, *([plan] if plan else []), push_to_hub=push_to_hub, tracker=tracker)
     wanted = config.trust_remote_code or (plan is not None and plan.trust_remote_code)

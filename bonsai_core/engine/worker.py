@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bonsai_core.config import RunConfig
-from bonsai_core.engine.blocks import Partials, sum_block
+from bonsai_core.engine.blocks import sum_block
 from bonsai_core.engine.job import Job
 from bonsai_core.engine.methods import choose_methods
 from bonsai_core.engine.setup import open_subject
@@ -60,6 +60,13 @@ def plan_for_workers(job: Job, versions: Mapping[str, str], device: str | None =
     }
 
 
+class Answer(NamedTuple):
+    """What a worker found, and what the user should know."""
+
+    found: Any
+    notes: tuple[str, ...]
+
+
 class Worker:
     """Answers questions about a model that it loads once; what it is asked twice, it answers twice alike.
 
@@ -70,6 +77,7 @@ class Worker:
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self._plan = plan
         self._settled = 0  # rounds
+        self._notes: list[str] = []
         self._refusal: BonsaiError | None = None
         try:
             self._load()
@@ -88,7 +96,7 @@ class Worker:
         self._subject, _ = open_subject(parent, config, _ignore)
         if self._subject.storage.fingerprint() != plan["model"]:
             raise BonsaiError(f"{config.model} has other weights here than where the run was started.")
-        chunks = Chunks(plan["chunk_tokens"], _ignore)
+        chunks = Chunks(plan["chunk_tokens"], self._notes.append)
         self._lockstep = Lockstep(self._subject, chunks, plan["batch_tokens"])
         self._bench = Bench(self._methods.metric, tokenizer, Passes(self._subject.model, chunks), self._lockstep)
 
@@ -109,7 +117,7 @@ class Worker:
         keep_MU: NDArray[np.bool_],
         alive_U: NDArray[np.bool_],
         repairs: RepairStore | None,
-    ) -> list[float | None]:
+    ) -> Answer:
         """The metric's values of some sub-models, bool [M, U]; None for one that is not finite.
 
         Args:
@@ -119,7 +127,7 @@ class Worker:
         """
         self._settle(settled)
         source = None if repairs is None else StoredRepairs(self._subject, alive_U, repairs)
-        return self._bench.values(sample.to(self._subject.device), keep_MU, source)
+        return self._answer(self._bench.values(sample.to(self._subject.device), keep_MU, source))
 
     def sum_block(
         self,
@@ -127,11 +135,17 @@ class Worker:
         windows_NT: NDArray[np.int64],
         alive_U: NDArray[np.bool_],
         roles: Sequence[str],
-    ) -> Partials:
+    ) -> Answer:
         """What a block of windows adds to the statistics of the plugins in some roles: prior, compensator."""
         self._settle(settled)
         readers = {role: getattr(self._methods, role) for role in roles}
-        return sum_block(self._lockstep, windows_NT, readers, alive_U, counted=False)
+        return self._answer(sum_block(self._lockstep, windows_NT, readers, alive_U, counted=False))
+
+    def _answer(self, found: Any) -> Answer:
+        """With what has been noted since the last one."""
+        notes = tuple(f"A worker on {socket.gethostname()}: {note}" for note in self._notes)
+        self._notes.clear()
+        return Answer(found, notes)
 
     def _settle(self, settled: Sequence[Settled]) -> None:
         """Do to the model what rounds did that have been finished since it was asked last."""

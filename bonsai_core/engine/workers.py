@@ -161,9 +161,14 @@ class Workers:
             return here(number)
 
         for number, answer in self._crew().answers(asked, answered_here if self._takes_part else None):
-            if number not in own and tokens[number]:
+            if number in own:
+                yield number, answer
+                continue
+            if tokens[number]:
                 self._ledger.notify(TokensDone(tokens[number]))
-            yield number, answer
+            for note in answer.notes:
+                self._ledger.warn(note)
+            yield number, answer.found
 
     def _crew(self) -> Crew:
         """The others, started when they are first needed."""

@@ -57,6 +57,17 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def check_ray(address: str | None) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        BonsaiError: Ray is not installed, or nothing answers at the address.
+    """
+    _ray(private=address is None)
+    if address not in (None, AUTO):
+        _check_address(address)
+
+
 def _ray(*, private: bool) -> Any:
     """The module, told to send nothing about its use. A cluster that it starts asks for a token by itself.
 
