@@ -16,6 +16,7 @@ from bonsai_core.engine.methods import runs_in_lockstep
 from bonsai_core.engine.stored_repairs import RepairStore, StoredRepairs
 from bonsai_core.engine.submodels import RepairSource
 from bonsai_core.engine.worker import Settled, Worker, plan_for_workers
+from bonsai_core.errors import BonsaiError
 from bonsai_core.events import TokensDone
 from bonsai_core.executors.crew import Crew
 from bonsai_core.executors.process_crew import ProcessCrew
@@ -80,7 +81,7 @@ class Workers:
         whole, most = self._job.whole_batch(sample.data), self._job.submodels_at_once(sample.data)
         if not self._job.spreads:
             return most
-        fair = total / (BATCHES_EACH * (self._crew().wanted() + self._takes_part))
+        fair = total / (BATCHES_EACH * max(1, self._crew().wanted() + self._takes_part))
         return min(most, max(1, round(fair / whole)) * whole)
 
     def values(
@@ -188,7 +189,13 @@ class Workers:
 
         plan, on_gpu = plan_for_workers(job, versions), job.subject.device.type == "cuda"
         cpus = 1 if on_gpu else plan["threads"]
-        return RayCrew(Worker, plan, config.workers, cpus, int(on_gpu), ledger.warn, self._welcome)
+        crew = RayCrew(Worker, plan, config.workers, cpus, int(on_gpu), ledger.warn, self._welcome)
+        if config.ray_address is None and not crew.has_room():
+            raise BonsaiError(
+                f"A worker takes {cpus} CPUs and {int(on_gpu)} GPUs as Ray counts them, and this machine has fewer. "
+                f"Set OMP_NUM_THREADS to fewer threads, name a cluster with --ray-address, or leave --executor out."
+            )
+        return crew
 
     def _welcome(self, device: str) -> None:
         """Say so if a worker has another kind of device than those so far."""

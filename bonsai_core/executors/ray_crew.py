@@ -68,8 +68,10 @@ class RayCrew(Crew):
         self._plan = ray.put(dict(plan))
 
     def wanted(self) -> int:
-        if self._workers is not None:
-            return self._workers
+        return self.has_room() if self._workers is None else self._workers
+
+    def has_room(self) -> int:
+        """How many workers fit into the cluster as it is now."""
         alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
         return sum(min(int(node.get(what, 0) // n) for what, n in self._needs.items() if n) for node in alive)
 
