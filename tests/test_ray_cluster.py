@@ -141,7 +141,7 @@ def test_a_cluster_is_not_joined_without_a_token(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        done = run_python(JOIN, address, env={**environment, "HOME": str(tmp_path)})
+        done = run_python(JOIN, address, env={**environment, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"})
     assert done["error"].startswith(f"There is no token for the Ray cluster at '{address}'.")
     assert "RAY_AUTH_TOKEN" in done["error"]
 
