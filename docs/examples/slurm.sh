@@ -13,7 +13,7 @@ RUN=runs/8b-30
 
 # A token of this job's own, which srun hands to every node: nothing else can use the cluster.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))   # two jobs may share a node
 options=(--disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID"
          --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block)
