@@ -24,7 +24,7 @@ echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN $@" >>ray.txt; echo $$ >>pids.txt
 for word in "$@"; do [[ $word == --port=* ]] && exec python listen.py "${word#--port=}"; done
 exec sleep 600""",
     "bonsai": """
-echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN $@" >>bonsai.txt
+echo "$CUDA_VISIBLE_DEVICES $RAY_AUTH_MODE $RAY_AUTH_TOKEN $@" >>bonsai.txt
 until [[ $(wc -l <ray.txt) == "$SLURM_JOB_NUM_NODES" ]]; do sleep 0.1; done
 exit $STATUS""",
 }
@@ -55,6 +55,7 @@ def slurm(folder: Path, nodes: int, status: int) -> tuple[int, int]:
         "SLURM_JOB_NUM_NODES": str(nodes),
         "SLURM_CPUS_PER_TASK": "4",
         "SLURM_GPUS_ON_NODE": "8",
+        "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
     }
     command = ["bash", str(EXAMPLES / "slurm.sh")]
     return subprocess.run(command, cwd=folder, env=environment, timeout=60).returncode, port
@@ -76,16 +77,17 @@ def test_a_slurm_job_starts_ray_on_its_nodes_runs_the_command_and_ends_all(
     ended, port = slurm(tmp_path, nodes, status)
     assert ended == status
     (command,) = lines(tmp_path / "bonsai.txt")
-    mode, token, *words = shlex.split(command)
-    assert (mode, len(token)) == ("token", 64)
+    gpu, mode, token, *words = shlex.split(command)
+    assert (gpu, mode, len(token)) == ("7", "token", 64)
     assert words[words.index("--ray-address") + 1] == f"localhost:{port}"
     parse(words)
     started = [line.split() for line in lines(tmp_path / "ray.txt")]
     assert len(started) == nodes
     assert all(words[:2] == ["token", token] for words in started)
-    assert all({"--block", "--disable-usage-stats", "--num-cpus=4", "--num-gpus=8"} <= set(words) for words in started)
-    assert {"--head", f"--port={port}", "--include-dashboard=false"} <= set(started[0])
-    assert all(f"--address=localhost:{port}" in words and "--head" not in words for words in started[1:])
+    assert all({"--block", "--disable-usage-stats", "--num-cpus=4"} <= set(words) for words in started)
+    assert {"--head", f"--port={port}", "--include-dashboard=false", "--num-gpus=7"} <= set(started[0])
+    assert all({f"--address=localhost:{port}", "--num-gpus=8"} <= set(words) for words in started[1:])
+    assert not [words for words in started[1:] if "--head" in words]
     on_head, *on_others = lines(tmp_path / "srun.txt")
     assert "--nodelist=localhost" in on_head
     assert all("--exclude=localhost" in line and f"--nodes={nodes - 1}" in line for line in on_others)
@@ -96,7 +98,7 @@ def test_a_slurm_job_that_is_submitted_again_resumes_the_run(tmp_path: Path) -> 
     (tmp_path / "runs" / "8b-30").mkdir(parents=True)
     assert slurm(tmp_path, 1, 0)[0] == 0
     (command,) = lines(tmp_path / "bonsai.txt")
-    words = shlex.split(command)[2:]
+    words = shlex.split(command)[3:]
     assert words[:2] == ["resume", "runs/8b-30"]
     parse(words)
 

@@ -15,22 +15,23 @@ RUN=runs/8b-30
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))   # two jobs may share a node
-options=(--disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID"
-         --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block)
+gpus=${SLURM_GPUS_ON_NODE:-0}
+options=(--disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID" --num-cpus="$SLURM_CPUS_PER_TASK" --block)
 
 trap 'kill $(jobs -p); wait' EXIT        # Ray ends with this script, on all nodes
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
-    ray start --head --port="$port" --include-dashboard=false "${options[@]}" &
+    ray start --head --port="$port" --include-dashboard=false --num-gpus=$((gpus > 0 ? gpus - 1 : 0)) "${options[@]}" &
 until (: </dev/tcp/"$head"/"$port") 2>/dev/null; do kill -0 $!; sleep 1; done
 if ((SLURM_JOB_NUM_NODES > 1)); then
     srun --overlap --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks-per-node=1 --exclude="$head" \
-        ray start --address="$head:$port" "${options[@]}" &
+        ray start --address="$head:$port" --num-gpus="$gpus" "${options[@]}" &
 fi
 
-# Workers count as soon as they have joined, so this need not wait for them.
+# Decides on the head's last GPU, which no worker has. Workers take part once they have joined; nothing waits for all.
+[ -z "${CUDA_VISIBLE_DEVICES:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES##*,}"
 if [ -e "$RUN" ]; then
     bonsai resume "$RUN" --executor ray --ray-address "$head:$port"
 else
-    bonsai run --model meta-llama/Llama-3.1-8B --dataset c4 --sparsity 0.3 --submodels 1000 \
+    bonsai run --model models/Llama-3.1-8B --dataset calibration.txt --sparsity 0.3 --submodels 1000 \
         --executor ray --ray-address "$head:$port" --out "$RUN"
 fi
