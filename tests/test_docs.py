@@ -5,8 +5,8 @@
 - `python`: executed, one after the other within a page, with a pico model in place of the demo model. With
   `title="bonsai_NAME.py"` it becomes that module, installed as a plugin; with `title="test_NAME.py"` the laws that its
   classes inherit are tested.
-- `sh`: what calls `bonsai` is parsed by the command itself, which validates the settings. Where the page has installed
-  a plugin, it is executed, made small by `BONSAI_*` variables. Programs of others are neither.
+- `sh`: what calls `bonsai`, by a launcher too, is parsed by the command itself, which validates the settings. Where the
+  page has installed a plugin, it is executed, made small by `BONSAI_*` variables. Programs of others are neither.
 - `yaml`, `toml`: read, and used as what they are: a recipe, a sweep, a project.
 - `text`: output, which is not code.
 """
@@ -56,9 +56,11 @@ SMALL = {
     "ADAPT_EVAL_SAMPLES": "1",
     "ADAPT_EVAL_SEQUENCE_LENGTH": "64",
 }
+LAUNCHERS = {"torchrun", "accelerate"}
 OTHER_PROGRAMS = {
     *("cd", "git", "pip", "python", ".venv/bin/python", ".venv/bin/ruff", ".venv/bin/mkdocs", ".ci/run"),
     *("vllm", "llama-cli", "mlx_lm.generate"),
+    *("ray", "sbatch", "kubectl"),
 }
 
 
@@ -102,6 +104,8 @@ class Page:
                 self._patch.setenv(*words[1].split("=", 1))
             elif words and words[0] in ("bonsai", "./bonsai"):
                 self.command(words[1:])
+            elif words and words[0] in LAUNCHERS:
+                self.command(words[words.index("bonsai_core") + 1 :])
             else:
                 assert not words or words[0] in OTHER_PROGRAMS, f"nobody checks: {line}"
 
