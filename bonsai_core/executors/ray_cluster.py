@@ -15,8 +15,8 @@ AUTO = "auto"
 CONNECT_S = 10.0
 """A head node that does not accept a connection in this time is not there; Ray itself would try for minutes."""
 TOKEN = (
-    "If the cluster asks for a token, set RAY_AUTH_MODE=token, and give the token in RAY_AUTH_TOKEN or ~/.ray/auth_token: "
-    "`ray get-auth-token` prints it on the head node."
+    "If the cluster asks for a token, set RAY_AUTH_MODE=token, and have the token in RAY_AUTH_TOKEN or in "
+    "~/.ray/auth_token: `ray get-auth-token` prints it on the head node."
 )
 MISSING = "Ray is not installed, which --executor ray needs: pip install 'bonsai-prune[ray]'."
 
