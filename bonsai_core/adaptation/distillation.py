@@ -9,18 +9,23 @@ import torch
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.adaptation.measure import check_weights, passes_over, perplexity
-from bonsai_core.adaptation.teacher import StoredTeacher, check_teacher
+from bonsai_core.adaptation.ranks import Ranks
+from bonsai_core.adaptation.shared import SharedLedger
+from bonsai_core.adaptation.teacher import StoredTeacher, check_teacher, share_of
+from bonsai_core.errors import BonsaiError
 from bonsai_core.events import Stage
+from bonsai_core.model.forward.passes import Passes
 from bonsai_core.model.loading.load import load_model, load_tokenizer
 from bonsai_core.model.storage.memory import free_cache
-from bonsai_core.rundir.ledger import Ledger
 
 CHECKED_CHARACTERS = 2000
 """Of the text, to compare the tokenizers of teacher and student on."""
 
 
-def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) -> StoredTeacher | Any | None:
+def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: SharedLedger) -> StoredTeacher | Any | None:
     """What the student is distilled from; a teacher whose predictions are stored is not kept in memory.
+
+    Every rank computes a part of what is stored, and reads all of it.
 
     Raises:
         BonsaiError: it cannot be loaded, has changed, or has other tokens than the student.
@@ -29,8 +34,8 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) ->
         return None
     stored = None
     if job.teacher_shape is not None:
-        stored = StoredTeacher(directory.teacher_path, job.teacher_shape, job.model_config.vocab_size)
-        if stored.complete:
+        stored = _opened(job, directory, ledger.ranks)
+        if ledger.ranks.share(lambda: stored.complete):
             ledger.skip(job.teacher_tokens)
             return stored
     ledger.begin(Stage.TEACHER, f"the teacher {job.teacher}")
@@ -45,7 +50,35 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: Ledger) ->
         model.to(torch.bfloat16)
     if stored is None:
         return model.requires_grad_(False)
-    stored.compute(passes, job.schedule.windows_WL, ledger)
+    _store(stored, passes, job, ledger)
     del model, passes
     free_cache()
+    return stored if ledger.ranks.count == 1 else _opened(job, directory, ledger.ranks, complete=True)
+
+
+def _store(stored: StoredTeacher, passes: Passes, job: AdaptJob, ledger: SharedLedger) -> None:
+    """Have this rank's part of the missing windows computed."""
+    ranks, windows_WL = ledger.ranks, job.schedule.windows_WL
+    missing = ranks.share(lambda: stored.missing)
+    own = share_of(missing, ranks.number, ranks.count)
+    ledger.skip((len(windows_WL) - sum(map(len, own))) * windows_WL.shape[1])
+    stored.compute(own, passes, windows_WL, ledger.record)
+    ranks.gather(None)
+
+
+def _opened(job: AdaptJob, directory: AdaptDirectory, ranks: Ranks, *, complete: bool = False) -> StoredTeacher:
+    """What is stored, as each rank reads it.
+
+    Raises:
+        BonsaiError: it has to be complete, and what this rank reads is not.
+    """
+    assert job.teacher_shape is not None
+    shape, vocabulary = job.teacher_shape, job.model_config.vocab_size
+    stored = ranks.in_turn(lambda: StoredTeacher(directory.teacher_path, shape, vocabulary))
+    if complete and stored.missing:
+        raise BonsaiError(
+            f"What the teacher said cannot be read in {directory.teacher_path} as it was written: windows "
+            f"{stored.missing[0].start:,} and others are missing. Is it on a file system that all machines share? Then "
+            f"resume, and they are computed again."
+        )
     return stored
