@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ import torch
 from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.job import AdaptJob
 from bonsai_core.adaptation.measure import check_weights, passes_over, perplexity
-from bonsai_core.adaptation.ranks import Ranks
 from bonsai_core.adaptation.shared import SharedLedger
 from bonsai_core.adaptation.teacher import StoredTeacher, check_teacher, share_of
 from bonsai_core.errors import BonsaiError
@@ -20,6 +20,8 @@ from bonsai_core.model.storage.memory import free_cache
 
 CHECKED_CHARACTERS = 2000
 """Of the text, to compare the tokenizers of teacher and student on."""
+LATEST_S = 90.0
+"""Time after which files are seen that another machine has written; NFS remembers a directory for up to 60 seconds."""
 
 
 def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: SharedLedger) -> StoredTeacher | Any | None:
@@ -30,19 +32,16 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: SharedLedg
     Raises:
         BonsaiError: it cannot be loaded, has changed, or has other tokens than the student.
     """
-    if job.teacher is None:
+    name, stored = job.teacher, None
+    if name is None:
         return None
-    stored = None
     if job.teacher_shape is not None:
-        stored = _opened(job, directory, ledger.ranks)
+        stored = ledger.ranks.in_turn(lambda: _opened(job, directory))
         if ledger.ranks.share(lambda: stored.complete):
             ledger.skip(job.teacher_tokens)
-            return stored
-    ledger.begin(Stage.TEACHER, f"the teacher {job.teacher}")
-    trusted, text = job.config.trust_remote_code, job.texts[0].pieces[0].read()[:CHECKED_CHARACTERS]
-    model = load_model(job.teacher, device=job.config.device, trust_remote_code=trusted, warn=ledger.warn)
-    tokenizer = load_tokenizer(job.teacher, trust_remote_code=trusted)
-    check_teacher(model.config, job.model_config, (tokenizer, job.tokenizer), text)
+            return _complete(stored, job, directory)
+    ledger.begin(Stage.TEACHER, f"the teacher {name}")
+    model = ledger.ranks.in_turn(lambda: _loaded(name, job, ledger))
     check_weights("teacher", model, ledger)
     passes = passes_over(model, ledger)
     perplexity(job, "teacher", passes, ledger)
@@ -53,7 +52,16 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: SharedLedg
     _store(stored, passes, job, ledger)
     del model, passes
     free_cache()
-    return stored if ledger.ranks.count == 1 else _opened(job, directory, ledger.ranks, complete=True)
+    return _complete(stored if ledger.ranks.count == 1 else _opened(job, directory), job, directory)
+
+
+def _loaded(teacher: str, job: AdaptJob, ledger: SharedLedger) -> Any:
+    """The teacher, checked to have the student's tokens."""
+    trusted, text = job.config.trust_remote_code, job.texts[0].pieces[0].read()[:CHECKED_CHARACTERS]
+    model = load_model(teacher, device=job.config.device, trust_remote_code=trusted, warn=ledger.warn)
+    tokenizer = load_tokenizer(teacher, trust_remote_code=trusted)
+    check_teacher(model.config, job.model_config, (tokenizer, job.tokenizer), text)
+    return model
 
 
 def _store(stored: StoredTeacher, passes: Passes, job: AdaptJob, ledger: SharedLedger) -> None:
@@ -66,16 +74,22 @@ def _store(stored: StoredTeacher, passes: Passes, job: AdaptJob, ledger: SharedL
     ranks.gather(None)
 
 
-def _opened(job: AdaptJob, directory: AdaptDirectory, ranks: Ranks, *, complete: bool = False) -> StoredTeacher:
-    """What is stored, as each rank reads it.
+def _opened(job: AdaptJob, directory: AdaptDirectory) -> StoredTeacher:
+    assert job.teacher_shape is not None
+    return StoredTeacher(directory.teacher_path, job.teacher_shape, job.model_config.vocab_size)
+
+
+def _complete(stored: StoredTeacher, job: AdaptJob, directory: AdaptDirectory) -> StoredTeacher:
+    """What all ranks have stored, as soon as this one can read it.
 
     Raises:
-        BonsaiError: it has to be complete, and what this rank reads is not.
+        BonsaiError: it cannot.
     """
-    assert job.teacher_shape is not None
-    shape, vocabulary = job.teacher_shape, job.model_config.vocab_size
-    stored = ranks.in_turn(lambda: StoredTeacher(directory.teacher_path, shape, vocabulary))
-    if complete and stored.missing:
+    until = time.monotonic() + LATEST_S
+    while not stored.complete and time.monotonic() < until:
+        time.sleep(1)
+        stored = _opened(job, directory)
+    if not stored.complete:
         raise BonsaiError(
             f"What the teacher said cannot be read in {directory.teacher_path} as it was written: windows "
             f"{stored.missing[0].start:,} and others are missing. Is it on a file system that all machines share? Then "

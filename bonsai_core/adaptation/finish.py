@@ -17,6 +17,7 @@ from bonsai_core.adaptation.shared import SharedLedger
 from bonsai_core.adaptation.student import adapted_student, trained_student
 from bonsai_core.events import AdaptationFinished, AdaptationStarted, PlannedStage, Stage
 from bonsai_core.model.loading.saving import is_saved
+from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.rundir import refuse_changes
 from bonsai_core.rundir.ledger import Ledger, Step
 
@@ -77,6 +78,7 @@ def follow(job: AdaptJob, directory: AdaptDirectory, ranks: Ranks) -> None:
     if not ranks.share(bool):
         ledger = SharedLedger(ranks)
         trained_student(job, prepare_teacher(job, directory, ledger), directory, ledger)
+        free_cache()  # and let go of the teacher's files, which the first rank removes
 
 
 def _check_identity(job: AdaptJob, ledger: Ledger, ranks: Ranks) -> None:

@@ -35,11 +35,12 @@ def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger | SharedLe
     return value
 
 
-def check_weights(what: str, model: Any, ledger: Ledger | SharedLedger) -> None:
-    """Refuse to go on with another ``model`` or ``teacher`` than the adaptation was begun with.
+def check_weights(what: str, model: Any, ledger: SharedLedger) -> None:
+    """Refuse to go on with another ``model`` or ``teacher`` than the adaptation was begun with, or the first rank has.
 
     Raises:
         BonsaiError: they have changed.
     """
     now = fingerprint(model)
-    refuse_changes(what, ledger.once(Step(f"{what}-weights"), lambda: {"sha256": now})["sha256"], now)
+    begun = ledger.once(Step(f"{what}-weights"), lambda: {"sha256": now})["sha256"]
+    ledger.ranks.in_turn(lambda: refuse_changes(what, begun, now))

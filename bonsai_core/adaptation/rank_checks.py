@@ -63,7 +63,9 @@ def check_shared(directory: AdaptDirectory, ranks: Ranks) -> None:
 def _write(directory: AdaptDirectory, file: Path, token: str) -> None:
     with directory.making():
         directory.path.mkdir(parents=True, exist_ok=True)
-        file.write_text(token)
+        file.unlink(missing_ok=True)  # of a process that was killed
+        with file.open("x") as new:
+            new.write(token)
 
 
 def _remove(directory: AdaptDirectory, file: Path, seen: list[bool]) -> None:

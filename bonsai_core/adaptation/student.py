@@ -33,12 +33,14 @@ def trained_student(
     """
     config, source = job.config, job.provenance.source
     placement, trusted = Placement(device=config.device), config.trust_remote_code
-    model = load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
+    model = ledger.ranks.in_turn(
+        lambda: load_checked(source, job.model_config, placement, trust_remote_code=trusted, warn=ledger.warn)
+    )
     check_weights("model", model, ledger)
     dtype = model.dtype
     if config.method == "full" or dtype != torch.bfloat16 or job.precision != "bfloat16":
         model.float()  # small updates would be lost in half precision
-    student = prepare(model, job.family, config)
+    student = ledger.ranks.in_turn(lambda: prepare(model, job.family, config))
     _add_curve_point(job, 0, student, ledger)
     ledger.begin(Stage.TRAIN, "training")
     count = sum(parameter.numel() for parameter in trained(student).values())

@@ -110,8 +110,9 @@ class StoredTeacher:
     ) -> None:
         first = done = windows.start
         path, digest, started = self._path(first), hashlib.sha256(), time.monotonic()
-        self._count_path(first).unlink(missing_ok=True)  # of a part that was damaged
-        with _storing(path), path.open("wb") as file:
+        for damaged in (self._count_path(first), path):
+            damaged.unlink(missing_ok=True)
+        with _storing(path), path.open("xb") as file:
             for start, hidden in passes.last_hidden(windows_WL[first : windows.stop]):
                 for states in hidden:
                     row = self._stored(passes, states[:-1]).tobytes()

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import traceback
-from typing import NoReturn
 
 import rich_click as click
 from rich.console import Console
@@ -71,17 +70,12 @@ for title, commands in GROUPS.items():
 
 
 def main() -> None:
-    """Entry point of the installed command: errors that the user can fix come without a traceback.
-
-    Of several processes that a launcher has started, the first one says what all would say.
-    """
+    """Entry point of the installed command: errors that the user can fix come without a traceback."""
     write_anything()
     number, _ = launched()
     try:
-        cli(standalone_mode=False)
+        _run(number)
     except click.ClickException as error:
-        if number:
-            _end_after_first(error.exit_code)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -93,9 +87,7 @@ def main() -> None:
         what = error.filename or "What was named"
         _fail(f"{what} cannot be used: {error.strerror or error}. Change its permissions, or name another.")
     except OtherRankError as error:
-        if number:
-            _end_after_first(1)
-        _fail(str(error))
+        sys.exit(1) if number else _fail(str(error))
     except BonsaiError as error:
         _fail(str(error))
     except Exception as error:  # a fault of ours or of a plugin, shown in full; its words may come from anybody's files
@@ -104,10 +96,17 @@ def main() -> None:
         _fail(f"{fault_in_plugin(error, installed()) or ours} What was measured so far is kept.")
 
 
-def _end_after_first(status: int) -> NoReturn:
-    """End without a word. Launchers end all processes when one fails: the first one speaks before that."""
-    time.sleep(FIRST_SPEAKS_S)
-    sys.exit(status)
+def _run(number: int) -> None:
+    """Run the command in process `number` of those that a launcher has started.
+
+    What goes wrong in all of them is said by the first one: when a process fails, launchers end the others.
+    """
+    try:
+        cli(standalone_mode=False)
+    except Exception:
+        if number:
+            time.sleep(FIRST_SPEAKS_S)
+        raise
 
 
 def _fail(message: str) -> None:
