@@ -21,7 +21,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = ["laws", "families", "recognise", "checkpoint", "weights_elsewhere", "adaptation"]
+TESTS = ["laws", "families", "recognise", "checkpoint", "weights_elsewhere", "adaptation", "adaptation_ranks"]
 # transformers 5.14 compiles a function of GPT-BigCode in a way that torch 2.13 warns of.
 IGNORED = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 

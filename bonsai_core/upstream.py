@@ -270,24 +270,32 @@ def quiet_products() -> None:
 # Training
 
 
-def checkpointing(on: bool) -> dict[str, Any]:
-    """The arguments of `TrainingArguments` for activation checkpointing.
+def checkpoint_activations(model: Any) -> None:
+    """Have a causal LM compute activations twice in training instead of keeping them.
 
-    `activation_checkpointing` since transformers 5.23, `gradient_checkpointing` before.
+    `activation_checkpointing_enable` since transformers 5.23, `gradient_checkpointing_enable` before.
     """
-    from transformers import TrainingArguments
-
-    newer = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    newer = hasattr(model, "activation_checkpointing_enable")
     name = "activation_checkpointing" if newer else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
+    getattr(model, f"{name}_enable")(**{f"{name}_kwargs": {"use_reentrant": False}})
 
 
 def use_one_gpu(arguments: Any) -> None:
-    """Keep the Trainer from wrapping the model in DataParallel, which `compute_loss` would bypass.
+    """Keep the Trainer from wrapping the model in DataParallel, whose threads share one teacher and one generator.
 
     transformers 5.14 on: `TrainingArguments._n_gpu`.
     """
     arguments._n_gpu = 1
+
+
+def is_broken_connection(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because a process that takes part in it has ended.
+
+    torch 2.6 on: gloo says so in a plain RuntimeError, NCCL and the store in a DistError.
+    """
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error).lower()
 
 
 def average_over_passes(trainer: Any) -> None:

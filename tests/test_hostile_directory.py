@@ -76,7 +76,15 @@ RUN_NAMES = [
     ".lock",
 ]
 RUN_NAMES += ["model", ".model.partial", "round-001", "round-001/prior.npz", "scratch.partial", "adapted"]
-ADAPT_NAMES = ["adapt.yaml", "journal.sqlite", "teacher", "teacher/ids.bin", "state.safetensors", "curve.svg", "model"]
+ADAPT_NAMES = [
+    "adapt.yaml",
+    "journal.sqlite",
+    "teacher",
+    "teacher/windows-0.bin",
+    "state.safetensors",
+    "curve.svg",
+    "model",
+]
 
 
 @links
@@ -373,7 +381,7 @@ def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["ids.bin", "log_p.bin", "windows.json"])
+@pytest.mark.parametrize("name", ["windows-0.bin", "windows-0.json"])
 def test_what_a_teacher_said_counts_only_where_it_is_whole(
     pico_directory: Path, tmp_path: Path, name: str, damage: Any
 ) -> None:
@@ -387,22 +395,22 @@ def test_what_a_teacher_said_counts_only_where_it_is_whole(
     file = tmp_path / "teacher" / name
     with directory.reopen(print) as journal:
         ledger = Ledger(directory, journal, print)
-        stored().compute(passes, windows, ledger)
+        stored().compute([range(3)], passes, windows, ledger.record)
         assert stored().complete
         expected = file.read_bytes()
         file.write_bytes(damage(expected))
         again = stored()
         assert not again.complete
-        again.compute(passes, windows, ledger)
+        again.compute(again.missing, passes, windows, ledger.record)
     assert file.read_bytes() == expected
     assert stored().complete
 
 
 @pytest.mark.parametrize("count", ["7", "[]", '{"windows": 10}', '{"windows": -1, "sha256": ""}', "[" * 100_000])
 def test_a_damaged_count_counts_nothing(tmp_path: Path, count: str) -> None:
-    StoredTeacher(tmp_path, (3, 15, 5), 512)
-    (tmp_path / "windows.json").write_text(count)
-    assert not StoredTeacher(tmp_path, (3, 15, 5), 512).complete
+    (tmp_path / "windows-0.bin").write_bytes(bytes(StoredTeacher.num_bytes((3, 15, 5), 512)))
+    (tmp_path / "windows-0.json").write_text(count)
+    assert StoredTeacher(tmp_path, (3, 15, 5), 512).missing == [range(3)]
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, lambda data: data.replace(b'"step":"3"', b'"step":"2"')])

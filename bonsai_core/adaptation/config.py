@@ -69,7 +69,9 @@ class AdaptConfig(RecordedSettings):
         description="Tokens to train on, rounded up to whole steps.",
         json_schema_extra=TRAINING | FIRST,
     )
-    batch_size: Positive = Field(8, description="Windows per optimiser step.", json_schema_extra=TRAINING | FIRST)
+    batch_size: Positive = Field(
+        8, description="Windows per optimiser step, of all processes together.", json_schema_extra=TRAINING | FIRST
+    )
     micro_batch_size: Positive | None = Field(
         None,
         description="Windows per forward and backward pass, a divisor of --batch-size; fewer need less memory.",
@@ -135,23 +137,13 @@ class AdaptConfig(RecordedSettings):
     def _fits_together(self) -> AdaptConfig:
         if self.steps is not None and self.tokens is not None:
             raise ValueError("steps or tokens, not both: one says how long to train")
-        if self.batch_size % self.windows_per_pass:
+        if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         if not (self.lm_weight or self.distils):
             raise ValueError("nothing to learn: lm_weight is 0 and so is every other weight")
         if self.hidden_weight and self.teacher_top_k:
             raise ValueError("hidden_weight compares hidden states, which are not stored: set teacher_top_k 0 too")
         return self
-
-    @property
-    def windows_per_pass(self) -> int:
-        """Windows per forward and backward pass."""
-        return self.micro_batch_size or self.batch_size
-
-    @property
-    def fewer_windows_per_pass(self) -> int:
-        """The largest divisor of the batch size below `windows_per_pass`."""
-        return max(n for n in range(1, max(2, self.windows_per_pass)) if self.batch_size % n == 0)
 
     @property
     def tokens_wanted(self) -> int:

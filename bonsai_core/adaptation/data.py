@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.ranks import Ranks
 from bonsai_core.errors import BonsaiError
 
 MOST_WINDOWS = 10**8
@@ -73,12 +74,17 @@ def plan_schedule(windows_WL: NDArray[np.int64], config: AdaptConfig) -> Schedul
 
 
 class Windows(IterableDataset[dict[str, Tensor]]):
-    """The schedule from position `first` on, for the Trainer."""
+    """The windows of one rank, from some step on, for the Trainer: of every step's, consecutive ones.
 
-    def __init__(self, schedule: Schedule, first: int) -> None:
+    Args:
+        first: the number of steps that are done.
+    """
+
+    def __init__(self, schedule: Schedule, first: int, ranks: Ranks) -> None:
         self._schedule = schedule
-        self._first = first
+        order = schedule.order_S.reshape(schedule.steps, ranks.count, -1)
+        self._order = order[first:, ranks.number].reshape(-1)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for window in self._schedule.order_S[self._first :]:
+        for window in self._order:
             yield {"input_ids": torch.from_numpy(self._schedule.windows_WL[window]), "window": torch.tensor(window)}

@@ -28,7 +28,7 @@ class AdaptDirectory(JournaledDirectory):
         folders=("model", *CHECKPOINT_TEMPORARIES, "teacher"),
         temporaries=(
             r"(adapt\.yaml|report\.(json|html)|state\.safetensors)\.partial",
-            r"teacher/(ids|log_p|windows)\.(bin|json)\.partial",
+            r"teacher/windows-\d+\.json\.partial",
             *CHECKPOINT_TEMPORARIES,
         ),
     )

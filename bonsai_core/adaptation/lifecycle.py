@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 from bonsai_core.adaptation.checkpoint import check_room
 from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.directory import AdaptDirectory
-from bonsai_core.adaptation.finish import finish
-from bonsai_core.adaptation.job import default_path, open_adaptation
+from bonsai_core.adaptation.finish import finish, follow
+from bonsai_core.adaptation.job import AdaptJob, default_path, open_adaptation
 from bonsai_core.adaptation.page import page_of
+from bonsai_core.adaptation.rank_checks import check_ranks, check_shared
+from bonsai_core.adaptation.ranks import Ranks, joined
 from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
 from bonsai_core.pages.quick import QuickLook, compare_adaptations, look_at_adaptation
@@ -65,6 +67,9 @@ class AdaptResult:
 def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResult:
     """Train a pruned model to recover, and save it.
 
+    Under torchrun or `accelerate launch` all processes call it alike: they train together, the first one writes, and
+    all return the result.
+
     Args:
         registry: plugins and observers; None loads all installed ones.
 
@@ -72,17 +77,18 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
         BonsaiError: something is wrong that the user can fix; the message says what.
     """
     registry = registry or Registry()
-    config = with_absolute_paths(config)
-    path = config.out or default_path(find_provenance(config.model))
-    directory = AdaptDirectory(path)
-    directory.refuse_occupied()
-    check_push(config)
-    with tracked(config.tracker, config.decisive(), registry):
-        job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-        check_room(path, job)
-        with directory.begin(config, registry.observe) as journal:
-            report = finish(job, directory, Ledger(directory, journal, registry.observe))
-            return _published(directory, report, config, registry)
+    with joined() as ranks:
+        config, directory = ranks.share(lambda: _free_directory(with_absolute_paths(config)))
+        open_job = _opening(config, registry, ranks)
+        if not ranks.is_first:
+            return _followed(open_job, directory, ranks)
+        with tracked(config.tracker, config.decisive(), registry):
+            job = open_job()
+            check_room(directory.path, job)
+            check_shared(directory, ranks)
+            with directory.begin(config, registry.observe) as journal:
+                report = finish(job, directory, Ledger(directory, journal, registry.observe), ranks)
+                return ranks.share(lambda: _published(directory, report, config, registry))
 
 
 def resume_adaptation(
@@ -105,18 +111,23 @@ def resume_adaptation(
         BonsaiError: there is none, its configuration, text or model changed, or another process has it.
     """
     registry = registry or Registry()
-    directory = AdaptDirectory.open(Path(path))
-    stored = directory.config()
-    refuse_code(path, wanted=stored.trust_remote_code, trusted=trust_remote_code)
-    refuse_unstored(directory.path, stored, push_to_hub=push_to_hub, tracker=tracker)
-    config = consented(
-        stored,
-        directory.path,
-        push_to_hub=push_to_hub,
-        tracker=tracker,
-        warn=lambda text: registry.observe(Warned(text)),
-    )
-    return continue_adaptation(directory, config, registry)
+
+    def agreed() -> tuple[AdaptDirectory, AdaptConfig]:
+        directory = AdaptDirectory.open(Path(path))
+        stored = directory.config()
+        refuse_code(path, wanted=stored.trust_remote_code, trusted=trust_remote_code)
+        refuse_unstored(directory.path, stored, push_to_hub=push_to_hub, tracker=tracker)
+        config = consented(
+            stored,
+            directory.path,
+            push_to_hub=push_to_hub,
+            tracker=tracker,
+            warn=lambda text: registry.observe(Warned(text)),
+        )
+        return directory, config
+
+    with joined() as ranks:
+        return continue_adaptation(*ranks.share(agreed), registry)
 
 
 def continue_adaptation(directory: AdaptDirectory, config: AdaptConfig, registry: Registry) -> AdaptResult:
@@ -125,12 +136,47 @@ def continue_adaptation(directory: AdaptDirectory, config: AdaptConfig, registry
     Raises:
         BonsaiError: its configuration, text or model changed, or another process has it.
     """
-    check_push(config, directory.path)
-    with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
-        job = open_adaptation(config, registry, lambda text: registry.observe(Warned(text)))
-        directory.remove_temporaries()
-        report = finish(job, directory, Ledger(directory, journal, registry.observe))
-        return _published(directory, report, config, registry)
+    with joined() as ranks:
+        ranks.share(lambda: check_push(config, directory.path))
+        open_job = _opening(config, registry, ranks)
+        if not ranks.is_first:
+            return _followed(open_job, directory, ranks)
+        with tracked(config.tracker, config.decisive(), registry), directory.reopen(registry.observe) as journal:
+            job = open_job()
+            check_shared(directory, ranks)
+            directory.remove_temporaries()
+            report = finish(job, directory, Ledger(directory, journal, registry.observe), ranks)
+            return ranks.share(lambda: _published(directory, report, config, registry))
+
+
+def _free_directory(config: AdaptConfig) -> tuple[AdaptConfig, AdaptDirectory]:
+    """The directory of a new adaptation, which holds nothing yet."""
+    directory = AdaptDirectory(config.out or default_path(find_provenance(config.model)))
+    directory.refuse_occupied()
+    check_push(config)
+    return config, directory
+
+
+def _opening(config: AdaptConfig, registry: Registry, ranks: Ranks) -> Callable[[], AdaptJob]:
+    """What finds and checks everything, on every rank; only the first one warns."""
+
+    def warn(text: str) -> None:
+        if ranks.is_first:
+            registry.observe(Warned(text))
+
+    def opened() -> AdaptJob:
+        check_ranks(config, ranks, warn)
+        return open_adaptation(config, registry, warn)
+
+    return lambda: ranks.in_turn(opened)
+
+
+def _followed(open_job: Callable[[], AdaptJob], directory: AdaptDirectory, ranks: Ranks) -> AdaptResult:
+    """What the other ranks do while the first one adapts."""
+    job = open_job()
+    check_shared(directory, ranks)
+    follow(job, directory, ranks)
+    return ranks.share(lambda: AdaptResult(directory.path, {}))
 
 
 def _published(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bonsai_core.adaptation.job import AdaptJob
+from bonsai_core.adaptation.shared import SharedLedger
 from bonsai_core.events import TokensDone
 from bonsai_core.model.forward.chunks import Chunks, default_tokens
 from bonsai_core.model.forward.passes import Passes
@@ -16,13 +17,13 @@ from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 
 
-def passes_over(model: Any, ledger: Ledger) -> Passes:
+def passes_over(model: Any, ledger: Ledger | SharedLedger) -> Passes:
     """Forward passes whose tokens observers are notified of."""
     tokens = default_tokens(input_device(model))
     return Passes(model, Chunks(tokens, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens))))
 
 
-def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float | None:
+def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger | SharedLedger) -> float | None:
     """Perplexity on the evaluation windows of ``teacher``, ``adapted`` or a step's number; None if it is not finite."""
 
     def compute() -> Payload:
@@ -34,11 +35,12 @@ def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger) -> float 
     return value
 
 
-def check_weights(what: str, model: Any, ledger: Ledger) -> None:
-    """Refuse to go on with another ``model`` or ``teacher`` than the adaptation was begun with.
+def check_weights(what: str, model: Any, ledger: SharedLedger) -> None:
+    """Refuse to go on with another ``model`` or ``teacher`` than the adaptation was begun with, or the first rank has.
 
     Raises:
         BonsaiError: they have changed.
     """
     now = fingerprint(model)
-    refuse_changes(what, ledger.once(Step(f"{what}-weights"), lambda: {"sha256": now})["sha256"], now)
+    begun = ledger.once(Step(f"{what}-weights"), lambda: {"sha256": now})["sha256"]
+    ledger.ranks.in_turn(lambda: refuse_changes(what, begun, now))

@@ -44,7 +44,8 @@ def prepare(model: Any, family: Family | None, config: AdaptConfig) -> nn.Module
     else:
         outputs = _output_projections(model, family)
         adapters = IA3Config(target_modules=outputs, feedforward_modules=outputs, task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), peft_warnings_ignored():
+    gpus = [model.device] if model.device.type == "cuda" else None
+    with torch.random.fork_rng(gpus), peft_warnings_ignored():
         torch.manual_seed(config.seed)
         return get_peft_model(model, adapters)  # type: ignore[no-any-return]
 

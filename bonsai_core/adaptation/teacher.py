@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +24,46 @@ from torch import Tensor
 from bonsai_core.adaptation.loss import TopTokens
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.passes import Passes
-from bonsai_core.rundir import atomic_file, write_atomically
-from bonsai_core.rundir.ledger import Ledger, Step
+from bonsai_core.rundir import write_atomically
+from bonsai_core.rundir.journal import Payload
+from bonsai_core.rundir.ledger import Step
 
 SMALL_VOCABULARY = 2**16
 """Up to this size, token ids are stored in two bytes."""
 
 
 class StoredTeacher:
-    """A teacher's likeliest tokens for every window of the schedule, in two files that are mapped, not read.
+    """A teacher's likeliest tokens for every window of the schedule, in files that are mapped, not read.
 
     A token takes 4 (vocabularies up to 65,536) or 6 bytes for each of its K log-probabilities, and 2 for the bucket.
-    A third file has the number of stored windows and their digest: what was damaged since is computed again.
+    Consecutive windows are stored in parts, each written by one process: ``windows-FIRST.bin`` and, beside it, the
+    number of its windows that are stored, with their digest. A part that was damaged since is computed again.
 
     Args:
         shape: windows, predicted tokens per window, K.
     """
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], vocabulary: int) -> None:
-        windows, tokens, k = shape
-        self._k = k
-        kind = np.dtype(np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32)
+        self._directory = directory
+        self._windows, tokens, self._k = shape
+        ids = np.uint16 if vocabulary <= SMALL_VOCABULARY else np.int32
+        self._kind = np.dtype([("ids", ids, (tokens, self._k)), ("log_p", np.float16, (tokens, self._k + 1))])
         with _storing(directory):
             directory.mkdir(exist_ok=True)
-        self._ids_WLK = _mapped(directory / "ids.bin", kind, (windows, tokens, k))
-        self._log_p_WLK = _mapped(directory / "log_p.bin", np.dtype(np.float16), (windows, tokens, k + 1))
-        self._count_path = directory / "windows.json"
-        self._digest = hashlib.sha256()
-        self._done = 0
-        self._resume()
+        found = (self._read(path) for path in sorted(directory.glob("windows-*.json")))
+        self._parts = sorted((part for part in found if part is not None), key=lambda part: part.windows.start)
+
+    @property
+    def missing(self) -> list[range]:
+        """The windows that are not stored yet, in order."""
+        starts = [0, *(part.windows.stop for part in self._parts)]
+        stops = [*(part.windows.start for part in self._parts), self._windows]
+        return [range(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
     @property
     def complete(self) -> bool:
         """Whether all windows are stored."""
-        return self._done == len(self._ids_WLK)
+        return not self.missing
 
     @staticmethod
     def num_bytes(shape: tuple[int, int, int], vocabulary: int) -> int:
@@ -64,65 +71,116 @@ class StoredTeacher:
         windows, tokens, k = shape
         return windows * tokens * (k * (2 if vocabulary <= SMALL_VOCABULARY else 4) + 2 * (k + 1))
 
-    def compute(self, passes: Passes, windows_WL: NDArray[np.int64], ledger: Ledger) -> None:
-        """Run the teacher over all windows that are not stored yet."""
-        first = done = self._done
-        ledger.skip(windows_WL[:first].size)
-        started = time.monotonic()
-        for start, hidden in passes.last_hidden(windows_WL[first:]):
-            for window, states in enumerate(hidden, start=first + start):
-                self._store(window, passes, states[:-1])
-            number = first + start + len(hidden)
-            self._count(number)
-            now = time.monotonic()
-            ledger.record(Step(f"teacher/{done}"), {"windows": number}, now - started)
-            done, started = number, now
+    def compute(
+        self,
+        windows: Sequence[range],
+        passes: Passes,
+        windows_WL: NDArray[np.int64],
+        record: Callable[[Step, Payload, float], None],
+    ) -> None:
+        """Run the teacher over windows that are missing, each range of which becomes a part.
+
+        Args:
+            record: receives a step and the seconds it took, whenever more windows are stored.
+
+        Raises:
+            BonsaiError: the disk is full or not writable.
+        """
+        for part in windows:
+            self._compute(part, passes, windows_WL, record)
+        self._parts.sort(key=lambda part: part.windows.start)
 
     def tokens(self, windows: Tensor, device: torch.device) -> TopTokens:
         """Those of some windows, consecutively."""
-        rows = windows.cpu().numpy()
-        ids = torch.from_numpy(self._ids_WLK[rows].astype(np.int64)).to(device)
-        log_p = torch.from_numpy(self._log_p_WLK[rows].astype(np.float32)).to(device)
+        rows = np.stack([self._row(window) for window in windows.tolist()])
+        ids = torch.from_numpy(rows["ids"].astype(np.int64)).to(device)
+        log_p = torch.from_numpy(rows["log_p"].astype(np.float32)).to(device)
         return TopTokens(ids.flatten(0, 1), log_p.flatten(0, 1))
 
-    def _resume(self) -> None:
-        """Count the windows of an earlier process, if they are what it wrote."""
-        try:
-            count = json.loads(self._count_path.read_bytes())
-            windows, sha256 = count["windows"], count["sha256"]
-        except (OSError, ValueError, RecursionError, TypeError, KeyError):
-            return  # none, or torn: nothing counts
-        if isinstance(windows, int) and 0 < windows <= len(self._ids_WLK):
-            digest = self._digest_of(range(windows))
-            if digest.hexdigest() == sha256:
-                self._digest, self._done = digest, windows
+    def _row(self, window: int) -> Any:
+        part = self._parts[bisect_right(self._parts, window, key=lambda part: part.windows.start) - 1]
+        return part.rows[window - part.windows.start]
 
-    def _count(self, windows: int) -> None:
-        """Count windows that were stored, once they are on disk."""
-        self._ids_WLK.flush()
-        self._log_p_WLK.flush()
-        self._digest = self._digest_of(range(self._done, windows))
-        self._done = windows
-        count = {"windows": windows, "sha256": self._digest.hexdigest()}
-        with _storing(self._count_path):
-            write_atomically(self._count_path, json.dumps(count).encode())
+    def _compute(
+        self,
+        windows: range,
+        passes: Passes,
+        windows_WL: NDArray[np.int64],
+        record: Callable[[Step, Payload, float], None],
+    ) -> None:
+        first = done = windows.start
+        path, digest, started = self._path(first), hashlib.sha256(), time.monotonic()
+        for damaged in (self._count_path(first), path):
+            damaged.unlink(missing_ok=True)
+        with _storing(path), path.open("xb") as file:
+            for start, hidden in passes.last_hidden(windows_WL[first : windows.stop]):
+                for states in hidden:
+                    row = self._stored(passes, states[:-1]).tobytes()
+                    file.write(row)
+                    digest.update(row)
+                file.flush()
+                os.fsync(file.fileno())
+                number = first + start + len(hidden)
+                count = {"windows": number - first, "sha256": digest.hexdigest()}
+                write_atomically(self._count_path(first), json.dumps(count).encode())
+                now = time.monotonic()
+                record(Step(f"teacher/{done}"), {"windows": number}, now - started)
+                done, started = number, now
+        self._parts.append(_Part(windows, self._mapped(path, len(windows))))
 
-    def _digest_of(self, windows: range) -> hashlib._Hash:
-        """The digest of the windows counted so far, followed by these."""
-        digest = self._digest.copy()
-        for window in windows:
-            digest.update(self._ids_WLK[window])
-            digest.update(self._log_p_WLK[window])
-        return digest
-
-    def _store(self, window: int, passes: Passes, states: Tensor) -> None:
-        first = 0
+    def _stored(self, passes: Passes, states: Tensor) -> NDArray[np.void]:
+        """A window as it is stored."""
+        row, first = np.empty((), self._kind), 0
         with torch.inference_mode():
             for logits in passes.predictions.logits(states):
-                top, rows = TopTokens.of(logits, self._k), slice(first, first + len(logits))
-                self._ids_WLK[window, rows] = top.ids.cpu().numpy()
-                self._log_p_WLK[window, rows] = top.log_p.cpu().numpy()
+                top, tokens = TopTokens.of(logits, self._k), slice(first, first + len(logits))
+                row["ids"][tokens] = top.ids.cpu().numpy()
+                row["log_p"][tokens] = top.log_p.cpu().numpy()
                 first += len(logits)
+        return row
+
+    def _read(self, count_path: Path) -> _Part | None:
+        """A part of an earlier process, if it is what that wrote."""
+        try:
+            count = json.loads(count_path.read_bytes())
+            first, windows, sha256 = int(count_path.stem.partition("-")[2]), count["windows"], count["sha256"]
+            if not (isinstance(windows, int) and first >= 0 and 0 < windows <= self._windows - first):
+                return None
+            rows = self._mapped(self._path(first), windows)
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            return None  # none, or torn: nothing counts
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(row.tobytes())
+        return _Part(range(first, first + windows), rows) if digest.hexdigest() == sha256 else None
+
+    def _mapped(self, path: Path, windows: int) -> NDArray[np.void]:
+        return np.memmap(path, dtype=self._kind, mode="r", shape=(windows,))
+
+    def _path(self, first: int) -> Path:
+        return self._directory / f"windows-{first}.bin"
+
+    def _count_path(self, first: int) -> Path:
+        return self._directory / f"windows-{first}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Consecutive windows that are stored, and where."""
+
+    windows: range
+    rows: NDArray[np.void]
+
+
+def share_of(missing: Sequence[range], rank: int, ranks: int) -> list[range]:
+    """The windows that one of several processes computes, about as many as each of the others."""
+    total = sum(map(len, missing))
+    first, last = total * rank // ranks, total * (rank + 1) // ranks
+    own, passed = [], 0
+    for windows in missing:
+        own.append(windows[max(0, first - passed) : max(0, last - passed)])
+        passed += len(windows)
+    return [windows for windows in own if windows]
 
 
 def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text: str) -> None:
@@ -137,17 +195,6 @@ def check_teacher(teacher: Any, student: Any, tokenizers: tuple[Any, Any], text:
             f"The teacher has other tokens than the model (vocabularies of {teacher.vocab_size:,} and "
             f"{student.vocab_size:,}), so it cannot be distilled from. Give another --teacher, or none."
         )
-
-
-def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """An array in a file; unless there is one of its size, the file is made, as a whole or not at all."""
-    num_bytes = math.prod(shape) * kind.itemsize
-    if not path.is_file() or path.stat().st_size != num_bytes:
-        with _storing(path), atomic_file(path) as partial, partial.open("xb") as file:
-            file.truncate(num_bytes)
-            if hasattr(os, "posix_fallocate"):  # otherwise a write to a full disk would kill the process
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-    return np.memmap(path, dtype=kind, mode="r+", shape=shape)
 
 
 @contextmanager

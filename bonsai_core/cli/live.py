@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich.console import Console
 
+from bonsai_core.adaptation.ranks import ALONE, Ranks
 from bonsai_core.cli.printing import plain, print_note
 from bonsai_core.cli.progress import Mode, progress, write_json
 from bonsai_core.cli.settings import installed
@@ -29,8 +31,8 @@ def progress_options(command: Command) -> Command:
     return quiet(json_lines(command))
 
 
-def run_live(job: Callable[[], Any], mode: Mode | None, told: Mapping[str, object]) -> None:
-    """Run with progress, then show the report; on Ctrl-C say how to continue.
+def run_live(job: Callable[[], Any], mode: Mode | None, told: Mapping[str, object], ranks: Ranks = ALONE) -> None:
+    """Run with progress, then show the report; on Ctrl-C say how to continue. Of several ranks, the first one shows it.
 
     Args:
         told: options that a resume has to be told again, by name; None for those that were not given.
@@ -38,6 +40,11 @@ def run_live(job: Callable[[], Any], mode: Mode | None, told: Mapping[str, objec
     from bonsai_core.model.storage.memory import return_large_blocks
 
     return_large_blocks()
+    if not ranks.is_first:
+        quiet_libraries()
+        with warnings.catch_warnings(action="ignore"):
+            job()
+        return
     console = Console(stderr=mode is not None)
     observer = progress(console, mode)
     try:

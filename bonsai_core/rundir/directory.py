@@ -71,11 +71,11 @@ class JournaledDirectory(ABC):
             BonsaiError: the directory cannot be made, holds something already, or another process has it.
         """
         self.refuse_occupied()
-        with self._making():
+        with self.making():
             self.path.mkdir(parents=True, exist_ok=True)
         with self.lock():
             self.refuse_occupied()  # by what another process wrote before it released the directory
-            with self._making():
+            with self.making():
                 write_atomically(self.config_path, config.to_yaml().encode())
             with self._journal(observe) as journal:
                 yield journal
@@ -230,7 +230,12 @@ class JournaledDirectory(ABC):
             yield journal
 
     @contextmanager
-    def _making(self) -> Iterator[None]:
+    def making(self) -> Iterator[None]:
+        """Turn the errors of making the directory into a message.
+
+        Raises:
+            BonsaiError: it cannot be made.
+        """
         try:
             yield
         except OSError as error:

@@ -11,6 +11,8 @@ from rich.console import Console
 
 import bonsai_core
 from bonsai_core.adaptation.config import AdaptConfig
+from bonsai_core.adaptation.ranks import joined
+from bonsai_core.cli.launcher import refuse_run
 from bonsai_core.cli.live import progress_options, quiet_libraries, run_live, warn
 from bonsai_core.cli.printing import plain
 from bonsai_core.cli.progress import Mode
@@ -65,10 +67,12 @@ def adapt(config: str | None, mode: Mode | None, **values: Any) -> None:
     """Train a pruned MODEL to recover: a run directory, a checkpoint, a Hugging Face id or 'demo'.
 
     It learns from text and from the dense model, and becomes a checkpoint like the pruned one. Settings come from a
-    recipe, then BONSAI_ADAPT_* variables, then options.
+    recipe, then BONSAI_ADAPT_* variables, then options. On N GPUs: torchrun --nproc-per-node N -m bonsai_core adapt
+    MODEL.
     """
-    configuration = adapt_settings(values, config)
-    run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, _told(configuration))
+    with joined() as ranks:
+        configuration = ranks.share(lambda: adapt_settings(values, config))
+        run_live(lambda: bonsai_core.adapt(configuration, registry=installed()), mode, _told(configuration), ranks)
 
 
 @click.command()
@@ -88,13 +92,15 @@ def resume(run: Path, mode: Mode | None, **again: Any) -> None:
     Without --push-to-hub, --tracker and --executor nothing is sent anywhere, whatever the RUN was started with.
     """
 
-    if mode is None:
-        Console().print(plain(f"Continuing {run}."), soft_wrap=True)
-
     def job() -> bonsai_core.RunResult | bonsai_core.AdaptResult:
         return bonsai_core.resume(run, registry=installed(), **again)
 
-    run_live(job, mode, {name.replace("_", "-"): value for name, value in again.items() if value is not False})
+    told = {name.replace("_", "-"): value for name, value in again.items() if value is not False}
+    with joined() as ranks:
+        ranks.share(lambda: refuse_run(run, ranks))
+        if mode is None and ranks.is_first:
+            Console().print(plain(f"Continuing {run}."), soft_wrap=True)
+        run_live(job, mode, told, ranks)
 
 
 def _told(configuration: RecordedSettings) -> dict[str, object]:

@@ -73,6 +73,8 @@ def loading_options(placement: Placement, place: torch.device) -> dict[str, Any]
         BonsaiError: bitsandbytes is needed and not installed, or the limits of memory cannot be read.
     """
     load_in, max_memory = placement.load_in, placement.max_memory
+    if place == torch.device("cuda"):  # weights are loaded by threads, whose current device is the first one
+        place = torch.device("cuda", torch.cuda.current_device())
     options: dict[str, Any] = {"device_map": {"": place}} if place.type == "cuda" or load_in != "full" else {}
     if load_in != "full":
         if find_spec("bitsandbytes") is None:
