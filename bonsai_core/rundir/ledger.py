@@ -207,6 +207,7 @@ class Ledger:
         if self._cache is None or cache_key is None:
             return compute()
         measured = self._cache.once(cache_key, compute)
+        self._nested_s[-1] += measured.waited_s
         if measured.hit:
             self.skip(tokens)
             self._nested_s[-1] -= measured.seconds  # they count as if the step around had taken them

@@ -6,9 +6,11 @@ import hashlib
 import inspect
 import json
 import os
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from bonsai_core.contracts import Component
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import arrays_digest
 from bonsai_core.rundir.files import write_atomically
+from bonsai_core.rundir.turns import turn
 
 DIGEST = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,15 +32,26 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Cached:
-    """Arrays that were computed once, the time that this took, and whether another run did it (`hit`)."""
+    """Arrays that were computed once.
+
+    Attributes:
+        seconds: that computing them took.
+        hit: whether another run did it.
+        waited_s: seconds spent waiting until another run had done it.
+    """
 
     arrays: Arrays
     seconds: float
     hit: bool
+    waited_s: float
 
 
 class MeasurementCache:
-    """Arrays by what they were computed from, in files; runs that share them must not run at the same time."""
+    """Arrays by what they were computed from, in files.
+
+    Runs may share them at the same time, on one machine or, where they see the same files, on several: of those that
+    want the same arrays, one computes them and the others wait.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -50,23 +64,18 @@ class MeasurementCache:
         """
         text = json.dumps(key, sort_keys=True, default=lambda array: arrays_digest({"": array}))
         path = self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-        stored = _read(path)
-        if stored is not None:
-            return Cached(stored, float(stored.pop("seconds")[0]), True)
-        start = time.perf_counter()
-        fresh = compute()
-        seconds = time.perf_counter() - start
-        arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
-        try:
-            arrays["seconds"] = np.array([seconds])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, save(arrays, {DIGEST: arrays_digest(arrays)}))
-        except (OSError, SafetensorError) as error:
-            raise BonsaiError(
-                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or fix the permissions, "
-                f"then give the same command again."
-            ) from error
-        return Cached(fresh, seconds, False)
+        if (stored := _read(path)) is not None:
+            return _hit(stored, 0.0)
+        asked = time.perf_counter()
+        with _turn(path):
+            waited_s = time.perf_counter() - asked
+            if (stored := _read(path)) is not None:
+                return _hit(stored, waited_s)
+            start = time.perf_counter()
+            fresh = compute()
+            seconds = time.perf_counter() - start
+            _write(path, fresh, seconds)
+        return Cached(fresh, seconds, False, waited_s)
 
 
 def code_of(component: Component) -> str:
@@ -94,3 +103,39 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     except (FileNotFoundError, SafetensorError):
         return None
     return arrays if whole else None
+
+
+def _hit(stored: dict[str, NDArray[Any]], waited_s: float) -> Cached:
+    seconds = float(stored.pop("seconds")[0])
+    return Cached(stored, seconds, True, waited_s)
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """The turn to compute what is in a file; its folder is made."""
+    with ExitStack() as holding:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            holding.enter_context(turn(path.with_suffix(".lock")))
+        yield
+
+
+def _write(path: Path, fresh: Arrays, seconds: float) -> None:
+    """Write arrays and the time they took, under a name of this process's own until the file is whole."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
+    own = path.with_name(f"{path.stem}-{socket.gethostname()}-{os.getpid()}")
+    with _writing(path):
+        arrays["seconds"] = np.array([seconds])
+        write_atomically(own, save(arrays, {DIGEST: arrays_digest(arrays)}))
+        own.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise BonsaiError(
+            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Make room or fix the permissions, "
+            f"then give the same command again."
+        ) from error
