@@ -18,9 +18,10 @@ from bonsai_core.cli.main import cli
 from bonsai_core.display.plotting import spread
 from bonsai_core.events import Event, Journaled
 from bonsai_core.sweep.expand import SweepRun, expand
+from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.record import Results, gather
 from bonsai_core.sweep.results import Row, Stat, grouped
-from bonsai_core.sweep.runner import Outcome, run_sweep, state
+from bonsai_core.sweep.runner import run_sweep, state
 from bonsai_core.sweep.spec import read_sweep
 from bonsai_core.sweep.table import markdown
 
@@ -35,6 +36,9 @@ class Silent:
 
     def started(self, number: int, run: SweepRun) -> None:
         self.computed.append(run.name)
+
+    def event(self, number: int, event: Event) -> None:
+        pass
 
     def finished(self, number: int, outcome: Outcome) -> None:
         pass

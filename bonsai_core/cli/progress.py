@@ -131,12 +131,16 @@ class JsonLines(ProgressObserver):
     """Every event as a JSON object on a line of standard output: `event` is its class, the rest are its fields.
 
     `time` is in seconds since 1970. The tokens of `TokensDone` are added up over a second.
+
+    Args:
+        run: of a sweep, which every object names; None: it is no sweep.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: str | None = None) -> None:
         at_the_end = ExitStack()
         at_the_end.callback(self._write_tokens)
         super().__init__(at_the_end)
+        self._beside = {} if run is None else {"run": run}
         self._tokens = 0
         self._written = time.monotonic()
 
@@ -147,11 +151,11 @@ class JsonLines(ProgressObserver):
                 return
         self._write_tokens()
         if not isinstance(event, TokensDone) or event.replayed:
-            write_json(type(event).__name__, **asdict(event))
+            write_json(type(event).__name__, **self._beside, **asdict(event))
 
     def _write_tokens(self) -> None:
         if self._tokens:
-            write_json(TokensDone.__name__, **asdict(TokensDone(self._tokens)))
+            write_json(TokensDone.__name__, **self._beside, **asdict(TokensDone(self._tokens)))
         self._tokens, self._written = 0, time.monotonic()
 
 
@@ -186,14 +190,28 @@ class RunLines:
             self.status.follow(event)
             self._forecast.follow(event)
 
-    def __call__(self) -> RenderableType:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the work began."""
         with self._lock:
-            left, elapsed = self._forecast.left(), self._forecast.elapsed
-        share = None
-        if left is not None:
-            share = self._share = max(self._share, elapsed / (elapsed + left + 1e-9))  # never backwards
+            return self._forecast.elapsed
+
+    def share(self) -> float | None:
+        """How much of the time is over, in 0..1, never less than before; None where that is not known."""
+        return self._share_and_left()[0]
+
+    def __call__(self) -> RenderableType:
+        share, left = self._share_and_left()
         beside = [] if left is None else [f"about {duration(left)} left"]
         return self._bars(share, ", ".join([*beside, f"memory {memory()}"]), self.status.doing, self.status.result)
+
+    def _share_and_left(self) -> tuple[float | None, float | None]:
+        with self._lock:
+            left, elapsed = self._forecast.left(), self._forecast.elapsed
+        if left is None:
+            return None, None
+        self._share = max(self._share, elapsed / (elapsed + left + 1e-9))
+        return self._share, left
 
 
 def memory() -> str:

@@ -123,7 +123,7 @@ def _turn(path: Path) -> Iterator[None]:
 def _write(path: Path, fresh: Arrays, seconds: float) -> None:
     """Write arrays and the time they took, under a name of this process's own until the file is whole."""
     arrays = {name: np.ascontiguousarray(array) for name, array in fresh.items()}
-    own = path.with_name(f"{path.stem}-{socket.gethostname()}-{os.getpid()}")
+    own = path.with_name(f"{path.stem}-{socket.gethostname()}-{os.getpid()}.partial")
     with _writing(path):
         arrays["seconds"] = np.array([seconds])
         write_atomically(own, save(arrays, {DIGEST: arrays_digest(arrays)}))

@@ -13,8 +13,8 @@ import torch
 
 from bonsai_core.model.storage.device_name import processor_name
 from bonsai_core.rundir.versions import versions
+from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.results import Row, rows_of
-from bonsai_core.sweep.runner import Outcome
 from bonsai_core.sweep.spec import SweepSpec
 
 TABLE_VERSIONS = ("bonsai-prune", "torch", "transformers")

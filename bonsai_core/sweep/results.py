@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.quantities import MEASURED, describe
-from bonsai_core.sweep.runner import Outcome
 
 NOT_PRUNING = ("evaluate", "latency", "loss", "save", "verify")
 """Stages whose time is not that of pruning."""

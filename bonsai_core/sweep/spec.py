@@ -32,6 +32,7 @@ def _known_quantity(name: str) -> str:
 
 QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 Settings = dict[str, Any]
+Resource = Annotated[float, Field(ge=0, le=1024, allow_inf_nan=False)]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
@@ -98,6 +99,8 @@ class SweepSpec(Schema):
         grid: values per setting; every combination is run.
         arms: named variants, crossed with the grid.
         keep_models: whether the pruned checkpoints are kept once their reports are written.
+        num_cpus: that a run takes on a Ray cluster.
+        num_gpus: the same of GPUs; None: one where the cluster has any.
     """
 
     title: str
@@ -107,6 +110,8 @@ class SweepSpec(Schema):
     arms: Annotated[dict[str, Arm], Field(min_length=1)] = Field(default={"default": Arm()})
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default=[0])
     keep_models: bool = False
+    num_cpus: Resource = 1.0
+    num_gpus: Resource | None = None
     plots: list[Plot] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -1,0 +1,52 @@
+"""Which place a sweep's runs are executed in, by what the command and the file say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bonsai_core.errors import BonsaiError
+from bonsai_core.registry.registry import Registry
+from bonsai_core.sweep.in_process import InProcess
+from bonsai_core.sweep.place import Place
+from bonsai_core.sweep.processes import Processes
+from bonsai_core.sweep.ray_tasks import RayTasks
+from bonsai_core.sweep.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the command says; None: nothing.
+
+    Attributes:
+        jobs: runs at a time on this machine.
+        ray_address: as for `ray_cluster`.
+        num_cpus, num_gpus: that a run takes on a Ray cluster, instead of what the sweep's file says.
+    """
+
+    executor: Literal["local", "ray"] = "local"
+    jobs: int | None = None
+    ray_address: str | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+
+    def place(self, spec: SweepSpec, registry: Registry) -> Place:
+        """The place that it names.
+
+        Raises:
+            BonsaiError: the options do not go together.
+        """
+        if self.executor == "ray":
+            if self.jobs is not None:
+                raise BonsaiError(
+                    "--jobs is for --executor local. On a Ray cluster as many runs go on as have room: --num-cpus and "
+                    "--num-gpus say what a run takes."
+                )
+            num_cpus = spec.num_cpus if self.num_cpus is None else self.num_cpus
+            return RayTasks(
+                self.ray_address, num_cpus, spec.num_gpus if self.num_gpus is None else self.num_gpus, registry
+            )
+        for option in ("ray_address", "num_cpus", "num_gpus"):
+            if getattr(self, option) is not None:
+                raise BonsaiError(f"--{option.replace('_', '-')} is for --executor ray; --jobs is for this machine.")
+        return InProcess(registry) if self.jobs in (None, 1) else Processes(self.jobs or 1, registry)
