@@ -23,7 +23,8 @@ from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.quantities import MEASURED, QUANTITIES
 
-LONGEST_NAME = 32
+LONGEST_NAME = 36
+"""Characters of a run's name; in 80 columns as many are left for what it is doing."""
 
 
 @final
@@ -107,15 +108,18 @@ class SweepProgress:
     def _table(self, working: Sequence[tuple[int, RunLines]]) -> Table:
         """A line per run: its number and name, how much of it is done, and what it is doing."""
         table = Table.grid(padding=(0, 1, 0, 0))
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
+        table.add_column(justify="right", width=len(f"  {len(self._runs)}"))
+        table.add_column(width=max(len(self._short(run)) for run in self._runs))
+        table.add_column(justify="right", width=len("100%"))
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for number, lines in working:
             share = lines.share()
-            name = shortened(visible(self._runs[number - 1]), LONGEST_NAME)
-            table.add_row(f"  {number}", Text(name), "" if share is None else f"{share:.0%}", Text(lines.status.doing))
+            done = "" if share is None else f"{share:.0%}"
+            table.add_row(str(number), Text(self._short(self._runs[number - 1])), done, Text(lines.status.doing))
         return table
+
+    def _short(self, run: SweepRun) -> str:
+        return shortened(visible(run), LONGEST_NAME)
 
     def _beside(self, working: Sequence[tuple[int, RunLines]]) -> str:
         parts = [f"{len(self._ended)} of {len(self._runs)} runs", *([left] if (left := self._left(working)) else [])]

@@ -28,6 +28,11 @@ class Token:
     text: str
     version: str
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / TOKEN_NAME
+
 
 def write_token(directory: Path) -> Token:
     """Write what workers must find.
@@ -36,7 +41,7 @@ def write_token(directory: Path) -> Token:
         OSError: it cannot be written.
     """
     token = Token(directory, secrets.token_hex(16), bonsai_core.__version__)
-    write_atomically(directory / TOKEN_NAME, token.text.encode())
+    write_atomically(token.path, token.text.encode())
     return token
 
 
@@ -48,10 +53,9 @@ def fault_of_worker(token: Token) -> str | None:
             f"The node {host} has bonsai-prune {ours}, the machine that started the sweep has {token.version}. "
             f"Install the same version on all nodes."
         )
-    path = token.directory / TOKEN_NAME
-    beside = path.with_name(f"{TOKEN_NAME}-{host}-{os.getpid()}")
+    beside = token.path.with_name(f"{TOKEN_NAME}-{host}-{os.getpid()}")
     try:
-        if path.read_text() != token.text:
+        if token.path.read_text() != token.text:
             return _not_shared(host, token, "another directory has this name there")
         beside.write_text(token.text)
         beside.unlink()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -46,9 +47,9 @@ class RayTasks(Place):
         with ray_cluster(self._address) as ray:
             needs = self._needs(ray)
             nodes = self._nodes_with(needs, ray, tasks[0].number, listener)
-            token = _token(tasks[0].directory)
-            _check_nodes(nodes, token, ray)
-            yield from _Work(ray, needs, token, listener).complete(tasks)
+            with _token(tasks[0].directory) as token:
+                _check_nodes(nodes, token, ray)
+                yield from _Work(ray, needs, token, listener).complete(tasks)
 
     def _needs(self, ray: Any) -> Mapping[str, float]:
         """What a run takes, by the names of Ray's resources."""
@@ -149,11 +150,16 @@ def _performed(task: Task, token: Token, queue: Any) -> Outcome:
     return perform(task, send)
 
 
-def _token(directory: Path) -> Token:
+@contextmanager
+def _token(directory: Path) -> Iterator[Token]:
     try:
-        return write_token(directory)
+        token = write_token(directory)
     except OSError as error:
         raise BonsaiError(f"Cannot write to {directory}: {error.strerror}. Choose another --out.") from error
+    try:
+        yield token
+    finally:
+        token.path.unlink(missing_ok=True)
 
 
 def _check_nodes(nodes: Sequence[str], token: Token, ray: Any) -> None:
