@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, final
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from bonsai_core.cli.bars import Bars
@@ -97,26 +97,19 @@ class SweepProgress:
     def _lines(self) -> RenderableType:
         working = sorted(self._working.items())
         done = len(self._ended) + sum(lines.share() or 0.0 for _, lines in working)
-        whole = self._bars(done / len(self._runs), self._beside(working))
-        if not working:
+        below = [self._line(number, lines) for number, lines in working] if self._several else []
+        whole = self._bars(done / len(self._runs), self._beside(working), *below)
+        if self._several or not working:
             return whole
-        if self._several:
-            return Group(whole, self._table(working))
         number, lines = working[0]
         return Group(whole, Text(f"  {self._name(number)}"), lines())
 
-    def _table(self, working: Sequence[tuple[int, RunLines]]) -> Table:
-        """A line per run: its number and name, how much of it is done, and what it is doing."""
-        table = Table.grid(padding=(0, 1, 0, 0))
-        table.add_column(justify="right", width=len(f"  {len(self._runs)}"))
-        table.add_column(width=max(len(self._short(run)) for run in self._runs))
-        table.add_column(justify="right", width=len("100%"))
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for number, lines in working:
-            share = lines.share()
-            done = "" if share is None else f"{share:.0%}"
-            table.add_row(str(number), Text(self._short(self._runs[number - 1])), done, Text(lines.status.doing))
-        return table
+    def _line(self, number: int, lines: RunLines) -> str:
+        """The number and the name of a run, how much of it is done, and what it is doing."""
+        share = lines.share()
+        done = "" if share is None else f"{share:.0%}"
+        name = set_cell_size(self._short(self._runs[number - 1]), max(cell_len(self._short(run)) for run in self._runs))
+        return f"{number:{len(str(len(self._runs)))}} {name} {done:>4} {lines.status.doing}"
 
     def _short(self, run: SweepRun) -> str:
         return shortened(visible(run), LONGEST_NAME)

@@ -17,6 +17,8 @@ from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.quantities import QUANTITIES
 
 MAX_RUNS = 10_000
+MOST = 1024
+"""CPUs or GPUs of a run, and runs at a time on one machine."""
 RESERVED = {
     "seed": "use the sweep's `seeds`",
     "out": "every run gets a directory of its own; use --out",
@@ -32,7 +34,7 @@ def _known_quantity(name: str) -> str:
 
 QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 Settings = dict[str, Any]
-Resource = Annotated[float, Field(ge=0, le=1024, allow_inf_nan=False)]
+Resource = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.in_process import InProcess
 from bonsai_core.sweep.place import Place
 from bonsai_core.sweep.processes import Processes
 from bonsai_core.sweep.ray_tasks import RayTasks
-from bonsai_core.sweep.spec import SweepSpec
+from bonsai_core.sweep.spec import MOST, SweepSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Where:
         Raises:
             BonsaiError: the options do not go together.
         """
+        self._check_numbers()
         if self.executor == "ray":
             if self.jobs is not None:
                 raise BonsaiError(
@@ -50,3 +51,10 @@ class Where:
             if getattr(self, option) is not None:
                 raise BonsaiError(f"--{option.replace('_', '-')} is for --executor ray; --jobs is for this machine.")
         return InProcess(registry) if self.jobs in (None, 1) else Processes(self.jobs or 1, registry)
+
+    def _check_numbers(self) -> None:
+        if self.jobs is not None and not 1 <= self.jobs <= MOST:
+            raise BonsaiError(f"--jobs {shown(self.jobs)}: give a number of runs from 1 to {MOST:,}.")
+        for option, number in (("--num-cpus", self.num_cpus), ("--num-gpus", self.num_gpus)):
+            if number is not None and not 0 <= number <= MOST:
+                raise BonsaiError(f"{option} {number:g}: give a number from 0 to {MOST:,}.")

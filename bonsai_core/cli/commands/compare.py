@@ -33,7 +33,7 @@ bonsai bench runs/mine --runtime vllm=/envs/vllm/bin/python --out speed
 SWEEP_EXAMPLES = """
 bonsai sweep grid.yaml --dry-run                   # what would be run
 bonsai sweep grid.yaml --seeds 0,1,2 --out runs/sweeps/mine
-bonsai sweep grid.yaml --jobs 4                    # four at a time, on a GPU each
+bonsai sweep grid.yaml --jobs 4                    # four runs at a time
 bonsai sweep grid.yaml --executor ray --ray-address node7:6379 --num-gpus 1
 """
 
@@ -104,7 +104,7 @@ def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
 @machine_option(
     "--jobs",
     metavar="N",
-    type=click.IntRange(1, 1024),
+    type=int,
     help="Runs at a time on this machine, each in a process of its own, on a GPU of its own where there are several. "
     "[default: 1]",
 )
@@ -116,13 +116,13 @@ def bench_(as_json: bool, out: Path | None, **values: Any) -> None:
 @machine_option(
     "--num-cpus",
     metavar="X",
-    type=click.FloatRange(0, 1024),
+    type=float,
     help="CPUs that a run takes on a Ray cluster. [default: the file's num_cpus, or 1]",
 )
 @machine_option(
     "--num-gpus",
     metavar="X",
-    type=click.FloatRange(0, 1024),
+    type=float,
     help="GPUs that a run takes on a Ray cluster. [default: the file's num_gpus, or 1 where it has any]",
 )
 @progress_options
