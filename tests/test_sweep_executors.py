@@ -103,7 +103,8 @@ def test_a_lock_whose_holder_shows_no_life_does_not_block_for_ever(tmp_path: Pat
 
 
 def test_one_that_shows_life_is_waited_for(tmp_path: Path) -> None:
-    path, order = tmp_path / "a.lock", []
+    order: list[None] = []
+    path = tmp_path / "a.lock"
     with FileLock(path):
         waiting = threading.Thread(target=lambda: order.append(turn(path, silence_s=0.5).__enter__()))
         waiting.start()
@@ -322,7 +323,7 @@ def test_every_run_that_goes_on_has_a_line(tmp_path: Path, registry: Registry) -
     assert "round 1 of 1: sub-models" in text
     assert text.count(" The process died.") == 1
     assert re.search("run 1 of 4: default, seed 0: .*failed.*: It is broken", text)
-    assert max(map(len, re.sub(r"\x1b\\[[0-9;?]*[a-zA-Z]", "", text).splitlines())) <= 80
+    assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines())) <= 80
 
 
 # On a Ray cluster
@@ -340,6 +341,12 @@ def test_a_worker_that_cannot_do_runs_says_why(tmp_path: Path) -> None:
     assert "the machine that started the sweep has 0.0.1. Install the same version" in fault(version="0.0.1")
     assert "cannot read and write" in fault(directory=tmp_path / "elsewhere")
     assert "another directory has this name there" in fault(text="of another machine")
+
+
+def test_runs_of_a_cluster_cannot_ask_for_it_themselves(sweep: Path, registry: Registry, tmp_path: Path) -> None:
+    runs, place = runs_of(sweep, registry, {"executor": "ray"}), RayTasks(None, 1.0, None, registry)
+    with pytest.raises(BonsaiError, match=r"Run 1, full, seed 0, has executor: ray, and the sweep has --executor ray"):
+        run_sweep(runs, tmp_path, registry, Silent(), keep_models=False, place=place)
 
 
 @pytest.fixture(scope="module")

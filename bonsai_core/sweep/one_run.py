@@ -73,10 +73,9 @@ def complete(run_: SweepRun, directory: Path, registry: Registry, *, released: b
         if RunDirectory(path).config_path.is_file():
             if not released:
                 _wait_for_release(RunDirectory(path))
-            # The settings are those of the sweep's file, as the sweep has checked; so are trust and tracker.
-            result = resume_run(
-                path, trust_remote_code=True, tracker=run_.config.tracker, registry=registry, cache=cache
-            )
+            # The settings are those of the sweep's file, as the sweep has checked; so are trust and all that is given.
+            given = {name: getattr(run_.config, name) for name in ("tracker", "executor", "ray_address", "workers")}
+            result = resume_run(path, trust_remote_code=True, **given, registry=registry, cache=cache)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
         return Outcome(run_, result.report, result.adapted.report if result.adapted else None)

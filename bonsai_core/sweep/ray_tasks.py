@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,8 +59,8 @@ class RayTasks(Place):
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         return {"CPU": self._num_cpus, "GPU": gpus}
 
-    def _nodes_with(self, needs: Mapping[str, float], ray: Any, first: int, listener: Listener) -> list[str]:
-        """The nodes on which a run may be placed."""
+    def _nodes_with(self, needs: Mapping[str, float], ray: Any, first: int, listener: Listener) -> Mapping[str, str]:
+        """The nodes on which a run may be placed, with their addresses."""
         alive = [node for node in ray.nodes() if node["Alive"]]
         able = [node for node in alive if all(node["Resources"].get(kind, 0) >= need for kind, need in needs.items())]
         if not able:
@@ -71,7 +72,7 @@ class RayTasks(Place):
             if self._address is None:
                 raise BonsaiError(f"{what} Lower --num-cpus or --num-gpus, or name a cluster with --ray-address.")
             listener.event(first, Warned(f"{what} The runs wait for a node that joins the cluster."))
-        return [node["NodeID"] for node in able]
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in able}
 
 
 @final
@@ -125,7 +126,7 @@ class _Work:
         except self._ray.exceptions.RayTaskError as error:
             return Outcome(task.run, error=_last_line(error))
         except self._ray.exceptions.RayError as error:
-            return after_death(task, f"or its node died ({_first_line(error)})", self._listener)
+            return after_death(task, f"or its node died ({_first_sentence(error)})", self._listener)
 
     def _end(self) -> None:
         """End what goes on: first as Ctrl-C would, then by force."""
@@ -162,7 +163,7 @@ def _token(directory: Path) -> Iterator[Token]:
         token.path.unlink(missing_ok=True)
 
 
-def _check_nodes(nodes: Sequence[str], token: Token, ray: Any) -> None:
+def _check_nodes(nodes: Mapping[str, str], token: Token, ray: Any) -> None:
     """Check, before the first run, that each node can do runs; a node that joins later is checked by its runs.
 
     Raises:
@@ -170,12 +171,12 @@ def _check_nodes(nodes: Sequence[str], token: Token, ray: Any) -> None:
     """
     look = ray.remote(num_cpus=0, max_retries=0)(fault_of_worker)
     looks = [look.options(scheduling_strategy=_on_node(node)).remote(token) for node in nodes]
-    for node, reference in zip(nodes, looks, strict=True):
+    for address, reference in zip(nodes.values(), looks, strict=True):
         try:
             fault = ray.get(reference, timeout=CHECK_S)
         except ray.exceptions.RayError as error:
             fault = (
-                f"The Ray node {node} cannot run Bonsai ({_last_line(error)}). Install bonsai-prune "
+                f"The Ray node {address} cannot run Bonsai ({_last_line(error)}). Install bonsai-prune "
                 f"{token.version} in the Python that Ray uses there."
             )
         if fault is not None:
@@ -190,16 +191,16 @@ def _on_node(node: str) -> Any:
 
 def _refuse_ray_inside(tasks: Sequence[Task]) -> None:
     for task in tasks:
-        if getattr(task.run.config, "executor", "local") == "ray":
+        if task.run.config.executor == "ray":
             raise BonsaiError(
                 f"Run {task.number}, {task.run}, has executor: ray, and the sweep has --executor ray: they would wait "
-                f"for each other's CPUs. Take executor out of the sweep's file to have one run per task, or give "
-                f"--executor local to have the runs one after the other, each on the whole cluster."
+                f"for each other's CPUs. Take executor out of the sweep's file to have one run per task, or start the "
+                f"sweep with --executor local to have one run after the other, each on the whole cluster."
             )
 
 
-def _first_line(error: Exception) -> str:
-    return shortened(str(error).strip().partition("\n")[0]) or type(error).__name__
+def _first_sentence(error: Exception) -> str:
+    return shortened(re.split(r"\.\s", str(error).strip())[0].rstrip(".")) or type(error).__name__
 
 
 def _last_line(error: Exception) -> str:
