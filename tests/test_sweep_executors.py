@@ -34,6 +34,7 @@ from bonsai_core.rundir import RunDirectory
 from bonsai_core.rundir.ledger import Ledger, Step
 from bonsai_core.rundir.turns import turn
 from bonsai_core.sweep.expand import SweepRun
+from bonsai_core.sweep.hardware import joined
 from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.place import ATTEMPTS, Task, after_death
 from bonsai_core.sweep.processes import Processes
@@ -327,6 +328,12 @@ def test_every_run_that_goes_on_has_a_line(tmp_path: Path, registry: Registry) -
 
 
 # On a Ray cluster
+
+
+def test_the_hardware_is_that_of_the_runs() -> None:
+    one, other = {"cpu": "A", "cores": 8, "gpu": None}, {"cpu": "A", "cores": 16, "gpu": "G"}
+    assert joined([one, one]) == one
+    assert joined([one, other, one]) == {"cpu": "A", "cores": "8; 16", "gpu": "none; G"}
 
 
 def test_a_worker_that_cannot_do_runs_says_why(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from bonsai_core.model.storage.memory import free_cache
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import RunDirectory
 from bonsai_core.sweep.expand import SweepRun
+from bonsai_core.sweep.hardware import hardware
 
 SHARED_NAME = "shared"
 RELEASE_S = 180.0
@@ -31,6 +32,7 @@ class Outcome:
         adapted: those of the adaptation's that followed it, if one did.
         error: why it failed.
         finished_before: whether it was finished already.
+        hardware: of the machine that finished it now.
     """
 
     run: SweepRun
@@ -38,6 +40,7 @@ class Outcome:
     adapted: Mapping[str, Any] | None = None
     error: str | None = None
     finished_before: bool = False
+    hardware: Mapping[str, Any] | None = None
 
     @property
     def seconds(self) -> float:
@@ -78,7 +81,8 @@ def complete(run_: SweepRun, directory: Path, registry: Registry, *, released: b
             result = resume_run(path, trust_remote_code=True, **given, registry=registry, cache=cache)
         else:
             result = run(run_.config.model_copy(update={"out": path}), registry=registry, cache=cache)
-        return Outcome(run_, result.report, result.adapted.report if result.adapted else None)
+        adapted = result.adapted.report if result.adapted else None
+        return Outcome(run_, result.report, adapted, hardware=hardware())
     except BonsaiError as error:
         return Outcome(run_, error=str(error))
     finally:

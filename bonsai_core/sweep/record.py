@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
-from bonsai_core.model.storage.device_name import processor_name
 from bonsai_core.rundir.versions import versions
+from bonsai_core.sweep.hardware import hardware, joined
 from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.results import Row, rows_of
 from bonsai_core.sweep.spec import SweepSpec
@@ -27,6 +24,7 @@ class Results:
     Attributes:
         command: what was typed.
         date: when this was written, UTC.
+        hardware: that runs were executed on since the command was typed; this machine's, if none was.
         models, texts: what was pruned, and what perplexity was measured on; usually one each.
     """
 
@@ -67,7 +65,7 @@ def gather(spec: SweepSpec, outcomes: Sequence[Outcome], command: str) -> Result
         about=spec.about,
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        hardware=_hardware(),
+        hardware=joined([outcome.hardware for outcome in outcomes if outcome.hardware] or [hardware()]),
         versions=versions(),
         models=list(dict.fromkeys(report["config"]["model"] for report in reports)),
         texts=list(dict.fromkeys(_text(report["perplexity"]) for report in reports)),
@@ -78,8 +76,3 @@ def gather(spec: SweepSpec, outcomes: Sequence[Outcome], command: str) -> Result
 
 def _text(perplexity: Mapping[str, Any]) -> str:
     return f"{perplexity['text']['name']}, {perplexity['windows']} x {perplexity['sequence_length']:,} tokens"
-
-
-def _hardware() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": processor_name(), "cores": os.cpu_count(), "gpu": gpu}
