@@ -36,14 +36,15 @@ from bonsai_core.rundir.turns import turn
 from bonsai_core.sweep.expand import SweepRun
 from bonsai_core.sweep.hardware import joined
 from bonsai_core.sweep.one_run import Outcome
-from bonsai_core.sweep.place import ATTEMPTS, Task, after_death
-from bonsai_core.sweep.processes import Processes
-from bonsai_core.sweep.ray_check import TOKEN_NAME, fault_of_worker, write_token
-from bonsai_core.sweep.ray_tasks import RayTasks
+from bonsai_core.sweep.places.choice import Where
+from bonsai_core.sweep.places.place import ATTEMPTS, Task, after_death
+from bonsai_core.sweep.places.processes import Processes
+from bonsai_core.sweep.places.ray_check import TOKEN_NAME, fault_of_worker, write_token
+from bonsai_core.sweep.places.ray_tasks import RayTasks
+from bonsai_core.sweep.places.worker import perform
 from bonsai_core.sweep.record import gather
 from bonsai_core.sweep.runner import NAMES, run_sweep
 from bonsai_core.sweep.spec import read_sweep
-from bonsai_core.sweep.where import Where
 
 needs_ray = optional(importlib.util.find_spec("ray"), "needs the extra ray")
 
@@ -246,6 +247,17 @@ def test_a_run_whose_process_dies_again_and_again_fails_with_words(sweep: Path, 
     failed = after_death(task, "was killed by SIGKILL", listener)
     assert isinstance(failed, Outcome)
     assert failed.error == f"Its process died {ATTEMPTS} times; the last one was killed by SIGKILL."
+
+
+def test_a_fault_costs_its_run_and_says_where_it_is(sweep: Path, registry: Registry, tmp_path: Path) -> None:
+    def send(events: object) -> None:
+        raise ValueError("a fault")
+
+    run = runs_of(sweep, registry)[0]
+    outcome = perform(Task(1, run, tmp_path), send)
+    log = tmp_path / "logs" / f"{run.name}.fault.log"
+    assert outcome.error == f"ValueError: a fault (a fault in Bonsai or in a plugin; {log} says where)"
+    assert "in send" in log.read_text()
 
 
 def test_a_plugin_that_only_this_process_knows_is_refused(sweep: Path, tmp_path: Path) -> None:

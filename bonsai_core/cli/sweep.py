@@ -22,11 +22,11 @@ from bonsai_core.settings.types import Seed
 from bonsai_core.sweep.expand import SweepRun, expand
 from bonsai_core.sweep.files import write_results
 from bonsai_core.sweep.one_run import Outcome
+from bonsai_core.sweep.places.choice import Where
 from bonsai_core.sweep.record import Results, gather
 from bonsai_core.sweep.runner import run_sweep, state
 from bonsai_core.sweep.spec import SweepSpec, read_sweep
 from bonsai_core.sweep.table import cells
-from bonsai_core.sweep.where import Where
 
 Overrides = Mapping[str, Any]
 

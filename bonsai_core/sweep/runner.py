@@ -14,12 +14,12 @@ from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir import Names, RunDirectory, held
 from bonsai_core.rundir.files import refuse_other_than
 from bonsai_core.sources import with_absolute_paths
-from bonsai_core.sweep.child import LOGS_NAME
 from bonsai_core.sweep.expand import SweepRun
-from bonsai_core.sweep.in_process import InProcess
 from bonsai_core.sweep.one_run import SHARED_NAME, Outcome, finished
-from bonsai_core.sweep.place import Listener, Place, Task
-from bonsai_core.sweep.ray_check import TOKEN_NAME
+from bonsai_core.sweep.places.child import LOGS_NAME
+from bonsai_core.sweep.places.in_process import InProcess
+from bonsai_core.sweep.places.place import Listener, Place, Task
+from bonsai_core.sweep.places.ray_check import TOKEN_NAME
 
 LOCK_NAME = ".lock"
 NAMES = Names(

@@ -145,7 +145,7 @@ def sweep(
     """
     quiet_libraries()
     from bonsai_core.cli.sweep import show_sweep, sweep_and_report
-    from bonsai_core.sweep.where import Where
+    from bonsai_core.sweep.places.choice import Where
 
     given = {name: value for name, value in values.items() if value is not None}
     if dry_run:

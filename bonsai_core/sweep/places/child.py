@@ -29,7 +29,7 @@ def do_tasks(connection: Connection, log: Path) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt, EOFError):  # ended, or nobody has tasks any more
         _write_to(log)
-        from bonsai_core.sweep.worker import perform
+        from bonsai_core.sweep.places.worker import perform
 
         while True:
             task = connection.recv()

@@ -19,10 +19,10 @@ import torch
 
 from bonsai_core.events import Event
 from bonsai_core.registry.registry import Registry
-from bonsai_core.sweep.child import do_tasks, log_path
 from bonsai_core.sweep.one_run import Outcome
-from bonsai_core.sweep.place import Ended, Listener, Place, Task, after_death
-from bonsai_core.sweep.worker import refuse_plugins_by_hand
+from bonsai_core.sweep.places.child import do_tasks, log_path
+from bonsai_core.sweep.places.place import Ended, Listener, Place, Task, after_death
+from bonsai_core.sweep.places.worker import refuse_plugins_by_hand
 
 GRACE_S = 15.0
 """Time that an interrupted run has to end by itself."""

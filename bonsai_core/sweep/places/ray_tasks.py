@@ -13,9 +13,9 @@ from bonsai_core.events import Event, Warned
 from bonsai_core.executors.ray_cluster import ray_cluster
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.one_run import Outcome
-from bonsai_core.sweep.place import Ended, Listener, Place, Task, after_death
-from bonsai_core.sweep.ray_check import Token, fault_of_worker, write_token
-from bonsai_core.sweep.worker import perform, refuse_plugins_by_hand
+from bonsai_core.sweep.places.place import Ended, Listener, Place, Task, after_death
+from bonsai_core.sweep.places.ray_check import Token, fault_of_worker, write_token
+from bonsai_core.sweep.places.worker import perform, refuse_plugins_by_hand
 
 LOOK_S = 0.25
 GRACE_S = 15.0

@@ -13,9 +13,9 @@ from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.events import Event, Journaled, StepDone, SubmodelMeasured, TokensDone
 from bonsai_core.model.storage.memory import return_large_blocks
 from bonsai_core.registry.registry import KINDS, Registry
-from bonsai_core.sweep.child import log_path
 from bonsai_core.sweep.one_run import Outcome, complete
-from bonsai_core.sweep.place import Task
+from bonsai_core.sweep.places.child import log_path
+from bonsai_core.sweep.places.place import Task
 
 FREQUENT = (Journaled, StepDone, SubmodelMeasured, TokensDone)
 PAUSE_S = 0.25

@@ -9,7 +9,7 @@ from bonsai_core import hookimpl
 from bonsai_core.events import Event
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.one_run import complete
-from bonsai_core.sweep.place import Ended, Listener, Place, Task
+from bonsai_core.sweep.places.place import Ended, Listener, Place, Task
 
 
 @final

@@ -7,10 +7,10 @@ from typing import Literal
 
 from bonsai_core.errors import BonsaiError, shown
 from bonsai_core.registry.registry import Registry
-from bonsai_core.sweep.in_process import InProcess
-from bonsai_core.sweep.place import Place
-from bonsai_core.sweep.processes import Processes
-from bonsai_core.sweep.ray_tasks import RayTasks
+from bonsai_core.sweep.places.in_process import InProcess
+from bonsai_core.sweep.places.place import Place
+from bonsai_core.sweep.places.processes import Processes
+from bonsai_core.sweep.places.ray_tasks import RayTasks
 from bonsai_core.sweep.spec import MOST, SweepSpec
 
 
