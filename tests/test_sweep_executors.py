@@ -356,8 +356,8 @@ def test_a_worker_that_cannot_do_runs_says_why(tmp_path: Path) -> None:
     def fault(**changes: Any) -> str:
         return fault_of_worker(type(token)(**{**vars(token), **changes})) or ""
 
-    assert "has bonsai-prune" in fault(version="0.0.1")
-    assert "the machine that started the sweep has 0.0.1. Install the same version" in fault(version="0.0.1")
+    assert "instead of 0.0.1. Install the versions of" in fault(versions={"bonsai-prune": "0.0.1"})
+    assert "torch" in fault(versions={"torch": "1.0"})
     assert "cannot read and write" in fault(directory=tmp_path / "elsewhere")
     assert "another directory has this name there" in fault(text="of another machine")
 

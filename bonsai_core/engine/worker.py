@@ -26,10 +26,7 @@ from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import find_parent
 from bonsai_core.model.storage.device_name import device_name
 from bonsai_core.registry.registry import Registry
-from bonsai_core.rundir.versions import versions
-
-MAY_DIFFER = ("python", "numpy")
-"""Of what a run was started with, the versions that decide nothing here; Ray itself refuses another Python."""
+from bonsai_core.rundir.versions import other_versions
 
 
 class Settled(NamedTuple):
@@ -48,7 +45,7 @@ def plan_for_workers(job: Job, versions: Mapping[str, str], device: str | None =
     """
     lockstep = job.lockstep
     return {
-        "versions": {name: version for name, version in versions.items() if name not in MAY_DIFFER},
+        "versions": dict(versions),
         "config": job.config.model_dump(mode="json"),
         "device": device or job.subject.device.type,
         "threads": torch.get_num_threads(),
@@ -86,7 +83,8 @@ class Worker:
 
     def _load(self) -> None:
         plan = self._plan
-        _check_versions(plan["versions"])
+        if different := other_versions(plan["versions"]):
+            raise BonsaiError(f"It has {different}. Workers need the versions of the process that starts the run.")
         torch.set_num_threads(plan["threads"])
         config = RunConfig.from_mapping({**plan["config"], "device": plan["device"]}, "the settings of the run")
         registry = Registry()
@@ -155,20 +153,6 @@ class Worker:
             if self._plan["slices_between_rounds"]:
                 self._subject.slice(keep_U)
             self._settled += 1
-
-
-def _check_versions(wanted: Mapping[str, str]) -> None:
-    """Refuse to work with others; builds of torch for other devices do not count."""
-    here = versions(wanted)
-    different = [
-        f"{name} {here.get(name, 'is missing')} instead of {version}"
-        for name, version in wanted.items()
-        if here.get(name, "").partition("+")[0] != version.partition("+")[0]
-    ]
-    if different:
-        raise BonsaiError(
-            f"It has {'; '.join(different)}. Workers need the versions of the process that starts the run."
-        )
 
 
 def _ignore(text: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import bonsai_core
+
+MAY_DIFFER = ("python", "numpy")
+"""Packages whose versions decide nothing between processes of the same run; Ray itself refuses another Python."""
 
 
 def versions(plugins: Iterable[str] = ()) -> dict[str, str]:
@@ -31,3 +34,20 @@ def versions(plugins: Iterable[str] = ()) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found.setdefault(package, version(package))
     return found
+
+
+def other_versions(wanted: Mapping[str, str]) -> str | None:
+    """What this process has in other versions than the one that starts a run, in words; None if nothing.
+
+    Builds of torch for other devices do not count.
+
+    Args:
+        wanted: what `versions` gave there.
+    """
+    here = versions(wanted)
+    different = [
+        f"{name} {here.get(name, 'is missing')} instead of {version}"
+        for name, version in wanted.items()
+        if name not in MAY_DIFFER and here.get(name, "").partition("+")[0] != version.partition("+")[0]
+    ]
+    return "; ".join(different) or None

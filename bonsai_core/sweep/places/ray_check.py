@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import bonsai_core
 from bonsai_core.rundir import write_atomically
+from bonsai_core.rundir.versions import other_versions, versions
 
 TOKEN_NAME = ".visible"
 
@@ -21,12 +22,12 @@ class Token:
     Attributes:
         directory: of the sweep, absolute.
         text: the contents of a file in it.
-        version: of Bonsai.
+        versions: of the packages that decide results.
     """
 
     directory: Path
     text: str
-    version: str
+    versions: Mapping[str, str]
 
     @property
     def path(self) -> Path:
@@ -40,18 +41,17 @@ def write_token(directory: Path) -> Token:
     Raises:
         OSError: it cannot be written.
     """
-    token = Token(directory, secrets.token_hex(16), bonsai_core.__version__)
+    token = Token(directory, secrets.token_hex(16), versions())
     write_atomically(token.path, token.text.encode())
     return token
 
 
 def fault_of_worker(token: Token) -> str | None:
     """What keeps this process from doing runs of a sweep, in words; None if nothing does."""
-    host, ours = socket.gethostname(), bonsai_core.__version__
-    if ours != token.version:
+    host = socket.gethostname()
+    if different := other_versions(token.versions):
         return (
-            f"The node {host} has bonsai-prune {ours}, the machine that started the sweep has {token.version}. "
-            f"Install the same version on all nodes."
+            f"The node {host} has {different}. Install the versions of the machine that starts the sweep on all nodes."
         )
     beside = token.path.with_name(f"{TOKEN_NAME}-{host}-{os.getpid()}")
     try:

@@ -177,7 +177,7 @@ def _check_nodes(nodes: Mapping[str, str], token: Token, ray: Any) -> None:
         except ray.exceptions.RayError as error:
             fault = (
                 f"The Ray node {address} cannot run Bonsai ({_last_line(error)}). Install bonsai-prune "
-                f"{token.version} in the Python that Ray uses there."
+                f"{token.versions['bonsai-prune']} in the Python that Ray uses there."
             )
         if fault is not None:
             raise BonsaiError(fault)
