@@ -329,3 +329,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has_capabilities = device.type == "cpu" and hasattr(torch.cpu, "get_capabilities")
     return has_capabilities and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def keep_processes_that_grow() -> None:
+    """Have loky keep this worker process when it grows by 300 MB, instead of starting another one. joblib 1.6."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._USE_PSUTIL = False

@@ -40,6 +40,12 @@ class Echo:
             os.kill(os.getpid(), signal.SIGKILL)
         return 2 * number
 
+    def break_once(self, number: int, mark: str) -> int:
+        """Fail at the first call that finds no such file, as a broken device does."""
+        if _is_first(mark):
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return 2 * number
+
     def die(self, number: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
         return number

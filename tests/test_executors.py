@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import optional
+from conftest import StoppedError, Stopper, optional
 from echo_worker import Echo
 
 from bonsai_core import BonsaiError, Registry, RunConfig, hookimpl, resume, run
 from bonsai_core.contracts import Repair
-from bonsai_core.events import Event, SubmodelMeasured, Warned
+from bonsai_core.engine.workers import Workers
+from bonsai_core.events import Event, RoundFinished, SubmodelMeasured, Warned
 from bonsai_core.executors.crew import Crew
 from bonsai_core.executors.process_crew import ProcessCrew
 
@@ -97,6 +99,44 @@ def test_processes_answer_each_call_once_whoever_dies(two_processes: Start, tmp_
     with pytest.raises(BonsaiError, match="3 workers died of the same batch"):
         answers(crew, "die", 1)
     assert answers(crew, "twice", 3) == [0, 2, 4]
+
+
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced(two_processes: Start) -> None:
+    crew = two_processes()
+    first = set(answers(crew, "where", 8))
+    for process in first:
+        os.kill(process, signal.SIGKILL)
+    time.sleep(1)  # loky looks after it
+    assert first.isdisjoint(answers(crew, "where", 8))
+
+
+ORPHANS = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from echo_worker import Echo
+from bonsai_core.executors.process_crew import ProcessCrew
+crew = ProcessCrew(Echo, [{}], print, print)
+print(*[process for _, process in crew.answers([("where", 0)])], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    command = [sys.executable, "-c", ORPHANS, str(Path(__file__).parent)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    process = int(told.split()[-1])
+    for _ in range(100):
+        if not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {process} lives on")
+
+
+def test_a_call_that_breaks_its_worker_is_made_by_another_one(two_processes: Start, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    crew = two_processes(warnings.append)
+    assert answers(crew, "break_once", 4, str(tmp_path / "mark")) == [0, 2, 4, 6]
+    assert any("uncorrectable" in text for text in warnings)
 
 
 def test_this_process_works_too_and_alone_if_the_others_cannot(two_processes: Start) -> None:
@@ -285,11 +325,25 @@ def kill_one(pid: int, called: str) -> None:
     next(process for process in below if called in " ".join(process.cmdline())).kill()
 
 
-def test_processes_of_this_machine_give_the_same_report(spread_run: RunConfig, alone: Any, tmp_path: Path) -> None:
-    config = spread_run.model_copy(update={"workers": 2})
-    report, warnings = disturbed(config, tmp_path / "run", lambda: kill_one(os.getpid(), "loky.backend.popen"))
+@pytest.mark.parametrize("driver", ["works too", "only decides"])
+def test_processes_of_this_machine_give_the_same_report(
+    driver: str, spread_run: RunConfig, alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = []
+    if driver == "only decides":
+        monkeypatch.setattr(Workers, "_takes_part", False)
+        kills = [lambda: kill_one(os.getpid(), "loky.backend.popen")]
+    report, warnings = disturbed(spread_run.model_copy(update={"workers": 2}), tmp_path / "run", *kills)
     assert report == alone
-    assert any("died" in text for text in warnings), warnings
+    assert any("died" in text for text in warnings) == bool(kills)
+
+
+def test_a_resumed_run_may_have_other_workers(spread_run: RunConfig, alone: Any, tmp_path: Path) -> None:
+    stopper, registry = Stopper(lambda event: isinstance(event, RoundFinished)), Registry()
+    registry.register(stopper, "the test")
+    with pytest.raises(StoppedError):
+        run(spread_run.model_copy(update={"out": tmp_path / "run"}), registry=registry)
+    assert comparable(resume(tmp_path / "run", workers=2).report) == alone
 
 
 @with_ray

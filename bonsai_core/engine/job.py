@@ -205,7 +205,7 @@ class Job:
         """About how much room the pruned checkpoint needs, and what a run stores beside it."""
         kept = 1 - (self.config.sparsity or 0) * self.table.decoder_params / self.table.total_params
         repairs = len(self.plan.targets) * self._repair_bytes if self.stores_repairs else 0
-        if not runs_in_lockstep(self.methods.metric):
+        if not runs_in_lockstep(self.methods.metric) or (self.spreads and self.config.executor == "local"):
             repairs += PATTERNS_PER_SITE * self._repair_bytes  # of sub-models, and of the search's
         return int(DISK_MARGIN * (kept * self.dense_bytes + repairs))
 

@@ -239,6 +239,7 @@ def _measured_again_by(
         given["executor"] = "local"
     elif given == dict.fromkeys(given):
         return config
+    given["executor"] = given["executor"] or ("ray" if ray_address is not None else "local")
     return RunConfig.from_mapping({**config.model_dump(mode="json"), **given}, "the options")
 
 

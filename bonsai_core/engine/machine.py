@@ -55,7 +55,10 @@ def other_devices(config: RunConfig) -> list[str]:
             f"--workers {config.workers} needs as many GPUs, and --device {config.device} has {here}. Give fewer, or "
             f"--executor ray with a cluster that has more."
         )
-    return [f"cuda:{index}" for index in range(1, config.workers or here)]
+    if here == 1:
+        return []
+    others = [index for index in range(here) if index != torch.cuda.current_device()]
+    return [f"cuda:{index}" for index in others[: (config.workers or here) - 1]]
 
 
 def multiples_in(config: RunConfig, table: UnitTable) -> Limit[int]:

@@ -103,6 +103,7 @@ def _batches(round: Round, drawn_before: int, number: int, workers: Workers, led
         drawn_before: sub-models of the round that were drawn before.
     """
     sample, batches, first = round.measuring, list[Batch](), 0
+    at_once = workers.submodels_at_once(sample, number)
 
     def step_at(first: int, tokens: int = 0) -> Step:
         return round.step(f"submodels-{drawn_before + first}", tokens)
@@ -111,7 +112,7 @@ def _batches(round: Round, drawn_before: int, number: int, workers: Workers, led
         if step_at(first) in ledger:
             end = first + len(ledger.journal[step_at(first).key]["values"])
         else:
-            most = min(number, first + workers.submodels_at_once(sample, number))
+            most = min(number, first + at_once)
             end = next((end for end in range(first + 1, most) if step_at(end) in ledger), most)
         batches.append((slice(first, end), step_at(first, (end - first) * sample.data.num_tokens)))
         first = end

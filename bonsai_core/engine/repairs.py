@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,14 +63,11 @@ class Repairs:
 
     def of(self, keep_MU: NDArray[np.bool_]) -> RepairSource:
         """What repairs some sub-models, bool [M, U]; stored before, where that is needed."""
-        if self._store is None:
+        store = self._workers.repair_store(self._scratch)
+        if store is None:
             return self
-        self._prepare(keep_MU, self._store)
-        return StoredRepairs(self._job.subject, self.statistics.alive_U, self._store)
-
-    @cached_property
-    def _store(self) -> RepairStore | None:
-        return self._workers.repair_store(self._scratch)
+        self._prepare(keep_MU, store)
+        return StoredRepairs(self._job.subject, self.statistics.alive_U, store)
 
     def sweep(self) -> Callable[[int], RepairOf]:
         """Repairs of sites, asked for at every layer of a sweep; a site that loses nothing gets none."""

@@ -87,9 +87,11 @@ class RoundStatistics:
         totals = self._workers.totals(
             self.windows_NT, self.alive_U, {role: roles[role] for role in wanted.values()}, counted=counted
         )
-        for name, role in wanted.items() if totals is not None else ():
-            self._kept[name or ""] = {number: total.result() for number, total in (totals or {})[role].items()}
-        return totals is not None
+        if totals is None:
+            return False
+        for name, role in wanted.items():
+            self._kept[name or ""] = {number: total.result() for number, total in totals[role].items()}
+        return True
 
     def _needed_again(self) -> list[Reader]:
         """Plugins besides the prior whose statistics the round needs."""

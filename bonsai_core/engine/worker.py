@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.utils import logging
 
 from bonsai_core.config import RunConfig
 from bonsai_core.engine.blocks import sum_block
@@ -17,7 +18,7 @@ from bonsai_core.engine.methods import choose_methods
 from bonsai_core.engine.setup import open_subject
 from bonsai_core.engine.stored_repairs import RepairStore, StoredRepairs, apply_repairs
 from bonsai_core.engine.submodels import Bench
-from bonsai_core.errors import BonsaiError
+from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.model.forward.chunks import Chunks
 from bonsai_core.model.forward.lockstep import Lockstep
 from bonsai_core.model.forward.passes import Passes
@@ -25,8 +26,10 @@ from bonsai_core.model.forward.probe import MeasuringData
 from bonsai_core.model.loading.load import load_tokenizer
 from bonsai_core.model.loading.parent import find_parent
 from bonsai_core.model.storage.device_name import device_name
+from bonsai_core.model.storage.memory import return_large_blocks
 from bonsai_core.registry.registry import Registry
 from bonsai_core.rundir.versions import other_versions
+from bonsai_core.upstream import keep_processes_that_grow
 
 
 class Settled(NamedTuple):
@@ -76,10 +79,14 @@ class Worker:
         self._settled = 0  # rounds
         self._notes: list[str] = []
         self._refusal: BonsaiError | None = None
+        logging.disable_progress_bar()
+        return_large_blocks()
+        keep_processes_that_grow()
         try:
             self._load()
-        except BonsaiError as error:  # in answer to `about`: an actor whose constructor raises only dies
-            self._refusal = BonsaiError(f"The one on {socket.gethostname()}: {error}")
+        except Exception as error:  # told in answer to `about`: an actor whose constructor raises only dies
+            words = str(error) if isinstance(error, BonsaiError) else f"{type(error).__name__}: {error}"
+            self._refusal = BonsaiError(f"The one on {socket.gethostname()}: {shortened(words)}")
 
     def _load(self) -> None:
         plan = self._plan

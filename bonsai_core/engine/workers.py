@@ -26,6 +26,7 @@ from bonsai_core.model.forward.probe import MeasuringData
 from bonsai_core.model.storage.device_name import device_name
 from bonsai_core.model.storage.tensor_files import TensorFiles
 from bonsai_core.rundir.ledger import IDENTITY, Ledger
+from bonsai_core.rundir.versions import versions
 
 BATCHES_EACH = 4
 """Batches that a worker gets of a draw, about: so many that a slow one does not keep the others waiting for long."""
@@ -44,7 +45,7 @@ class Workers:
         self._started: Crew | None = None
         self._settled: list[Settled] = []
         self._to_send: tuple[Settled, ...] = ()
-        self._sent: tuple[MeasuringData, Any] | None = None
+        self._sent: dict[int, tuple[MeasuringData, Any]] = {}  # the first keeps the number its own
         self._devices: set[str] = set()
 
     @classmethod
@@ -73,6 +74,7 @@ class Workers:
 
     def settle(self, keep_U: NDArray[np.bool_], repairs: TensorFiles) -> None:
         """Take note of what a round has done to the model of this process."""
+        self._sent.clear()
         if self._job.spreads:
             self._settled.append(Settled(keep_U, repairs if self._job.methods.compensator.repairs else None))
 
@@ -180,14 +182,19 @@ class Workers:
 
     def _start(self) -> Crew:
         job, config, ledger = self._job, self._job.config, self._ledger
-        versions = ledger.journal[IDENTITY.key]["versions"]
+        packages = versions(ledger.journal[IDENTITY.key]["versions"])
         if config.executor == "local":
-            plans = [plan_for_workers(job, versions, device) for device in job.other_devices]
+            plans = [plan_for_workers(job, packages, device) for device in job.other_devices]
             return ProcessCrew(Worker, plans, ledger.warn, self._welcome)
+        if config.ray_address is None and job.subject.device.type != "cpu":
+            raise BonsaiError(
+                "A private Ray cluster would have its workers on the GPU of this process, too. Leave --executor out: "
+                "all GPUs of this machine are used. Or name a cluster with --ray-address."
+            )
         self._holding.enter_context(ray_cluster(config.ray_address))
         from bonsai_core.executors.ray_crew import RayCrew
 
-        plan, on_gpu = plan_for_workers(job, versions), job.subject.device.type == "cuda"
+        plan, on_gpu = plan_for_workers(job, packages), job.subject.device.type == "cuda"
         cpus = 1 if on_gpu else plan["threads"]
         crew = RayCrew(Worker, plan, config.workers, cpus, int(on_gpu), ledger.warn, self._welcome)
         if config.ray_address is None and not crew.has_room():
@@ -229,6 +236,6 @@ class Workers:
 
     def _on_its_way(self, sample: MeasuringData) -> Any:
         """What sub-models are measured on, as the others receive it."""
-        if self._sent is None or self._sent[0] is not sample:
-            self._sent = sample, self._crew().shared(sample.to(torch.device("cpu")))
-        return self._sent[1]
+        if id(sample) not in self._sent:
+            self._sent[id(sample)] = sample, self._crew().shared(sample.to(torch.device("cpu")))
+        return self._sent[id(sample)][1]

@@ -10,12 +10,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from bonsai_core.errors import BonsaiError
+from bonsai_core.display.printable import visible
+from bonsai_core.errors import BonsaiError, shortened
 
 POLL_S = 1.0
-"""How often is looked for workers that have joined or left."""
+"""Seconds between two looks for workers that have joined or left."""
 MOST_DEATHS = 3
-"""Workers that may die of one call, or before they are ready."""
+"""So many workers that die of one call, or before they are ready, are enough."""
 SLOW, SLOW_S = 2.0, 5.0
 """A call that takes this many times as long as the longest so far, and longer, is made by another worker too."""
 LONELY_S = 60.0
@@ -48,10 +49,18 @@ class _Turn:
         self.waiting = deque(range(len(self.calls)))
         self.missing = set(self.waiting)
 
-    def is_answered(self, number: int) -> bool:
+    def following(self) -> int | None:
+        """The next call that nobody has made yet."""
+        while self.waiting:
+            if (number := self.waiting.popleft()) in self.missing:
+                return number
+        return None
+
+    def accept(self, number: int, elapsed_s: float) -> bool:
         """Take note of an answer; False if there was one before."""
         new = number in self.missing
         self.missing.discard(number)
+        self.longest_s = max(self.longest_s, elapsed_s)
         return new
 
 
@@ -85,6 +94,7 @@ class Crew(ABC):
         self._refusals: list[str] = []
         self._stillborn = 0
         self._died_of = ""
+        self._places: object = None
         self._ready_since = time.monotonic()
 
     @abstractmethod
@@ -96,8 +106,16 @@ class Crew(ABC):
         """A value that is an argument of many calls, sent to each place only once where that can be had."""
 
     @abstractmethod
+    def places(self) -> object:
+        """Where workers can be; if that changes, those that failed get another chance."""
+
+    @abstractmethod
     def _start(self) -> Member:
         """A new worker, which may become ready later."""
+
+    @abstractmethod
+    def _buried(self, member: Member) -> None:
+        """Another worker may take the place of one that died."""
 
     @abstractmethod
     def _is_death(self, error: Exception) -> bool:
@@ -113,7 +131,12 @@ class Crew(ABC):
 
     def recruit(self) -> None:
         """Start the workers that are missing, without waiting for them."""
-        while self._size + len(self._refusals) < self.wanted() and self._stillborn < MOST_DEATHS:
+        places = self.places()
+        if places != self._places:
+            self._places, self._stillborn = places, 0
+            self._refusals.clear()
+        missing = self.wanted() - self._size - len(self._refusals)
+        for _ in range(missing if self._stillborn < MOST_DEATHS else 0):
             member = self._start()
             self._asked[member.ask("about")] = _Asked(member)
 
@@ -126,24 +149,26 @@ class Crew(ABC):
         Raises:
             BonsaiError: what a call raised; or, without `here`, workers keep dying, or all are refused.
         """
-        turn = _Turn(calls)
+        turn, looked = _Turn(calls), -POLL_S
+        self._ready_since = time.monotonic()
         while turn.missing:
-            self.recruit()
+            if time.monotonic() - looked >= POLL_S:
+                self.recruit()
+                looked = time.monotonic()
             self._hand_out(turn)
-            works_too = here is not None and bool(turn.waiting)
-            if here is not None and turn.waiting:
-                number = turn.waiting.popleft()
+            number = self._call_for(turn) if here is not None else None
+            if here is not None and number is not None:
+                start = time.monotonic()
                 answer = here(number)
-                if turn.is_answered(number):
+                if turn.accept(number, time.monotonic() - start):
                     yield number, answer
-            elif here is None:
-                self._check_company()
-            for future in self._finished(0 if works_too else POLL_S):
+            for future in self._finished(POLL_S if number is None else 0):
                 asked = self._asked.pop(future)
                 answered, answer = self._answer(future, asked, turn)
-                if answered and asked.number is not None and turn.is_answered(asked.number):
-                    turn.longest_s = max(turn.longest_s, asked.elapsed_s)
+                if answered and asked.number is not None and turn.accept(asked.number, asked.elapsed_s):
                     yield asked.number, answer
+            if here is None and turn.missing:
+                self._check_company()
 
     def close(self) -> None:
         """End all workers."""
@@ -158,12 +183,17 @@ class Crew(ABC):
 
     def _hand_out(self, turn: _Turn) -> None:
         while self._idle:
-            number = turn.waiting.popleft() if turn.waiting else self._late(turn)
+            number = self._call_for(turn)
             if number is None:
                 return
             method, *arguments = turn.calls[number]
             member = self._idle.pop(0)
             self._asked[member.ask(str(method), *arguments)] = _Asked(member, turn, number)
+
+    def _call_for(self, turn: _Turn) -> int | None:
+        """What somebody who has nothing to do can do."""
+        number = turn.following()
+        return self._late(turn) if number is None else number
 
     def _late(self, turn: _Turn) -> int | None:
         """A call that takes much longer than others did, if only one worker is at it."""
@@ -189,17 +219,19 @@ class Crew(ABC):
                 self._bury(asked, turn, error)
                 return False, None
             told = self._told(error)
-            if asked.turn is None and isinstance(told, BonsaiError):
+            if asked.turn is None:
                 asked.member.end()
                 self._refusals.append(str(told))
                 self._warn(f"A worker cannot take part. {told}")
+                return False, None
+            if not isinstance(told, BonsaiError):  # its device or its disk may be broken, and others' are not
+                self._bury(asked, turn, told)
                 return False, None
             self._idle.append(asked.member)
             if not of_turn:
                 return False, None
             raise told from error
         self._idle.append(asked.member)
-        self._ready_since = time.monotonic()
         if asked.turn is None:
             self._stillborn = 0
             self._welcome(answer)
@@ -208,29 +240,31 @@ class Crew(ABC):
     def _bury(self, asked: _Asked, turn: _Turn, error: Exception) -> None:
         """Have the call of a worker that died made by another one."""
         asked.member.end()
-        why = str(error).strip().splitlines()[0]
+        self._buried(asked.member)
+        why = first_line(error)
         if asked.turn is None:
             self._stillborn += 1
             self._died_of = why
-            self._warn(f"A worker died before it was ready ({why}).")
+            last = " No more are started." if self._stillborn == MOST_DEATHS else ""
+            self._warn(f"A worker died before it was ready ({why}).{last}")
             return
-        self._warn(f"A worker died ({why}). If it had a batch, another one gets that.")
-        if asked.turn is turn and asked.number is not None and asked.number in turn.missing:
+        again = asked.turn is turn and asked.number is not None and asked.number in turn.missing
+        self._warn(f"A worker died ({why}).{' Another one gets its batch.' if again else ''}")
+        if again and asked.number is not None:
             turn.deaths[asked.number] += 1
             if turn.deaths[asked.number] >= MOST_DEATHS:
                 raise BonsaiError(
                     f"{MOST_DEATHS} workers died of the same batch ({why}). If memory is short, give a smaller "
                     f"--batch-tokens or --batch-size; then resume the run."
-                )
+                ) from error
             turn.waiting.appendleft(asked.number)
 
     def _check_company(self) -> None:
         """Say so if there is no worker, and end if there will be none."""
-        joining = any(asked.turn is None for asked in self._asked.values())
-        if len(self._asked) + len(self._idle) and not joining:
+        if self._idle or any(asked.turn is not None for asked in self._asked.values()):
             self._ready_since = time.monotonic()
             return
-        if self._refusals and not self._asked and not self._idle:
+        if self._refusals and not self._asked:
             raise BonsaiError(f"No worker can take part. {self._refusals[-1]}")
         if self._stillborn >= MOST_DEATHS and not self._size:
             raise BonsaiError(
@@ -240,3 +274,8 @@ class Crew(ABC):
         if time.monotonic() - self._ready_since > LONELY_S:
             self._ready_since = time.monotonic() + 10 * LONELY_S  # not so soon again
             self._warn(self._why_alone())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return visible(shortened((str(error).strip() or type(error).__name__).splitlines()[0]))

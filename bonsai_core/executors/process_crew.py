@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -19,17 +23,21 @@ _workers: list[Any] = []
 class ProcessMember(Member):
     """A pool of one process; where it dies, the pool breaks."""
 
-    def __init__(self, worker: type, plan: Mapping[str, Any], release: Callable[[], None]) -> None:
-        self._pool = ProcessPoolExecutor(max_workers=1, timeout=None, initializer=_begin, initargs=(worker, plan))
-        self._release = release
+    def __init__(self, worker: type, plan: Mapping[str, Any]) -> None:
+        self.plan = plan
+        begin = (worker, plan, os.getpid())
+        self._pool = ProcessPoolExecutor(max_workers=1, timeout=None, initializer=_begin, initargs=begin)
 
     def ask(self, method: str, *arguments: object) -> Future[Any]:
-        future: Future[Any] = self._pool.submit(_call, method, arguments)
+        try:
+            future: Future[Any] = self._pool.submit(_call, method, arguments)
+        except BrokenProcessPool as error:  # it died while it had nothing to do
+            future = Future()
+            future.set_exception(error)
         return future
 
     def end(self) -> None:
         self._pool.shutdown(wait=False, kill_workers=True)
-        self._release()
 
 
 @final
@@ -60,9 +68,15 @@ class ProcessCrew(Crew):
     def shared(self, value: Any) -> Any:
         return value
 
+    def places(self) -> object:
+        return None
+
     def _start(self) -> Member:
-        plan = self._free.pop(0)
-        return ProcessMember(self._worker, plan, lambda: self._free.append(plan))
+        return ProcessMember(self._worker, self._free.pop(0))
+
+    def _buried(self, member: Member) -> None:
+        assert isinstance(member, ProcessMember)
+        self._free.append(member.plan)
 
     def _is_death(self, error: Exception) -> bool:
         return isinstance(error, BrokenProcessPool)
@@ -74,8 +88,16 @@ class ProcessCrew(Crew):
         return "The other processes are still loading."
 
 
-def _begin(worker: type, plan: Mapping[str, Any]) -> None:
+def _begin(worker: type, plan: Mapping[str, Any], parent: int) -> None:
+    """Become a worker, for as long as the process lives that has started it."""
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     _workers.append(worker(plan))
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _call(method: str, arguments: Sequence[object]) -> Any:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bonsai_core.errors import BonsaiError, shown
+from bonsai_core.executors.crew import first_line
 
 AUTO = "auto"
 CONNECT_S = 10.0
@@ -47,7 +48,7 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         raise BonsaiError(f"There is no token for the Ray cluster at {shown(address)}. {TOKEN}") from error
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise BonsaiError(
-            f"No Ray cluster at {shown(address or 'this machine')} ({str(error).splitlines()[0]}). Start one with "
+            f"No Ray cluster at {shown(address or 'this machine')} ({first_line(error)}). Start one with "
             f"`ray start --head`, name its HOST:PORT with --ray-address, or leave the option out for a private one. "
             f"{TOKEN}"
         ) from error

@@ -8,12 +8,12 @@ from typing import Any, final
 
 import ray
 import torch
-from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayActorError
+from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 from torch import Tensor
 
 from bonsai_core.contracts import Repair
 from bonsai_core.errors import BonsaiError
-from bonsai_core.executors.crew import Crew, Member
+from bonsai_core.executors.crew import Crew, Member, first_line
 
 WORDS_OF_16_BITS = torch.int16
 """What numbers of types that numpy does not know are sent as."""
@@ -78,11 +78,19 @@ class RayCrew(Crew):
     def shared(self, value: Any) -> Any:
         return _put(value)
 
+    def places(self) -> object:
+        return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+    def _buried(self, member: Member) -> None:
+        """Ray has room for another one by itself."""
+
     def _start(self) -> Member:
         return RayMember(self._actor.remote(self._plan))
 
     def _is_death(self, error: Exception) -> bool:
-        return isinstance(error, RayActorError | ObjectLostError)
+        if isinstance(error, RayTaskError):
+            return isinstance(error.cause, ObjectLostError)
+        return isinstance(error, RayError)
 
     def _told(self, error: Exception) -> Exception:
         cause = getattr(error, "cause", None)
@@ -135,7 +143,7 @@ def _put(value: Any) -> Any:
         return ray.put(value)
     except (ObjectStoreFullError, OutOfDiskError) as error:
         raise BonsaiError(
-            f"Ray's object store is full, and so is the disk that it spills to ({str(error).splitlines()[0]}). Make "
+            f"Ray's object store is full, and so is the disk that it spills to ({first_line(error)}). Make "
             f"room, or start the cluster with more: ray start --object-store-memory BYTES; then resume the run."
         ) from error
 
