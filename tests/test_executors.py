@@ -395,6 +395,13 @@ def test_a_run_whose_driver_was_killed_ends_the_same(
 
 
 @with_ray
+def test_a_run_without_sub_models_needs_no_workers(small_run: RunConfig, tmp_path: Path) -> None:
+    settings = {**small_run.model_dump(), "executor": "ray", "prior": "magnitude", "estimator": "none"}
+    _, warnings = disturbed(RunConfig.model_validate(settings), tmp_path / "run")
+    assert any("--executor ray has nothing to do" in text for text in warnings)
+
+
+@with_ray
 def test_a_worker_with_other_versions_is_refused(cluster: Any, node: Callable[[], Any]) -> None:
     from bonsai_core.engine.worker import Worker
     from bonsai_core.executors.ray_crew import RayCrew

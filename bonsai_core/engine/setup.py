@@ -63,6 +63,8 @@ def open_job(
         notify(Warned(text))
 
     methods = choose_methods(config, registry, function)
+    if config.executor != "local" and not methods.needs_submodels:
+        warn(f"--executor {config.executor} has nothing to do: {config.estimator.name} needs no sub-models measured.")
     find_device(config.device)
     parent = find_parent(config, registry, warn=warn)
     if parent.family.name == RECOGNISED:
