@@ -288,6 +288,15 @@ def use_one_gpu(arguments: Any) -> None:
     arguments._n_gpu = 1
 
 
+def keep_unwrapped(model: nn.Module) -> None:
+    """Keep the Trainer from wrapping a model in DistributedDataParallel: it reduces its gradients itself.
+
+    accelerate 1.10 on: `_is_accelerate_prepared`.
+    """
+    prepared: Any = model
+    prepared._is_accelerate_prepared = True
+
+
 def is_broken_connection(error: RuntimeError) -> bool:
     """Whether a collective operation failed because a process that takes part in it has ended.
 

@@ -26,7 +26,12 @@ class AdaptConfig(RecordedSettings):
 
     TEXTS = ("dataset", "eval_dataset")
     PATHS = ("model", "teacher", *TEXTS)
-    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {"save_minutes", "micro_batch_size", "gradient_checkpointing"}
+    NOT_DECISIVE = RecordedSettings.NOT_DECISIVE | {
+        "save_minutes",
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "shard",
+    }
 
     model: Usable[str] = Field(
         description="A run directory, a checkpoint, a Hugging Face id or 'demo'.", json_schema_extra=MODEL | FIRST
@@ -121,6 +126,12 @@ class AdaptConfig(RecordedSettings):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice instead of keeping them.", json_schema_extra=MACHINE
     )
+    shard: bool = Field(
+        False,
+        description="Spread weights, gradients and the optimiser's state over the processes of a launcher (FSDP2); "
+        "with --method full.",
+        json_schema_extra=MACHINE,
+    )
     evaluations: Positive = Field(8, description="Points of the curve after the first.", json_schema_extra=RESULT)
     save_minutes: Annotated[float, Field(ge=0)] = Field(
         2.0,
@@ -143,6 +154,11 @@ class AdaptConfig(RecordedSettings):
             raise ValueError("nothing to learn: lm_weight is 0 and so is every other weight")
         if self.hidden_weight and self.teacher_top_k:
             raise ValueError("hidden_weight compares hidden states, which are not stored: set teacher_top_k 0 too")
+        if self.shard and self.method != "full":
+            raise ValueError(
+                f"shard is for method full, which needs 16 bytes per parameter: {self.method} trains few, and every "
+                f"process needs the other weights whole"
+            )
         return self
 
     @property

@@ -44,7 +44,7 @@ def prepare_teacher(job: AdaptJob, directory: AdaptDirectory, ledger: SharedLedg
     model = ledger.ranks.in_turn(lambda: _loaded(name, job, ledger))
     check_weights("teacher", model, ledger)
     passes = passes_over(model, ledger)
-    perplexity(job, "teacher", passes, ledger)
+    perplexity(job, "teacher", passes, ledger.once)
     if job.precision == "bfloat16":
         model.to(torch.bfloat16)
     if stored is None:

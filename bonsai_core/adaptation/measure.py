@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from bonsai_core.adaptation.job import AdaptJob
@@ -17,21 +18,28 @@ from bonsai_core.rundir.journal import Payload
 from bonsai_core.rundir.ledger import Ledger, Step
 
 
-def passes_over(model: Any, ledger: Ledger | SharedLedger) -> Passes:
-    """Forward passes whose tokens observers are notified of."""
-    tokens = default_tokens(input_device(model))
+def passes_over(model: Any, ledger: Ledger | SharedLedger, tokens: int | None = None) -> Passes:
+    """Forward passes of at most so many tokens, of which observers are notified; None: as many as the device likes."""
+    tokens = tokens or default_tokens(input_device(model))
     return Passes(model, Chunks(tokens, ledger.warn, lambda tokens: ledger.notify(TokensDone(tokens))))
 
 
-def perplexity(job: AdaptJob, of: str, passes: Passes, ledger: Ledger | SharedLedger) -> float | None:
-    """Perplexity on the evaluation windows of ``teacher``, ``adapted`` or a step's number; None if it is not finite."""
+def perplexity(
+    job: AdaptJob, of: str, passes: Passes, once: Callable[[Step, Callable[[], Payload]], Payload]
+) -> float | None:
+    """Perplexity on the evaluation windows; None if it is not finite.
+
+    Args:
+        of: ``teacher``, ``adapted`` or a step's number.
+        once: gives the payload of a step, computed unless it is known.
+    """
 
     def compute() -> Payload:
         value = passes.predictions.perplexity(job.evaluation_NL)
         return {"perplexity": value if math.isfinite(value) else None}
 
     step = Step(f"evaluate/{of}", tokens=job.evaluation_NL.size)
-    value: float | None = ledger.once(step, compute)["perplexity"]
+    value: float | None = once(step, compute)["perplexity"]
     return value
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from bonsai_core.adaptation.loss import Teacher, TokenLosses, WholeTeacher, hidd
 from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.model.forward.lm_head import Head
+
+Value = TypeVar("Value")
 
 
 class Objective(nn.Module):
@@ -42,6 +44,10 @@ class Objective(nn.Module):
             tokens, hidden = self._losses(input_ids, window)
         loss = tokens.loss + self._config.hidden_weight * hidden
         return {"loss": loss, "lm": tokens.lm, "kl": tokens.kl, "hidden": hidden}
+
+    def with_weights(self, compute: Callable[[], Value]) -> Value:
+        """What is computed with the student outside of `forward`; all weights that it has in no layer are at hand."""
+        return compute()
 
     def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> tuple[TokenLosses, Tensor]:
         """From the logits, and from the hidden states."""

@@ -36,6 +36,16 @@ class SharedLedger:
         """
         return self.ranks.share(lambda: self.of_first.once(step, compute))
 
+    def together(self, step: Step, compute: Callable[[], Payload]) -> Payload:
+        """The same of what all ranks compute together, as they must with a sharded model.
+
+        Raises:
+            BonsaiError: the journal cannot be written, or another rank has failed.
+        """
+        if not self.ranks.share(lambda: step in self.of_first) and not self.ranks.is_first:
+            compute()
+        return self.once(step, compute)
+
     def record(self, step: Step, payload: Payload, elapsed_s: float) -> None:
         """Journal what the first rank has timed.
 

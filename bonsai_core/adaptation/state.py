@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bonsai_core.adaptation.ranks import ALONE, Ranks
+from bonsai_core.adaptation.sharding import set_part, whole
 from bonsai_core.errors import BonsaiError
 from bonsai_core.rundir.digests import digest_of
 from bonsai_core.rundir.files import atomic_file
@@ -23,18 +25,24 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_state(path: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:
-    """Write the state after a step, as a whole or not at all.
+def save_state(
+    path: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: Any, ranks: Ranks = ALONE
+) -> None:
+    """Have the first rank write the state after a step, as a whole or not at all; all ranks call this together.
 
     Raises:
         BonsaiError: the disk is full or not writable.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for what, value in optimizer.state[parameter].items():
-            tensors[f"{what}/{name}"] = value
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        for what, value in {"weight": parameter.detach(), **optimizer.state[parameter]}.items():
+            tensor = whole(value)
+            if ranks.is_first:
+                tensors[f"{what}/{name}"] = tensor.cpu().contiguous()
+    ranks.share(lambda: _write(path, step, tensors))
+
+
+def _write(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
     about = {STEP: str(step), DIGEST: _digest(step, tensors.items())}
     try:
         with atomic_file(path) as partial:
@@ -61,16 +69,25 @@ def load_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Any) 
             if _digest(step, ((key, file.get_tensor(key)) for key in keys)) != about[DIGEST]:
                 raise ValueError("its contents are not what was saved")
             for name, parameter in parameters.items():
-                parameter.copy_(file.get_tensor(f"weight/{name}"))
+                set_part(parameter, file.get_tensor(f"weight/{name}"))
             for key in keys:
                 what, _, name = key.partition("/")
                 if what != "weight":
-                    optimizer.state[parameters[name]][what] = file.get_tensor(key).to(parameters[name].device)
+                    optimizer.state[parameters[name]][what] = _as_kept(file.get_tensor(key), parameters[name])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise BonsaiError(
             f"{path} is damaged or belongs to another model ({error}). Delete it to begin the training anew."
         ) from error
     return step
+
+
+def _as_kept(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """What the optimiser remembers of a parameter: one number, or one for each of its elements."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    kept = torch.empty_like(parameter)
+    set_part(kept, value)
+    return kept
 
 
 def _digest(step: int, tensors: Iterable[tuple[str, Tensor]]) -> str:

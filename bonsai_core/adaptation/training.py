@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.objective import Objective
 from bonsai_core.adaptation.passes import Passes
 from bonsai_core.adaptation.ranks import OtherRankError, Ranks
+from bonsai_core.adaptation.sharding import is_sharded
 from bonsai_core.adaptation.state import load_state, save_state, trained
-from bonsai_core.adaptation.teacher import StoredTeacher
 from bonsai_core.errors import BonsaiError
 from bonsai_core.model.forward.chunks import out_of_memory
 from bonsai_core.upstream import (
     average_over_passes,
     checkpoint_activations,
     is_broken_connection,
+    keep_unwrapped,
     use_one_gpu,
 )
 
@@ -64,10 +65,8 @@ def learning_rate(step: int, steps: int, config: AdaptConfig) -> float:
 
 
 def train(
-    model: nn.Module,
+    objective: Objective,
     schedule: Schedule,
-    teacher: StoredTeacher | Any | None,
-    layers: Sequence[int] | None,
     config: AdaptConfig,
     state_path: Path,
     ranks: Ranks,
@@ -78,16 +77,15 @@ def train(
     """Make the steps that come after the saved state, each rank with its part of the windows.
 
     Args:
-        model: from `prepare`, on its device.
-        teacher: stored log-probabilities, or a causal LM that runs at every step; None without distillation.
-        layers: for each layer of the model, which one of the teacher's it was; None without `hidden_weight`.
+        objective: on its device, whole or sharded.
         may_be_unused: whether a pass may leave out some parameters of the model.
         on_resume: receives the number of steps up to the saved state.
-        on_step: receives every step on the first rank, before its state is saved.
+        on_step: receives every step, on all ranks, before its state is saved.
 
     Raises:
         BonsaiError: the loss is not finite, the device has too little memory, or another rank has failed.
     """
+    model = objective.model
     parameters = trained(model)
     decays = {name for name, parameter in parameters.items() if parameter.ndim > 1 and config.method != "scales"}
     matrices = [parameter for name, parameter in parameters.items() if name in decays]
@@ -126,9 +124,11 @@ def train(
         ddp_find_unused_parameters=may_be_unused,
     )
     use_one_gpu(arguments)
+    if is_sharded(objective):
+        keep_unwrapped(objective)
     watch = _Watch(first, parameters, optimizer, config, passes, ranks, state_path, on_step)
     trainer = _Trainer(
-        model=Objective(model, teacher, layers, config),
+        model=objective,
         args=arguments,
         optimizers=(optimizer, rates),
         callbacks=[watch],
@@ -212,24 +212,28 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         self._step = self.first + state.global_step
         rows = [row for rows in self.ranks.gather(self._passes) for row in rows]
         self._passes.clear()
-        self.ranks.share(lambda: self._finish_step(rows, last=state.global_step == state.max_steps))
-
-    def _finish_step(self, rows: list[dict[str, float]], *, last: bool) -> None:
-        number = self._step
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        self.ranks.share(lambda: self._check(means))
+        self.on_step(TrainingStep(self._step, means, self._rate, time.monotonic() - self._started))
+        last = state.global_step == state.max_steps
+        if self.ranks.share(lambda: last or self._is_due()):
+            began = time.monotonic()
+            save_state(self.state_path, self._step, self.parameters, self.optimizer, self.ranks)
+            self._saved = time.monotonic()
+            self._saving = self._saved - began
+
+    def _check(self, means: dict[str, float]) -> None:
         if not math.isfinite(means["loss"]):
             raise BonsaiError(
-                f"The loss is not finite at step {number} ({means}). Try a lower --learning-rate than "
+                f"The loss is not finite at step {self._step} ({means}). Try a lower --learning-rate than "
                 f"{self.config.highest_rate:g}, or --precision float32."
             )
-        self.on_step(TrainingStep(number, means, self._rate, time.monotonic() - self._started))
-        now = time.monotonic()
+
+    def _is_due(self) -> bool:
+        """Whether the state should be saved by now."""
         pause = 60 * self.config.save_minutes
         due = max(pause, self._saving / SAVING_SHARE) if pause else 0
-        if now - self._saved >= due or last:
-            save_state(self.state_path, number, self.parameters, self.optimizer)
-            self._saved = time.monotonic()
-            self._saving = self._saved - now
+        return time.monotonic() - self._saved >= due
 
 
 def _device(model: nn.Module) -> torch.device:
