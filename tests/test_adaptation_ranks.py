@@ -15,11 +15,14 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import VOCABULARY
+from conftest import VOCABULARY, Pico, saved
+from pydantic import ValidationError
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bonsai_core import AdaptConfig, AdaptResult, BonsaiError, Registry, RunConfig, adapt, load_model, resume, run
 from bonsai_core.adaptation.data import Windows, plan_schedule
 from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core.adaptation.job import open_adaptation
 from bonsai_core.adaptation.passes import Passes
 from bonsai_core.adaptation.ranks import Ranks, joined
 from bonsai_core.adaptation.teacher import StoredTeacher, share_of
@@ -33,6 +36,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one pass each": {"method": "full", "micro_batch_size": 2, "teacher": "none", "steps": 40},
     "dropout": {"method": "lora", "lora_dropout": 0.2, "micro_batch_size": 1},
     "teacher in memory": {"method": "full", "micro_batch_size": 1, "teacher_top_k": 0, "hidden_weight": 0.01},
+}
+CLIPPED = {"method": "full", "micro_batch_size": 1, "weight_decay": 0.1, "max_grad_norm": 0.05}
+SETTINGS |= {
+    "sharded": {**SETTINGS["one pass each"], "steps": 20, "max_grad_norm": 1e3, "shard": True},
+    "sharded, tied, clipped": {**CLIPPED, "shard": True, "model": "tied"},
+    "sharded, checkpointed": {**CLIPPED, "shard": True, "gradient_checkpointing": True},
+    "sharded, teacher in memory": {**SETTINGS["teacher in memory"], "shard": True},
 }
 SCRIPT = """
 import json, os, sys
@@ -49,15 +59,47 @@ def audit(event, args):
 sys.addaudithook(audit)
 import torch
 torch.set_num_threads(1)
-from bonsai_core import AdaptConfig, BonsaiError, adapt, resume
+from bonsai_core import AdaptConfig, BonsaiError, adapt, load_model, resume
 from bonsai_core.adaptation.directory import AdaptDirectory
+from bonsai_core.adaptation.objective import Objective
 from bonsai_core.adaptation.rank_checks import check_shared
 from bonsai_core.adaptation.ranks import joined
+from bonsai_core.adaptation.sharding import set_part, shard, whole
+
+def parts(model, mixed):
+    config = AdaptConfig(model="x", method="full", device="cpu", precision="bfloat16" if mixed else "float32")
+    objective = Objective(model.requires_grad_(True), None, None, config)
+    layers = model.model.layers
+    shapes = {frozenset(weight.shape) for weight in layers.parameters() if weight.ndim > 1}
+    before = {name: weight.detach().clone() for name, weight in objective.named_parameters()}
+    with joined() as ranks:
+        shard(objective, list(layers), ranks, mixed=mixed)
+    weights = dict(objective.named_parameters())
+    same = all(torch.equal(whole(weight), before[name]) for name, weight in weights.items())
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        loss = objective(torch.arange(64).view(2, 32), torch.zeros(2))["loss"]
+    matrices = [tensor for tensor in kept if tensor.ndim == 2 and frozenset(tensor.shape) in shapes]
+    kept = [tensor.untyped_storage().nbytes() for tensor in matrices]
+    loss.backward()
+    optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
+    optimizer.step()
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    with torch.no_grad():
+        for name, weight in weights.items():
+            set_part(weight, before[name])
+    again = all(torch.equal(whole(weight), before[name]) for name, weight in weights.items())
+    gradients = [weight.grad for weight in weights.values()]
+    here = [sum(tensor.to_local().numel() for tensor in of) for of in (weights.values(), gradients, moments)]
+    return {"here": here, "same": same and again, "kept": kept}
 
 found = {}
 for name, settings in json.loads(sys.argv[2]).items():
     found[name] = adapt(AdaptConfig.model_validate(settings)).report["losses"]
 resume(OUT / "killed")
+resume(OUT / "killed sharded")
+pruned = Path(settings["model"]) / "model"
+found["parts"] = [parts(load_model(str(pruned), device="cpu"), mixed) for mixed in (False, True)]
 try:
     with joined() as ranks:
         check_shared(AdaptDirectory(OUT / f"place of {RANK}"), ranks)
@@ -98,7 +140,8 @@ class Both(NamedTuple):
 def configured(pruned: Path, out: Path, **settings: Any) -> AdaptConfig:
     base: dict[str, Any] = {"steps": 6, "batch_size": 4, "sequence_length": 32, "eval_samples": 2, "device": "cpu"}
     base |= {"eval_sequence_length": 64, "learning_rate": 3e-3, "lora_rank": 4, "evaluations": 2, "save_minutes": 0}
-    return AdaptConfig.model_validate({**base, "model": str(pruned), "out": out, **settings})
+    model = pruned.parent / settings.pop("model", pruned.name)
+    return AdaptConfig.model_validate({**base, "model": str(model), "out": out, **settings})
 
 
 def weights(result: AdaptResult) -> bytes:
@@ -114,16 +157,32 @@ def launched(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def pruned(small_run: RunConfig, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "pruned"
-    return run(small_run.model_copy(update={"out": out, "latency": False}), registry=registry).directory
+def pruned(
+    small_run: RunConfig,
+    registry: Registry,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run, beside one of a model whose embeddings are its head too."""
+    folder = tmp_path_factory.mktemp("runs")
+    tied = saved(Pico("llama", 1, tied=True), tokenizer, folder / "dense")
+    for name, model in (("tied", str(tied)), ("pruned", small_run.model)):
+        run(small_run.model_copy(update={"model": model, "out": folder / name}), registry=registry)
+    return folder / "pruned"
 
 
 @pytest.fixture(scope="module")
 def killed(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    folder = tmp_path_factory.mktemp("killed")
+    return killed_early("one pass each", pruned, tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(scope="module")
+def killed_sharded(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    return killed_early("sharded", pruned, tmp_path_factory.mktemp("killed"))
+
+
+def killed_early(name: str, pruned: Path, folder: Path) -> Killed:
     recipe, out = folder / "recipe.yaml", folder / "out"
-    name = "one pass each"
     recipe.write_text(configured(pruned, out, **SETTINGS[name]).to_yaml())
     command = ["adapt", str(pruned), "--config", str(recipe), "--out", str(out), "--json-lines"]
     with launched("-m", "bonsai_core", *command) as process:
@@ -141,10 +200,11 @@ def killed(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 
 @pytest.fixture(scope="module")
-def both(pruned: Path, killed: Killed, tmp_path_factory: pytest.TempPathFactory) -> Both:
+def both(pruned: Path, killed: Killed, killed_sharded: Killed, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("ranks")
     two = folder / "two"
     shutil.copytree(killed.directory, two / "killed")
+    shutil.copytree(killed_sharded.directory, two / "killed sharded")
     configs = {
         name: configured(pruned, two / name, **settings).model_dump(mode="json") for name, settings in SETTINGS.items()
     }
@@ -153,7 +213,7 @@ def both(pruned: Path, killed: Killed, tmp_path_factory: pytest.TempPathFactory)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     alone = {
-        name: adapt(configured(pruned, folder / name, **settings), registry=Registry())
+        name: adapt(configured(pruned, folder / name, **settings | {"shard": False}), registry=Registry())
         for name, settings in SETTINGS.items()
     }
     found = [json.loads((two / f"found-{rank}.json").read_text()) for rank in range(2)]
@@ -177,10 +237,24 @@ def test_two_processes_have_the_losses_and_the_curve_of_one(both: Both, name: st
     assert [found[name] for found in both.found] == [two.report["losses"]] * 2  # all return the result
 
 
-def test_with_one_pass_each_not_a_bit_differs(both: Both) -> None:
-    alone, two = both.alone["one pass each"], AdaptResult.open(both.folder / "one pass each")
+@pytest.mark.parametrize("name", ["one pass each", "sharded"])
+def test_with_one_pass_each_not_a_bit_differs(both: Both, name: str) -> None:
+    alone, two = both.alone[name], AdaptResult.open(both.folder / name)
+    assert two.report["curve"] == alone.report["curve"]
     assert two.report["losses"] == alone.report["losses"]
     assert weights(two) == weights(alone)
+
+
+def test_each_process_has_its_part_of_sharded_weights_gradients_and_moments(both: Both, pruned: Path) -> None:
+    count = sum(parameter.numel() for parameter in load_model(str(pruned / "model"), device="cpu").parameters())
+    ours, theirs = (found["parts"] for found in both.found)
+    for first, second in zip(ours, theirs, strict=True):  # in float32, and in bfloat16
+        assert [sum(pair) for pair in zip(first["here"], second["here"], strict=True)] == [count] * 3
+        assert max(*first["here"], *second["here"]) < 0.51 * count
+        assert first["same"]
+        assert second["same"]
+        assert len(first["kept"]) > 9
+        assert not any(first["kept"])  # weights for the backward pass, which are gathered again then
 
 
 def test_only_the_first_process_writes_but_for_parts_of_what_the_teacher_says(both: Both) -> None:
@@ -202,20 +276,30 @@ def test_a_directory_that_not_all_see_is_refused(both: Both) -> None:
     assert not (both.folder / "place of 0").exists()
 
 
-def test_a_process_that_is_killed_ends_all(killed: Killed) -> None:
+@pytest.mark.parametrize("which", ["killed", "killed_sharded"])
+def test_a_process_that_is_killed_ends_all(which: str, request: pytest.FixtureRequest) -> None:
+    killed: Killed = request.getfixturevalue(which)
     assert killed.status != 0
     assert killed.output.count('"AdaptationStarted"') == killed.output.count('"step": 3,') == 1
     assert "fault in Bonsai" not in killed.errors
     assert not AdaptDirectory.open(killed.directory).is_locked()
 
 
-def test_it_costs_nothing_that_was_saved(both: Both, killed: Killed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "name", "resumed"),
+    [("killed", "one pass each", "killed"), ("killed_sharded", "sharded", "killed sharded")],
+)
+def test_it_costs_nothing_that_was_saved(
+    both: Both, which: str, name: str, resumed: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    killed: Killed = request.getfixturevalue(which)
     shutil.copytree(killed.directory, tmp_path / "alone")
     resume(tmp_path / "alone", registry=Registry())
-    expected = both.alone["one pass each"]
-    for directory in (tmp_path / "alone", both.folder / "killed"):
+    expected = both.alone[name]
+    for directory in (tmp_path / "alone", both.folder / resumed):
         found = AdaptResult.open(directory)
         assert found.report["losses"] == expected.report["losses"]
+        assert found.report["curve"] == expected.report["curve"]
         assert weights(found) == weights(expected)
 
 
@@ -303,5 +387,21 @@ def test_what_shards_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BonsaiError, match="asks for FSDP, which shards the model"), joined():
+    with pytest.raises(BonsaiError, match=r"asks for FSDP, .* give --method full --shard"), joined():
         pass
+
+
+def test_shards_take_several_processes_full_training_and_a_declared_family(
+    pruned: Path, tokenizer: PreTrainedTokenizerFast, registry: Registry, tmp_path: Path
+) -> None:
+    with pytest.raises(BonsaiError, match="--shard spreads a model over the processes of a launcher, and there is one"):
+        adapt(configured(pruned, tmp_path / "out", method="full", shard=True), registry=registry)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValidationError, match="shard is for method full"):
+        configured(pruned, tmp_path / "out", method="lora", shard=True)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 1, "n_head": 4}
+    AutoModelForCausalLM.from_config(CONFIG_MAPPING["bloom"](**sizes)).save_pretrained(tmp_path / "bloom")
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    config = configured(pruned, tmp_path / "out", method="full", shard=True, model=tmp_path / "bloom")
+    with pytest.raises(BonsaiError, match="--shard needs a declared model family"):
+        open_adaptation(config, registry, print)

@@ -191,5 +191,10 @@ def _check_method(config: AdaptConfig, family: Family | None, warn: Callable[[st
         raise BonsaiError("Low-rank updates of experts have no dropout: set --lora-dropout 0.")
     if config.method == "scales" and family is None:
         raise BonsaiError("--method scales needs a declared model family (bonsai families). Use lora or full.")
+    if config.shard and family is None:
+        raise BonsaiError(
+            "--shard needs a declared model family (bonsai families): where a pass may leave weights out, processes "
+            "would wait for each other's gradients. Leave --shard out."
+        )
     if config.method == "scales" and experts:
         warn("Experts get no scales: of this model only those of attention and of ordinary MLPs are trained.")

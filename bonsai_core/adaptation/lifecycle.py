@@ -13,7 +13,7 @@ from bonsai_core.adaptation.directory import AdaptDirectory
 from bonsai_core.adaptation.finish import finish, follow
 from bonsai_core.adaptation.job import AdaptJob, default_path, open_adaptation
 from bonsai_core.adaptation.page import page_of
-from bonsai_core.adaptation.rank_checks import check_ranks, check_shared
+from bonsai_core.adaptation.rank_checks import check_ranks, check_shared, refuse_alone
 from bonsai_core.adaptation.ranks import Ranks, joined
 from bonsai_core.events import Warned
 from bonsai_core.model.loading.provenance import find_provenance
@@ -78,6 +78,7 @@ def adapt(config: AdaptConfig, *, registry: Registry | None = None) -> AdaptResu
     """
     registry = registry or Registry()
     with joined() as ranks:
+        refuse_alone(config, ranks)
         config, directory = ranks.share(lambda: _free_directory(with_absolute_paths(config)))
         open_job = _opening(config, registry, ranks)
         if not ranks.is_first:

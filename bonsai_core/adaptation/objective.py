@@ -38,16 +38,20 @@ class Objective(nn.Module):
 
     def forward(self, input_ids: Tensor, window: Tensor) -> dict[str, Tensor]:
         """The losses on some windows, scalars: `lm`, `kl` and `hidden`, and their weighted sum `loss`."""
-        device = input_ids.device
-        mixed = self._config.precision_on(device) == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        with self._precision():
             tokens, hidden = self._losses(input_ids, window)
         loss = tokens.loss + self._config.hidden_weight * hidden
         return {"loss": loss, "lm": tokens.lm, "kl": tokens.kl, "hidden": hidden}
 
     def with_weights(self, compute: Callable[[], Value]) -> Value:
         """What is computed with the student outside of `forward`; all weights that it has in no layer are at hand."""
-        return compute()
+        with self._precision():
+            return compute()
+
+    def _precision(self) -> torch.autocast:
+        device = next(self.parameters()).device
+        mixed = self._config.precision_on(device) == "bfloat16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
     def _losses(self, ids_NL: Tensor, windows_N: Tensor) -> tuple[TokenLosses, Tensor]:
         """From the logits, and from the hidden states."""

@@ -27,6 +27,11 @@ def check_ranks(config: AdaptConfig, ranks: Ranks, warn: Callable[[str], None]) 
     """
     device, gpus = find_device(config.device), torch.cuda.device_count()
     if ranks.count == 1:
+        if config.shard:
+            warn(
+                "There is one process, which has all weights, gradients and the optimiser's state, although the "
+                "settings say --shard. To shard them: torchrun --nproc-per-node N -m bonsai_core resume ..."
+            )
         if device.type == "cuda" and gpus > 1:
             warn(
                 f"One of {gpus} GPUs trains. For all, begin with: torchrun --nproc-per-node {gpus} -m bonsai_core "
@@ -43,6 +48,19 @@ def check_ranks(config: AdaptConfig, ranks: Ranks, warn: Callable[[str], None]) 
         raise BonsaiError(
             f"{here} processes were started on a machine with {gpus} GPUs, and each needs one: start {gpus}, or give "
             f"--device cpu."
+        )
+
+
+def refuse_alone(config: AdaptConfig, ranks: Ranks) -> None:
+    """Check that there are several ranks to shard over, before something begins with one.
+
+    Raises:
+        BonsaiError: there is one.
+    """
+    if config.shard and ranks.count == 1:
+        raise BonsaiError(
+            "--shard spreads a model over the processes of a launcher, and there is one. Start several: torchrun "
+            "--nproc-per-node N -m bonsai_core adapt RUN --method full --shard; or leave --shard out."
         )
 
 

@@ -131,15 +131,18 @@ def joined() -> Iterator[Ranks]:
 
     Raises:
         BonsaiError: the launcher asks for what cannot be had, or the ranks cannot reach each other.
+        OtherRankError: another rank has ended, in the middle of what they compute together.
     """
     number, count = launched()
     _refuse_sharding(number)
     ranks = ALONE if count == 1 else _connected(number, count)
     try:
         yield ranks
-    except BaseException:
+    except BaseException as error:
         # The others may be anywhere, and NCCL would wait for them; that the process ends tells them.
         atexit.unregister(_disconnect)
+        if count > 1 and isinstance(error, RuntimeError) and _is_end(error):
+            raise OtherRankError from error
         raise
 
 
@@ -178,10 +181,17 @@ def _refuse_sharding(number: int) -> None:
     if number:
         raise OtherRankError
     raise BonsaiError(
-        f"The launcher asks for {asked[0]}, which shards the model, and adaptations run with a whole copy of it in "
-        f"every process (DDP). Launch with --multi_gpu, or torchrun --nproc-per-node N. A model that does not fit one "
-        f"GPU so: --method lora, --gradient-checkpointing, --micro-batch-size 1."
+        f"The launcher asks for {asked[0]}, and adaptations shard a model themselves: launch with --multi_gpu, or "
+        f"torchrun --nproc-per-node N, and give --method full --shard. Other ways to need less memory: --method lora, "
+        f"--gradient-checkpointing, --micro-batch-size 1."
     )
+
+
+def _is_end(error: RuntimeError) -> bool:
+    """Whether a rank has ended, while others computed something together with it."""
+    from bonsai_core.upstream import is_broken_connection
+
+    return is_broken_connection(error)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from bonsai_core.adaptation.data import Schedule, Windows
 from bonsai_core.adaptation.methods import causal_lm
 from bonsai_core.adaptation.objective import Objective
 from bonsai_core.adaptation.passes import Passes
-from bonsai_core.adaptation.ranks import OtherRankError, Ranks
+from bonsai_core.adaptation.ranks import Ranks
 from bonsai_core.adaptation.sharding import is_sharded
 from bonsai_core.adaptation.state import load_state, save_state, trained
 from bonsai_core.errors import BonsaiError
@@ -28,7 +28,6 @@ from bonsai_core.model.forward.chunks import out_of_memory
 from bonsai_core.upstream import (
     average_over_passes,
     checkpoint_activations,
-    is_broken_connection,
     keep_unwrapped,
     use_one_gpu,
 )
@@ -140,8 +139,6 @@ def train(
         with torch.random.fork_rng(gpus):
             trainer.train()
     except RuntimeError as error:
-        if ranks.count > 1 and is_broken_connection(error):
-            raise OtherRankError from error
         if not out_of_memory(error):
             raise
         raise BonsaiError(

@@ -8,6 +8,8 @@ from bonsai_core.adaptation.config import AdaptConfig
 from bonsai_core.adaptation.curriculum import Curriculum, plan_curriculum
 from bonsai_core.adaptation.directory import AdaptDirectory, is_adaptation
 from bonsai_core.adaptation.lifecycle import AdaptResult, adapt, continue_adaptation
+from bonsai_core.adaptation.rank_checks import refuse_alone
+from bonsai_core.adaptation.ranks import ALONE
 from bonsai_core.config import RunConfig
 from bonsai_core.model.loading.lookup import find_source, model_config
 from bonsai_core.publishing.push import check_push
@@ -53,6 +55,7 @@ def check_ahead(plan: AdaptConfig, config: RunConfig, registry: Registry) -> Cur
     Raises:
         BonsaiError: something is missing, or does not fit the model.
     """
+    refuse_alone(plan, ALONE)
     source = find_source(config.model)
     dense = model_config(source, plan.trust_remote_code)
     texts = (config.dataset, config.eval_dataset)
