@@ -143,8 +143,9 @@ def train(
             raise
         raise BonsaiError(
             f"The device ran out of memory. Give --micro-batch-size {passes.fewer}, "
-            f"--gradient-checkpointing, or a shorter --sequence-length. To keep the steps that are done, set "
-            f"micro_batch_size or gradient_checkpointing in {state_path.parent / 'adapt.yaml'} and resume. "
+            f"--gradient-checkpointing, or a shorter --sequence-length; with --method full and several processes, "
+            f"--shard. To keep the steps that are done, set micro_batch_size, gradient_checkpointing or shard in "
+            f"{state_path.parent / 'adapt.yaml'} and resume. "
             f"({str(error).splitlines()[0]})"
         ) from error
 
