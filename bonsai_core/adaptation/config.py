@@ -156,8 +156,8 @@ class AdaptConfig(RecordedSettings):
             raise ValueError("hidden_weight compares hidden states, which are not stored: set teacher_top_k 0 too")
         if self.shard and self.method != "full":
             raise ValueError(
-                f"shard is for method full, which needs 16 bytes per parameter: {self.method} trains few numbers, and every "
-                f"process needs the other weights whole"
+                f"shard is for method full, which needs 16 bytes per parameter; {self.method} trains few numbers, and "
+                f"has the other weights whole in every process"
             )
         return self
 

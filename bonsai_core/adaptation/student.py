@@ -75,8 +75,8 @@ def _gathered(job: AdaptJob, student: nn.Module, ledger: SharedLedger) -> Any | 
     """The student with all of its weights, on the first rank: loaded once more, and given those that were trained."""
     free_cache()  # of the optimiser
     models: list[Any] = []
-    ledger.ranks.share(lambda: models.extend([_loaded(job, ledger.warn)]))
-    targets = [trained(model) for model in models]
+    ledger.ranks.share(lambda: models.extend([_loaded(job, lambda known: None)]))
+    targets = [dict(model.named_parameters()) for model in models]
     with torch.no_grad():
         for name, parameter in trained(student).items():
             values = whole(parameter)
@@ -106,13 +106,17 @@ def _skip_steps(job: AdaptJob, steps: int, ledger: SharedLedger) -> None:
 
 
 def _count_step(job: AdaptJob, step: TrainingStep, objective: Objective, ledger: SharedLedger) -> None:
-    """Journal an optimiser step and notify observers; measure a point of the curve where one is due."""
-    ledger.record(Step(f"step-{step.number}"), {**step.losses, "learning_rate": step.rate}, step.seconds)
-    ledger.notify(StepDone(step.number, job.schedule.steps, step.losses))
-    ledger.notify(TokensDone(TRAINING_COST * job.tokens // job.schedule.steps))
+    """Have the first rank journal an optimiser step; measure a point of the curve where one is due."""
+    ledger.ranks.share(lambda: _record_step(job, step, ledger.of_first))
     if step.number in job.curve_steps:
         _add_curve_point(job, step.number, objective, ledger)
         objective.train()
+
+
+def _record_step(job: AdaptJob, step: TrainingStep, ledger: Ledger) -> None:
+    ledger.record(Step(f"step-{step.number}"), {**step.losses, "learning_rate": step.rate}, step.seconds)
+    ledger.notify(StepDone(step.number, job.schedule.steps, step.losses))
+    ledger.notify(TokensDone(TRAINING_COST * job.tokens // job.schedule.steps))
 
 
 def _add_curve_point(job: AdaptJob, number: int, objective: Objective, ledger: SharedLedger) -> None:

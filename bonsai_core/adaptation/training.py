@@ -211,7 +211,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         rows = [row for rows in self.ranks.gather(self._passes) for row in rows]
         self._passes.clear()
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-        self.ranks.share(lambda: self._check(means))
+        self._check(means)
         self.on_step(TrainingStep(self._step, means, self._rate, time.monotonic() - self._started))
         last = state.global_step == state.max_steps
         if self.ranks.share(lambda: last or self._is_due()):
