@@ -288,13 +288,12 @@ def use_one_gpu(arguments: Any) -> None:
     arguments._n_gpu = 1
 
 
-def keep_unwrapped(model: nn.Module) -> None:
-    """Keep the Trainer from wrapping a model in DistributedDataParallel: it reduces its gradients itself.
+def leave_unwrapped(trainer: Any) -> None:
+    """Keep the Trainer from wrapping its model in DistributedDataParallel: it reduces its gradients itself.
 
-    accelerate 1.10 on: `_is_accelerate_prepared`.
+    accelerate 1.10 on: `Accelerator.prepare` wraps models by `prepare_model`.
     """
-    prepared: Any = model
-    prepared._is_accelerate_prepared = True
+    trainer.accelerator.prepare_model = lambda model, *args, **kwargs: model
 
 
 def is_broken_connection(error: RuntimeError) -> bool:

@@ -28,7 +28,7 @@ from bonsai_core.model.forward.chunks import out_of_memory
 from bonsai_core.upstream import (
     average_over_passes,
     checkpoint_activations,
-    keep_unwrapped,
+    leave_unwrapped,
     use_one_gpu,
 )
 
@@ -123,8 +123,6 @@ def train(
         ddp_find_unused_parameters=may_be_unused,
     )
     use_one_gpu(arguments)
-    if is_sharded(objective):
-        keep_unwrapped(objective)
     watch = _Watch(first, parameters, optimizer, config, passes, ranks, state_path, on_step)
     trainer = _Trainer(
         model=objective,
@@ -133,6 +131,8 @@ def train(
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
+    if is_sharded(objective):
+        leave_unwrapped(trainer)
     gpus = [_device(model)] if _device(model).type == "cuda" else None
     trainer.begin(Windows(schedule, first, ranks), watch)
     try:
