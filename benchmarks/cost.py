@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from cost_bare import Bare, Batch, bare
 from cost_plot import draw, study
 from cost_process import apart
 from cost_run import Pruned, pruned
+from cost_settings import settings_of
 from cost_shapes import SHAPES, write_model
 
 from bonsai_core.model.forward.predictions import CHUNK_LOGITS
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where all numbers are written")
     parser.add_argument("--plot", type=Path, help="draw time and memory against the size of the work, as an SVG file")
     given, more = parser.parse_known_args()
-    settings = {"sparsity": "0.1"} | _settings(parser, more)
+    settings = {"sparsity": "0.1"} | settings_of(parser, more)
     if given.plot:
         draw(study(settings), given.plot)
         return
@@ -193,13 +194,6 @@ def main() -> None:
             found = {"versions": versions(), "settings": settings, "shapes": shapes}
             given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     print_table(costs)
-
-
-def _settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, str]:
-    names, values = words[::2], words[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        parser.error(f"settings of the run are --name value: {' '.join(words)}")
-    return {name[2:].replace("-", "_"): value for name, value in zip(names, values, strict=True)}
 
 
 if __name__ == "__main__":

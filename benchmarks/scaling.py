@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from cost_process import apart
+from cost_settings import settings_of
 from cost_shapes import SHAPES, write_model
 from scaling_run import STAGES, Overhead, Timed, overhead, timed
 
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), help="random weights in this shape, in place of a model")
     parser.add_argument("--json", type=Path, help="where all numbers are written")
     given, more = parser.parse_known_args()
-    settings = {**SETTINGS, "model": given.model, **_settings(parser, more)}
+    settings = {**SETTINGS, "model": given.model, **settings_of(parser, more)}
     with tempfile.TemporaryDirectory(prefix="bonsai-scaling-") as folder:
         if given.shape:
             apart(write_model, SHAPES[given.shape], settings.get("dtype", "float32"), Path(folder))
@@ -108,13 +109,6 @@ def main() -> None:
         found = {**about, "settings": settings, "runs": [asdict(run) for run in runs], "overhead": asdict(cost)}
         given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     print_tables(runs, cost)
-
-
-def _settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, str]:
-    names, values = words[::2], words[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        parser.error(f"settings of the run are --name value: {' '.join(words)}")
-    return {name[2:].replace("-", "_"): value for name, value in zip(names, values, strict=True)}
 
 
 if __name__ == "__main__":

@@ -141,8 +141,11 @@ def joined() -> Iterator[Ranks]:
     except BaseException as error:
         # The others may be anywhere, and NCCL would wait for them; that the process ends tells them.
         atexit.unregister(_disconnect)
-        if count > 1 and isinstance(error, RuntimeError) and _is_end(error):
-            raise OtherRankError from error
+        if count > 1 and isinstance(error, RuntimeError):
+            from bonsai_core.upstream import is_broken_connection
+
+            if is_broken_connection(error):
+                raise OtherRankError from error
         raise
 
 
@@ -185,13 +188,6 @@ def _refuse_sharding(number: int) -> None:
         f"torchrun --nproc-per-node N, and give --method full --shard. Other ways to need less memory: --method lora, "
         f"--gradient-checkpointing, --micro-batch-size 1."
     )
-
-
-def _is_end(error: RuntimeError) -> bool:
-    """Whether a rank has ended, while others computed something together with it."""
-    from bonsai_core.upstream import is_broken_connection
-
-    return is_broken_connection(error)
 
 
 @contextmanager

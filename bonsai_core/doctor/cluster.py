@@ -12,8 +12,9 @@ import psutil
 from bonsai_core.doctor.finding import Finding
 from bonsai_core.doctor.machine import gigabytes
 from bonsai_core.doctor.packages import OURS
-from bonsai_core.errors import BonsaiError, shortened
-from bonsai_core.executors.ray_cluster import ray_cluster
+from bonsai_core.errors import BonsaiError
+from bonsai_core.executors.crew import first_line
+from bonsai_core.executors.ray_cluster import on_node, ray_cluster
 
 SAME = (OURS, "torch", "transformers")
 """Packages that a node needs in the versions of this machine, beside Python and Ray, which Ray compares itself."""
@@ -68,18 +69,15 @@ def _nodes(ray: Any, address: str) -> Iterator[Finding]:
         try:
             there = ray.get(task)
         except ray.exceptions.RayError as error:  # the node died, or its Python cannot start
-            reason = shortened(str(error).strip().splitlines()[0])
-            yield Finding(TOPIC, name, f"{offer}; a task failed: {reason}", "broken", LOGS)
+            yield Finding(TOPIC, name, f"{offer}; a task failed: {first_line(error)}", "broken", LOGS)
         else:
             yield _compared(name, offer, here, there)
 
 
 def _task(ray: Any, node: str) -> Any:
     """The versions on one node, however busy it is."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(_looker()).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(SAME)
+    looker = ray.remote(_looker()).options(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node))
+    return looker.remote(SAME)
 
 
 def _looker() -> Callable[[tuple[str, ...]], dict[str, str]]:

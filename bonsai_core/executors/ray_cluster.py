@@ -58,6 +58,13 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def on_node(node: str) -> Any:
+    """Where a task or an actor is placed: on the node of this id and nowhere else. Ray has to be connected."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+
+
 def check_ray(address: str | None) -> None:
     """Check what can be checked before anything is loaded.
 

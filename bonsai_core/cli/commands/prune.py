@@ -111,8 +111,9 @@ def _told(configuration: RecordedSettings) -> dict[str, object]:
         "tracker": None if tracker is None else tracker.name,
     }
     if isinstance(configuration, RunConfig) and configuration.executor != "local":
-        told |= {"executor": configuration.executor, "ray-address": configuration.ray_address}
-        told["workers"] = configuration.workers
+        told |= {
+            name.replace("_", "-"): getattr(configuration, name) for name in ("executor", "ray_address", "workers")
+        }
     return told
 
 

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from bonsai_core.errors import BonsaiError, shortened
 from bonsai_core.events import Event, Warned
-from bonsai_core.executors.ray_cluster import ray_cluster
+from bonsai_core.executors.ray_cluster import on_node, ray_cluster
 from bonsai_core.registry.registry import Registry
 from bonsai_core.sweep.one_run import Outcome
 from bonsai_core.sweep.places.place import Ended, Listener, Place, Task, after_death
@@ -83,7 +83,7 @@ class _Work:
         from ray.util.queue import Queue
 
         self._ray, self._token, self._listener = ray, token, listener
-        here = _on_node(ray.get_runtime_context().get_node_id())
+        here = on_node(ray.get_runtime_context().get_node_id())
         self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         needed = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"]}
         self._performed = ray.remote(**needed, max_retries=0)(_performed)
@@ -170,7 +170,7 @@ def _check_nodes(nodes: Mapping[str, str], token: Token, ray: Any) -> None:
         BonsaiError: one cannot.
     """
     look = ray.remote(num_cpus=0, max_retries=0)(fault_of_worker)
-    looks = [look.options(scheduling_strategy=_on_node(node)).remote(token) for node in nodes]
+    looks = [look.options(scheduling_strategy=on_node(node)).remote(token) for node in nodes]
     for address, reference in zip(nodes.values(), looks, strict=True):
         try:
             fault = ray.get(reference, timeout=CHECK_S)
@@ -181,12 +181,6 @@ def _check_nodes(nodes: Mapping[str, str], token: Token, ray: Any) -> None:
             )
         if fault is not None:
             raise BonsaiError(fault)
-
-
-def _on_node(node: str) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
 def _refuse_ray_inside(tasks: Sequence[Task]) -> None:
